@@ -1,0 +1,135 @@
+"""What can happen to a peer (events) and what must then be done (effects).
+
+``Node.handle(event, now) -> list[Effect]`` is the only way in and out of a peer's logic. Effects are performed in
+order. Everything after a :class:`Commit` waits until the commit is durable: write-ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quidnunc.crypto.entry import Entry
+from quidnunc.gossip.jobs import Job, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message between peers: a small canonical header and an opaque body (possibly empty)."""
+
+    header: bytes
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The host is ready: store open, compute side up, overlay listening."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """An authenticated connection to ``peer`` (its transport public key) exists."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """No connection to ``peer`` is left."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A whole frame came from ``peer`` (its transport public key); the bytes are hostile until parsed."""
+
+    peer: bytes
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer set by :class:`SetTimer` ran out."""
+
+    timer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job set off by :class:`Run` came back."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The operator stops (or resumes) local training; the peer goes on answering, merging and publishing."""
+
+    paused: bool
+
+
+Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make ``entries`` and the signed checkpoint ``note`` over them durable, with the tokens kept for repair.
+
+    ``tokens`` are (hash, author log id, update number, token bytes).
+    """
+
+    entries: tuple[Entry, ...]
+    note: bytes
+    tokens: tuple[tuple[bytes, bytes, int, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBlob:
+    """Keep a received body under its hash (already compared) before a job reads it."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """These blobs are no longer needed by the node."""
+
+    names: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send ``frame`` to ``peer`` (its transport public key); best effort, loss is repaired by the protocol.
+
+    ``body_blob`` names a blob to be sent as the body instead of ``frame.body``.
+    """
+
+    peer: bytes
+    frame: Frame
+    body_blob: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Fire ``timer`` after ``delay`` seconds; replaces a pending timer of the same name."""
+
+    timer: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Have ``job`` computed; its result comes back as :class:`Finished`. Jobs run one at a time, in order."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something an operator should be told. ``kind`` is a stable word, ``text`` a sentence."""
+
+    kind: str
+    text: str
+
+
+Effect = Commit | StoreBlob | Forget | Send | SetTimer | Run | Report

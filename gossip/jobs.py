@@ -1,0 +1,224 @@
+"""Numeric work as data: what the node asks to be computed and what comes back.
+
+A job names vectors by hash only; the compute side reads and writes them in a :class:`~quidnunc.gossip.blobs.Blobs`.
+That makes a compute process a pure function of (job, blobs), so that it can be killed and restarted at any moment,
+and lets a node run in a process that never imports torch.
+
+Weights are integers in parts per billion (ppb), because they are signed into the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quidnunc.crypto.errors import Reason
+
+PPB = 1_000_000_000
+"""One, in parts per billion."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyStep:
+    """One release of full-batch DP-SGD: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2)."""
+
+    clip: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeJob:
+    """Build the task and say what it is. Answered by :class:`Described`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a task is: schema hash, number of parameters, hash of the genesis params, and facts on local data.
+
+    ``data_root`` is a plain hash of the local training tensors: private, to be salted before it is signed.
+    """
+
+    schema: bytes
+    dim: int
+    genesis: bytes
+    examples: int
+    holdout: int
+    data_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """Train from ``base`` (unless ``train`` is false: a heartbeat) and quantize the step against ``replica``.
+
+    With v = base + drag * (trained - base) - replica, the delta is quantize(v) and the new replica is
+    replica + dequantize(delta). Answered by :class:`Trained`. Both blobs are durable before the answer.
+    """
+
+    round: int
+    number: int
+    base: bytes
+    replica: bytes
+    train: bool
+    drag: float
+    privacy: PrivacyStep | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The delta of one round: its blob hash and size, and the replica it leads to. ``loss`` stays private."""
+
+    round: int
+    number: int
+    delta: bytes
+    size: int
+    result: bytes
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceJob:
+    """Advance ``author``'s replica ``base`` by ``delta``. Answered by :class:`Advanced` or :class:`Rejected`.
+
+    Refuses, with the reason: a delta that does not decode strictly, is of the wrong length, has a scale that is not
+    a power of two in range, is not finite, or does not lead to ``result``.
+    """
+
+    author: bytes
+    number: int
+    base: bytes
+    delta: bytes
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptJob:
+    """Check that blob ``state`` is a params vector of this task (length, finite). Same answers as AdvanceJob."""
+
+    author: bytes
+    number: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """``author``'s replica number ``number`` is now in the blobs under ``result``."""
+
+    author: bytes
+    number: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """``author``'s body number ``number`` was refused; nothing was written."""
+
+    author: bytes
+    number: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Direct evidence on one neighbor: good mass, bad mass, smoothed holdout harm. See ``gossip/reputation.py``."""
+
+    good: float
+    bad: float
+    harm: float
+
+
+@dataclass(frozen=True, slots=True)
+class MergeInput:
+    """One neighbor's replica as a merge sees it. ``weight`` is its mixing weight in ppb, before reputation."""
+
+    author: bytes
+    state: bytes
+    weight: int
+    standing: Standing
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MergeJob:
+    """Merge neighbors' replicas into ``pivot``, the own replica as just published. Answered by :class:`Merged`."""
+
+    round: int
+    pivot: bytes
+    inputs: tuple[MergeInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergedRow:
+    """How one input entered a merge: its effective weight, by how much it was clipped, and its new standing."""
+
+    author: bytes
+    state: bytes
+    weight: int
+    effective: int
+    clip: int
+    standing: Standing
+    suspect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A merge result: ``pivot + sum(effective/1e9 * (state - pivot))``, exactly, in row order, in float32.
+
+    ``step`` is 0 when the full step was taken, 1 for a quarter step, 2 when it was not taken at all.
+    ``approximate`` marks rules without scalar weights.
+    """
+
+    round: int
+    result: bytes
+    rows: tuple[MergedRow, ...]
+    step: int
+    approximate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MedianJob:
+    """Coordinate median of ``states``, written to the blobs: what a long-absent peer adopts. Answered by Adopted."""
+
+    states: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The coordinate median asked for."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateJob:
+    """Measure ``state`` on the local test split. Answered by :class:`Evaluated`."""
+
+    round: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Local test metrics of a state; never sent to a peer."""
+
+    round: int
+    state: bytes
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """The compute side could not finish ``job`` (its class name): a crash, a hang, a missing blob, user code.
+
+    ``missing`` names the blob that was not there, if that was the cause.
+    """
+
+    job: str
+    why: str
+    missing: bytes = b""
+    author: bytes = b""
+    number: int = 0
+
+
+Job = DescribeJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob
+Result = Described | Trained | Advanced | Rejected | Merged | Adopted | Evaluated | JobFailed

@@ -1,0 +1,1 @@
+"""Merge rules: pure functions on stacks of params."""

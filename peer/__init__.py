@@ -1,0 +1,1 @@
+"""IO layer: the daemon. The only place with a clock, a socket, a disk, a log line."""

@@ -1,0 +1,1 @@
+"""Deterministic world: the same node under virtual time."""
