@@ -161,8 +161,8 @@ def root_from_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> None:
     """Return if ``path`` shows that the tree of ``old`` leaves is a prefix of the one of ``new``.
 
-    Anything else raises :class:`Malformed`, also ``old`` = 0: the empty tree is a prefix of every tree, a proof
-    of that would say nothing.
+    Anything else raises :class:`Malformed`, also ``old`` = 0: the empty tree is a prefix of every tree, and a
+    proof of that would say nothing.
     """
     if not 0 < old <= new <= MAX_SIZE:
         raise Malformed(f"no consistency from size {old} to {new}")
