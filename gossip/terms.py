@@ -26,7 +26,7 @@ MAX_DIM = 2**28
 MAX_ROUNDS = 1_000_000
 MAX_SEED = 2**63 - 1
 
-RULES = ("mean", "repute")
+RULES = ("mean", "median", "repute")
 STARTS = ("all", "majority")
 NO_PRIVACY = "none"
 DP_FULL_BATCH = "dp-sgd-full-batch"
