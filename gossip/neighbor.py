@@ -36,7 +36,8 @@ class Neighbor:
     """What is known of one neighbor: its tracked replica, its pace, its standing.
 
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
-    number it has proved to have published. ``missing`` says that our copy of ``state`` is lost.
+    number it has proved to have published. ``missing`` says that our copy of ``state`` is lost. ``asked`` holds the
+    numbers we asked for again: if they then come twice, nobody is to blame.
     """
 
     member: Member
@@ -60,7 +61,10 @@ class Neighbor:
     fetch_until: float | None = None
     fetch_attempts: int = 0
     polled_at: float | None = None
+    asked: set[int] = field(default_factory=set)
+    snapshots_due: int = 0
     served: int = 0
+    served_since: float = 0.0
     lead_offset: int = 0
     accepted: int = 0
     refused: int = 0
@@ -95,6 +99,7 @@ class Neighbor:
         self.last_advance = now
         self.fresh, self.missing = True, False
         self.fetch_until, self.fetch_attempts = None, 0
+        self.asked = {n for n in self.asked if n > number - LEAVES_KEPT}
 
     def reset_pace(self, now: float) -> None:
         """Forget what was learned of its pace: after our own absence it says nothing."""

@@ -51,7 +51,7 @@ from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart, NoiseSource
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Entropy, Recorder
-from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
 from quidnunc.gossip.rounds import ROUND_TIMER, Rounds
@@ -176,6 +176,8 @@ class Node:
                 out = self._received(event, now)
             case TimerFired(timer=name) if name == ROUND_TIMER:
                 out = self.rounds.tick(now)
+            case TimerFired(timer=name) if name == REPAIR_TIMER:
+                out = self.replicas.repair(now)
             case Finished(result):
                 out = self._finished(result, now)
             case PeerUp(peer):
@@ -266,7 +268,7 @@ class Node:
             case Hello():
                 out = self._hello(neighbor, message, now)
             case Want():
-                out = self.publisher.serve(neighbor, message)
+                out = self.publisher.serve(neighbor, message, now)
             case Unavailable():
                 self.replicas.on_unavailable(neighbor)
                 out = []

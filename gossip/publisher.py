@@ -73,10 +73,12 @@ class Publisher:
         token = self._tokens.get(self.number, b"")
         return Send(peer, Frame(write_message(Hello(self._charter.federation_id, token, reply))))
 
-    def serve(self, neighbor: Neighbor, want: Want) -> list[Effect]:
+    def serve(self, neighbor: Neighbor, want: Want, now: float) -> list[Effect]:
         """Answer a repair request: the deltas if they are few and still here, else the replica, else nothing."""
         peer = neighbor.member.transport
-        if neighbor.served >= self._settings.wants_per_round:
+        if now - neighbor.served_since >= self._settings.wants_window_s:
+            neighbor.served, neighbor.served_since = 0, now
+        if neighbor.served >= self._settings.wants_per_window:
             return [Send(peer, Frame(write_message(Unavailable(want.federation, want.first, want.last))))]
         neighbor.served += 1
         self.served += 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.events import Effect, Frame, Refuse, Report, Run, Send, StoreBlob
+from quidnunc.gossip.events import Effect, Frame, Refuse, Report, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Advanced, JobFailed, Rejected, Standing
 from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, open_update, write_message
 from quidnunc.gossip.neighbor import Neighbor, Waiting
@@ -21,6 +21,8 @@ from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.reputation import BAD_CAP, StandingClass, classify, punish
 from quidnunc.gossip.settings import Settings
 
+REPAIR_TIMER = "repair"
+SNAPSHOTS_DUE_MAX = 8
 FLOAT_BYTES = 4
 INT8_OVERHEAD = 1
 PENALIZED = frozenset(
@@ -84,6 +86,8 @@ class Replicas:
             known = early.signed.token.leaf
         if known is not None and known != signed.token.leaf:
             return self.convict(neighbor, signed, now)
+        if known is not None and signed.update.number in neighbor.asked:
+            return []
         if known is not None:
             raise RemoteProtocolError(Reason.DUPLICATE, f"update {signed.update.number} is known already")
         if signed.update.number <= neighbor.number:
@@ -105,8 +109,9 @@ class Replicas:
         """A replica that was asked for; raises RemoteProtocolError."""
         signed = self._open(neighbor, message.token)
         update = signed.update
-        if neighbor.fetch_until is None:
+        if not neighbor.snapshots_due:
             raise RemoteProtocolError(Reason.UNSOLICITED, f"snapshot {update.number} was not asked for")
+        neighbor.snapshots_due -= 1
         if hashlib.sha256(body).digest() != update.replica_after:
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"snapshot {update.number} is not what was signed")
         reason = self._judge_header(signed)
@@ -117,11 +122,10 @@ class Replicas:
         known = neighbor.leaves.get(update.number)
         if known is not None and known != signed.token.leaf:
             return self.convict(neighbor, signed, now)
-        if update.number < neighbor.number or (update.number == neighbor.number and not neighbor.missing):
-            raise RemoteProtocolError(Reason.DUPLICATE, f"snapshot {update.number} is not newer")
         neighbor.claimed = max(neighbor.claimed, update.number)
-        if neighbor.in_flight is not None:
-            raise RemoteProtocolError(Reason.DUPLICATE, f"snapshot {update.number} while an update is applied")
+        useful = update.number > neighbor.number or (update.number == neighbor.number and neighbor.missing)
+        if not useful or neighbor.in_flight is not None:
+            return []  # a late answer to a repair that succeeded in another way
         neighbor.in_flight = Waiting(signed, snapshot=True)
         job = AdoptJob(neighbor.log_id, update.number, update.replica_after)
         return [StoreBlob(body), Run(job)]
@@ -144,7 +148,15 @@ class Replicas:
 
     # -- repair -------------------------------------------------------------------------------------------------
 
-    def fetch(self, neighbor: Neighbor, now: float, *, period: float = 0.0) -> list[Effect]:
+    def repair(self, now: float) -> list[Effect]:
+        """The repair timer fired: ask again for what is still missing."""
+        out: list[Effect] = []
+        for neighbor in self.neighbors.values():
+            if neighbor.behind or neighbor.missing:
+                out += self.fetch(neighbor, now)
+        return out
+
+    def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Ask for what is missing, one request at a time and neighbor."""
         if neighbor.quarantined or not neighbor.connected:
             return []
@@ -158,19 +170,23 @@ class Replicas:
         if last < first:
             return []
         snapshot = neighbor.missing or last - first + 1 > self._settings.fetch_deltas
-        neighbor.fetch_until = now + max(1.0, 2 * period)
+        return self._want(neighbor, first, last, snapshot, now)
+
+    def _want_snapshot(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        last = max(1, neighbor.claimed)
+        return self._want(neighbor, min(neighbor.number + 1, last), last, True, now)
+
+    def _want(self, neighbor: Neighbor, first: int, last: int, snapshot: bool, now: float) -> list[Effect]:
+        if snapshot:
+            neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
+        else:
+            neighbor.asked.update(range(first, last + 1))
+        neighbor.fetch_until = now + self._settings.repair_retry_s
         neighbor.fetch_attempts += 1
         self.repairs += 1
         want = Want(self._charter.federation_id, first, last, snapshot)
-        return [Send(neighbor.member.transport, Frame(write_message(want)))]
-
-    def _want_snapshot(self, neighbor: Neighbor, now: float) -> list[Effect]:
-        neighbor.fetch_until = now + 1.0
-        neighbor.fetch_attempts += 1
-        self.repairs += 1
-        last = max(1, neighbor.claimed)
-        want = Want(self._charter.federation_id, min(neighbor.number + 1, last), last, True)
-        return [Send(neighbor.member.transport, Frame(write_message(want)))]
+        again = SetTimer(REPAIR_TIMER, self._settings.repair_retry_s)
+        return [Send(neighbor.member.transport, Frame(write_message(want))), again]
 
     # -- applying -----------------------------------------------------------------------------------------------
 

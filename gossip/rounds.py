@@ -174,21 +174,20 @@ class Rounds:
         self._recorder.new_round(now)
         out: list[Effect] = []
         for neighbor in self._neighbors:
-            neighbor.served = 0
             if neighbor.behind or neighbor.missing:
-                out += self._replicas.fetch(neighbor, now, period=self.period)
+                out += self._replicas.fetch(neighbor, now)
         reason, ask = self._hold(now)
         self.blocked = reason
         if reason:
             out += self._poll(ask, now)
-            retry = max(RETRY_MIN_S, RETRY_SHARE * max(self.period, self._interval))
+            retry = max(RETRY_MIN_S, min(self._settings.repair_retry_s, RETRY_SHARE * self.period))
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
         return out + self._begin(now)
 
     def _poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
         out: list[Effect] = []
         for neighbor in neighbors:
-            due = neighbor.polled_at is None or now - neighbor.polled_at >= max(self.period, 0.2)
+            due = neighbor.polled_at is None or now - neighbor.polled_at >= self._settings.repair_retry_s
             if neighbor.connected and due:
                 neighbor.polled_at = now
                 out.append(self._publisher.hello(neighbor.member.transport, reply=True))

@@ -14,7 +14,8 @@ class Settings:
     ``keep_deltas``: own deltas kept for repair; ``fetch_deltas``: longest gap repaired by deltas, else a snapshot.
     ``future_updates``: how far ahead of the known number an update may claim to be.
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
-    ``wants_per_round``: repairs served to one neighbor per own round.
+    ``repair_retry_s``: pause before an unanswered repair request or poll is repeated.
+    ``wants_per_window``: repairs served to one neighbor in ``wants_window_s``.
     ``refusals_per_round``: distinct (sender, reason) refusals recorded per own round; the rest is only counted.
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
     ``absent_rounds``: a peer that fell this many updates behind adopts its neighbors' median on return.
@@ -27,7 +28,9 @@ class Settings:
     fetch_deltas: int = 3
     future_updates: int = 1_000_000
     buffered_updates: int = 8
-    wants_per_round: int = 8
+    repair_retry_s: float = 1.0
+    wants_per_window: int = 8
+    wants_window_s: float = 10.0
     refusals_per_round: int = 64
     fetch_attempts: int = 5
     absent_rounds: int = 3

@@ -53,7 +53,9 @@ class FileBlobs:
         """The blob called ``name``, or None when it is absent, damaged (then quarantined) or over the cap."""
         path = self.path(name)
         data = self._read(path)
-        if data is None or hashlib.sha256(data).digest() == name:
+        if data is None or len(data) > self.max_bytes:
+            return None
+        if hashlib.sha256(data).digest() == name:
             return data
         return self._quarantine(path, name)
 
@@ -64,10 +66,8 @@ class FileBlobs:
         name = hashlib.sha256(data).digest()
         path = self.path(name)
         try:
-            if self.get(name) is not None:
-                if durable:
-                    self._sync(path)
-            else:
+            # Another process may discard the blob between these steps; then it is written anew.
+            if self.get(name) is None or (durable and not self._sync(path)):
                 self._write(path, data, durable=durable)
         except OSError as error:
             raise unwritable(path, error) from error
@@ -153,15 +153,19 @@ class FileBlobs:
                 fsync_dir(self.root)
             return
 
-    def _sync(self, path: Path) -> None:
-        """Make a blob durable that another writer may have put there without."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def _sync(self, path: Path) -> bool:
+        """Make a blob durable that another writer may have put there without. False when it is gone."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         fsync_dir(path.parent)
         fsync_dir(self.root)
+        return True
 
     def _sweep(self) -> None:
         """Remove what writers left behind that died; a living writer holds a lock on its file."""

@@ -210,11 +210,14 @@ def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: 
 def read_capped(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file of at most ``max_bytes``. Raises OSError, or ConfigError when it is larger."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path}: not a regular file")
-        data = file.read(max_bytes + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > max_bytes:
         raise ConfigError(f"{path}: {found.st_size} bytes, limit is {max_bytes}")
     return data

@@ -97,6 +97,7 @@ class Host:
         self._timer_changed = trio.Event()
         self._one_writer = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
+        self.stopped = trio.Event()
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,12 @@ class Host:
         task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until ``stop`` is set; reports the bound addresses once everything runs."""
+        try:
+            await self._serve(stop, task_status)
+        finally:
+            self.stopped.set()
+
+    async def _serve(self, stop: trio.Event, task_status: trio.TaskStatus[list[str]]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._run_jobs, self._heavy, self._computer.run)
