@@ -1,8 +1,8 @@
 """Where a peer listens and how libp2p names it, without importing libp2p.
 
 Addresses are the TCP subset of multiaddr text (https://github.com/multiformats/multiaddr): ``/ip4/A/tcp/P``,
-``/ip6/A/tcp/P``, ``/dns/N/tcp/P``, ``/dns4/N/tcp/P``, ``/dns6/N/tcp/P``. They never carry ``/p2p``: whom we expect
-there is said by the member's transport key.
+``/ip6/A/tcp/P``, ``/dns/N/tcp/P``, ``/dns4/N/tcp/P``, ``/dns6/N/tcp/P``. They never carry ``/p2p``: whom we
+expect there is said by the member's transport key.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parse_address(text: str, *, listen: bool = False) -> Endpoint:
     parts = text.split("/")
     if len(parts) == 7 and parts[5] == "p2p":
         raise ConfigError(
-            f"address {text!r} ends in a /p2p part", hint="leave /p2p/... out: keys come from the charter"
+            f"address {text!r} ends in a /p2p part", hint="leave it out: keys come from the charter"
         )
     if len(parts) != 5 or parts[0] or parts[3] != "tcp":
         raise ConfigError(f"address {text!r} is not of the form /ip4/.../tcp/...", hint=_EXAMPLE)
@@ -60,7 +60,7 @@ def parse_address(text: str, *, listen: bool = False) -> Endpoint:
     if listen and kind.startswith("dns"):
         raise ConfigError(
             f"cannot listen on the name in {text!r}",
-            hint="listen on /ip4/0.0.0.0/tcp/4901 or /ip6/::/tcp/4901",
+            hint="listen on an address such as /ip4/0.0.0.0/tcp/4901",
         )
     if not (parts[4].isascii() and parts[4].isdigit() and len(parts[4]) <= 5):
         raise ConfigError(f"address {text!r}: port {parts[4]!r} is not a number", hint=_EXAMPLE)
@@ -71,7 +71,7 @@ def parse_address(text: str, *, listen: bool = False) -> Endpoint:
 
 
 def multihash_of(public: bytes) -> bytes:
-    """The bytes of the libp2p peer id of an Ed25519 public key: an identity multihash of its protobuf form."""
+    """The bytes of the libp2p peer id of an Ed25519 key: an identity multihash of its protobuf form."""
     return _IDENTITY_MULTIHASH + public
 
 

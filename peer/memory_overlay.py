@@ -1,4 +1,4 @@
-"""The overlay's twin in memory: same interface, same refusals, no sockets. For tests of everything above it."""
+"""The overlay's twin in memory: same interface, same refusals, no sockets, for tests above it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class MemoryNetwork:
         self.serving: dict[bytes, MemoryOverlay] = {}
         self._cut: set[frozenset[bytes]] = set()
 
-    async def cut(self, one: bytes, other: bytes) -> None:
-        """Break the link between two peers; both are told."""
+    def cut(self, one: bytes, other: bytes) -> None:
+        """Break the link between two peers; both are told soon."""
         self._cut.add(frozenset((one, other)))
-        await self.settle()
+        self.changed()
 
-    async def heal(self, one: bytes, other: bytes) -> None:
-        """Mend the link between two peers; both are told if both serve."""
+    def heal(self, one: bytes, other: bytes) -> None:
+        """Mend the link between two peers; both are told soon if both serve."""
         self._cut.discard(frozenset((one, other)))
-        await self.settle()
+        self.changed()
 
     def linked(self, one: bytes, other: bytes) -> bool:
         """Whether both serve, know each other as members and are not cut off."""
@@ -41,10 +41,10 @@ class MemoryNetwork:
             return False
         return first.knows(other) and second.knows(one)
 
-    async def settle(self) -> None:
-        """Tell every serving peer what has changed for it."""
-        for overlay in list(self.serving.values()):
-            await overlay.settle()
+    def changed(self) -> None:
+        """Have every serving peer tell its host what has changed for it."""
+        for overlay in self.serving.values():
+            overlay.settle_soon()
 
 
 class MemoryOverlay:
@@ -81,14 +81,13 @@ class MemoryOverlay:
                 self._nursery = nursery
                 self._network.serving[self.public] = self
                 task_status.started(list(self.addresses()))
-                await self._network.settle()
+                self._network.changed()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
             self._network.serving.pop(self.public, None)
             self._up.clear()
-            for other in self._network.serving.values():
-                other.settle_soon()
+            self._network.changed()
 
     def settle_soon(self) -> None:
         """Have :meth:`settle` run in this overlay's own task group."""
@@ -121,14 +120,8 @@ class MemoryOverlay:
             raise
 
     async def _send(self, peer: bytes, frame: Frame) -> None:
-        if not 0 < len(frame.header) <= self._settings.header_bytes_max:
-            raise SendFailed(
-                peer, f"header of {len(frame.header)} bytes, limit is {self._settings.header_bytes_max}"
-            )
-        if len(frame.body) > self._settings.body_bytes_max:
-            raise SendFailed(
-                peer, f"body of {len(frame.body)} bytes, limit is {self._settings.body_bytes_max}"
-            )
+        if why := self._settings.oversize(frame):
+            raise SendFailed(peer, why)
         if not self._network.linked(self.public, peer):
             raise SendFailed(peer, "not connected")
         offer = Offer(self._federation, len(frame.header), len(frame.body), await digest_of(frame))
@@ -137,6 +130,8 @@ class MemoryOverlay:
         if reason is not None:
             stats.refused_by_peer[reason] = stats.refused_by_peer.get(reason, 0) + 1
             raise SendFailed(peer, f"refused: {reason.label}", reason=reason)
+        if not self._network.linked(self.public, peer):
+            raise SendFailed(peer, "connection lost")
         stats.frames_sent += 1
         stats.bytes_sent += offer.size
 
@@ -164,8 +159,7 @@ class MemoryOverlay:
     def set_members(self, members: Iterable[Member]) -> None:
         """Replace the allow-list; links follow as soon as the scheduler gets to it."""
         self._members = frozenset(member.public for member in members) - {self.public}
-        for overlay in self._network.serving.values():
-            overlay.settle_soon()
+        self._network.changed()
 
     def stats(self) -> Mapping[bytes, PeerStats]:
         """A copy of the counters of every peer ever connected; bytes without any framing."""

@@ -1,9 +1,9 @@
 """The overlay over libp2p: who is dialed when, which connection counts, what the host is told.
 
-Between two members the one with the lower transport key dials (bytewise). The other dials too when it has an address
-and nobody came for ``redial_max_s``. Should both get through, the connection dialed by the lower key stays; of two
-from the same side the newer stays, because its maker had lost the older one. A connection counts only once it has
-answered a ping, so a peer that does not accept us is never reported as up.
+Between two members the one with the lower transport key dials (bytewise). The other dials too when it has an
+address and nobody came for ``redial_max_s``. Should both get through, the connection dialed by the lower key
+stays; of two from the same side the newer stays, because its maker had lost the older one. A connection counts
+only once it has answered a ping, so a peer that does not accept us is never reported as up.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ _log = logging.getLogger("quidnunc.overlay")
 class _Neighbor:
     """What we know and hold of one member."""
 
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.endpoints = tuple(parse_address(address) for address in member.addresses)
+    def __init__(self, public: bytes, endpoints: tuple[Endpoint, ...]) -> None:
+        self.public = public
+        self.endpoints = endpoints
         self.link: Link | None = None
         self.changed = trio.Event()
         self.tending: trio.CancelScope | None = None
         self.telling = trio.Lock()
         self.lived = 0.0
+        self.dials = 0
 
     def wake(self) -> None:
         """Let the tending task look again."""
@@ -100,7 +101,7 @@ class Libp2pOverlay:
     async def serve(
         self, events: OverlayEvents, *, task_status: TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen, dial, receive until cancelled; reports the bound addresses. ConfigError if one cannot be bound."""
+        """Listen, dial, receive until cancelled; reports the bound addresses. ConfigError if one is taken."""
         # libp2p takes over a second to import: only a running daemon pays for it.
         from quidnunc.peer.transport import Transport
 
@@ -133,14 +134,8 @@ class Libp2pOverlay:
 
     async def send(self, peer: bytes, frame: Frame) -> None:
         """Return once ``peer`` has acknowledged ``frame``; SendFailed otherwise."""
-        if not 0 < len(frame.header) <= self._settings.header_bytes_max:
-            raise SendFailed(
-                peer, f"header of {len(frame.header)} bytes, limit is {self._settings.header_bytes_max}"
-            )
-        if len(frame.body) > self._settings.body_bytes_max:
-            raise SendFailed(
-                peer, f"body of {len(frame.body)} bytes, limit is {self._settings.body_bytes_max}"
-            )
+        if why := self._settings.oversize(frame):
+            raise SendFailed(peer, why)
         neighbor = self._neighbors.get(peer)
         if neighbor is None or neighbor.link is None:
             raise SendFailed(peer, "not connected")
@@ -169,7 +164,11 @@ class Libp2pOverlay:
 
     def set_members(self, members: Iterable[Member]) -> None:
         """Replace the allow-list and dial list; connections to those no longer in it are closed."""
-        wanted = {member.public: member for member in members if member.public != self.public}
+        wanted = {
+            member.public: tuple(parse_address(address) for address in member.addresses)
+            for member in members
+            if member.public != self.public
+        }
         for public in self._neighbors.keys() - wanted.keys():
             neighbor = self._neighbors.pop(public)
             if neighbor.tending is not None:
@@ -177,20 +176,19 @@ class Libp2pOverlay:
             for link in self._links:
                 if link.peer == public:
                     link.drop("no longer a member")
-        for public, member in wanted.items():
+        for public, endpoints in wanted.items():
             known = self._neighbors.get(public)
             if known is None:
-                self._neighbors[public] = _Neighbor(member)
+                self._neighbors[public] = _Neighbor(public, endpoints)
                 self._tend_soon(self._neighbors[public])
-            elif known.member != member:
-                known.member = member
-                known.endpoints = tuple(parse_address(address) for address in member.addresses)
+            elif known.endpoints != endpoints:
+                known.endpoints = endpoints
                 known.wake()
 
     # Connections coming in
 
     async def _accept(self, tcp: trio.SocketStream) -> None:
-        """Authenticate one inbound connection and carry it; strangers cost a handshake slot for a while, no more."""
+        """Authenticate an inbound connection and carry it; a stranger costs a handshake slot for a while."""
         self._handshake_count += 1
         key = self._handshake_count
         connection = None
@@ -219,25 +217,25 @@ class Libp2pOverlay:
     async def _tend(self, neighbor: _Neighbor, scope: trio.CancelScope) -> None:
         """Dial whenever there is no connection, with growing pauses."""
         settings = self._settings
-        ours = self.public < neighbor.member.public
+        ours = self.public < neighbor.public
         patience = settings.redial_min_s if ours else settings.redial_max_s
         pause = 0.0 if ours else patience
         with scope:
             while True:
                 with trio.move_on_after(pause * self._random.uniform(0.8, 1.2)) as waiting:
                     await neighbor.changed.wait()
+                    pause = 0.0
                 while neighbor.link is not None or not neighbor.endpoints:
                     await neighbor.changed.wait()
                     pause = patience
                 if not waiting.cancelled_caught:
                     continue
+                neighbor.dials += 1
                 waiting = trio.CancelScope()
-                lived = await self._dial(neighbor)
-                pause = (
-                    patience
-                    if lived >= settings.redial_max_s
-                    else min(max(2 * pause, settings.redial_min_s), settings.redial_max_s)
-                )
+                if await self._dial(neighbor) >= settings.redial_max_s:
+                    pause = patience
+                else:
+                    pause = min(max(2 * pause, settings.redial_min_s), settings.redial_max_s)
 
     async def _dial(self, neighbor: _Neighbor) -> float:
         """Try every address once, carry the first connection made; returns for how many seconds it was up."""
@@ -246,11 +244,9 @@ class Libp2pOverlay:
                 with trio.fail_after(self._settings.dial_timeout_s):
                     tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
                 with trio.fail_after(self._settings.handshake_timeout_s):
-                    connection = await self._transport.connect(tcp, neighbor.member.public)
+                    connection = await self._transport.connect(tcp, neighbor.public)
             except Exception as error:  # noqa: BLE001 - whatever listens there may make libp2p raise anything
-                _log.debug(
-                    "dialing %s at %s failed: %r", neighbor.member.public.hex()[:12], endpoint.text, error
-                )
+                _log.debug("dialing %s at %s failed: %r", neighbor.public.hex()[:12], endpoint.text, error)
                 continue
             if self._nursery is not None:
                 ended = trio.Event()

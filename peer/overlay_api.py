@@ -1,4 +1,4 @@
-"""What the host sees of the network: members, settings, events, and the :class:`Overlay` both twins implement.
+"""What the host sees of the network: members, settings, events, and the :class:`Overlay` of both twins.
 
 Nothing here imports libp2p, so configuration and tests stay light. A peer is named by its 32-byte transport
 Ed25519 public key throughout.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SendFailed(QuidnuncError):
     """A frame was not acknowledged by ``peer``; it may or may not have arrived.
 
-    ``reason`` is the refusal of the other side, or None when there was none: not connected, timeout, lost connection.
+    ``reason`` is the refusal of the other side, or None when there was none: not connected, timeout, lost.
     """
 
     def __init__(self, peer: bytes, why: str, *, reason: Reason | None = None) -> None:
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class OverlaySettings:
-    """Limits and clocks of the overlay. Sizes in bytes, times in seconds, ``min_rate`` in bytes per second."""
+    """Limits and clocks. Sizes in bytes, times in seconds, ``min_rate`` in bytes per second."""
 
     header_bytes_max: int = 65_536
     body_bytes_max: int = 16_777_216
@@ -83,6 +83,14 @@ class OverlaySettings:
                 f"redial_min_s {self.redial_min_s} is greater than redial_max_s {self.redial_max_s}"
             )
 
+    def oversize(self, frame: Frame) -> str:
+        """Why ``frame`` is outside our own limits, or an empty string."""
+        if not 0 < len(frame.header) <= self.header_bytes_max:
+            return f"header of {len(frame.header)} bytes, must be 1 to {self.header_bytes_max}"
+        if len(frame.body) > self.body_bytes_max:
+            return f"body of {len(frame.body)} bytes, limit is {self.body_bytes_max}"
+        return ""
+
     def transfer_timeout(self, size: int) -> float:
         """Longest time in seconds that a transfer of ``size`` bytes may take."""
         return self.base_timeout_s + size / self.min_rate
@@ -103,7 +111,7 @@ class PeerStats:
 
 
 class OverlayEvents(Protocol):
-    """What an overlay tells its host. Calls about one peer come one at a time and in order, except ``received``."""
+    """What an overlay tells its host. Calls about one peer are in order, except ``received``."""
 
     async def peer_up(self, peer: bytes) -> None:
         """An authenticated connection to ``peer`` exists and answers."""
@@ -112,7 +120,7 @@ class OverlayEvents(Protocol):
         """No connection to ``peer`` is left. Not called when the overlay itself is stopped."""
 
     async def received(self, peer: bytes, frame: Frame) -> Reason | None:
-        """A whole frame came; None acknowledges it, a reason refuses it. Cancelled if the connection goes away."""
+        """A whole frame came: None acknowledges, a reason refuses. Cancelled if the connection is lost."""
 
 
 class Overlay(Protocol):
@@ -121,7 +129,7 @@ class Overlay(Protocol):
     async def serve(
         self, events: OverlayEvents, *, task_status: TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen, dial, receive until cancelled; reports the bound addresses. Nothing listens once it has returned."""
+        """Listen, dial, receive until cancelled; reports the bound addresses. Then nothing listens any more."""
 
     async def send(self, peer: bytes, frame: Frame) -> None:
         """Return once ``peer`` has acknowledged ``frame``; SendFailed otherwise. Has its own deadlines."""

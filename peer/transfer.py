@@ -1,7 +1,7 @@
 """One frame over one byte stream: the wire format, both sides, no libp2p.
 
-Wire text (normative). Protocol ``/quidnunc/1/frame``. The opener of a stream sends transfers on it, one after the
-other; the acceptor only answers. Integers are unsigned and big-endian. One transfer is::
+Wire text (normative). Protocol ``/quidnunc/1/frame``. The opener of a stream sends transfers on it, one after
+the other; the acceptor only answers. Integers are unsigned and big-endian. One transfer is::
 
     offer   1   version, 0x01
             32  federation id
@@ -14,10 +14,11 @@ other; the acceptor only answers. Integers are unsigned and big-endian. One tran
     answer  "A"         hash checked and frame accepted, or
             "N" reason  refused
 
-The acceptor checks version, federation and lengths before it allocates and takes its slot before it says "G". After
-an "N" both sides are at the start of the next transfer, except after reason 21 (version): then the layout is unknown
-and the acceptor resets the stream. A bad answer, an end inside a transfer or a timeout also ends in a reset; an end
-of stream never means "complete". Hash and lengths are checked here, everything inside the frame by the core.
+The acceptor checks version, federation and lengths before it allocates and takes its slot before it says "G".
+After an "N" both sides are at the start of the next transfer, except after reason 21 (version): then the layout
+is unknown and the acceptor resets the stream. A bad answer, an end inside a transfer or a timeout also ends in a
+reset; an end of stream never means "complete". Hash and lengths are checked here, everything inside the frame by
+the core. Reason codes are those of ``crypto/errors.py``; an answer with any other is bad.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from quidnunc.peer.overlay_api import OverlaySettings
 FRAME_PROTOCOL = "/quidnunc/1/frame"
 VERSION = 1
 WRITE_BYTES = 65_507
-"""One write: with yamux's 12-byte header exactly one full noise message (measured 1.6 times faster than 256 KiB)."""
+"""One write: with yamux's 12-byte header exactly one full noise message, 1.6 times faster than 256 KiB."""
 READ_BYTES = 262_144
 _OFFER = struct.Struct(">B32sIQ32s")
 OFFER_BYTES = _OFFER.size
@@ -94,14 +95,12 @@ def encode_offer(offer: Offer) -> bytes:
 
 
 def parse_offer(data: bytes) -> Offer:
-    """The offer in ``data`` (exactly ``OFFER_BYTES``); RemoteProtocolError(VERSION) or Malformed otherwise."""
+    """The offer in ``data``, exactly ``OFFER_BYTES``; RemoteProtocolError(VERSION) or Malformed otherwise."""
     if len(data) != OFFER_BYTES:
         raise Malformed(f"offer of {len(data)} bytes, must be {OFFER_BYTES}")
     version, federation, header_bytes, body_bytes, digest = _OFFER.unpack(data)
     if version != VERSION:
-        raise RemoteProtocolError(
-            Reason.VERSION, f"offer of version {version}, this program speaks {VERSION}"
-        )
+        raise RemoteProtocolError(Reason.VERSION, f"offer of version {version}, must be {VERSION}")
     return Offer(federation, header_bytes, body_bytes, digest)
 
 
@@ -172,10 +171,10 @@ Deliver = Callable[[Frame], Awaitable[Reason | None]]
 async def receive_frame(
     stream: ByteStream, federation: bytes, settings: OverlaySettings, slot: Slot, deliver: Deliver
 ) -> Reason | None:
-    """Wait for one offer, receive its frame, hand it to ``deliver`` and answer; returns the refusal given, if any.
+    """Wait for one offer, receive its frame, hand it to ``deliver`` and answer; returns the refusal, if any.
 
-    Waits without bound for the first byte only. Raises RemoteProtocolError(VERSION), StreamEnded, trio.TooSlowError:
-    the stream is lost.
+    Waits without bound for the first byte only. With RemoteProtocolError(VERSION), StreamEnded and
+    trio.TooSlowError the stream is lost.
     """
     first = await stream.read_exactly(1)
     with trio.fail_after(settings.idle_timeout_s):
