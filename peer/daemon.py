@@ -14,7 +14,6 @@ import signal
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import trio
@@ -39,6 +38,7 @@ from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
 from quidnunc.peer.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
+from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.store import Store
 
 log = logging.getLogger("quidnunc.peer")
@@ -187,7 +187,7 @@ def build_node(
         dataset=dataset_commitment(store, described),
         described=described,
         epsilon_cap_u=int(cap * 1e6) if cap else None,
-        software=Software(version("quidnunc"), platform.python_version(), version("torch"), "cpu"),
+        software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
     )
     clock = Clock(node_log.last_t_ms / 1000)
     return Node(charter, own, node_log, resume, os.urandom, Settings()), clock

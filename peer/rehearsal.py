@@ -101,7 +101,9 @@ class Actor:
         """Raise RehearsalFailed if the daemon has ended by itself."""
         if self.process is not None and self.process.poll() is not None:
             code = self.process.returncode
-            raise RehearsalFailed(f"{self.name} ended with exit code {code}:\n{self.tail()}", hint=f"see {self.log}")
+            last = self.tail().splitlines()
+            why = f": {last[-1]}" if last else ""
+            raise RehearsalFailed(f"{self.name} ended with exit code {code}{why}", hint=f"see {self.log}")
 
     def tail(self) -> str:
         """The last lines of its log."""
