@@ -62,7 +62,7 @@ class Home:
 
     @property
     def card(self) -> Path:
-        return self.root / "card.json"
+        return self.root / "card.note"
 
     @property
     def keys(self) -> Path:

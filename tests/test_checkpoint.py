@@ -65,6 +65,7 @@ def test_arbitrary_text_is_a_checkpoint_or_refused(text: str) -> None:
     [
         f"{ORIGIN}\n5\n{ROOT}",
         f"{ORIGIN}\n5\n{ROOT}\n\n",
+        f"{ORIGIN}\n5\n{ROOT}\nextension",
         f"{ORIGIN}\n5\n{ROOT}\nextension\n",
         f"{ORIGIN}\n5\n",
         f"\n5\n{ROOT}\n",

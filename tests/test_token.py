@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quidnunc.crypto.checkpoint import Checkpoint, sign_checkpoint
 from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.entry import Entry, encode_header, parse_header
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.merkle import Tree
 from quidnunc.crypto.note import COSIGNATURE, add_signature, format_note, parse_note, sign_note
 from quidnunc.crypto.token import MAX_TOKEN_BYTES, Token, make_token, open_token
 
@@ -148,6 +150,12 @@ def test_another_log_is_a_stranger() -> None:
     refused(make_token(entries[SEQ], other.inclusion(SEQ), other.checkpoint(KEY)), Reason.STRANGER)
     # Its note beneath our entry is one too.
     refused(with_part(5, other.checkpoint(KEY)), Reason.STRANGER)
+    # The owner of a log may sign a tree of foreign headers; they are still not entries of this log.
+    tree = Tree()
+    for entry in entries:
+        tree.append(entry.leaf)
+    note = sign_checkpoint(Checkpoint(LOG.origin, TREE, tree.root()), KEY)
+    refused(make_token(entries[SEQ], tree.inclusion(SEQ), note), Reason.STRANGER)
 
 
 def test_another_key_is_a_bad_signature() -> None:
