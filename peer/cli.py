@@ -39,10 +39,11 @@ class Group(NamedTuple):
 
 
 GROUPS = (
+    Group("demo", "real peers on this machine learn together, from one command", f"{COMMANDS}.demo"),
     Group("init", "make a new peer's home: keys, configuration, member card", f"{COMMANDS}.init"),
-    Group("run", "be this home's peer, in the foreground", f"{COMMANDS}.run"),
-    Group("status", "one screen on the running daemon; the exit code says how healthy", f"{COMMANDS}.status"),
-    Group("peers", "the neighbors of the running daemon", f"{COMMANDS}.peers"),
+    Group("run", "be this home's peer until stopped", f"{COMMANDS}.run"),
+    Group("status", "what the running daemon says of itself", f"{COMMANDS}.status"),
+    Group("peers", "what it says of its neighbors", f"{COMMANDS}.peers"),
     Group("id", "who this peer is: log id, PeerID, fingerprint, paths", f"{COMMANDS}.identity"),
     Group("federation", "create, sign, show, verify and install a charter", f"{COMMANDS}.federation"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),

@@ -70,10 +70,9 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}, must be 1 or more")
     if args.attackers:
-        from quidnunc.gossip.attack_names import ATTACK_NAMES
+        from quidnunc.gossip.attack import check_attack
 
-        if args.attack not in ATTACK_NAMES:
-            raise UsageError(f"--attack is {args.attack!r}, there are: {', '.join(ATTACK_NAMES)}")
+        check_attack(args.attack)
     create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
 

@@ -160,4 +160,4 @@ def _confirm(opened: Opened, context: Context) -> None:
 
 
 def _root_key(path: Path) -> SecretKey:
-    return SecretKey(keys.read(path, "root"))
+    return SecretKey(keys.load(path, "root"))

@@ -12,10 +12,10 @@ from pathlib import Path
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.crypto.keyfile import encode_key_file
 from quidnunc.gossip.card import make_card
 from quidnunc.gossip.genesis import NONCE_BYTES, checked_name, make_genesis
 from quidnunc.gossip.member import Member
+from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Network, render_default_config
@@ -57,10 +57,10 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     card = make_card(member, root)
     home.create()
     _write_all(
-        (home.root_key, encode_key_file("root", root.seed), PRIVATE_FILE),
+        (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
         (home.card, card, PUBLIC_FILE),
         (home.config, text.encode(), PRIVATE_FILE),
-        (home.operational_key, encode_key_file("operational", secret), PRIVATE_FILE),
+        (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
     )
     # Made here and nowhere else: a peer that lost its ledger and silently began a new one would fork its own log.
     Store.create(home.ledger, member.log_id, member.log).close()

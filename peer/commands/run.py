@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
     home = context.home
     require_home(home)
     config = load(home.config)
-    secret = keys.read(home.operational_key, "operational")
+    secret = keys.load(home.operational_key, "operational")
     if args.check:
         charter, member, _ = daemon.load_charter(home, daemon.Keys.derive(secret))
         data = {"name": member.name, "federation": charter.federation_id.hex()}
