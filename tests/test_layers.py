@@ -31,7 +31,7 @@ ONLY_IN = {
     "multiaddr": {"peer/transport.py", "peer/guards.py", "peer/overlay.py", "peer/link.py"},
     "hypercorn": {"peer/api.py"},
     "starlette": {"peer/api.py"},
-    "sqlite3": {"peer/database.py", "peer/store.py", "peer/ledger_check.py"},
+    "sqlite3": {"peer/database.py", "peer/store.py", "peer/ledger_check.py", "peer/ledger_reader.py"},
 }
 
 
