@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from founders import Founder, charter, founders
+
 from quidnunc.crypto.entry import EntryType, Header, open_entry
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
@@ -19,7 +20,7 @@ from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token, open_token
 from quidnunc.gossip import codec
 from quidnunc.gossip.advance import advance
-from quidnunc.gossip.blobs import Blobs, MemoryBlobs
+from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.charter import Charter, Member, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.codec import Vector
 from quidnunc.gossip.events import (

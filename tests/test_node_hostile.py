@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from founders import founder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_helpers import DIM, Author, Bench, Signed, header_of, line
+
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip import codec
-from quidnunc.gossip.events import Commit, Frame, Received, Refuse, Send
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
+from quidnunc.gossip.events import Frame, Received, Refuse, Send
+from quidnunc.gossip.message import Hello, Want
 from quidnunc.gossip.provenance import MessageRefused, ReputationChange, UpdateReceived
+from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.reputation import StandingClass
-from quidnunc.gossip.replicas import standing_class
 from quidnunc.gossip.settings import Settings
 
 BOUNDED = settings(deadline=None, max_examples=150)
@@ -274,9 +273,7 @@ def test_a_second_history_is_seen_in_every_message(bench: Bench, kind: str) -> N
 FUZZED = Bench()
 FUZZED.greet()
 WORDS = ["quidnunc/v1/update", "quidnunc/v1/snapshot", "quidnunc/v1/hello", "quidnunc/v1/want", "other"]
-VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(0, 2**64 - 1), st.binary(max_size=80), st.sampled_from(WORDS)
-)
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 2**64 - 1), st.binary(max_size=80), st.sampled_from(WORDS))
 
 
 def survives(frame: Frame, sender: bytes) -> None:
