@@ -37,7 +37,7 @@ class Neighbor:
 
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
     number it has proved to have published, ``rejected`` the newest one whose body was refused: only a snapshot of a
-    later one leads past it. ``missing`` says that our copy of ``state`` is lost, or not what its next update starts
+    later one leads past it; ``goal`` is what it claimed when we first heard of it. ``missing`` says that our copy of ``state`` is lost, or not what its next update starts
     from. ``asked`` holds the numbers we asked for again: if they then come twice, nobody is to blame.
     """
 
@@ -53,6 +53,7 @@ class Neighbor:
     missing: bool = False
     fresh: bool = False
     claimed: int = 0
+    goal: int = 0
     rejected: int = 0
     last_advance: float | None = None
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))

@@ -143,11 +143,11 @@ class Replicas:
     def repair(self, now: float) -> list[Effect]:
         """The repair timer fired: ask again for what is still missing."""
         self._armed = False
-        lacking = [n for n in self.neighbors.values() if self._lacks(n)]
+        lacking = [n for n in self.neighbors.values() if self.lacks(n)]
         out = [effect for neighbor in lacking for effect in self.fetch(neighbor, now)]
         return out + self._arm() if lacking else out
 
-    def _lacks(self, neighbor: Neighbor) -> bool:
+    def lacks(self, neighbor: Neighbor) -> bool:
         """Whether there is something to ask a neighbor for, and anybody to ask."""
         return neighbor.connected and not neighbor.quarantined and (neighbor.behind or neighbor.missing)
 
@@ -160,7 +160,7 @@ class Replicas:
 
     def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Ask for what is missing, one request at a time and neighbor."""
-        if not self._lacks(neighbor) or (neighbor.missing and neighbor.in_flight is not None):
+        if not self.lacks(neighbor) or (neighbor.missing and neighbor.in_flight is not None):
             return []
         if neighbor.fetch_until is not None and now + TIMER_SLACK_S < neighbor.fetch_until:
             return []
@@ -243,6 +243,7 @@ class Replicas:
         """First word of a neighbor since our start: it counts as live from here, at the pace it will show."""
         if not neighbor.heard:
             neighbor.heard = True
+            neighbor.goal = neighbor.claimed
             neighbor.reset_pace(now)
             neighbor.lead_offset = max(0, self._own_number() - neighbor.claimed)
 

@@ -178,8 +178,10 @@ class Rounds:
         return f"heard {heard} of {needed} neighbors needed to start; silent: {_names(silent)}"
 
     def _catching_up(self, neighbor: Neighbor) -> bool:
+        """Whether to wait for a neighbor's replica, as it stood when we first heard of it, before the first turn."""
+        reached = neighbor.number >= neighbor.goal and not neighbor.missing
         stuck = neighbor.requests >= self._settings.fetch_attempts
-        return neighbor.connected and (neighbor.behind or neighbor.missing) and not stuck
+        return self._replicas.lacks(neighbor) and not reached and not stuck
 
     # -- the turn -----------------------------------------------------------------------------------------------
 

@@ -466,6 +466,9 @@ class Watch:
         if self.on_commit is not None:
             self.on_commit(peer, commit)
 
+    def newest(self, peer: Peer) -> int:
+        return max((n for (who, n), times in self.published.items() if who == peer.log_id and times), default=0)
+
     def check(self, world: World) -> None:
         """Replicas equal what was signed; heads follow from disks; nobody is quarantined or punished."""
         for peer in world.alive():
@@ -476,7 +479,7 @@ class Watch:
                     assert self.signed[neighbor.log_id, neighbor.number] == neighbor.state
                 assert not neighbor.quarantined
                 assert neighbor.standing.bad == 0
-            assert node.publisher.number == max((n for who, n in self.published if who == peer.log_id), default=0)
+            assert node.publisher.number == self.newest(peer)
 
 
 def toy_world(
