@@ -274,13 +274,14 @@ def header_of(message: Message) -> Frame:
 class Bench:
     """One node, its disk and its worker, driven by hand; every effect is performed at once and checked.
 
-    ``members`` counts the federation; the node is the first member, ``authors`` are the others.
+    ``members`` counts the federation; the node is its member ``me``, ``authors`` are the others.
     """
 
     def __init__(
         self,
         members: int = 4,
         *,
+        me: int = 0,
         settings: Settings | None = None,
         own: dict[str, Any] | None = None,
         **changes: Any,
@@ -289,8 +290,8 @@ class Bench:
         self.charter = toy_charter(self.founders, **changes)
         self.settings = settings or Settings()
         self.disk = Disk()
-        self.worker = ToyWorker(0, self.disk.blobs, self.charter.codec)
-        self.authors = [Author(each, self.charter) for each in self.founders[1:]]
+        self.worker = ToyWorker(me, self.disk.blobs, self.charter.codec)
+        self.authors = [Author(each, self.charter) for each in self.founders if each is not self.founders[me]]
         self.now = EPOCH_S
         self.jobs: list[Job] = []
         self.sent: list[Send] = []
@@ -299,7 +300,7 @@ class Bench:
         self.commits: list[Commit] = []
         self.forgotten: list[bytes] = []
         self.lives = 0
-        self.own = describe_self(self.founders[0], self.worker, **(own or {}))
+        self.own = describe_self(self.founders[me], self.worker, **(own or {}))
         self.restart()
 
     # Life.

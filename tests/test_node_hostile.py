@@ -14,9 +14,9 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip import codec
 from quidnunc.gossip.events import Frame, Received, Refuse, Send
+from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.message import Hello, Want
 from quidnunc.gossip.provenance import MessageRefused, ReputationChange, UpdateReceived
-from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.reputation import StandingClass
 from quidnunc.gossip.settings import Settings
 
