@@ -110,7 +110,9 @@ class Charter:
         within("codec", self.codec, CODECS[0], CODECS[-1])
         within("quorum", self.quorum, smallest_quorum(n), n)
         within("payload_bytes", self.payload_bytes, MIN_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES)
-        within("payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES)
+        within(
+            "payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES
+        )
         within("epoch", self.epoch, 0, 0)
         if self.privacy.private and self.privacy.releases < self.rounds.count:
             raise CharterError(
@@ -145,14 +147,17 @@ class Charter:
         try:
             return cls._read(Fields(decode(body, max_bytes=MAX_BODY_BYTES), "charter", _KEYS))
         except RemoteProtocolError as error:
-            raise CharterError(f"charter refused: {error}", hint="ask its drafter for the file again") from None
+            raise CharterError(
+                f"charter refused: {error}", hint="ask its drafter for the file again"
+            ) from None
 
     @classmethod
     def _read(cls, fields: Fields) -> Charter:
         version = fields.integer("v")
         if version != VERSION:
             raise CharterError(
-                f"charter format {version}, this program reads {VERSION}", hint="use the program version it is for"
+                f"charter format {version}, this program reads {VERSION}",
+                hint="use the program version it is for",
             )
         members = fields.items("members", MAX_MEMBERS)
         return cls(
@@ -238,11 +243,14 @@ def _check_members(members: tuple[Member, ...]) -> None:
         other = names.setdefault(member.name.casefold(), member.log_id.hex()[:16])
         if other != member.log_id.hex()[:16]:
             raise CharterError(
-                f"two members are called {member.name!r}", hint="names must differ in more than case: init one anew"
+                f"two members are called {member.name!r}",
+                hint="names must differ in more than case: init one anew",
             )
         for key in member.keys:
             if keys.setdefault(key, member.name) != member.name:
-                raise CharterError(f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common")
+                raise CharterError(
+                    f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common"
+                )
 
 
 def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
@@ -254,7 +262,9 @@ def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
         raise CharterError("edges are not in strictly ascending order")
     reached = _reachable(edges, n)
     if len(reached) < n:
-        raise CharterError(f"the graph is not connected: {len(reached)} of {n} members can be reached from the first")
+        raise CharterError(
+            f"the graph is not connected: {len(reached)} of {n} members can be reached from the first"
+        )
 
 
 def _reachable(edges: Iterable[tuple[int, int]], n: int) -> set[int]:

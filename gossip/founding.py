@@ -137,5 +137,5 @@ def _read(data: bytes) -> tuple[Charter, Note]:
         raise Malformed(f"not a charter note: up to {MAX_MEMBERS} signature lines, each ending in a newline")
     charter = Charter.parse(decode_base64(lines[2]))
     if lines[1] != charter.federation_id.hex():
-        raise Malformed(f"federation id {ascii(lines[1][:64])} is not that of the body")
+        raise Malformed(f"federation id {lines[1][:64]!a} is not that of the body")
     return charter, Note(f"{head}\n", tuple(parse_signature(line) for line in signatures))

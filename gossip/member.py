@@ -65,7 +65,7 @@ class Member:
         for address in self.addresses:
             if len(address) > ADDRESS_BYTES or not _ADDRESS.fullmatch(address):
                 raise CharterError(
-                    f"member {self.name!r}: {ascii(address[:ADDRESS_BYTES])} is not a multiaddress",
+                    f"member {self.name!r}: {address[:ADDRESS_BYTES]!a} is not a multiaddress",
                     hint="write it like /ip4/192.0.2.7/tcp/4901",
                 )
 

@@ -23,7 +23,9 @@ def founding_edges(n: int, seed: int) -> tuple[tuple[int, int], ...]:
     the same graph from the same seed; nobody has to, because the charter holds the edges.
     """
     if n < 2:
-        raise ConfigError(f"{n} peers have nobody to talk to, must be 2 or more", hint="name at least two cards")
+        raise ConfigError(
+            f"{n} peers have nobody to talk to, must be 2 or more", hint="name at least two cards"
+        )
     if n <= COMPLETE_UP_TO:
         return tuple(combinations(range(n), 2))
     for attempt in range(_ATTEMPTS):
@@ -32,4 +34,6 @@ def founding_edges(n: int, seed: int) -> tuple[tuple[int, int], ...]:
         graph = nx.random_regular_graph(DEGREE, n, seed=draw)
         if nx.is_connected(graph):
             return tuple(sorted((min(i, j), max(i, j)) for i, j in graph.edges))
-    raise ConfigError(f"no connected {DEGREE}-regular graph on {n} peers in {_ATTEMPTS} attempts", hint="change --seed")
+    raise ConfigError(
+        f"no connected {DEGREE}-regular graph on {n} peers in {_ATTEMPTS} attempts", hint="change --seed"
+    )

@@ -91,7 +91,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def verbs(self, what: str) -> Callable[..., CommandParser]:
         """Begin a choice of second words, for example ``federation create``; call the result to add one."""
-        chooser = self.add_subparsers(dest=what, metavar=what.upper(), required=True, parser_class=CommandParser)
+        chooser = self.add_subparsers(
+            dest=what, metavar=what.upper(), required=True, parser_class=CommandParser
+        )
         return cast("Callable[..., CommandParser]", chooser.add_parser)
 
 
@@ -225,7 +227,8 @@ def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
     found = list(leaves(group))
     return next(
-        (error for kind in (QuidnuncError, KeyboardInterrupt) for error in found if isinstance(error, kind)), found[0]
+        (error for kind in (QuidnuncError, KeyboardInterrupt) for error in found if isinstance(error, kind)),
+        found[0],
     )
 
 

@@ -66,7 +66,9 @@ def charter(members: list[Founder] | int = 4, **changes: Any) -> Charter:
         "nonce": bytes(16),
         "t_ms": 1_800_000_000_000,
         "members": tuple(each.member for each in chosen),
-        "task": TaskSpec("digits", b"s" * 32, b"g" * 32, 650, 0, {"model": "softmax", "deep": False, "width": 8}),
+        "task": TaskSpec(
+            "digits", b"s" * 32, b"g" * 32, 650, 0, {"model": "softmax", "deep": False, "width": 8}
+        ),
         "training": TrainingSpec(500_000, 0, 4, 32),
         "merge": MergeSpec("repute", MICRO, {"radius": 1_500_000}),
         "privacy": private(),

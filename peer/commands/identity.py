@@ -49,6 +49,9 @@ def identity(args: argparse.Namespace, context: Context) -> Outcome:
         f"log id       {member.log_id.hex()}",
         f"PeerID       {data['peer_id']}",
         f"fingerprint  {data['fingerprint']}",
-        *(f"{name.replace('_', ' '):16} {path}{'' if path.exists() else '   (not there)'}" for name, path in paths.items()),
+        *(
+            f"{name.replace('_', ' '):16} {path}{'' if path.exists() else '   (not there)'}"
+            for name, path in paths.items()
+        ),
     ]
     return Outcome(data, lines)

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, Malformed, RemoteProtocolError
-from quidnunc.gossip.founding import open_charter
+from quidnunc.crypto.errors import CharterError, ConfigError, Malformed
 from quidnunc.gossip.genesis import Genesis
 from quidnunc.gossip.terms import MICRO
 from quidnunc.peer.cli import CommandParser, Context
@@ -37,12 +35,16 @@ def register(parser: CommandParser) -> None:
     add("status", help="size, root, checkpoint, what happened so far").set_defaults(command=status)
 
     below = add("log", help="one line per entry, newest last")
-    below.add_argument("-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)")
+    below.add_argument(
+        "-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)"
+    )
     below.add_argument("--type", metavar="TYPE", help="only this type, for example merge or update.published")
     below.set_defaults(command=log)
 
     below = add("show", help="one entry, decoded")
-    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
+    below.add_argument(
+        "ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash"
+    )
     below.set_defaults(command=show)
 
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
@@ -81,7 +83,9 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         *(f"  {count:>9}  {name}" for name, count in sorted(counts.items())),
     ]
     if cap_u:
-        lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
+        lines.append(
+            f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show"
+        )
     lines.append(f"  witnesses  none: {WITNESS_VERDICT}")
     return Outcome(data, lines)
 
@@ -111,7 +115,9 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     try:
         header = open_entry(entry)
     except Malformed as error:
-        return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify")
+        return Outcome(
+            data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify"
+        )
     data |= {
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
@@ -157,18 +163,25 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     lines = _verdicts(report, card.name, own)
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
-        why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
+        why = (
+            f"entry {first.seq}: {first.why} ({first.code})"
+            if first
+            else "it is not the log of this home's card"
+        )
         hint = "do not restart the daemon; restore a backup"
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
     if report.size == 0:
-        return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
+        return Outcome(
+            data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run"
+        )
     return Outcome(data, lines)
 
 
 def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
     lines: list[Line] = [
         Styled(
-            f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}", "strong"
+            f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}",
+            "strong",
         ),
         Styled("  identity        OK    begins with the genesis on this home's card", "good")
         if own
@@ -194,7 +207,8 @@ def opened(context: Context) -> Iterator[Store]:
     require_home(context.home)
     if not context.home.ledger.exists():
         raise LedgerMissing(
-            f"{context.home.ledger}: there is no ledger", hint="restore it from a backup; init made one for a new home"
+            f"{context.home.ledger}: there is no ledger",
+            hint="restore it from a backup; init made one for a new home",
         )
     with Store.open(context.home.ledger, readonly=True) as store:
         yield store
@@ -210,7 +224,9 @@ def member_names(context: Context) -> dict[bytes, str]:
     """Members by log id, as far as this home knows: from its charter, else its own card."""
     try:
         if context.home.charter.exists():
-            return {member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members}
+            return {
+                member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members
+            }
         card = own_card(context.home)
     except (CharterError, ConfigError) as error:
         context.out.warn(f"names are not shown: {error.message}")
@@ -244,7 +260,8 @@ def _find(store: Store, ref: str) -> Entry:
     if len(found) != 1:
         listed = ", ".join(entry.leaf.hex()[:16] for entry in found[:8])
         raise UsageError(
-            f"{len(found)} entries have a hash that begins with {prefix}", hint=listed or "quidnunc ledger log -n 0"
+            f"{len(found)} entries have a hash that begins with {prefix}",
+            hint=listed or "quidnunc ledger log -n 0",
         )
     return found[0]
 
