@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import string
 import subprocess
 import sys
 import time
@@ -101,7 +102,9 @@ class Actor:
         """Raise RehearsalFailed if the daemon has ended by itself."""
         if self.process is not None and self.process.poll() is not None:
             code = self.process.returncode
-            raise RehearsalFailed(f"{self.name} ended with exit code {code}:\n{self.tail()}", hint=f"see {self.log}")
+            last = self.tail().splitlines()
+            why = f": {last[-1]}" if last else ""
+            raise RehearsalFailed(f"{self.name} ended with exit code {code}{why}", hint=f"see {self.log}")
 
     def tail(self) -> str:
         """The last lines of its log."""
@@ -152,8 +155,8 @@ class Rehearsal:
         self.root = root
         first_attacker = plan.peers - plan.attackers
         self.actors = [
-            Actor(i, f"peer-{chr(ord('a') + i)}" if i < 26 else f"peer-{i}", Home.at(root / f"peer-{i}"), i >= first_attacker)
-            for i in range(plan.peers)
+            Actor(i, f"peer-{letter}", Home.at(root / f"peer-{letter}"), i >= first_attacker)
+            for i, letter in enumerate(string.ascii_lowercase[: plan.peers])
         ]
         self.charter = root / "charter.note"
 
@@ -180,7 +183,7 @@ class Rehearsal:
         command("init", "--name", actor.name, "--listen", f"/ip4/127.0.0.1/tcp/{port}", home=actor.home.root)
         plan = self.plan
         share = {"index": actor.index, "peers": plan.peers, "alpha": float(plan.alpha), "seed": plan.seed}
-        changes = {f"data.{key}": value for key, value in share.items()}
+        changes: dict[str, Any] = {f"data.{key}": value for key, value in share.items()}
         changes["network.ping_interval_s"] = plan.ping_interval_s
         if actor.attacker:
             changes["drill.attack"] = plan.attack
@@ -262,5 +265,3 @@ def with_values(text: str, changes: dict[str, Any]) -> str:
     if left:
         raise RehearsalFailed(f"configuration has no keys {sorted(left)}")
     return "\n".join(lines) + "\n"
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-from importlib import metadata
 
 from quidnunc.crypto.entry import HEADER_VERSION
 from quidnunc.crypto.identity import DOMAIN
@@ -12,16 +11,7 @@ from quidnunc.gossip import charter
 from quidnunc.peer import config
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.output import Outcome
-
-UNINSTALLED = "0+uninstalled"
-
-
-def app_version() -> str:
-    """The installed version, or ``0+uninstalled`` when the program runs from a source tree."""
-    try:
-        return metadata.version("quidnunc")
-    except metadata.PackageNotFoundError:
-        return UNINSTALLED
+from quidnunc.peer.release import program_version
 
 
 def register(parser: CommandParser) -> None:
@@ -32,7 +22,7 @@ def register(parser: CommandParser) -> None:
 def version(args: argparse.Namespace, context: Context) -> Outcome:
     """Versions of program, protocol, ledger entries, charter, configuration and Python."""
     data = {
-        "app": app_version(),
+        "app": program_version(),
         "protocol": DOMAIN.rstrip("/"),
         "ledger_format": HEADER_VERSION,
         "charter_format": charter.VERSION,
