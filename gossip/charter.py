@@ -1,11 +1,13 @@
 """The charter: everything that the members of a federation must agree on, in one canonical map.
 
-It is founded by hand: somebody drafts it from the members' cards, everybody signs it (``gossip/founding.py``). Its
-hash is the federation id. Nothing in it is recomputed at run time: who talks to whom stands there edge by edge.
+It is founded by hand: somebody drafts it from the members' cards, everybody signs it
+(``gossip/founding.py``). Its hash is the federation id. Nothing in it is recomputed at run time: who talks to
+whom stands there edge by edge.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -71,10 +73,11 @@ def smallest_quorum(n: int) -> int:
 class Charter:
     """A federation's agreement; an instance is always valid, or CharterError was raised.
 
-    ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a connected
-    graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever replaces this charter.
-    ``payload_bytes`` caps the body of one message and must hold the params as float32. ``t_ms`` is the drafter's
-    clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding charter.
+    ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a
+    connected graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever
+    replaces this charter. ``payload_bytes`` caps the body of one message and must hold the params as float32.
+    ``t_ms`` is the drafter's clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding
+    charter.
     """
 
     purpose: str
@@ -110,9 +113,7 @@ class Charter:
         within("codec", self.codec, CODECS[0], CODECS[-1])
         within("quorum", self.quorum, smallest_quorum(n), n)
         within("payload_bytes", self.payload_bytes, MIN_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES)
-        within(
-            "payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES
-        )
+        within("payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES)
         within("epoch", self.epoch, 0, 0)
         if self.privacy.private and self.privacy.releases < self.rounds.count:
             raise CharterError(
@@ -147,9 +148,7 @@ class Charter:
         try:
             return cls._read(Fields(decode(body, max_bytes=MAX_BODY_BYTES), "charter", _KEYS))
         except RemoteProtocolError as error:
-            raise CharterError(
-                f"charter refused: {error}", hint="ask its drafter for the file again"
-            ) from None
+            raise CharterError(f"charter refused: {error}", hint="ask its drafter for the file again") from None
 
     @classmethod
     def _read(cls, fields: Fields) -> Charter:
@@ -235,7 +234,7 @@ def _read_edge(value: Value) -> tuple[int, int]:
 def _check_members(members: tuple[Member, ...]) -> None:
     within("the number of members", len(members), 2, MAX_MEMBERS)
     ids = [member.log_id for member in members]
-    if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(ids)):
         raise CharterError("members are not in strictly ascending order of their log ids")
     names: dict[str, str] = {}
     keys: dict[bytes, str] = {}
@@ -248,9 +247,7 @@ def _check_members(members: tuple[Member, ...]) -> None:
             )
         for key in member.keys:
             if keys.setdefault(key, member.name) != member.name:
-                raise CharterError(
-                    f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common"
-                )
+                raise CharterError(f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common")
 
 
 def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
@@ -258,13 +255,11 @@ def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
     for i, j in edges:
         if not 0 <= i < j < n:
             raise CharterError(f"edge ({i}, {j}) must be (i, j) with 0 <= i < j <= {n - 1}")
-    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(edges)):
         raise CharterError("edges are not in strictly ascending order")
     reached = _reachable(edges, n)
     if len(reached) < n:
-        raise CharterError(
-            f"the graph is not connected: {len(reached)} of {n} members can be reached from the first"
-        )
+        raise CharterError(f"the graph is not connected: {len(reached)} of {n} members can be reached from the first")
 
 
 def _reachable(edges: Iterable[tuple[int, int]], n: int) -> set[int]:

@@ -59,9 +59,7 @@ def checked_name(name: str) -> str:
 def make_genesis(root: bytes, log_key: SecretKey, nonce: bytes, org: str) -> bytes:
     """The genesis payload of a new log of ``org``, whose root public key is ``root``; ``nonce`` is 16 fresh bytes."""
     if len(root) != PUBLIC_BYTES or len(nonce) != NONCE_BYTES:
-        raise LocalProtocolError(
-            f"a root key of {len(root)} and a nonce of {len(nonce)} bytes, must be 32 and 16"
-        )
+        raise LocalProtocolError(f"a root key of {len(root)} and a nonce of {len(nonce)} bytes, must be 32 and 16")
     pop = log_key.sign(tagged("key-pop", root, log_key.public, nonce))
     payload = {"charter": None, "root": root, "key": log_key.public, "nonce": nonce, "pop": pop, "pred": None}
     return encode({**payload, "org": checked_name(org)})

@@ -62,9 +62,7 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
     within(f"the number of {what}", len(options), 0, MAX_OPTIONS)
     for key, value in options.items():
         if not _OPTION.fullmatch(key):
-            raise CharterError(
-                f"{what} has the key {key[:40]!a}, must be lower case letters, digits and _"
-            )
+            raise CharterError(f"{what} has the key {key[:40]!a}, must be lower case letters, digits and _")
         if isinstance(value, str):
             plain_text(f"{what}.{key}", value, OPTION_BYTES)
         else:
@@ -75,8 +73,8 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
 class TaskSpec:
     """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
 
-    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of the
-    params that everybody starts from, drawn from ``seed``.
+    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of
+    the params that everybody starts from, drawn from ``seed``.
     """
 
     reference: str
@@ -192,9 +190,9 @@ class MergeSpec:
 class PrivacySpec:
     """What every member promises about its records.
 
-    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u`` and
-    clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one record; that the
-    noise suffices is checked. With ``none`` every number is 0.
+    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u``
+    and clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one
+    record; that the noise suffices is checked. With ``none`` every number is 0.
     """
 
     mechanism: str
@@ -250,8 +248,8 @@ class PrivacySpec:
 class RoundSpec:
     """The rhythm: how many training rounds, how far apart (ms, 0: as fast as training allows), and when to begin.
 
-    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says whether
-    a peer waits for all of its neighbors or for most of them before round 1.
+    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says
+    whether a peer waits for all of its neighbors or for most of them before round 1.
     """
 
     count: int

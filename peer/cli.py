@@ -91,9 +91,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def verbs(self, what: str) -> Callable[..., CommandParser]:
         """Begin a choice of second words, for example ``federation create``; call the result to add one."""
-        chooser = self.add_subparsers(
-            dest=what, metavar=what.upper(), required=True, parser_class=CommandParser
-        )
+        chooser = self.add_subparsers(dest=what, metavar=what.upper(), required=True, parser_class=CommandParser)
         return cast("Callable[..., CommandParser]", chooser.add_parser)
 
 

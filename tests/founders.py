@@ -41,9 +41,7 @@ def founder(number: int, name: str = "", **changes: Any) -> Founder:
     root = SecretKey(hashlib.sha256(b"root" + seed).digest())
     log, witness, transport = (SecretKey(derive_seed(seed, role, 0)) for role in Role)
     genesis = make_genesis(root.public, log, seed[:16], name)
-    member = Member(
-        name, log_id_of(genesis), root.public, log.public, witness.public, transport.public, genesis
-    )
+    member = Member(name, log_id_of(genesis), root.public, log.public, witness.public, transport.public, genesis)
     return Founder(root, seed, replace(member, **changes))
 
 
@@ -66,9 +64,7 @@ def charter(members: list[Founder] | int = 4, **changes: Any) -> Charter:
         "nonce": bytes(16),
         "t_ms": 1_800_000_000_000,
         "members": tuple(each.member for each in chosen),
-        "task": TaskSpec(
-            "digits", b"s" * 32, b"g" * 32, 650, 0, {"model": "softmax", "deep": False, "width": 8}
-        ),
+        "task": TaskSpec("digits", b"s" * 32, b"g" * 32, 650, 0, {"model": "softmax", "deep": False, "width": 8}),
         "training": TrainingSpec(500_000, 0, 4, 32),
         "merge": MergeSpec("repute", MICRO, {"radius": 1_500_000}),
         "privacy": private(),

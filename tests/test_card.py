@@ -97,9 +97,7 @@ def test_bytes_that_are_no_card_are_refused(data: bytes) -> None:
                 open_card(prefix + data)
 
 
-@pytest.mark.parametrize(
-    "name", ["A", "Hospital 7", "Université de Besançon", "病院", "x" * 64, "O'Neil & Sons, Ltd."]
-)
+@pytest.mark.parametrize("name", ["A", "Hospital 7", "Université de Besançon", "病院", "x" * 64, "O'Neil & Sons, Ltd."])
 def test_names_that_stand_on_a_terminal(name: str) -> None:
     assert checked_name(name) == name
 

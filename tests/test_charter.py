@@ -91,9 +91,7 @@ def test_a_changed_byte_is_refused_or_is_another_federation(data: st.DataObject)
 
 
 @BOUNDED
-@given(
-    st.binary(max_size=200) | st.builds(lambda n: CHARTER.body()[:n], st.integers(0, len(CHARTER.body()) - 1))
-)
+@given(st.binary(max_size=200) | st.builds(lambda n: CHARTER.body()[:n], st.integers(0, len(CHARTER.body()) - 1)))
 def test_bytes_that_are_no_charter_are_refused(data: bytes) -> None:
     with pytest.raises(CharterError):
         Charter.parse(data)
@@ -435,9 +433,7 @@ def test_the_largest_federation_fits() -> None:
     note = draft_note(large)
     text = note[:-1].decode()
     for each in many:
-        note += sign_note(text, "quidnunc/v1/root/" + each.member.root.hex(), each.root).encode()[
-            len(text) + 1 + 0 :
-        ]
+        note += sign_note(text, "quidnunc/v1/root/" + each.member.root.hex(), each.root).encode()[len(text) + 1 + 0 :]
     assert len(note) < NOTE_BYTES
     assert require_signed(open_charter(note)) == large
 

@@ -17,6 +17,7 @@ import pytest
 from cli_helpers import make_home, quidnunc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quidnunc.crypto import errors
 from quidnunc.crypto.errors import Reason
 from quidnunc.peer import cli, output
@@ -46,7 +47,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     module.register = made.register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "quidnunc_test_stage", module)
     monkeypatch.setattr(cli, "GROUPS", (*cli.GROUPS, Group("stage", "a test", "quidnunc_test_stage")))
-    yield made
+    return made
 
 
 def raising(error: BaseException) -> Any:
@@ -64,7 +65,9 @@ def test_global_flags_stand_before_or_after_the_verb(stage: Stage, tmp_path: Pat
 
     def play(args: argparse.Namespace, context: Context) -> Outcome:
         out = context.out
-        seen.append((context.home.root, out.json, out.quiet, out.verbose, context.yes, context.no_input, context.timeout_s))
+        seen.append(
+            (context.home.root, out.json, out.quiet, out.verbose, context.yes, context.no_input, context.timeout_s)
+        )
         return Outcome("played")
 
     stage.play = play
@@ -125,7 +128,9 @@ def test_help_and_version() -> None:
     assert all(f"\n    {group.name}" in listed for group in cli.GROUPS)
 
 
-def test_the_home_comes_from_flag_environment_or_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_home_comes_from_flag_environment_or_data_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("QUIDNUNC_HOME", str(tmp_path / "env"))
     assert default_home() == str(tmp_path / "env")
     assert str(tmp_path / "env") in quidnunc("id").err
@@ -159,7 +164,9 @@ ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
 
 
 @pytest.mark.parametrize(("error", "code", "identifier"), ERRORS, ids=lambda value: getattr(value, "message", None))
-def test_every_error_class_has_its_exit_code(stage: Stage, error: errors.QuidnuncError, code: int, identifier: str) -> None:
+def test_every_error_class_has_its_exit_code(
+    stage: Stage, error: errors.QuidnuncError, code: int, identifier: str
+) -> None:
     stage.play = raising(error)
     plain = quidnunc("stage")
     assert (plain.code, plain.out) == (code, "")
@@ -364,6 +371,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_nothing_heavy_is_imported(home: Path, words: list[str]) -> None:
     from founders import charter
+
     from quidnunc.gossip.founding import draft_note
 
     path = home / "a-charter.note"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import make_home, quidnunc
 from founders import charter, founder
+
 from quidnunc.crypto.encoding import encode
 from quidnunc.gossip.card import open_card
 from quidnunc.gossip.founding import draft_note, open_charter, sign_charter
@@ -59,10 +60,15 @@ def test_init_makes_a_home_that_only_its_owner_can_read(tmp_path: Path) -> None:
     member = open_card(home.card.read_bytes())
     assert result.data["log_id"] == member.log_id.hex()
     assert (member.name, member.size_bucket, member.addresses) == ("Hospital A", 9, ("/ip4/192.0.2.7/tcp/4901",))
-    modes = {path: path.stat().st_mode & 0o777 for path in (home.keys, home.root_key, home.operational_key, home.config)}
+    modes = {
+        path: path.stat().st_mode & 0o777 for path in (home.keys, home.root_key, home.operational_key, home.config)
+    }
     assert modes == {home.keys: 0o700, home.root_key: 0o600, home.operational_key: 0o600, home.config: 0o600}
     config = load(home.config)
-    assert (config.node.name, config.network.listen) == ("Hospital A", ("/ip4/0.0.0.0/tcp/4901", "/ip4/192.0.2.7/tcp/4901"))
+    assert (config.node.name, config.network.listen) == (
+        "Hospital A",
+        ("/ip4/0.0.0.0/tcp/4901", "/ip4/192.0.2.7/tcp/4901"),
+    )
     assert len(keys.load(home.root_key, "root")) == len(keys.load(home.operational_key, "operational")) == 32
     with Store.open(home.ledger) as store:
         assert (store.log_id, store.public, store.size) == (member.log_id, member.log, 0)
@@ -129,7 +135,9 @@ def test_id_shows_names_and_paths(made: Founding) -> None:
     card = open_card((made.home("a") / "card.note").read_bytes())
     data = quidnunc("--home", made.home("a"), "id", "--json").data
     assert data["log_id"] == card.log_id.hex()
-    assert data["keys"] == dict(zip(("root", "log", "witness", "transport"), (key.hex() for key in card.keys), strict=True))
+    assert data["keys"] == dict(
+        zip(("root", "log", "witness", "transport"), (key.hex() for key in card.keys), strict=True)
+    )
     assert data["paths"]["root_key"] == str(made.home("a") / "keys" / "root.key")
     assert data["present"]["root_key"]
     assert not data["present"]["socket"]
@@ -159,7 +167,20 @@ def test_create_drafts_what_was_asked_for(made: Founding) -> None:
 
 
 def test_create_without_privacy(made: Founding, tmp_path: Path) -> None:
-    words = ["--epsilon", "inf", "--rule", "mean", "--lr", "0.25", "--momentum", "0.9", "--local-steps", "3", "--batch", "16"]
+    words = [
+        "--epsilon",
+        "inf",
+        "--rule",
+        "mean",
+        "--lr",
+        "0.25",
+        "--momentum",
+        "0.9",
+        "--local-steps",
+        "3",
+        "--batch",
+        "16",
+    ]
     more = ["--codec", "float32", "--start", "all", "--option", "model=mlp", "--task", "breast-cancer", "--quorum", "2"]
     cards = [made.home(name) / "card.note" for name in "abc"]
     result = quidnunc("federation", "create", *cards, *words, *more, "--out", tmp_path / "c.note")
@@ -195,7 +216,9 @@ def test_create_without_privacy(made: Founding, tmp_path: Path) -> None:
         (["--option", "model=tree"], 64, "option model is 'tree'"),
     ],
 )
-def test_create_refuses_and_writes_nothing(made: Founding, tmp_path: Path, words: list[str], code: int, message: str) -> None:
+def test_create_refuses_and_writes_nothing(
+    made: Founding, tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
     cards = [made.home(name) / "card.note" for name in "abc"]
     result = quidnunc("federation", "create", *cards, *words, "--out", tmp_path / "c.note")
     assert (result.code, result.out) == (code, ""), result.err
@@ -223,7 +246,9 @@ def test_create_refuses_bad_cards(made: Founding, tmp_path: Path) -> None:
 
 def test_create_warns_when_delta_is_too_large_for_the_data(made: Founding, tmp_path: Path) -> None:
     card = make_home(tmp_path / "big", "Big", "--examples", "100000")
-    result = quidnunc("federation", "create", card, made.home("a") / "card.note", "--out", tmp_path / "c.note", "--json")
+    result = quidnunc(
+        "federation", "create", card, made.home("a") / "card.note", "--out", tmp_path / "c.note", "--json"
+    )
     assert result.envelope["warnings"] == [
         "Big has at least 65536 records: delta 1e-05 is above a tenth of one over that; raise --delta-exp"
     ]
@@ -328,11 +353,23 @@ def test_sign_with_a_root_key_kept_elsewhere(founding: Founding) -> None:
     missing = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft)
     assert (missing.code, "root.key: no such key file" in missing.err) == (77, True)
     other = quidnunc(
-        "--home", founding.home("a"), "federation", "sign", founding.draft, "--key", founding.home("b") / "keys" / "root.key"
+        "--home",
+        founding.home("a"),
+        "federation",
+        "sign",
+        founding.draft,
+        "--key",
+        founding.home("b") / "keys" / "root.key",
     )
     assert (other.code, "the card of Hospital A names" in other.err) == (77, True)
     wrong = quidnunc(
-        "--home", founding.home("a"), "federation", "sign", founding.draft, "--key", founding.home("a") / "keys/operational.key"
+        "--home",
+        founding.home("a"),
+        "federation",
+        "sign",
+        founding.draft,
+        "--key",
+        founding.home("a") / "keys/operational.key",
     )
     assert (wrong.code, "kind" in wrong.err) == (77, True)
     right = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft, "--key", offline / "root.key")
@@ -399,13 +436,24 @@ def test_verify_of_a_damaged_charter_ends_with_30(founding: Founding, damage: ob
     result = quidnunc("federation", "verify", founding.draft, "--json")
     assert result.code == (64 if founding.draft.stat().st_size > 1 << 20 else 30), result.out
     if result.code == 30:
-        assert result.envelope["data"] == {"file": str(founding.draft), "valid": False, "complete": False, "missing": []}
+        assert result.envelope["data"] == {
+            "file": str(founding.draft),
+            "valid": False,
+            "complete": False,
+            "missing": [],
+        }
     assert quidnunc("federation", "show", founding.draft).code == 64
     assert quidnunc("--home", founding.home("b"), "federation", "sign", founding.draft).code == 64
 
 
 def test_files_that_are_not_there(made: Founding, tmp_path: Path) -> None:
-    for words in (["show"], ["verify"], ["show", tmp_path / "x"], ["sign", tmp_path / "x"], ["install", tmp_path / "x"]):
+    for words in (
+        ["show"],
+        ["verify"],
+        ["show", tmp_path / "x"],
+        ["sign", tmp_path / "x"],
+        ["install", tmp_path / "x"],
+    ):
         result = quidnunc("--home", made.home("a"), "federation", *words)
         assert (result.code, "cannot be read: no such file" in result.err) == (64, True)
 

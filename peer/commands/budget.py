@@ -1,4 +1,4 @@
-"""``quidnunc budget``: what has been promised about this peer's records, what has been spent, and what is not covered."""
+"""``quidnunc budget``: what is promised about this peer's records, what is spent, what is not covered."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
     wrong = [account for account in accounts if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:
-        message = f"the ledger claims epsilon {wrong[0].claimed_u / MICRO:.4f}, its releases cost {wrong[0].recomputed():.4f}"
+        message = (
+            f"the ledger claims epsilon {wrong[0].claimed_u / MICRO:.4f}, its releases cost {wrong[0].recomputed():.4f}"
+        )
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, message, "check it with: quidnunc ledger verify")
     return Outcome(data, lines)
 

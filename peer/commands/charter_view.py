@@ -142,9 +142,7 @@ def signature_line(opened: Opened) -> Line:
 def when(t_ms: int) -> str:
     """A time as ISO 8601 in UTC; a time that no calendar has is given in milliseconds."""
     try:
-        return (
-            datetime.fromtimestamp(t_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        )
+        return datetime.fromtimestamp(t_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
         return f"{t_ms} ms"
 

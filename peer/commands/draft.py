@@ -54,9 +54,7 @@ def register(parser: CommandParser) -> None:
     add = parser.add_argument
     add("cards", nargs="+", type=Path, metavar="CARD", help="the member cards that init wrote")
     add("--task", default="digits", help="a built-in task, or package.module:function (default: digits)")
-    add(
-        "--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)"
-    )
+    add("--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)")
     add("--purpose", default="", metavar="TEXT", help="what for, in one line")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
     add(
@@ -107,9 +105,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
 
     members = tuple(sorted((read_card(path) for path in args.cards), key=lambda member: member.log_id))
     if len(members) < 2:
-        raise UsageError(
-            f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards"
-        )
+        raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     if not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed is {args.seed}, must be 0 to 2^63-1")
     options = dict(_option(text) for text in args.option)
@@ -163,9 +159,7 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     if math.isinf(args.epsilon):
         return PrivacySpec(NO_PRIVACY)
     if args.rounds < 1 or not 1 <= args.delta_exp <= 15:
-        raise UsageError(
-            f"--rounds {args.rounds} and --delta-exp {args.delta_exp}, must be from 1, and 1 to 15"
-        )
+        raise UsageError(f"--rounds {args.rounds} and --delta-exp {args.delta_exp}, must be from 1, and 1 to 15")
     epsilon_u = _micro("--epsilon", args.epsilon)
     delta = 10.0**-args.delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)

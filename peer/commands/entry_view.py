@@ -108,10 +108,9 @@ def _header(entry: Entry) -> Header | None:
 
 def _published(record: Any, names: Mapping[bytes, str]) -> str:
     kind = f"{record.steps} steps" if record.steps else "heartbeat"
-    spent = (
-        f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far" if record.privacy is not None else ""
-    )
-    return f"update {record.number}, round {record.round}: delta {_hash(record.delta)} ({record.size} bytes, {kind}){spent}"
+    spent = f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far" if record.privacy is not None else ""
+    delta = f"delta {_hash(record.delta)} ({record.size} bytes, {kind})"
+    return f"update {record.number}, round {record.round}: {delta}{spent}"
 
 
 def _received(record: Any, names: Mapping[bytes, str]) -> str:
@@ -129,8 +128,7 @@ def _refused(record: Any, names: Mapping[bytes, str]) -> str:
 
 def _merged(record: Any, names: Mapping[bytes, str]) -> str:
     inputs = ", ".join(
-        f"{who(row.log_id, names) if row.log_id else 'genesis'} {row.effective / 1e9:.3f}"
-        for row in record.rows[1:]
+        f"{who(row.log_id, names) if row.log_id else 'genesis'} {row.effective / 1e9:.3f}" for row in record.rows[1:]
     )
     return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({_nth(_STEPS, record.step)})"
 
@@ -148,9 +146,7 @@ def _spent(record: Any, names: Mapping[bytes, str]) -> str:
 
 _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.GENESIS: lambda record, names: f"log of {record.org}",
-    EntryType.CHARTER_ADOPT: lambda record, names: (
-        f"federation {record.charter.hex()[:16]}, epoch {record.epoch}"
-    ),
+    EntryType.CHARTER_ADOPT: lambda record, names: f"federation {record.charter.hex()[:16]}, epoch {record.epoch}",
     EntryType.NODE_START: lambda record, names: (
         f"start {record.incarnation}: quidnunc {record.software}, Python {record.python}, torch {record.torch}"
     ),

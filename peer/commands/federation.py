@@ -37,16 +37,12 @@ def register(parser: CommandParser) -> None:
     )
     below.add_argument("--key", type=Path, metavar="FILE", help="the root key, if it is not in the home")
     below.add_argument("--out", type=Path, metavar="FILE", help="write here instead of into FILE")
-    below.add_argument(
-        "--install", action="store_true", help="then make it this home's charter, if all have signed"
-    )
+    below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")
     below.set_defaults(command=sign)
 
     below = add("verify", help="is it valid and fully signed? exit 0 yes, 41 not by all, 30 not valid")
     below.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: this home's charter")
-    below.add_argument(
-        "--install", action="store_true", help="then make it this home's charter, if all have signed"
-    )
+    below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")
     below.set_defaults(command=verify)
 
     below = add("install", help="make a fully signed charter this home's")
@@ -160,9 +156,7 @@ def _confirm(opened: Opened, context: Context) -> None:
     for line in terms_lines(opened.charter):
         context.out.talk(line.text if isinstance(line, Styled) else line)
     if context.interactive and not context.yes:
-        answer = context.ask(
-            f"sign charter {opened.charter.federation_id.hex()[:16]} with the root key? [y/N]"
-        )
+        answer = context.ask(f"sign charter {opened.charter.federation_id.hex()[:16]} with the root key? [y/N]")
         if answer.lower() not in ("y", "yes"):
             raise CharterError("not signed", hint="nothing was written")
 

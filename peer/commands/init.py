@@ -30,9 +30,7 @@ def register(parser: CommandParser) -> None:
     """The arguments of ``init``."""
     add = parser.add_argument
     add("--name", help="what the other members call this organization, for example 'Hospital A'")
-    add(
-        "--listen", action="append", default=[], metavar="MULTIADDR", help="where to listen (repeat for more)"
-    )
+    add("--listen", action="append", default=[], metavar="MULTIADDR", help="where to listen (repeat for more)")
     add(
         "--announce",
         action="append",
@@ -65,9 +63,7 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     text = render_default_config(name, network=network)
     root = SecretKey(secrets.token_bytes(32))
     secret = secrets.token_bytes(32)
-    addresses = args.announce or [
-        each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)
-    ]
+    addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
     member = _member(name, root, secret, args.examples, tuple(addresses))
     card = make_card(member, root)
     home.create()

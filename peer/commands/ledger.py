@@ -35,16 +35,12 @@ def register(parser: CommandParser) -> None:
     add("status", help="size, root, checkpoint, what happened so far").set_defaults(command=status)
 
     below = add("log", help="one line per entry, newest last")
-    below.add_argument(
-        "-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)"
-    )
+    below.add_argument("-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)")
     below.add_argument("--type", metavar="TYPE", help="only this type, for example merge or update.published")
     below.set_defaults(command=log)
 
     below = add("show", help="one entry, decoded")
-    below.add_argument(
-        "ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash"
-    )
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
     below.set_defaults(command=show)
 
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
@@ -83,9 +79,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         *(f"  {count:>9}  {name}" for name, count in sorted(counts.items())),
     ]
     if cap_u:
-        lines.append(
-            f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show"
-        )
+        lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
     lines.append(f"  witnesses  none: {WITNESS_VERDICT}")
     return Outcome(data, lines)
 
@@ -98,9 +92,7 @@ def log(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     kept: deque[Entry] = deque(maxlen=args.n or None)
     with opened(context) as store:
-        kept.extend(
-            entry for entry in store.entries() if wanted is None or parse_header(entry.header).type == wanted
-        )
+        kept.extend(entry for entry in store.entries() if wanted is None or parse_header(entry.header).type == wanted)
         total = store.size
     data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}
     return Outcome(data, [entry_line(entry, names) for entry in kept])
@@ -115,9 +107,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     try:
         header = open_entry(entry)
     except Malformed as error:
-        return Outcome(
-            data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify"
-        )
+        return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify")
     data |= {
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
@@ -163,17 +153,11 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     lines = _verdicts(report, card.name, own)
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
-        why = (
-            f"entry {first.seq}: {first.why} ({first.code})"
-            if first
-            else "it is not the log of this home's card"
-        )
+        why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
         hint = "do not restart the daemon; restore a backup"
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
     if report.size == 0:
-        return Outcome(
-            data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run"
-        )
+        return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     return Outcome(data, lines)
 
 
@@ -224,9 +208,7 @@ def member_names(context: Context) -> dict[bytes, str]:
     """Members by log id, as far as this home knows: from its charter, else its own card."""
     try:
         if context.home.charter.exists():
-            return {
-                member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members
-            }
+            return {member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members}
         card = own_card(context.home)
     except (CharterError, ConfigError) as error:
         context.out.warn(f"names are not shown: {error.message}")
