@@ -397,6 +397,11 @@ def test_a_closed_pipe_is_no_error(home: Path) -> None:
     assert (result.stdout, result.stderr) == ("0\n", "")
 
 
+def test_a_broken_pipe_that_is_not_our_output_is_a_bug(stage: Stage) -> None:
+    stage.play = raising(BrokenPipeError("to somebody else"))
+    assert quidnunc("stage").code == 1
+
+
 def test_a_terminal_without_unicode_is_no_error(tmp_path: Path) -> None:
     make_home(tmp_path / "u", "Université 病院")
     result = shell(

@@ -83,8 +83,10 @@ def spend(
 
 
 def published(number: int) -> UpdatePublished:
-    hashes = (b"b" * 32, b"q" * 32, b"r" * 32, b"m" * 32)
-    return UpdatePublished(b"f" * 32, b"s" * 32, number, number, *hashes, 651, 1, 1, DATASET, 9, None)
+    replicas = bytes([number - 1]) * 32, bytes([number]) * 32
+    return UpdatePublished(
+        b"f" * 32, b"s" * 32, number, number, b"b" * 32, *replicas, b"m" * 32, 651, 1, 1, DATASET, 9, None
+    )
 
 
 def received(*, refused: bool = False) -> UpdateReceived:
@@ -230,7 +232,7 @@ def test_show_says_why_it_finds_nothing(written: Path, ref: str, message: str) -
 
 # verify.
 
-GOOD_LAYERS = ["database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables"]
+GOOD_LAYERS = ["database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables", "meaning"]
 
 
 def test_verify_gives_a_verdict_per_layer_and_never_a_bare_ok(written: Path) -> None:
@@ -239,7 +241,7 @@ def test_verify_gives_a_verdict_per_layer_and_never_a_bare_ok(written: Path) -> 
     assert all(layer["ok"] and not layer["problems"] for layer in data["layers"])
     assert (data["entries"], data["checkpoints"], data["verified"], data["witnesses"]) == (15, 7, True, "SELF-ATTESTED")
     shown = quidnunc("--home", written, "ledger", "verify").out.splitlines()
-    assert [line[2:17].strip() for line in shown[1:9]] == ["identity", *GOOD_LAYERS]
+    assert [line[2:17].strip() for line in shown[1:10]] == ["identity", *GOOD_LAYERS]
     assert "SELF-ATTESTED: nobody else has signed this history" in shown[-1]
     assert all(line.strip() != "OK" for line in shown)
 
@@ -260,6 +262,7 @@ def spoil(home: Path, statement: str, *values: object) -> None:
         ("UPDATE entry SET header = x'90' WHERE seq = 5", "canonical"),
         ("DELETE FROM entry WHERE seq = 14", "merkle"),
         ("DELETE FROM entry WHERE seq = 3", "chain"),
+        ("DELETE FROM entry WHERE seq = 0", "chain"),
         ("DELETE FROM checkpoint WHERE size = 15", "merkle"),
         ("UPDATE checkpoint SET note = x'00' WHERE size = 15", "own signatures"),
         ("UPDATE entry SET type = 99 WHERE seq = 5", "chain"),
@@ -275,6 +278,21 @@ def test_verify_names_the_layer_and_the_entry(home: Path, statement: str, layer:
     assert result.envelope["error"]["message"].startswith("ledger does not verify: ")
     shown = quidnunc("--home", home, "ledger", "verify")
     assert f"  {layer:<15} BAD" in shown.out
+
+
+def test_verify_reads_what_the_entries_say(home: Path) -> None:
+    """A log whose hashes and signatures all hold may still tell a story that cannot be true."""
+    scribe = Scribe(Home.at(home))
+    with Store.open(scribe.home.ledger) as store:
+        for entry in store.entries():
+            scribe.log.replay(entry)
+    scribe.write(published(4), (EntryType.DP_SPEND, encode({"r": 1})))
+    result = quidnunc("--home", home, "--json", "ledger", "verify")
+    assert result.code == 30
+    layers = {layer["name"]: layer for layer in result.envelope["data"]["layers"]}
+    assert [name for name, layer in layers.items() if not layer["ok"]] == ["meaning"]
+    found = [(problem["code"], problem["seq"]) for problem in layers["meaning"]["problems"]]
+    assert found == [("I12", 15), ("I12", 15), ("I4", 16)]
 
 
 def test_verify_refuses_a_ledger_of_somebody_else(home: Path, tmp_path: Path) -> None:
