@@ -101,7 +101,8 @@ async def test_a_send_to_a_stopped_process_ends_and_takes_the_connection_with_it
         await events.until_down(KEYS[1])
 
 
-async def test_a_send_ends_when_its_connection_is_lost_meanwhile() -> None:
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+async def test_a_send_ends_when_its_connection_is_lost_meanwhile(who: str) -> None:
     async with pair() as (one, one_events, two, two_events):
         two_events.gate = trio.Event()
         failed = trio.Event()
@@ -114,10 +115,22 @@ async def test_a_send_ends_when_its_connection_is_lost_meanwhile() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await two_events.until(lambda self: self.receiving == 1)
-            two.set_members([])
-            with trio.fail_after(10):
+            (one if who == "sender" else two).set_members([])
+            with trio.fail_after(5):
                 await failed.wait()
         await one_events.until_down(two.public)
+        await two_events.until_down(one.public)
+
+
+async def test_a_second_connection_dialed_by_the_higher_key_is_refused() -> None:
+    async with pair() as (one, events, two, _):
+        async with intruder(SEEDS[1], one, one.public) as second, trio.open_nursery() as nursery:
+            nursery.start_soon(until_over, answer_pings, second)
+            with trio.fail_after(30):
+                await second.muxed.event_closed.wait()
+            nursery.cancel_scope.cancel()
+        assert events.log == [("up", two.public)]
+        await one.send(two.public, Frame(b"h"))
 
 
 async def test_simultaneous_dials_end_in_one_connection() -> None:
