@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import socket
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -228,3 +231,40 @@ async def test_names_and_the_newer_protocol_are_dialed(host: str) -> None:
     async with serving(one) as events, serving(two):
         one.set_members([Member(KEYS[1], (f"{host}/tcp/{port_of(two.addresses()[0])}",))])
         await events.until_up(KEYS[1])
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind() -> None:
+    two = node(1, members=[Member(KEYS[0])])
+    async with serving(two) as events:
+        for times in range(1, 21):
+            async with intruder(SEEDS[0], two) as connection, trio.open_nursery() as nursery:
+                nursery.start_soon(until_over, answer_pings, connection)
+                await events.until_up(KEYS[0], times)
+                nursery.cancel_scope.cancel()
+            await events.until_down(KEYS[0], times)
+            if times == 2:
+                settled = _holdings()
+        with trio.fail_after(10):
+            while any(now > before for now, before in zip(_holdings(), settled, strict=True)):
+                await trio.sleep(0.01)
+        assert two.stats()[KEYS[0]].connections == 20
+
+
+def _holdings() -> tuple[int, int]:
+    """Tasks running and sockets open in this process."""
+    gc.collect()
+    sockets = sum(isinstance(thing, socket.socket) and thing.fileno() >= 0 for thing in gc.get_objects())
+    return trio.lowlevel.current_statistics().tasks_living, sockets
+
+
+def _imports_libp2p(module: str) -> bool:
+    program = f"import sys, {module}; print(any(name.split('.')[0] == 'libp2p' for name in sys.modules))"
+    return (
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"True\n"
+    )
+
+
+async def test_only_a_running_overlay_pays_for_libp2p() -> None:
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.overlay")
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.memory_overlay")
+    assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.transport")
