@@ -164,9 +164,7 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
         return 0
     setup = TO_CHILD.decode(first)
     if not isinstance(setup, Setup) or len(setup.noise_key) != 32:
-        raise LocalProtocolError(
-            "the first frame to a compute process is a Setup with a noise key of 32 bytes"
-        )
+        raise LocalProtocolError("the first frame to a compute process is a Setup with a noise key of 32 bytes")
     if setup.memory_bytes:
         _limit_memory(setup.memory_bytes)
     return _Server(reader, writer, setup, build).serve()

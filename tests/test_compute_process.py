@@ -36,9 +36,7 @@ def job(behavior: Behavior) -> EvaluateJob:
     return EvaluateJob(int(behavior), b"s" * 32)
 
 
-def process(
-    task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object
-) -> ComputeProcess:
+def process(task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object) -> ComputeProcess:
     setup = Setup(task=task, blobs="/nonexistent", **fields)  # type: ignore[arg-type]
     return ComputeProcess(setup, stall_s=stall_s, start_s=start_s, command=STAND_IN)
 
