@@ -258,7 +258,7 @@ class MergeRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """0x12: ``result = pivot + sum(effective/1e9 * (state - pivot))`` over the rows after the first, which is the pivot.
+    """0x12: ``result = pivot + sum(effective/1e9 * (state - pivot))``; the first row is the pivot.
 
     Effective weights sum to exactly 1e9. ``step`` is 0 full, 1 quarter, 2 none (the pivot was kept), 3 adoption of
     the coordinate median after an absence; only that last one is approximate.

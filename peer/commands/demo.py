@@ -84,10 +84,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:
     """Where the homes go, and whether the directory is ours to remove."""
-    named = args.dir or (Path(args.home) if args.home else None)
-    if named is None:
+    if not args.home:
         return Path(tempfile.mkdtemp(prefix="quidnunc-demo-")), True
-    root = Path(named).expanduser().absolute()
+    root = context.home.root
     if root.exists() and any(root.iterdir()):
         raise UsageError(f"{root}: not empty", hint="name a new directory, or none for a temporary one")
     root.mkdir(parents=True, exist_ok=True)
