@@ -466,8 +466,8 @@ def test_a_flipped_byte_in_any_column_is_found_and_named(
     filled.close()
     with raw(filled.path) as connection:
         (data,) = connection.execute(f"SELECT {column} FROM {table} WHERE {where}").fetchone()
-    # One flipped bit in every byte of a blob or text in turn; one other value for a number.
-    variants = [None] if value else range(len(data))
+    # A flipped bit in every byte of a short blob, or in 40 places of a long one; another value for a number.
+    variants = [None] if value else range(0, len(data), max(1, len(data) // 40))
     damaged = filled.path.with_name("damaged.db")
     for at in variants:
         shutil.copy(filled.path, damaged)
