@@ -26,6 +26,7 @@ MIB = 1024 * 1024
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 _Address = Annotated[str, Meta(min_length=2, max_length=256, pattern=r"^/[!-~]+$")]
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Addresses = Annotated[tuple[_Address, ...], Meta(min_length=1, max_length=8)]
 
 
@@ -68,7 +69,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.5
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seed of that cut; the same at every peer")] = 0
     options: Annotated[
-        dict[_Name, str | int | float | bool],
+        dict[_Name, str | _Int64 | float | bool],
         Meta(max_length=64, description="anything else the task function wants to know"),
     ] = {}
 

@@ -233,6 +233,26 @@ for _ in range(300):
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_what_was_durable_survives_kill_9_and_half_written_files_are_swept(tmp_path: Path) -> None:
+    worker = """
+import os, sys
+from pathlib import Path
+from quidnunc.peer.blobs import FileBlobs
+blobs = FileBlobs(Path(sys.argv[1]))
+while True:
+    os.write(1, blobs.put(os.urandom(200_000), durable=True).hex().encode() + b"\\n")
+"""
+    for count in (1, 5, 12):
+        command = [sys.executable, "-c", worker, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            names = [bytes.fromhex(writer.stdout.readline().decode()) for _ in range(count)]
+            writer.kill()
+        blobs = FileBlobs(tmp_path)
+        assert list((tmp_path / "tmp").iterdir()) == []
+        assert all(blobs.get(name) for name in [*names, *blobs.names()])
+
+
 class BlobMachine(RuleBasedStateMachine):
     """FileBlobs against a dict, with damage and reopening."""
 

@@ -186,6 +186,7 @@ def test_every_length_is_accepted_at_its_limit_and_refused_one_past_it(make: Any
         ),
         ("version = 1\n[privacy]\nepsilon_cap = nan", "privacy.epsilon_cap = nan: expected float >= 0.0", ""),
         ("version = 1\n[data.options]\na = [1]", "data.options", ""),
+        ("version = 1\n[data.options]\na = 9223372036854775808", "expected int <= 9223372036854775807", ""),
         ("version = 1\nnode = 3", "config.toml:2: node = 3: expected object, got int", ""),
     ],
 )
