@@ -5,7 +5,8 @@
     QuidnuncError
     ├── ConfigError                 a file or flag of ours is wrong
     ├── KeyFileError                a key file is locked, doctored or readable by others
-    ├── CharterError                a charter is not valid or not fully signed
+    ├── CharterError                a charter or card is not valid
+    │   └── CharterUnsigned         ... or not signed by everybody it must be signed by
     ├── SchemaMismatch              our model is not the one the charter names
     ├── BudgetExhausted             the next step would exceed the privacy budget
     ├── LedgerError
@@ -76,7 +77,11 @@ class KeyFileError(QuidnuncError):
 
 
 class CharterError(QuidnuncError):
-    """A charter is malformed, inconsistent or not signed by everybody it must be signed by."""
+    """A charter or a member card is malformed, inconsistent or not for the one at hand."""
+
+
+class CharterUnsigned(CharterError):
+    """A valid charter lacks signatures; the message names every member whose signature is missing."""
 
 
 class SchemaMismatch(QuidnuncError):

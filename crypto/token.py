@@ -15,7 +15,7 @@ from quidnunc.crypto.encoding import Value, decode, encode
 from quidnunc.crypto.entry import Entry, Header, open_entry, parse_header
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN
-from quidnunc.crypto.merkle import MAX_PATH, leaf_hash, verify_inclusion
+from quidnunc.crypto.merkle import leaf_hash, verify_inclusion
 
 TOKEN_TAG = DOMAIN + "token"
 MAX_TOKEN_BYTES = 16_384
@@ -68,7 +68,7 @@ def _split(value: Value) -> tuple[bytes, bytes, bytes, list[bytes], bytes]:
     match value:
         case [tag, bytes(header), bytes(payload), bytes(salt), list(path), bytes(note)] if tag == TOKEN_TAG:
             hashes = [each for each in path if isinstance(each, bytes)]
-            if len(hashes) != len(path) or len(path) > MAX_PATH:
-                raise Malformed(f"the path of a token must be at most {MAX_PATH} hashes")
+            if len(hashes) != len(path):
+                raise Malformed("the path of a token must hold nothing but hashes")
             return header, payload, salt, hashes, note
     raise Malformed(f"a token must be an array of {TOKEN_TAG!r}, header, payload, salt, path and note")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.jobs import Job, Result
 
 
@@ -68,7 +69,12 @@ class Paused:
     paused: bool
 
 
-Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The host is about to stop: whatever was accepted and not yet recorded is recorded now."""
+
+
+Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused | Stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """The frame just received from ``peer`` is refused for ``reason``; the transport answers with the code."""
+
+    peer: bytes
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something an operator should be told. ``kind`` is a stable word, ``text`` a sentence."""
 
@@ -132,4 +146,4 @@ class Report:
     text: str
 
 
-Effect = Commit | StoreBlob | Forget | Send | SetTimer | Run | Report
+Effect = Commit | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +65,7 @@ def test_arbitrary_text_is_a_checkpoint_or_refused(text: str) -> None:
     [
         f"{ORIGIN}\n5\n{ROOT}",
         f"{ORIGIN}\n5\n{ROOT}\n\n",
+        f"{ORIGIN}\n5\n{ROOT}\nextension",
         f"{ORIGIN}\n5\n{ROOT}\nextension\n",
         f"{ORIGIN}\n5\n",
         f"\n5\n{ROOT}\n",
@@ -104,9 +106,9 @@ def test_malformed_checkpoints_are_refused(text: str) -> None:
     "change",
     [{"origin": "a b"}, {"origin": ""}, {"size": -1}, {"size": 2**63}, {"root": b""}, {"size": 0}],
 )
-def test_a_checkpoint_that_could_not_be_read_back_is_a_bug_of_ours(change: dict[str, object]) -> None:
+def test_a_checkpoint_that_could_not_be_read_back_is_a_bug_of_ours(change: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
-        sign_checkpoint(CHECKPOINT._replace(**change), KEY)  # type: ignore[arg-type]
+        sign_checkpoint(CHECKPOINT._replace(**change), KEY)
 
 
 def test_a_checkpoint_opens_for_its_origin_and_key_only() -> None:

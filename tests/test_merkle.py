@@ -214,6 +214,12 @@ def test_wrong_consistency_proofs_are_refused() -> None:
                     verify_consistency(*case)
 
 
+def test_roots_that_are_no_hashes_are_refused() -> None:
+    for old, new in ((5, 5), (4, 5)):
+        with pytest.raises(Malformed, match="a hash of 0 bytes"):
+            verify_consistency(old, new, b"", b"", [bytes(32)] * (new - old))
+
+
 def test_a_forked_tree_has_no_consistency_proof_of_ours() -> None:
     forked = tree_of([*LEAVES[:40], *(leaf_hash(b"forked") for _ in range(24))])
     for path in (TREE.consistency(50, 64), forked.consistency(50, 64)):
@@ -227,6 +233,9 @@ def test_a_forked_tree_has_no_consistency_proof_of_ours() -> None:
 def test_sizes_beyond_the_limit_are_refused(index: int, size: int) -> None:
     with pytest.raises(Malformed):
         root_from_inclusion(bytes(32), index, size, [])
+    for length in (63, 64, 65):
+        with pytest.raises(Malformed):
+            root_from_inclusion(bytes(32), index, size, [bytes(32)] * length)
     with pytest.raises(Malformed):
         verify_consistency(1, max(size, MAX_SIZE + 1), bytes(32), bytes(32), [])
 

@@ -1,0 +1,271 @@
+"""The charter: everything that the members of a federation must agree on, in one canonical map.
+
+It is founded by hand: somebody drafts it from the members' cards, everybody signs it (``gossip/founding.py``). Its
+hash is the federation id. Nothing in it is recomputed at run time: who talks to whom stands there edge by edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from quidnunc.crypto.encoding import Value, decode, encode
+from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
+from quidnunc.crypto.identity import tagged_hash
+from quidnunc.gossip.fields import Fields
+from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.member import Member
+from quidnunc.gossip.mixing import metropolis
+from quidnunc.gossip.task import Plan, Training
+from quidnunc.gossip.terms import (
+    MICRO,
+    MergeSpec,
+    PrivacySpec,
+    RoundSpec,
+    TaskSpec,
+    TrainingSpec,
+    plain_text,
+    within,
+)
+
+__all__ = [
+    "Charter",
+    "Member",
+    "MergeSpec",
+    "PrivacySpec",
+    "RoundSpec",
+    "TaskSpec",
+    "TrainingSpec",
+    "default_quorum",
+    "smallest_quorum",
+]
+
+VERSION = 1
+MAX_MEMBERS = 512
+MAX_EDGES = 4096
+MAX_BODY_BYTES = 640 * 1024
+PURPOSE_BYTES = 2048
+NONCE_BYTES = 16
+MIN_PAYLOAD_BYTES = 1024
+MAX_PAYLOAD_BYTES = 2**30
+CODECS = (0, 1)
+
+_MAX_TIME_MS = 2**53
+_KEYS = (
+    *("v", "purpose", "nonce", "t_ms", "members", "task", "training", "merge", "privacy", "rounds"),
+    *("edges", "codec", "quorum", "payload_bytes", "epoch"),
+)
+
+
+def default_quorum(n: int) -> int:
+    """floor(2n/3) + 1: any two quorums then share more than a third of all ``n`` members."""
+    return 2 * n // 3 + 1
+
+
+def smallest_quorum(n: int) -> int:
+    """A bare majority: any two quorums then share at least one member."""
+    return n // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Charter:
+    """A federation's agreement; an instance is always valid, or CharterError was raised.
+
+    ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a connected
+    graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever replaces this charter.
+    ``payload_bytes`` caps the body of one message and must hold the params as float32. ``t_ms`` is the drafter's
+    clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding charter.
+    """
+
+    purpose: str
+    nonce: bytes
+    t_ms: int
+    members: tuple[Member, ...]
+    task: TaskSpec
+    training: TrainingSpec
+    merge: MergeSpec
+    privacy: PrivacySpec
+    rounds: RoundSpec
+    edges: tuple[tuple[int, int], ...]
+    codec: int
+    quorum: int
+    payload_bytes: int
+    epoch: int = 0
+    federation_id: bytes = field(init=False, compare=False)
+    """``tagged_hash("charter", body)``, 32 bytes."""
+
+    def __post_init__(self) -> None:
+        _check_members(self.members)
+        _check_edges(self.edges, len(self.members))
+        self._check_numbers()
+        body = self.body()
+        within("the charter's size in bytes", len(body), 1, MAX_BODY_BYTES)
+        object.__setattr__(self, "federation_id", tagged_hash("charter", body))
+
+    def _check_numbers(self) -> None:
+        n = len(self.members)
+        plain_text("purpose", self.purpose, PURPOSE_BYTES)
+        within("the length of nonce", len(self.nonce), NONCE_BYTES, NONCE_BYTES)
+        within("t_ms", self.t_ms, 0, _MAX_TIME_MS)
+        within("codec", self.codec, CODECS[0], CODECS[-1])
+        within("quorum", self.quorum, smallest_quorum(n), n)
+        within("payload_bytes", self.payload_bytes, MIN_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES)
+        within("payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES)
+        within("epoch", self.epoch, 0, 0)
+        if self.privacy.private and self.privacy.releases < self.rounds.count:
+            raise CharterError(
+                f"privacy.releases is {self.privacy.releases}, must be at least rounds.count, {self.rounds.count}"
+            )
+
+    def body(self) -> bytes:
+        """The canonical map whose hash is the federation id."""
+        return encode(
+            {
+                "v": VERSION,
+                "purpose": self.purpose,
+                "nonce": self.nonce,
+                "t_ms": self.t_ms,
+                "members": [member.to_value() for member in self.members],
+                "task": self.task.to_value(),
+                "training": self.training.to_value(),
+                "merge": self.merge.to_value(),
+                "privacy": self.privacy.to_value(),
+                "rounds": self.rounds.to_value(),
+                "edges": self.edges,
+                "codec": self.codec,
+                "quorum": self.quorum,
+                "payload_bytes": self.payload_bytes,
+                "epoch": self.epoch,
+            }
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Charter:
+        """Read :meth:`body` strictly; raises CharterError for everything that is wrong with it."""
+        try:
+            return cls._read(Fields(decode(body, max_bytes=MAX_BODY_BYTES), "charter", _KEYS))
+        except RemoteProtocolError as error:
+            raise CharterError(f"charter refused: {error}", hint="ask its drafter for the file again") from None
+
+    @classmethod
+    def _read(cls, fields: Fields) -> Charter:
+        version = fields.integer("v")
+        if version != VERSION:
+            raise CharterError(
+                f"charter format {version}, this program reads {VERSION}", hint="use the program version it is for"
+            )
+        members = fields.items("members", MAX_MEMBERS)
+        return cls(
+            purpose=fields.text("purpose", PURPOSE_BYTES),
+            nonce=fields.data("nonce", NONCE_BYTES),
+            t_ms=fields.integer("t_ms"),
+            members=tuple(Member.from_value(item, f"members[{i}]") for i, item in enumerate(members)),
+            task=TaskSpec.read(fields.inner("task", TaskSpec.KEYS)),
+            training=TrainingSpec.read(fields.inner("training", TrainingSpec.KEYS)),
+            merge=MergeSpec.read(fields.inner("merge", MergeSpec.KEYS)),
+            privacy=PrivacySpec.read(fields.inner("privacy", PrivacySpec.KEYS)),
+            rounds=RoundSpec.read(fields.inner("rounds", RoundSpec.KEYS)),
+            edges=tuple(_read_edge(item) for item in fields.items("edges", MAX_EDGES)),
+            codec=fields.integer("codec"),
+            quorum=fields.integer("quorum"),
+            payload_bytes=fields.integer("payload_bytes"),
+            epoch=fields.integer("epoch"),
+        )
+
+    def index(self, log_id: bytes) -> int:
+        """Where the member whose log is ``log_id`` stands in ``members``; CharterError if nowhere."""
+        for i, member in enumerate(self.members):
+            if member.log_id == log_id:
+                return i
+        raise CharterError(
+            f"{log_id.hex()[:16]} is not a member of federation {self.federation_id.hex()[:16]}",
+            hint="compare with the members listed by: quidnunc federation show",
+        )
+
+    def member(self, log_id: bytes) -> Member | None:
+        """The member whose log is ``log_id``, or None for a stranger."""
+        return next((member for member in self.members if member.log_id == log_id), None)
+
+    def by_transport(self, public: bytes) -> Member | None:
+        """The member whose transport key is ``public``, or None for a stranger."""
+        return next((member for member in self.members if member.transport == public), None)
+
+    def neighbors(self, log_id: bytes) -> tuple[Member, ...]:
+        """The members adjacent to ``log_id``, in the order of ``members``; CharterError for a stranger."""
+        own = self.index(log_id)
+        near = sorted(i + j - own for i, j in self.edges if own in (i, j))
+        return tuple(self.members[i] for i in near)
+
+    def weights(self, log_id: bytes) -> dict[bytes, int]:
+        """Metropolis weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9."""
+        row = metropolis(self.edges, len(self.members))[self.index(log_id)]
+        return {self.members[i].log_id: weight for i, weight in row.items()}
+
+    def plan(self) -> Plan:
+        """The part that the compute side follows."""
+        training = Training(
+            learning_rate=self.training.learning_rate_u / MICRO,
+            momentum=self.training.momentum_u / MICRO,
+            local_steps=self.training.local_steps,
+            batch_size=self.training.batch_size,
+        )
+        options = {key: value / MICRO for key, value in self.merge.options.items()}
+        return Plan(self.task.seed, self.codec, training, self.merge.rule, options)
+
+    def privacy_step(self) -> PrivacyStep | None:
+        """How one private release is made, or None without privacy."""
+        if not self.privacy.private:
+            return None
+        return PrivacyStep(self.privacy.clip_u / MICRO, self.privacy.noise_u / MICRO)
+
+
+def _read_edge(value: Value) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2:
+        i, j = value
+        if type(i) is int and type(j) is int:
+            return i, j
+    raise Malformed("an edge is not a pair of integers")
+
+
+def _check_members(members: tuple[Member, ...]) -> None:
+    within("the number of members", len(members), 2, MAX_MEMBERS)
+    ids = [member.log_id for member in members]
+    if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+        raise CharterError("members are not in strictly ascending order of their log ids")
+    names: dict[str, str] = {}
+    keys: dict[bytes, str] = {}
+    for member in members:
+        other = names.setdefault(member.name.casefold(), member.log_id.hex()[:16])
+        if other != member.log_id.hex()[:16]:
+            raise CharterError(
+                f"two members are called {member.name!r}", hint="names must differ in more than case: init one anew"
+            )
+        for key in member.keys:
+            if keys.setdefault(key, member.name) != member.name:
+                raise CharterError(f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common")
+
+
+def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
+    within("the number of edges", len(edges), n - 1, MAX_EDGES)
+    for i, j in edges:
+        if not 0 <= i < j < n:
+            raise CharterError(f"edge ({i}, {j}) must be (i, j) with 0 <= i < j <= {n - 1}")
+    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+        raise CharterError("edges are not in strictly ascending order")
+    reached = _reachable(edges, n)
+    if len(reached) < n:
+        raise CharterError(f"the graph is not connected: {len(reached)} of {n} members can be reached from the first")
+
+
+def _reachable(edges: Iterable[tuple[int, int]], n: int) -> set[int]:
+    near: list[list[int]] = [[] for _ in range(n)]
+    for i, j in edges:
+        near[i].append(j)
+        near[j].append(i)
+    reached, frontier = {0}, [0]
+    while frontier:
+        for k in near[frontier.pop()]:
+            if k not in reached:
+                reached.add(k)
+                frontier.append(k)
+    return reached

@@ -1,0 +1,155 @@
+"""Messages between peers: five kinds of small canonical headers, some with a body.
+
+Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
+:class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from quidnunc.crypto.encoding import Value, decode, encode
+from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.token import Token, open_token
+from quidnunc.gossip.events import Frame
+from quidnunc.gossip.provenance import UpdatePublished, parse_record
+
+HEADER_BYTES_MAX = 65_536
+UPDATE = "quidnunc/v1/update"
+SNAPSHOT = "quidnunc/v1/snapshot"
+HELLO = "quidnunc/v1/hello"
+WANT = "quidnunc/v1/want"
+UNAVAILABLE = "quidnunc/v1/unavailable"
+NUMBER_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A signed update: ``token`` proves its header, the body is the delta blob."""
+
+    federation: bytes
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The sender's replica as of the update in ``token``; the body is the params, float32 little-endian."""
+
+    federation: bytes
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Where the sender stands: its newest update token (empty before the first). ``reply`` asks for one back."""
+
+    federation: bytes
+    token: bytes
+    reply: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Send your updates ``first`` to ``last`` again; or, if they are gone or ``snapshot`` is set, your replica."""
+
+    federation: bytes
+    first: int
+    last: int
+    snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Answer to a :class:`Want` that cannot be served."""
+
+    federation: bytes
+    first: int
+    last: int
+
+
+Message = Update | Snapshot | Hello | Want | Unavailable
+
+
+def write_message(message: Message) -> bytes:
+    """Canonical header bytes of a message."""
+    match message:
+        case Update(federation, token):
+            return encode([UPDATE, federation, token])
+        case Snapshot(federation, token):
+            return encode([SNAPSHOT, federation, token])
+        case Hello(federation, token, reply):
+            return encode([HELLO, federation, token, reply])
+        case Want(federation, first, last, snapshot):
+            return encode([WANT, federation, first, last, snapshot])
+        case Unavailable(federation, first, last):
+            return encode([UNAVAILABLE, federation, first, last])
+
+
+def parse_message(header: bytes, federation: bytes) -> Message:
+    """The message in a frame header; raises Malformed, or WRONG_FEDERATION for another federation's."""
+    value = decode(header, max_bytes=HEADER_BYTES_MAX)
+    if not isinstance(value, list) or len(value) < 3 or not isinstance(value[0], str):
+        raise Malformed("message header: expected a list that starts with a tag")
+    tag, sender_federation, rest = value[0], value[1], value[2:]
+    if not isinstance(sender_federation, bytes) or len(sender_federation) != 32:
+        raise Malformed("message header: expected a federation id of 32 bytes")
+    if sender_federation != federation:
+        raise RemoteProtocolError(
+            Reason.WRONG_FEDERATION,
+            f"message of federation {sender_federation.hex()[:16]}, ours is {federation.hex()[:16]}",
+        )
+    return _parse_kind(tag, federation, rest)
+
+
+def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
+    match tag, rest:
+        case "quidnunc/v1/update", [bytes() as token]:
+            return Update(federation, token)
+        case "quidnunc/v1/snapshot", [bytes() as token]:
+            return Snapshot(federation, token)
+        case "quidnunc/v1/hello", [bytes() as token, bool() as reply]:
+            return Hello(federation, token, reply)
+        case "quidnunc/v1/want", [int() as first, int() as last, bool() as snapshot]:
+            return Want(federation, *_span(first, last), snapshot)
+        case "quidnunc/v1/unavailable", [int() as first, int() as last]:
+            return Unavailable(federation, *_span(first, last))
+    if tag.startswith("quidnunc/") and not tag.startswith("quidnunc/v1/"):
+        raise RemoteProtocolError(Reason.VERSION, f"message {tag!r}: this version speaks quidnunc/v1")
+    raise Malformed(f"message {tag[:64]!r}: unknown tag or wrong fields")
+
+
+def _span(first: int, last: int) -> tuple[int, int]:
+    if isinstance(first, bool) or isinstance(last, bool) or not 1 <= first <= last <= NUMBER_MAX:
+        raise Malformed(f"update numbers {first} to {last}: expected 1 <= first <= last")
+    return first, last
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUpdate:
+    """An update header whose token verified: what ``author`` signed, and where it stands in the author's log."""
+
+    author: bytes
+    update: UpdatePublished
+    token: Token
+    token_bytes: bytes
+    token_hash: bytes
+
+
+def open_update(token_bytes: bytes, *, log_id: bytes, public: bytes) -> SignedUpdate:
+    """Verify an update token of the log ``log_id`` and parse its payload; raises RemoteProtocolError."""
+    token = open_token(token_bytes, log_id=log_id, public=public)
+    if token.header.type != EntryType.UPDATE_PUBLISHED:
+        raise Malformed(f"token of entry type {token.header.type:#04x}: expected an update")
+    update = parse_record(token.header.type, token.payload)
+    if not isinstance(update, UpdatePublished):
+        raise Malformed("token payload: expected an update")
+    if not 1 <= update.number <= NUMBER_MAX:
+        raise Malformed(f"update number {update.number}: expected 1 or more")
+    return SignedUpdate(log_id, update, token, token_bytes, hashlib.sha256(token_bytes).digest())
+
+
+def frame(message: Message, body: bytes = b"") -> Frame:
+    """A frame ready to be sent."""
+    return Frame(write_message(message), body)

@@ -1,0 +1,152 @@
+"""One neighbor as this peer knows it, and the pace rules that read it.
+
+The pace rules are those of a round without a barrier: a liveness window in the neighbor's own intervals, a lead bound
+where rounds cost privacy, and a compensation for the drag of old replicas. Nothing here waits for a fixed time that a
+user would have to guess.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+
+from quidnunc.gossip.charter import Member
+from quidnunc.gossip.jobs import PPB, Standing
+from quidnunc.gossip.message import SignedUpdate
+from quidnunc.gossip.settings import Settings
+
+GAPS_KEPT = 9
+CADENCE_DECAY = 0.7
+DRAG_DECAY = 0.8
+LEAVES_KEPT = 64
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A verified update whose turn has not come, or that a job is applying now."""
+
+    signed: SignedUpdate
+    snapshot: bool = False
+
+
+@dataclass(slots=True)
+class Neighbor:
+    """What is known of one neighbor: its tracked replica, its pace, its standing.
+
+    ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
+    number it has proved to have published. ``missing`` says that our copy of ``state`` is lost. ``asked`` holds the
+    numbers we asked for again: if they then come twice, nobody is to blame.
+    """
+
+    member: Member
+    weight: int
+    state: bytes
+    number: int = 0
+    seq: int | None = None
+    standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
+    quarantined: bool = False
+    connected: bool = False
+    heard: bool = False
+    missing: bool = False
+    fresh: bool = False
+    claimed: int = 0
+    last_advance: float | None = None
+    gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
+    cadence: float | None = None
+    waiting: dict[int, Waiting] = field(default_factory=dict)
+    in_flight: Waiting | None = None
+    leaves: dict[int, bytes] = field(default_factory=dict)
+    fetch_until: float | None = None
+    fetch_attempts: int = 0
+    polled_at: float | None = None
+    asked: set[int] = field(default_factory=set)
+    snapshots_due: int = 0
+    served: int = 0
+    served_since: float = 0.0
+    lead_offset: int = 0
+    accepted: int = 0
+    refused: int = 0
+    last_reason: str = ""
+    last_weight: int = 0
+
+    @property
+    def log_id(self) -> bytes:
+        return self.member.log_id
+
+    @property
+    def behind(self) -> bool:
+        """Whether it has proved an update that we have not applied."""
+        return self.claimed > self.number
+
+    def remember(self, number: int, leaf: bytes) -> None:
+        """Keep the leaf of an applied update, to recognize a second history."""
+        self.leaves[number] = leaf
+        for old in [n for n in self.leaves if n <= number - LEAVES_KEPT]:
+            del self.leaves[old]
+
+    def advanced(self, number: int, state: bytes, seq: int, now: float) -> None:
+        """Its replica is now ``state``, published as update ``number``."""
+        if self.last_advance is not None and self.number > 0:
+            gap = now - self.last_advance
+            self.gaps.append(gap)
+            pace = gap / max(1, number - self.number)
+            old = self.cadence
+            self.cadence = pace if old is None else CADENCE_DECAY * old + (1 - CADENCE_DECAY) * pace
+        self.number, self.state, self.seq = number, state, seq
+        self.claimed = max(self.claimed, number)
+        self.last_advance = now
+        self.fresh, self.missing = True, False
+        self.fetch_until, self.fetch_attempts = None, 0
+        self.asked = {n for n in self.asked if n > number - LEAVES_KEPT}
+
+    def reset_pace(self, now: float) -> None:
+        """Forget what was learned of its pace: after our own absence it says nothing."""
+        self.gaps.clear()
+        self.cadence = None
+        self.last_advance = now
+
+
+def is_live(neighbor: Neighbor, now: float, period: float, settings: Settings) -> bool:
+    """Whether a neighbor has advanced within its own usual intervals; ``period`` is our own, in seconds."""
+    if neighbor.quarantined or neighbor.last_advance is None:
+        return False
+    usual = max(median(neighbor.gaps) if neighbor.gaps else 0.0, period)
+    return now - neighbor.last_advance <= max(settings.live_floor_s, settings.live_intervals * usual)
+
+
+def usable(neighbor: Neighbor, now: float, period: float, settings: Settings) -> bool:
+    """Whether its replica takes part in a merge now."""
+    return not neighbor.missing and neighbor.number > 0 and is_live(neighbor, now, period, settings)
+
+
+def laggards(number: int, lead: int, live: Iterable[Neighbor], settings: Settings) -> list[Neighbor]:
+    """Live neighbors that hold a peer with ``number`` updates back under a lead bound of ``lead``.
+
+    The slowest ``lead_ignore`` share cannot: else one stalling neighbor throttles everybody around it.
+    """
+    if not lead:
+        return []
+    held = sorted(live, key=lambda n: n.number + n.lead_offset)
+    held = held[int(settings.lead_ignore * len(held)) :]
+    return [n for n in held if number - n.number - n.lead_offset >= lead]
+
+
+def drag_factor(old: float, cap: float, live: Iterable[Neighbor], now: float, period: float) -> float:
+    """The next drag compensation: how much the own displacement is scaled against the pull of old replicas.
+
+    k = EWMA_.8 of min(cap, 1 + sum_j W_ij (now - last advance of j) / mean cadence of the neighborhood); the
+    denominator is the neighborhood's pace, else fast peers would be favored.
+    """
+    if cap <= 1.0:
+        return 1.0
+    live = list(live)
+    if not live:
+        return 1.0
+    paces = [period] + [n.cadence for n in live if n.cadence is not None]
+    pace = sum(paces) / len(paces)
+    if pace <= 0:
+        return old
+    age = sum(n.weight / PPB * (now - n.last_advance) for n in live if n.last_advance is not None)
+    return DRAG_DECAY * old + (1 - DRAG_DECAY) * min(cap, 1 + age / pace)

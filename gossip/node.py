@@ -1,0 +1,403 @@
+"""The state machine of one peer: ``handle(event, now)`` is the only way in, the list of effects the only way out.
+
+Rule 1: this file does not know whether it runs in a daemon or in a simulator. Rule 2: bytes of another peer can never
+make ``handle`` raise; parsers raise RemoteProtocolError, and it is caught in exactly one place, :meth:`Node._received`,
+where it becomes an entry in the ledger. What else raises is a bug of ours or a lie of our own disk.
+
+Time and randomness are arguments: ``now`` is in seconds on a clock that never runs backwards, ``entropy`` gives salts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError, SchemaMismatch
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.log import Log
+from quidnunc.gossip.budget import Budget
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.events import (
+    Effect,
+    Event,
+    Finished,
+    Forget,
+    Paused,
+    PeerDown,
+    PeerUp,
+    Received,
+    Refuse,
+    Report,
+    SetTimer,
+    Started,
+    Stopping,
+    TimerFired,
+)
+from quidnunc.gossip.jobs import (
+    Adopted,
+    Advanced,
+    Described,
+    Evaluated,
+    JobFailed,
+    Merged,
+    Rejected,
+    Result,
+    Trained,
+)
+from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, open_update, parse_message
+from quidnunc.gossip.neighbor import Neighbor, is_live
+from quidnunc.gossip.provenance import CharterAdopt, NodeStart, NoiseSource
+from quidnunc.gossip.publisher import Publisher, committed
+from quidnunc.gossip.recorder import Entropy, Recorder
+from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
+from quidnunc.gossip.resume import Resume
+from quidnunc.gossip.retention import Retention
+from quidnunc.gossip.rounds import ROUND_TIMER, Rounds
+from quidnunc.gossip.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What runs here, as recorded in ``node.start``."""
+
+    version: str = ""
+    python: str = ""
+    torch: str = ""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """Everything a node must be told about its own peer.
+
+    ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
+    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's).
+    """
+
+    log_id: bytes
+    key: SecretKey
+    genesis: bytes
+    charter_note: bytes
+    dataset: bytes
+    described: Described
+    noise_source: NoiseSource = NoiseSource.CHACHA20_OS_KEY
+    epsilon_cap_u: int | None = None
+    software: Software = Software()
+
+
+class Node:
+    """One peer's logic. Build it from its ledger, then feed it events."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        own: Self,
+        log: Log,
+        resume: Resume,
+        entropy: Entropy,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.charter = charter
+        self.own = own
+        _check_task(charter, own.described)
+        self._retention = Retention(self.settings.keep_rounds)
+        self._resume = resume
+        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=self.settings.refusals_per_round)
+        self.neighbors = _neighbors(charter, own.log_id, resume)
+        self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
+        self.budget = _budget(charter, own, resume)
+        self.publisher = self._publisher(resume)
+        self.replicas = Replicas(
+            charter,
+            self.neighbors,
+            self.recorder,
+            self.settings,
+            self._retention.let_go,
+            own_number=lambda: self.publisher.number,
+            live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
+        )
+        self.rounds = Rounds(
+            charter,
+            own.log_id,
+            self.recorder,
+            self.replicas,
+            self.publisher,
+            self.budget,
+            self.settings,
+            self._retention.let_go,
+            dataset=own.dataset,
+            size_bucket=max(0, own.described.examples.bit_length() - 1),
+        )
+        self._restore_rounds(resume)
+        self.refused_total = resume.refused
+        self.evaluated: Evaluated | None = None
+
+    # -- building from the ledger -------------------------------------------------------------------------------
+
+    def _publisher(self, resume: Resume) -> Publisher:
+        public = self.own.key.public
+        deltas = {
+            number: open_update(token, log_id=self.own.log_id, public=public).update.delta
+            for number, token in resume.tokens
+        }
+        return Publisher(
+            self.charter,
+            self.own.log_id,
+            self.recorder,
+            self.settings,
+            self._retention.let_go,
+            replica=resume.replica or self.charter.task.genesis,
+            number=resume.number,
+            seq=resume.replica_seq,
+            tokens=resume.tokens,
+            deltas=deltas,
+        )
+
+    def _restore_rounds(self, resume: Resume) -> None:
+        rounds = self.rounds
+        rounds.base = resume.base or self.charter.task.genesis
+        rounds.unmerged = resume.unmerged
+        rounds.round = resume.round
+        rounds.trained = resume.trained
+        rounds.merges = resume.merges
+        rounds.returning = resume.incarnation > 0 and resume.number > 0
+
+    # -- the one way in -----------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What must be done about ``event``, in order; ``now`` in seconds."""
+        match event:
+            case Received():
+                out = self._received(event, now)
+            case TimerFired(timer=name) if name == ROUND_TIMER:
+                out = self.rounds.tick(now)
+            case TimerFired(timer=name) if name == REPAIR_TIMER:
+                out = self.replicas.repair(now)
+            case Finished(result):
+                out = self._finished(result, now)
+            case PeerUp(peer):
+                out = self._peer_up(peer)
+            case PeerDown(peer):
+                out = self._peer_down(peer)
+            case Paused(paused):
+                self.rounds.paused = paused
+                out = []
+            case Started():
+                out = self._start(now)
+            case Stopping():
+                out = committed(self.recorder.flush())
+            case TimerFired():
+                raise LocalProtocolError(f"timer {event.timer!r} was never set")
+        return out
+
+    def _start(self, now: float) -> list[Effect]:
+        """First entries of a fresh log, and one ``node.start`` per start."""
+        own = self.own
+        if self.recorder.size == 0:
+            self.recorder.append_raw(EntryType.GENESIS, own.genesis, now)
+        if self._resume.charter != self.charter.federation_id:
+            adopt = CharterAdopt(
+                charter=self.charter.federation_id,
+                epoch=self.charter.epoch,
+                witnesses=tuple(m.log_id for m in self.charter.members if m.log_id != own.log_id),
+                quorum=self.charter.quorum,
+                signatures=own.charter_note,
+            )
+            self.recorder.append(adopt, now)
+        software = own.software
+        start = NodeStart(
+            self._resume.incarnation + 1,
+            software.version,
+            software.python,
+            software.torch,
+            software.device,
+        )
+        self.recorder.append(start, now)
+        return [*committed(self.recorder.flush()), SetTimer(ROUND_TIMER, 0.0)]
+
+    # -- connections --------------------------------------------------------------------------------------------
+
+    def _peer_up(self, peer: bytes) -> list[Effect]:
+        neighbor = self._by_transport.get(peer)
+        if neighbor is None:
+            return []
+        neighbor.connected = True
+        neighbor.fetch_until = None
+        return [self.publisher.hello(peer, reply=True)]
+
+    def _peer_down(self, peer: bytes) -> list[Effect]:
+        neighbor = self._by_transport.get(peer)
+        if neighbor is not None:
+            neighbor.connected = False
+            neighbor.fetch_until = None
+        return []
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
+    def _received(self, event: Received, now: float) -> list[Effect]:
+        """A frame of a peer: the only place where a remote error is caught."""
+        neighbor = self._by_transport.get(event.peer)
+        try:
+            return self._dispatch(neighbor, event, now)
+        except RemoteProtocolError as error:
+            return self._refuse(neighbor, event, error, now)
+
+    def _dispatch(self, neighbor: Neighbor | None, event: Received, now: float) -> list[Effect]:
+        frame = event.frame
+        if len(frame.body) > self.charter.payload_bytes:
+            raise RemoteProtocolError(
+                Reason.TOO_LARGE,
+                f"frame: {len(frame.body)} payload bytes, limit is {self.charter.payload_bytes} "
+                "(the charter's payload_bytes)",
+            )
+        if neighbor is None:
+            known = self.charter.by_transport(event.peer) is not None
+            reason = Reason.NOT_NEIGHBOR if known else Reason.STRANGER
+            raise RemoteProtocolError(reason, f"frame from {event.peer.hex()[:16]}")
+        message = parse_message(frame.header, self.charter.federation_id)
+        match message:
+            case Update():
+                out = self.replicas.on_update(neighbor, message, frame.body, now)
+            case Snapshot():
+                out = self.replicas.on_snapshot(neighbor, message, frame.body, now)
+            case Hello():
+                out = self._hello(neighbor, message, now)
+            case Want():
+                out = self.publisher.serve(neighbor, message, now)
+            case Unavailable():
+                self.replicas.on_unavailable(neighbor)
+                out = []
+        if any(isinstance(effect, Refuse) for effect in out):
+            # Evidence is durable before the sender learns of the refusal.
+            return [*committed(self.recorder.flush()), *out]
+        return out
+
+    def _hello(self, neighbor: Neighbor, message: Hello, now: float) -> list[Effect]:
+        out: list[Effect] = []
+        if message.token:
+            out += self.replicas.on_claim(neighbor, message.token, now)
+        self.replicas.greet(neighbor, now)
+        if message.reply:
+            out.append(self.publisher.hello(neighbor.member.transport, reply=False))
+        if self.rounds.blocked:
+            out.append(SetTimer(ROUND_TIMER, 0.0))
+        return out
+
+    def _refuse(
+        self, neighbor: Neighbor | None, event: Received, error: RemoteProtocolError, now: float
+    ) -> list[Effect]:
+        frame = event.frame
+        digest = hashlib.sha256(frame.header + frame.body).digest()
+        sender = None if neighbor is None else neighbor.log_id
+        size = len(frame.header) + len(frame.body)
+        recorded = self.recorder.refuse(sender, error.reason, size, digest, now)
+        self.refused_total += 1
+        out: list[Effect] = [Refuse(event.peer, error.reason)]
+        if recorded:
+            out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]
+        if neighbor is not None:
+            neighbor.refused += 1
+            neighbor.last_reason = error.reason.label
+        return out
+
+    # -- results ------------------------------------------------------------------------------------------------
+
+    def _finished(self, result: Result, now: float) -> list[Effect]:
+        match result:
+            case Trained():
+                out = self.rounds.on_trained(result, now)
+                out += self._prune()
+            case Merged():
+                out = self.rounds.on_merged(result, now)
+            case Adopted():
+                out = self.rounds.on_adopted(result, now)
+            case Advanced():
+                out = self.replicas.on_advanced(result, now)
+                out += self._wake()
+            case Rejected():
+                out = self.replicas.on_rejected(result, now)
+                out = [*committed(self.recorder.flush()), *out]
+            case Evaluated():
+                self.evaluated = result
+                out = []
+            case JobFailed():
+                out = self._job_failed(result, now)
+            case Described():
+                out = []
+        return out
+
+    def _job_failed(self, result: JobFailed, now: float) -> list[Effect]:
+        if result.job in ("AdvanceJob", "AdoptJob"):
+            return self.replicas.on_failed(result, now)
+        if result.job == "EvaluateJob":
+            return [Report("compute", f"{result.job}: {result.why}")]
+        return self.rounds.on_failed(result, now)
+
+    def _wake(self) -> list[Effect]:
+        """A neighbor moved: a held back turn may start now."""
+        return [SetTimer(ROUND_TIMER, 0.0)] if self.rounds.blocked else []
+
+    def _prune(self) -> list[Effect]:
+        gone = self._retention.next_round(self._in_use())
+        return [Forget(gone)] if gone else []
+
+    def _in_use(self) -> Iterable[bytes]:
+        yield self.rounds.base
+        yield from self.publisher.in_use()
+        for neighbor in self.neighbors.values():
+            yield neighbor.state
+            for waiting in (*neighbor.waiting.values(), neighbor.in_flight):
+                if waiting is not None:
+                    yield waiting.signed.update.delta
+                    yield waiting.signed.update.replica_after
+
+
+def _check_task(charter: Charter, described: Described) -> None:
+    """Refuse to run a model that is not the charter's."""
+    if described.schema != charter.task.schema or described.dim != charter.task.dim:
+        raise SchemaMismatch(
+            f"model schema {described.schema.hex()[:16]} with {described.dim} parameters, "
+            f"the charter names {charter.task.schema.hex()[:16]} with {charter.task.dim}",
+            hint="use the task function and options that the charter was drafted with",
+        )
+    if described.genesis != charter.task.genesis:
+        raise SchemaMismatch(
+            f"genesis params {described.genesis.hex()[:16]}, the charter names {charter.task.genesis.hex()[:16]}",
+            hint="initial parameters differ between torch versions: install the version the charter was drafted with",
+        )
+
+
+def _neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighbor]:
+    weights = charter.weights(me)
+    neighbors: dict[bytes, Neighbor] = {}
+    for member in sorted(charter.neighbors(me), key=lambda m: m.log_id):
+        neighbor = Neighbor(member, weights[member.log_id], charter.task.genesis)
+        tracked = resume.tracked.get(member.log_id)
+        if tracked is not None:
+            neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
+            neighbor.claimed = tracked.number
+            neighbor.remember(tracked.number, tracked.leaf)
+        standing = resume.standings.get(member.log_id)
+        if standing is not None:
+            neighbor.standing = standing
+        neighbor.quarantined = member.log_id in resume.quarantined
+        neighbors[member.log_id] = neighbor
+    return neighbors
+
+
+def _budget(charter: Charter, own: Self, resume: Resume) -> Budget:
+    cap = charter.privacy.epsilon_u
+    if own.epsilon_cap_u is not None:
+        cap = min(cap, own.epsilon_cap_u)
+    return Budget(
+        charter,
+        cap,
+        own.noise_source,
+        own.dataset,
+        releases=resume.releases,
+        cumulative_u=resume.cumulative_u,
+        exhausted=resume.exhausted,
+    )

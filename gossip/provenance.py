@@ -1,0 +1,421 @@
+"""Ledger entries with meaning: the typed payload of every entry type this version writes.
+
+``docs/wire.md`` lists the keys. Reals are scaled integers: ``_u`` is 1e-6, weights are parts per billion (ppb).
+Public keys of a payload are readable by every member; what would teach an attacker (standings, distances, losses)
+goes into the private part of an entry, behind the salted commitment ``pv``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, NamedTuple
+
+from quidnunc.crypto.encoding import Encodable, decode, encode
+from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.errors import Malformed, Reason
+from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.records import (
+    BOOL,
+    HASH,
+    PAYLOAD_BYTES_MAX,
+    UINT,
+    WORD,
+    Fields,
+    listing,
+    optional,
+    parse_payload,
+    record,
+    row,
+    write_payload,
+)
+from quidnunc.gossip.reputation import StandingClass
+
+
+class Mechanism(IntEnum):
+    """Privacy mechanisms; codes of ``dp.m``."""
+
+    DP_SGD_FULL_BATCH = 1
+
+
+class NoiseSource(IntEnum):
+    """Where DP noise came from; codes of ``dp.ns``. A test seed voids epsilon."""
+
+    CHACHA20_OS_KEY = 1
+    TEST_SEED = 2
+
+
+class Decision(IntEnum):
+    """What became of a received update; codes of ``update.received`` ``dc``."""
+
+    ACCEPT = 0
+    REJECT = 1
+
+
+_STANDING_CODES = (StandingClass.NORMAL, StandingClass.REDUCED, StandingClass.QUARANTINED)
+
+
+def standing_code(standing: StandingClass) -> int:
+    """The number of a public standing class in signed entries: 0 normal, 1 reduced, 2 quarantined."""
+    return _STANDING_CODES.index(standing)
+
+
+@dataclass(frozen=True, slots=True)
+class CharterAdopt:
+    """0x02: this log acts under charter ``charter`` from here on."""
+
+    TYPE: ClassVar[EntryType] = EntryType.CHARTER_ADOPT
+    FIELDS: ClassVar[Fields] = {
+        "charter": ("charter", HASH),
+        "ver": ("epoch", UINT),
+        "witset": ("witnesses", listing(HASH, 512)),
+        "quorum": ("quorum", UINT),
+        "sigs": ("signatures", HASH),
+    }
+    charter: bytes
+    epoch: int
+    witnesses: tuple[bytes, ...]
+    quorum: int
+    signatures: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStart:
+    """0x07: the daemon started for the ``incarnation``-th time, with these versions."""
+
+    TYPE: ClassVar[EntryType] = EntryType.NODE_START
+    FIELDS: ClassVar[Fields] = {
+        "inc": ("incarnation", UINT),
+        "sw": ("software", WORD),
+        "py": ("python", WORD),
+        "pt": ("torch", WORD),
+        "dev": ("device", WORD),
+    }
+    incarnation: int
+    software: str
+    python: str
+    torch: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyClaim:
+    """The ``dp`` map of an update: mechanism, parameters, cumulative epsilon (``_u``) at delta 10^-k, spend seq."""
+
+    FIELDS: ClassVar[Fields] = {
+        "m": ("mechanism", UINT),
+        "ns": ("noise_source", UINT),
+        "q_ppm": ("sample_rate_ppm", UINT),
+        "sg_u": ("noise_u", UINT),
+        "c_u": ("clip_u", UINT),
+        "st": ("steps", UINT),
+        "de": ("delta_exp", UINT),
+        "e1_u": ("epsilon_u", UINT),
+        "ec_u": ("cumulative_u", UINT),
+        "ac": ("accountant", WORD),
+        "sp": ("spend_seq", UINT),
+    }
+    mechanism: int
+    noise_source: int
+    sample_rate_ppm: int
+    noise_u: int
+    clip_u: int
+    steps: int
+    delta_exp: int
+    epsilon_u: int
+    cumulative_u: int
+    accountant: str
+    spend_seq: int
+
+
+class ContributionClaim(NamedTuple):
+    """One row of ``lc``: an organization's claimed share of the base state, in ppb."""
+
+    log_id: bytes
+    share: int
+
+
+class MetricRow(NamedTuple):
+    """One row of ``mt``: metric code, value (``_u``), and whether it went through the privacy accountant."""
+
+    metric: int
+    value_u: int
+    accounted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePublished:
+    """0x10: the update header. The checkpoint signature over the tree that contains it signs the delta.
+
+    ``number`` counts this peer's published updates from 1; a heartbeat has ``steps`` 0. ``base`` (mb) is the state
+    trained from, ``replica_before``/``replica_after`` (pb, pr) the published replica, ``delta`` (md) the blob hash.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.UPDATE_PUBLISHED
+    FIELDS: ClassVar[Fields] = {
+        "fe": ("federation", HASH),
+        "sc": ("schema", HASH),
+        "r": ("round", UINT),
+        "un": ("number", UINT),
+        "mb": ("base", HASH),
+        "pb": ("replica_before", HASH),
+        "pr": ("replica_after", HASH),
+        "md": ("delta", HASH),
+        "sz": ("size", UINT),
+        "cx": ("codec", UINT),
+        "st": ("steps", UINT),
+        "ds": ("dataset", HASH),
+        "nb": ("size_bucket", UINT),
+        "dp": ("privacy", optional(record(PrivacyClaim, PrivacyClaim.FIELDS))),
+        "mt": ("metrics", listing(row(MetricRow, UINT, UINT, BOOL), 64)),
+        "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), 64)),
+    }
+    federation: bytes
+    schema: bytes
+    round: int
+    number: int
+    base: bytes
+    replica_before: bytes
+    replica_after: bytes
+    delta: bytes
+    size: int
+    codec: int
+    steps: int
+    dataset: bytes
+    size_bucket: int
+    privacy: PrivacyClaim | None
+    metrics: tuple[MetricRow, ...] = ()
+    claims: tuple[ContributionClaim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReceived:
+    """0x11: a signed update of ``sender`` was accepted or refused. ``token`` is the hash of the token blob."""
+
+    TYPE: ClassVar[EntryType] = EntryType.UPDATE_RECEIVED
+    FIELDS: ClassVar[Fields] = {
+        "so": ("sender", HASH),
+        "ss": ("seq", UINT),
+        "sh": ("leaf", HASH),
+        "sn": ("size", UINT),
+        "sr": ("root", HASH),
+        "tk": ("token", HASH),
+        "un": ("number", UINT),
+        "md": ("delta", HASH),
+        "pr": ("replica", HASH),
+        "sp": ("snapshot", BOOL),
+        "dc": ("decision", UINT),
+        "rc": ("reasons", listing(UINT, 16)),
+    }
+    sender: bytes
+    seq: int
+    leaf: bytes
+    size: int
+    root: bytes
+    token: bytes
+    number: int
+    delta: bytes
+    replica: bytes
+    snapshot: bool
+    decision: int
+    reasons: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """0x15: ``count`` messages were refused for ``reason`` before anything in them could be attributed.
+
+    ``sender`` is the member whose connection brought them (blame of the transport, not of an author), or nil for a
+    stranger. ``first`` is the SHA-256 of the first such message. At most one entry per (sender, reason) and round.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.MESSAGE_REFUSED
+    FIELDS: ClassVar[Fields] = {
+        "so": ("sender", optional(HASH)),
+        "rc": ("reason", UINT),
+        "n": ("count", UINT),
+        "sz": ("size", UINT),
+        "hs": ("first", HASH),
+    }
+    sender: bytes | None
+    reason: int
+    count: int
+    size: int
+    first: bytes
+
+
+class MergeRow(NamedTuple):
+    """One input of a merge: its state, the log and seq it was published at (nil for states with no entry yet: the
+    genesis params), its weight before and after reputation and clipping, and the clip factor (``_u``)."""
+
+    state: bytes
+    log_id: bytes | None
+    seq: int | None
+    weight: int
+    effective: int
+    clip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """0x12: ``result = pivot + sum(effective/1e9 * (state - pivot))``; the first row is the pivot.
+
+    Effective weights sum to exactly 1e9. ``step`` is 0 full, 1 quarter, 2 none (the pivot was kept), 3 adoption of
+    the coordinate median after an absence; only that last one is approximate.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.MERGE
+    FIELDS: ClassVar[Fields] = {
+        "r": ("round", UINT),
+        "mo": ("result", HASH),
+        "ag": ("rule", HASH),
+        "in": ("rows", listing(row(MergeRow, HASH, optional(HASH), optional(UINT), UINT, UINT, UINT), 513)),
+        "ap": ("approximate", BOOL),
+        "sb": ("step", UINT),
+        "el": ("received", listing(UINT, 4096)),
+        "pv": ("private", optional(HASH)),
+    }
+    round: int
+    result: bytes
+    rule: bytes
+    rows: tuple[MergeRow, ...]
+    approximate: bool
+    step: int
+    received: tuple[int, ...]
+    private: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReputationChange:
+    """0x0b: the class of ``who`` changed; the numbers behind it are private. ``evidence`` lists entry seqs."""
+
+    TYPE: ClassVar[EntryType] = EntryType.REPUTATION_CHANGE
+    FIELDS: ClassVar[Fields] = {
+        "who": ("who", HASH),
+        "oc": ("old", UINT),
+        "nc": ("new", UINT),
+        "ev": ("evidence", listing(UINT, 64)),
+    }
+    who: bytes
+    old: int
+    new: int
+    evidence: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySpend:
+    """0x18: one release of dataset ``dataset`` is about to happen. Committed before training, never refunded."""
+
+    TYPE: ClassVar[EntryType] = EntryType.DP_SPEND
+    FIELDS: ClassVar[Fields] = {
+        "r": ("round", UINT),
+        "n": ("release", UINT),
+        "e1_u": ("epsilon_u", UINT),
+        "ec_u": ("cumulative_u", UINT),
+        "cap_u": ("cap_u", UINT),
+        "de": ("delta_exp", UINT),
+        "sg_u": ("noise_u", UINT),
+        "c_u": ("clip_u", UINT),
+        "ns": ("noise_source", UINT),
+        "ds": ("dataset", HASH),
+    }
+    round: int
+    release: int
+    epsilon_u: int
+    cumulative_u: int
+    cap_u: int
+    delta_exp: int
+    noise_u: int
+    clip_u: int
+    noise_source: int
+    dataset: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyExhausted:
+    """0x19: the next release would exceed the cap: this peer publishes no more training until the charter changes."""
+
+    TYPE: ClassVar[EntryType] = EntryType.DP_EXHAUSTED
+    FIELDS: ClassVar[Fields] = {
+        "r": ("round", UINT),
+        "ec_u": ("cumulative_u", UINT),
+        "cap_u": ("cap_u", UINT),
+        "de": ("delta_exp", UINT),
+        "ds": ("dataset", HASH),
+    }
+    round: int
+    cumulative_u: int
+    cap_u: int
+    delta_exp: int
+    dataset: bytes
+
+
+Record = (
+    CharterAdopt
+    | NodeStart
+    | UpdatePublished
+    | UpdateReceived
+    | MessageRefused
+    | Merge
+    | ReputationChange
+    | PrivacySpend
+    | PrivacyExhausted
+)
+RECORDS: dict[int, type[Any]] = {
+    kind.TYPE: kind
+    for kind in (
+        CharterAdopt,
+        NodeStart,
+        UpdatePublished,
+        UpdateReceived,
+        MessageRefused,
+        Merge,
+        ReputationChange,
+        PrivacySpend,
+        PrivacyExhausted,
+    )
+}
+
+
+def payload_of(entry: Record) -> bytes:
+    """Canonical payload bytes of a record."""
+    return write_payload(entry.FIELDS, entry)
+
+
+def parse_record(kind: int, payload: bytes) -> Record:
+    """The record in a payload of entry type ``kind``; raises Malformed for unknown types and wrong payloads."""
+    make = RECORDS.get(kind)
+    if make is None:
+        raise Malformed(f"entry type {kind:#04x} has no payload format in this version")
+    parsed: Record = parse_payload(make, make.FIELDS, payload)
+    return parsed
+
+
+def reason_labels(codes: tuple[int, ...]) -> list[str]:
+    """Names of reason codes; codes of a later version keep their number."""
+    known = {reason.value: reason.label for reason in Reason}
+    return [known.get(code, f"reason-{code}") for code in codes]
+
+
+def write_standings(standings: dict[bytes, Standing]) -> bytes:
+    """Private part of a merge entry: [[log id, good_u, bad_u, harm_u]...], sorted."""
+    rows: list[Encodable] = [
+        [who, round(s.good * 1e6), round(s.bad * 1e6), round(s.harm * 1e6)] for who, s in sorted(standings.items())
+    ]
+    return encode(rows)
+
+
+def parse_standings(data: bytes) -> dict[bytes, Standing]:
+    """Inverse of :func:`write_standings`; raises Malformed."""
+    value = decode(data, max_bytes=PAYLOAD_BYTES_MAX)
+    standings: dict[bytes, Standing] = {}
+    if not isinstance(value, list):
+        raise Malformed("private standings: expected a list")
+    for item in value:
+        if not (isinstance(item, list) and len(item) == 4 and isinstance(item[0], bytes)):
+            raise Malformed("private standings: expected rows of four")
+        good, bad, harm = item[1:]
+        if not (isinstance(good, int) and isinstance(bad, int) and isinstance(harm, int)):
+            raise Malformed("private standings: expected integers")
+        standings[item[0]] = Standing(good / 1e6, bad / 1e6, harm / 1e6)
+    return standings

@@ -1,0 +1,135 @@
+"""The own log as a node writes it: entries pile up, then one signed checkpoint makes them one commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quidnunc.crypto.entry import Entry, commit_private
+from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.log import Log
+from quidnunc.crypto.token import make_token
+from quidnunc.gossip.events import Commit
+from quidnunc.gossip.provenance import MessageRefused, Record, UpdatePublished, payload_of
+
+Entropy = Callable[[int], bytes]
+SALT_BYTES = 16
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """Refusals of one (sender, reason) in the current round that have no entry yet."""
+
+    count: int
+    size: int
+    first: bytes
+
+
+class Recorder:
+    """Appends typed entries to the own log and hands them out as commits.
+
+    ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
+    """
+
+    def __init__(self, log: Log, key: SecretKey, entropy: Entropy, *, refusals_per_round: int) -> None:
+        self.log = log
+        self._key = key
+        self._entropy = entropy
+        self._pending: list[Entry] = []
+        self._tokens: list[tuple[bytes, bytes, int, bytes]] = []
+        self._refused: dict[tuple[bytes | None, Reason], _Refusals] = {}
+        self._refusals_left = refusals_per_round
+        self._refusals_per_round = refusals_per_round
+
+    @property
+    def size(self) -> int:
+        """Number of entries, pending ones included; the seq of the next one."""
+        return self.log.size
+
+    def append(self, record: Record, now: float) -> int:
+        """Append a record and return its seq; it becomes durable with the next commit."""
+        return self._append(record.TYPE, payload_of(record), now)
+
+    def append_raw(self, kind: int, payload: bytes, now: float) -> int:
+        """Append ready payload bytes (the genesis entry) and return the seq."""
+        return self._append(kind, payload, now)
+
+    def seal_private(self, data: bytes) -> tuple[bytes, bytes]:
+        """A fresh salt and the commitment to ``data`` that goes into a payload as ``pv``."""
+        salt = self._entropy(SALT_BYTES)
+        return salt, commit_private(salt, data)
+
+    def append_sealed(self, record: Record, private: bytes, private_salt: bytes, now: float) -> int:
+        """Append a record whose ``pv`` commits to ``private``."""
+        return self._append(record.TYPE, payload_of(record), now, private, private_salt)
+
+    def _append(self, kind: int, payload: bytes, now: float, private: bytes = b"", private_salt: bytes = b"") -> int:
+        entry = self.log.append(
+            int(kind),
+            payload,
+            salt=self._entropy(SALT_BYTES),
+            t_ms=int(now * 1000),
+            private=private,
+            private_salt=private_salt,
+        )
+        self._pending.append(entry)
+        return self.log.size - 1
+
+    def keep_token(self, token_hash: bytes, author: bytes, number: int, token: bytes) -> None:
+        """Have a token stored with the next commit."""
+        self._tokens.append((token_hash, author, number, token))
+
+    def refuse(self, sender: bytes | None, reason: Reason, size: int, digest: bytes, now: float) -> bool:
+        """Record an unattributable refusal; True if that made an entry at once (else it is counted)."""
+        key = (sender, reason)
+        counted = self._refused.get(key)
+        if counted is not None:
+            counted.count += 1
+            counted.size += size
+            return False
+        if self._refusals_left == 0:
+            return False
+        self._refusals_left -= 1
+        self._refused[key] = _Refusals(0, 0, digest)
+        self.append(MessageRefused(sender, int(reason), 1, size, digest), now)
+        return True
+
+    def take_refusal_slot(self) -> bool:
+        """Whether this round may still have an entry for an attributable refusal."""
+        if self._refusals_left == 0:
+            return False
+        self._refusals_left -= 1
+        return True
+
+    def new_round(self, now: float) -> None:
+        """Write what was only counted in the round that ends, and start counting afresh."""
+        for (sender, reason), counted in sorted(self._refused.items(), key=lambda i: (i[0][0] or b"", i[0][1])):
+            if counted.count:
+                record = MessageRefused(sender, int(reason), counted.count, counted.size, counted.first)
+                self.append(record, now)
+        self._refused.clear()
+        self._refusals_left = self._refusals_per_round
+
+    def flush(self) -> Commit | None:
+        """The pending entries as one commit under a fresh checkpoint; None if there are none."""
+        if not self._pending:
+            return None
+        note = self.log.checkpoint(self._key)
+        commit = Commit(tuple(self._pending), note, tuple(self._tokens))
+        self._pending.clear()
+        self._tokens.clear()
+        return commit
+
+    def publish(self, record: UpdatePublished, author: bytes, now: float) -> tuple[Commit, bytes, int]:
+        """Append an update and commit: returns the commit, the update's token and its seq."""
+        seq = self.append(record, now)
+        entry = self._pending[-1]
+        note = self.log.checkpoint(self._key)
+        token = make_token(entry, self.log.inclusion(seq), note)
+        self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)
+        commit = Commit(tuple(self._pending), note, tuple(self._tokens))
+        self._pending.clear()
+        self._tokens.clear()
+        return commit, token, seq

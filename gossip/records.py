@@ -1,0 +1,151 @@
+"""Strict typed maps: how dataclasses become canonical payload bytes and back.
+
+A record class lists its keys once, as ``FIELDS``: payload key -> (attribute, :class:`Kind`). Unknown keys, missing keys
+and values outside their kind are refused, so that a new key forces a new version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from quidnunc.crypto.encoding import decode, encode
+from quidnunc.crypto.errors import Malformed
+
+PAYLOAD_BYTES_MAX = 65_535
+_UINT_MAX = 2**64 - 1
+
+
+class Kind(NamedTuple):
+    """How one value is checked when it comes in (``parse``) and written when it goes out (``write``)."""
+
+    parse: Callable[[str, Any], Any]
+    write: Callable[[Any], Any]
+
+
+Fields = Mapping[str, tuple[str, Kind]]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _fail(key: str, what: str) -> Malformed:
+    return Malformed(f"payload key {key!r}: {what}")
+
+
+def _uint(key: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _UINT_MAX:
+        raise _fail(key, "expected an unsigned integer")
+    return value
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise _fail(key, "expected a boolean")
+    return value
+
+
+def _fixed(length: int) -> Callable[[str, Any], bytes]:
+    def parse(key: str, value: Any) -> bytes:
+        if type(value) is not bytes or len(value) != length:
+            raise _fail(key, f"expected {length} bytes")
+        return value
+
+    return parse
+
+
+def _text(limit: int) -> Callable[[str, Any], str]:
+    def parse(key: str, value: Any) -> str:
+        if type(value) is not str or len(value) > limit:
+            raise _fail(key, f"expected a string of at most {limit} characters")
+        return value
+
+    return parse
+
+
+UINT = Kind(_uint, _same)
+BOOL = Kind(_boolean, _same)
+HASH = Kind(_fixed(32), _same)
+BYTES16 = Kind(_fixed(16), _same)
+BYTES64 = Kind(_fixed(64), _same)
+WORD = Kind(_text(64), _same)
+TEXT = Kind(_text(4096), _same)
+
+
+def optional(kind: Kind) -> Kind:
+    """The same kind, or nil for None."""
+
+    def parse(key: str, value: Any) -> Any:
+        return None if value is None else kind.parse(key, value)
+
+    def write(value: Any) -> Any:
+        return None if value is None else kind.write(value)
+
+    return Kind(parse, write)
+
+
+def listing(kind: Kind, limit: int = 4096) -> Kind:
+    """A list of at most ``limit`` values of one kind, as a tuple."""
+
+    def parse(key: str, value: Any) -> tuple[Any, ...]:
+        if type(value) is not list or len(value) > limit:
+            raise _fail(key, f"expected a list of at most {limit}")
+        return tuple(kind.parse(f"{key}[{index}]", item) for index, item in enumerate(value))
+
+    def write(value: Any) -> Any:
+        return [kind.write(item) for item in value]
+
+    return Kind(parse, write)
+
+
+def row(make: Callable[..., Any], *kinds: Kind) -> Kind:
+    """A fixed-length list written from and parsed into the named tuple ``make``."""
+
+    def parse(key: str, value: Any) -> Any:
+        if type(value) is not list or len(value) != len(kinds):
+            raise _fail(key, f"expected a list of {len(kinds)}")
+        items = zip(kinds, value, strict=True)
+        return make(*(kind.parse(f"{key}[{index}]", item) for index, (kind, item) in enumerate(items)))
+
+    def write(value: Any) -> Any:
+        return [kind.write(item) for kind, item in zip(kinds, value, strict=True)]
+
+    return Kind(parse, write)
+
+
+def record(make: Callable[..., Any], fields: Fields) -> Kind:
+    """A map with exactly the keys of ``fields``, written from and parsed into ``make``."""
+
+    def parse(key: str, value: Any) -> Any:
+        return parse_map(make, fields, value, key)
+
+    def write(value: Any) -> Any:
+        return write_map(fields, value)
+
+    return Kind(parse, write)
+
+
+def write_map(fields: Fields, value: Any) -> dict[str, Any]:
+    """The canonical map of a record object."""
+    return {key: kind.write(getattr(value, attribute)) for key, (attribute, kind) in fields.items()}
+
+
+def parse_map(make: Callable[..., Any], fields: Fields, value: Any, where: str = "payload") -> Any:
+    """A record object from an already decoded map; raises Malformed for any unknown, missing or wrong key."""
+    if type(value) is not dict:
+        raise _fail(where, "expected a map")
+    if value.keys() != fields.keys():
+        odd = sorted(value.keys() ^ fields.keys())
+        raise _fail(where, f"unknown or missing keys {odd[:4]}")
+    return make(**{attribute: kind.parse(key, value[key]) for key, (attribute, kind) in fields.items()})
+
+
+def write_payload(fields: Fields, value: Any) -> bytes:
+    """Canonical payload bytes of a record object."""
+    return encode(write_map(fields, value))
+
+
+def parse_payload(make: Callable[..., Any], fields: Fields, payload: bytes) -> Any:
+    """A record object from payload bytes; raises Malformed."""
+    return parse_map(make, fields, decode(payload, max_bytes=PAYLOAD_BYTES_MAX))

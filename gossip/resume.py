@@ -1,0 +1,124 @@
+"""Where a peer stands according to its own ledger: what start-up folds out of the entries. Crash-only: there is no
+other start-up path, a fresh peer merely folds an empty ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from quidnunc.crypto.entry import Entry, EntryType, commit_private, open_entry
+from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
+from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.provenance import (
+    CharterAdopt,
+    Decision,
+    Merge,
+    MessageRefused,
+    NodeStart,
+    PrivacyExhausted,
+    PrivacySpend,
+    UpdatePublished,
+    UpdateReceived,
+    parse_record,
+    parse_standings,
+)
+
+
+@dataclass(slots=True)
+class Tracked:
+    """The last update of a neighbor that our ledger holds as accepted."""
+
+    number: int
+    seq: int
+    state: bytes
+    leaf: bytes
+
+
+@dataclass(slots=True)
+class Resume:
+    """The fold of one ledger. ``base`` is what the next training starts from, unless a merge is due first.
+
+    ``unmerged`` says that the newest own update has not been followed by a merge. ``tokens`` are the newest own
+    (update number, token bytes); the host fills them in from its store.
+    """
+
+    charter: bytes | None = None
+    incarnation: int = 0
+    round: int = 0
+    number: int = 0
+    trained: int = 0
+    replica: bytes | None = None
+    replica_seq: int | None = None
+    base: bytes | None = None
+    unmerged: bool = False
+    releases: int = 0
+    cumulative_u: int = 0
+    exhausted: bool = False
+    tracked: dict[bytes, Tracked] = field(default_factory=dict)
+    standings: dict[bytes, Standing] = field(default_factory=dict)
+    quarantined: set[bytes] = field(default_factory=set)
+    refused: int = 0
+    merges: int = 0
+    tokens: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def fold(entries: Iterable[Entry]) -> Resume:
+    """The state a ledger leads to; raises LedgerCorrupt for an own entry that does not parse."""
+    state = Resume()
+    for entry in entries:
+        header = open_entry(entry)
+        if header.type == EntryType.GENESIS:
+            continue
+        try:
+            record = parse_record(header.type, entry.payload)
+            _apply(state, record, header.seq, entry)
+        except Malformed as error:
+            raise LedgerCorrupt(header.seq, error.message) from error
+    return state
+
+
+def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
+    match record:
+        case CharterAdopt():
+            state.charter = record.charter
+        case NodeStart():
+            state.incarnation = record.incarnation
+        case UpdatePublished():
+            _apply_published(state, record, seq)
+        case UpdateReceived(decision=Decision.ACCEPT):
+            leaf = Tracked(record.number, record.seq, record.replica, record.leaf)
+            state.tracked[record.sender] = leaf
+        case Merge():
+            _apply_merge(state, record, entry)
+        case PrivacySpend():
+            state.releases = record.release
+            state.cumulative_u = max(state.cumulative_u, record.cumulative_u)
+            state.round = max(state.round, record.round)
+        case PrivacyExhausted():
+            state.exhausted = True
+        case UpdateReceived():
+            state.refused += 1
+            if Reason.EQUIVOCATION in record.reasons:
+                state.quarantined.add(record.sender)
+        case MessageRefused():
+            state.refused += record.count
+
+
+def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
+    state.round = max(state.round, record.round)
+    state.number = record.number
+    state.replica = record.replica_after
+    state.replica_seq = seq
+    state.unmerged = True
+    state.trained += record.steps > 0
+
+
+def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
+    state.base = record.result
+    state.unmerged = False
+    state.merges += 1
+    if record.private is None or not entry.private:
+        return
+    if commit_private(entry.private_salt, entry.private) != record.private:
+        raise Malformed("private part does not match its commitment")
+    state.standings.update(parse_standings(entry.private))

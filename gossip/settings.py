@@ -1,0 +1,39 @@
+"""Limits and pace of one node: every bound has a name, a default and a test at the limit and one past it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds a node keeps to. Time is in seconds; ``intervals`` are a neighbor's own usual times between updates.
+
+    ``live_intervals``: a neighbor counts in full while it has advanced within this many intervals, else not at all.
+    ``live_floor_s``: no neighbor is left out before this much silence, however fast it used to be.
+    ``keep_deltas``: own deltas kept for repair; ``fetch_deltas``: longest gap repaired by deltas, else a snapshot.
+    ``future_updates``: how far ahead of the known number an update may claim to be.
+    ``buffered_updates``: updates held back per neighbor while a gap is repaired.
+    ``repair_retry_s``: pause before an unanswered repair request or poll is repeated.
+    ``wants_per_window``: repairs served to one neighbor in ``wants_window_s``.
+    ``refusals_per_round``: distinct (sender, reason) refusals recorded per own round; the rest is only counted.
+    ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
+    ``absent_rounds``: a peer that fell this many updates behind adopts its neighbors' median on return.
+    ``lead_ignore``: share of the slowest live neighbors that cannot hold this peer back under a lead bound.
+    """
+
+    live_intervals: float = 5.0
+    live_floor_s: float = 3.0
+    keep_deltas: int = 64
+    fetch_deltas: int = 3
+    future_updates: int = 1_000_000
+    buffered_updates: int = 8
+    repair_retry_s: float = 1.0
+    wants_per_window: int = 8
+    wants_window_s: float = 10.0
+    refusals_per_round: int = 64
+    fetch_attempts: int = 5
+    absent_rounds: int = 3
+    keep_rounds: int = 4
+    lead_ignore: float = 0.25
+    evaluate_every: int = 1

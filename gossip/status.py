@@ -1,0 +1,103 @@
+"""What an operator may know of a running node, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.neighbor import Neighbor, is_live
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.replicas import standing_class
+
+
+def state_of(node: Node, now: float) -> tuple[str, str]:
+    """One word and one sentence: starting, waiting, training, finished, paused or isolated."""
+    rounds = node.rounds
+    total = node.charter.rounds.count
+    if rounds.paused:
+        return "paused", "paused by the operator; still answering, merging and publishing"
+    if rounds.blocked:
+        word = "isolated" if rounds.blocked.startswith("isolated") else "waiting"
+        return word, rounds.blocked
+    if rounds.phase == "starting":
+        return "starting", "starting"
+    if rounds.finished:
+        if rounds.trained < total:
+            return "finished", f"privacy budget spent after {rounds.trained} of {total} rounds; merging goes on"
+        return "finished", f"all {total} rounds done; merging and publishing go on"
+    live = len(rounds.live(now))
+    return "training", f"round {rounds.trained + 1} of {total}; {live} of {len(node.neighbors)} neighbors live"
+
+
+def status(node: Node, now: float) -> dict[str, Any]:
+    """Everything ``quidnunc status`` shows of the core, JSON-ready; never a holdout loss or a standing."""
+    rounds, budget, charter = node.rounds, node.budget, node.charter
+    word, sentence = state_of(node, now)
+    me = charter.members[charter.index(node.own.log_id)]
+    return {
+        "name": me.name,
+        "log_id": node.own.log_id.hex(),
+        "federation": charter.federation_id.hex(),
+        "epoch": charter.epoch,
+        "state": word,
+        "sentence": sentence,
+        "phase": str(rounds.phase),
+        "round": rounds.round,
+        "trained": rounds.trained,
+        "rounds": charter.rounds.count,
+        "finished": rounds.finished,
+        "updates_published": node.publisher.number,
+        "updates_accepted": sum(n.accepted for n in node.neighbors.values()),
+        "updates_refused": sum(n.refused for n in node.neighbors.values()),
+        "refused_total": node.refused_total,
+        "merges": rounds.merges,
+        "steps_back": rounds.steps_back,
+        "repairs_asked": node.replicas.repairs,
+        "repairs_served": node.publisher.served,
+        "drag": round(rounds.drag, 3),
+        "period_s": round(rounds.period, 4),
+        "last_failure": rounds.last_failure,
+        "failures": rounds.failures,
+        "model": rounds.base.hex(),
+        "accuracy": None if node.evaluated is None else node.evaluated.accuracy,
+        "accuracy_round": None if node.evaluated is None else node.evaluated.round,
+        "ledger_entries": node.recorder.size,
+        "privacy": {
+            "mechanism": charter.privacy.mechanism,
+            "epsilon": budget.epsilon if budget.private else None,
+            "epsilon_cap": budget.cap_u / 1e6 if budget.private else None,
+            "delta": 10.0**-charter.privacy.delta_exp if budget.private else None,
+            "releases": budget.releases,
+            "exhausted": budget.exhausted,
+        },
+        "neighbors": {
+            "total": len(node.neighbors),
+            "connected": sum(n.connected for n in node.neighbors.values()),
+            "live": len(rounds.live(now)),
+        },
+    }
+
+
+def peers(node: Node, now: float) -> list[dict[str, Any]]:
+    """One row per neighbor, JSON-ready."""
+    return [_peer(node, neighbor, now) for neighbor in node.neighbors.values()]
+
+
+def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
+    last = neighbor.last_advance
+    return {
+        "name": neighbor.member.name,
+        "log_id": neighbor.log_id.hex(),
+        "transport": neighbor.member.transport.hex(),
+        "connected": neighbor.connected,
+        "live": is_live(neighbor, now, node.rounds.period, node.settings),
+        "number": neighbor.number,
+        "claimed": neighbor.claimed,
+        "age_s": None if last is None else round(now - last, 3),
+        "weight": neighbor.weight / PPB,
+        "last_weight": neighbor.last_weight / PPB,
+        "standing": str(standing_class(neighbor)),
+        "accepted": neighbor.accepted,
+        "refused": neighbor.refused,
+        "last_reason": neighbor.last_reason,
+    }

@@ -1,0 +1,274 @@
+"""The terms of a charter: what is learned, how, how privately and in which rhythm.
+
+Reals stand as micro-units (``_u``: millionths), because what is signed holds no floats.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from quidnunc.crypto.encoding import Encodable
+from quidnunc.crypto.errors import CharterError
+from quidnunc.gossip.accountant import epsilon_of
+from quidnunc.gossip.fields import Fields, checked_text
+
+MICRO = 1_000_000
+"""One, in micro-units."""
+
+HASH_BYTES = 32
+MAX_OPTIONS = 32
+OPTION_BYTES = 256
+REFERENCE_BYTES = 128
+MAX_DIM = 2**28
+MAX_ROUNDS = 1_000_000
+MAX_SEED = 2**63 - 1
+
+RULES = ("mean", "median", "repute")
+STARTS = ("all", "majority")
+NO_PRIVACY = "none"
+DP_FULL_BATCH = "dp-sgd-full-batch"
+
+_REFERENCE = re.compile(r"[a-z][a-z0-9-]*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+
+
+def within(what: str, value: int, low: int, high: int) -> None:
+    """Raise CharterError unless ``low <= value <= high``."""
+    if not low <= value <= high:
+        raise CharterError(f"{what} is {value}, must be {low} to {high}")
+
+
+def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise CharterError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise CharterError(f"{what} is {ascii(value[:40])}, must be one of: {', '.join(choices)}")
+
+
+def plain_text(what: str, value: str, limit: int) -> None:
+    """Raise CharterError unless ``value`` is one line of at most ``limit`` bytes that shows all that it holds."""
+    within(f"the length of {what} in bytes", len(value.encode("utf-8", "replace")), 0, limit)
+    if not value.isprintable() or not unicodedata.is_normalized("NFC", value):
+        raise CharterError(
+            f"{what} holds control, invisible or decomposed characters", hint="write it on one line, in Unicode NFC"
+        )
+
+
+def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
+    within(f"the number of {what}", len(options), 0, MAX_OPTIONS)
+    for key, value in options.items():
+        if not _OPTION.fullmatch(key):
+            raise CharterError(f"{what} has the key {ascii(key[:40])}, must be lower case letters, digits and _")
+        if isinstance(value, str):
+            plain_text(f"{what}.{key}", value, OPTION_BYTES)
+        else:
+            within(f"{what}.{key}", value, -(2**53), 2**53)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
+
+    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of the
+    params that everybody starts from, drawn from ``seed``.
+    """
+
+    reference: str
+    schema: bytes
+    genesis: bytes
+    dim: int
+    seed: int = 0
+    options: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+    KEYS: ClassVar = ("reference", "options", "schema", "genesis", "dim", "seed")
+
+    def __post_init__(self) -> None:
+        if len(self.reference) > REFERENCE_BYTES or not _REFERENCE.fullmatch(self.reference):
+            raise CharterError(
+                f"task {ascii(self.reference[:REFERENCE_BYTES])} is not a task reference",
+                hint="name a built-in task such as digits, or package.module:function",
+            )
+        _check_options("task.options", self.options)
+        for what, value in (("schema", self.schema), ("genesis", self.genesis)):
+            within(f"the length of task.{what}", len(value), HASH_BYTES, HASH_BYTES)
+        within("task.dim", self.dim, 1, MAX_DIM)
+        within("task.seed", self.seed, 0, MAX_SEED)
+
+    def to_value(self) -> dict[str, Encodable]:
+        """The canonical map."""
+        return {
+            "reference": self.reference,
+            "options": dict(self.options),
+            "schema": self.schema,
+            "genesis": self.genesis,
+            "dim": self.dim,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def read(cls, fields: Fields) -> TaskSpec:
+        """Read :meth:`to_value` strictly."""
+        options: dict[str, str | int | bool] = {}
+        for key, value in fields.open_map("options", MAX_OPTIONS).items():
+            if isinstance(value, int):
+                options[key] = value
+            else:
+                options[key] = checked_text(value, f"task.options.{key}", OPTION_BYTES)
+        return cls(
+            reference=fields.text("reference", REFERENCE_BYTES),
+            schema=fields.data("schema", HASH_BYTES),
+            genesis=fields.data("genesis", HASH_BYTES),
+            dim=fields.integer("dim"),
+            seed=fields.integer("seed"),
+            options=options,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """Local training between two merges; a private round is one full-batch step and reads the learning rate only."""
+
+    learning_rate_u: int
+    momentum_u: int
+    local_steps: int
+    batch_size: int
+
+    KEYS: ClassVar = ("learning_rate_u", "momentum_u", "local_steps", "batch_size")
+
+    def __post_init__(self) -> None:
+        within("training.learning_rate_u", self.learning_rate_u, 1, 1000 * MICRO)
+        within("training.momentum_u", self.momentum_u, 0, MICRO - 1)
+        within("training.local_steps", self.local_steps, 1, 100_000)
+        within("training.batch_size", self.batch_size, 1, 1_000_000)
+
+    def to_value(self) -> dict[str, Encodable]:
+        """The canonical map."""
+        return {key: getattr(self, key) for key in self.KEYS}
+
+    @classmethod
+    def read(cls, fields: Fields) -> TrainingSpec:
+        """Read :meth:`to_value` strictly."""
+        return cls(**{key: fields.integer(key) for key in cls.KEYS})
+
+
+@dataclass(frozen=True, slots=True)
+class MergeSpec:
+    """How neighbors' models are merged: the rule, its options in micro-units, and the cap on drag compensation."""
+
+    rule: str
+    drag_cap_u: int
+    options: Mapping[str, int] = field(default_factory=dict)
+
+    KEYS: ClassVar = ("rule", "options", "drag_cap_u")
+
+    def __post_init__(self) -> None:
+        one_of("merge.rule", self.rule, RULES)
+        _check_options("merge.options", self.options)
+        within("merge.drag_cap_u", self.drag_cap_u, MICRO, 10 * MICRO)
+
+    def to_value(self) -> dict[str, Encodable]:
+        """The canonical map."""
+        return {"rule": self.rule, "options": dict(self.options), "drag_cap_u": self.drag_cap_u}
+
+    @classmethod
+    def read(cls, fields: Fields) -> MergeSpec:
+        """Read :meth:`to_value` strictly."""
+        names = fields.open_map("options", MAX_OPTIONS)
+        options = fields.inner("options", names)
+        return cls(
+            rule=fields.text("rule", 32),
+            drag_cap_u=fields.integer("drag_cap_u"),
+            options={key: options.integer(key) for key in names},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySpec:
+    """What every member promises about its records.
+
+    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u`` and
+    clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one record; that the
+    noise suffices is checked. With ``none`` every number is 0.
+    """
+
+    mechanism: str
+    epsilon_u: int = 0
+    delta_exp: int = 0
+    clip_u: int = 0
+    noise_u: int = 0
+    releases: int = 0
+
+    KEYS: ClassVar = ("mechanism", "epsilon_u", "delta_exp", "clip_u", "noise_u", "releases")
+
+    def __post_init__(self) -> None:
+        one_of("privacy.mechanism", self.mechanism, (NO_PRIVACY, DP_FULL_BATCH))
+        if not self.private:
+            for key in self.KEYS[1:]:
+                within(f"privacy.{key} without privacy", getattr(self, key), 0, 0)
+            return
+        within("privacy.epsilon_u", self.epsilon_u, 1, 1000 * MICRO)
+        within("privacy.delta_exp", self.delta_exp, 1, 15)
+        within("privacy.clip_u", self.clip_u, 1, 1_000_000 * MICRO)
+        within("privacy.noise_u", self.noise_u, 1, 1_000_000 * MICRO)
+        within("privacy.releases", self.releases, 1, MAX_ROUNDS)
+        spent = epsilon_of(self.noise_u / MICRO, self.releases, self.delta)
+        if spent > self.epsilon_u / MICRO:
+            raise CharterError(
+                f"privacy: {self.releases} releases at noise multiplier {self.noise_u / MICRO:g} cost epsilon "
+                f"{spent:.4g} at delta {self.delta:g}, the charter promises {self.epsilon_u / MICRO:g}",
+                hint="draft it again with federation create: it computes the noise",
+            )
+
+    @property
+    def private(self) -> bool:
+        """Whether there is differential privacy at all."""
+        return self.mechanism != NO_PRIVACY
+
+    @property
+    def delta(self) -> float:
+        """10**-delta_exp; meaningful with privacy only."""
+        return 10.0**-self.delta_exp
+
+    def to_value(self) -> dict[str, Encodable]:
+        """The canonical map."""
+        return {key: getattr(self, key) for key in self.KEYS}
+
+    @classmethod
+    def read(cls, fields: Fields) -> PrivacySpec:
+        """Read :meth:`to_value` strictly."""
+        numbers = {key: fields.integer(key) for key in cls.KEYS[1:]}
+        return cls(fields.text("mechanism", 32), **numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSpec:
+    """The rhythm: how many training rounds, how far apart (ms, 0: as fast as training allows), and when to begin.
+
+    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says whether
+    a peer waits for all of its neighbors or for most of them before round 1.
+    """
+
+    count: int
+    interval_ms: int
+    lead: int
+    start: str
+
+    KEYS: ClassVar = ("count", "interval_ms", "lead", "start")
+
+    def __post_init__(self) -> None:
+        within("rounds.count", self.count, 1, MAX_ROUNDS)
+        within("rounds.interval_ms", self.interval_ms, 0, 7 * 86_400_000)
+        within("rounds.lead", self.lead, 0, 1000)
+        one_of("rounds.start", self.start, STARTS)
+
+    def to_value(self) -> dict[str, Encodable]:
+        """The canonical map."""
+        return {key: getattr(self, key) for key in self.KEYS}
+
+    @classmethod
+    def read(cls, fields: Fields) -> RoundSpec:
+        """Read :meth:`to_value` strictly."""
+        return cls(fields.integer("count"), fields.integer("interval_ms"), fields.integer("lead"), fields.text("start", 16))

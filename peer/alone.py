@@ -1,0 +1,73 @@
+"""What a peer would reach without anybody: the same local training and privacy, no exchange.
+
+``python -m quidnunc.peer.alone HOME...`` prints one JSON object, home -> test accuracy. It is the baseline that the
+demo prints beside gossip; nothing of it is published and no ledger records it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from quidnunc.crypto.errors import QuidnuncError
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.blobs import MemoryBlobs
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.compute import Compute
+from quidnunc.gossip.founding import open_charter
+from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, Trained, TrainJob
+from quidnunc.gossip.task import Site
+from quidnunc.peer.config import Config, load
+from quidnunc.peer.home import Home
+from quidnunc.peer.trainer import load_task
+
+
+class AloneFailed(QuidnuncError):
+    """The baseline could not be computed."""
+
+
+def train_alone(charter: Charter, config: Config) -> float:
+    """Test accuracy after the charter's rounds of local training, each step quantized as it would be for sending."""
+    data = config.data
+    options = {**data.options, **charter.task.options}
+    site = Site(data.index, data.peers, data.alpha, data.seed, data.path, options)
+    blobs = MemoryBlobs()
+    noise = NoiseStream(os.urandom(32), b"alone")
+    compute = Compute(load_task(charter.task.reference), site, charter.plan(), blobs, noise)
+    described = compute.handle(DescribeJob())
+    if not isinstance(described, Described):
+        raise AloneFailed(f"the task cannot be built: {described}")
+    state = described.genesis
+    privacy = charter.privacy_step()
+    for number in range(1, charter.rounds.count + 1):
+        trained = compute.handle(TrainJob(number, number, state, state, True, 1.0, privacy))
+        if not isinstance(trained, Trained):
+            raise AloneFailed(f"round {number} failed: {trained}")
+        blobs.discard(state)
+        blobs.discard(trained.delta)
+        state = trained.result
+    measured = compute.handle(EvaluateJob(charter.rounds.count, state))
+    if not isinstance(measured, Evaluated):
+        raise AloneFailed(f"evaluation failed: {measured}")
+    return measured.accuracy
+
+
+def main(homes: Sequence[str]) -> int:
+    """Print the accuracies of ``homes`` as JSON."""
+    import torch
+
+    torch.set_num_threads(1)
+    found = {}
+    for name in homes:
+        home = Home.at(Path(name))
+        charter = open_charter(home.charter.read_bytes()).charter
+        found[name] = train_alone(charter, load(home.config))
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""Ask a running daemon over its unix socket; standard library only, so that ``status`` starts fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from quidnunc.crypto.errors import QuidnuncError
+
+RESPONSE_BYTES_MAX = 16 * 1024 * 1024
+DEFAULT_TIMEOUT_S = 10.0
+
+
+class NotReachable(QuidnuncError):
+    """No daemon answers at this home."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, target: str, *, method: str = "GET", timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
+    """The JSON answer of the daemon behind the socket ``path``; raises NotReachable."""
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        body = response.read(RESPONSE_BYTES_MAX)
+        if response.status != http.client.OK:
+            raise NotReachable(f"daemon at {path}: {method} {target} answered {response.status}")
+        return json.loads(body)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotReachable(
+            f"no daemon answers at {path}: {error or type(error).__name__}",
+            hint="start it: quidnunc --home DIR run",
+        ) from error
+    finally:
+        connection.close()

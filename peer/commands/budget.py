@@ -1,0 +1,162 @@
+"""``quidnunc budget``: what has been promised about this peer's records, what has been spent, and what is not covered."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.gossip.accountant import combined_noise, epsilon_of_total
+from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
+from quidnunc.gossip.terms import MICRO
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.entry_view import record_of
+from quidnunc.peer.commands.files import read_charter
+from quidnunc.peer.commands.ledger import opened
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+
+ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
+
+NOT_COVERED = (
+    "holdout records, which judge neighbors' models, unless they are public",
+    "when and whether this peer takes part, and how many records it has (taken as public)",
+    "records that stand in several members' data: k members cost k times epsilon",
+    "hyper-parameters that were tuned on the same records, and metrics that were published of them",
+)
+
+
+@dataclass
+class Account:
+    """The spends of one data set, as committed to the ledger before each release."""
+
+    dataset: bytes
+    spends: list[PrivacySpend] = field(default_factory=list)
+    exhausted: bool = False
+
+    @property
+    def claimed_u(self) -> int:
+        """Cumulative epsilon as the newest spend says."""
+        return self.spends[-1].cumulative_u if self.spends else 0
+
+    def recomputed(self) -> float:
+        """Cumulative epsilon of all releases, computed here from their noise alone."""
+        if not self.spends:
+            return 0.0
+        noise = combined_noise(spend.noise_u / MICRO for spend in self.spends)
+        return epsilon_of_total(noise, 10.0 ** -self.spends[-1].delta_exp)
+
+    @property
+    def void(self) -> bool:
+        """Whether any noise came from a test seed: then there is no privacy, whatever the numbers say."""
+        return any(spend.noise_source != NoiseSource.CHACHA20_OS_KEY for spend in self.spends)
+
+
+def register(parser: CommandParser) -> None:
+    """The second word."""
+    add = parser.verbs("action")
+    add("show", help="epsilon spent and left, as a full statement").set_defaults(command=show)
+
+
+def show(args: argparse.Namespace, context: Context) -> Outcome:
+    """Every data set's account, recomputed from the ledger."""
+    accounts = _accounts(context)
+    promise = _promise(context)
+    data = {
+        "promise": promise,
+        "datasets": [_account_data(account, promise) for account in accounts],
+        "not_covered": list(NOT_COVERED),
+        "accountant": ACCOUNTANT,
+    }
+    if not accounts:
+        text = "nothing has been released yet: epsilon 0 spent"
+        if promise is not None and promise["mechanism"] == "none":
+            text = "the charter asks for no privacy: what is sent may reveal training records (epsilon is infinite)"
+        elif promise is not None:
+            text += f" of {promise['epsilon']:g} at delta {promise['delta']:g}"
+        return Outcome(data, [text])
+    lines: list[Line] = []
+    for account in accounts:
+        lines += _account_lines(account)
+    lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
+    wrong = [account for account in accounts if account.recomputed() > account.claimed_u / MICRO + 1e-3]
+    if wrong:
+        message = (
+            f"the ledger claims epsilon {wrong[0].claimed_u / MICRO:.4f}, its releases cost {wrong[0].recomputed():.4f}"
+        )
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, message, "check it with: quidnunc ledger verify")
+    return Outcome(data, lines)
+
+
+def _accounts(context: Context) -> list[Account]:
+    accounts: dict[bytes, Account] = {}
+    with opened(context) as store:
+        for entry in store.entries():
+            kind = parse_header(entry.header).type
+            if kind not in (EntryType.DP_SPEND, EntryType.DP_EXHAUSTED):
+                continue
+            record = record_of(kind, entry.payload)
+            if isinstance(record, PrivacySpend):
+                accounts.setdefault(record.dataset, Account(record.dataset)).spends.append(record)
+            elif isinstance(record, PrivacyExhausted):
+                accounts.setdefault(record.dataset, Account(record.dataset)).exhausted = True
+    return list(accounts.values())
+
+
+def _promise(context: Context) -> dict[str, Any] | None:
+    if not context.home.charter.exists():
+        return None
+    privacy = read_charter(context.home.charter)[1].charter.privacy
+    if not privacy.private:
+        return {"mechanism": privacy.mechanism, "epsilon": None, "delta": None, "releases": None}
+    return {
+        "mechanism": privacy.mechanism,
+        "epsilon": privacy.epsilon_u / MICRO,
+        "delta": privacy.delta,
+        "releases": privacy.releases,
+    }
+
+
+def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str, Any]:
+    last = account.spends[-1] if account.spends else None
+    planned = None if promise is None else promise["releases"]
+    return {
+        "dataset": account.dataset.hex(),
+        "releases": len(account.spends),
+        "releases_left": None if planned is None else max(0, planned - len(account.spends)),
+        "round": None if last is None else last.round,
+        "epsilon": account.claimed_u / MICRO,
+        "epsilon_recomputed": account.recomputed(),
+        "epsilon_cap": None if last is None else last.cap_u / MICRO,
+        "delta": None if last is None else 10.0**-last.delta_exp,
+        "clip": None if last is None else last.clip_u / MICRO,
+        "noise_multiplier": None if last is None else last.noise_u / MICRO,
+        "unit": "one record, add or remove",
+        "adversary": "everybody but this peer",
+        "noise_source": "test seed" if account.void else "ChaCha20 under a key of the operating system",
+        "void": account.void,
+        "exhausted": account.exhausted,
+    }
+
+
+def _account_lines(account: Account) -> list[Line]:
+    if not account.spends:
+        return [Styled(f"data set {account.dataset.hex()[:16]}: budget exhausted before any release", "warn")]
+    last = account.spends[-1]
+    lines: list[Line] = [
+        Styled(
+            f"epsilon {account.claimed_u / MICRO:.4f} of {last.cap_u / MICRO:g} spent at delta 1e-{last.delta_exp}",
+            "strong",
+        ),
+        f"  for one record of this peer's training data, add or remove (data set {account.dataset.hex()[:16]})",
+        "  against everybody outside: all other members together, whoever reads the wire, whoever reads the ledger",
+        f"  through round {last.round}, {len(account.spends)} releases; clip {last.clip_u / MICRO:g}, noise multiplier "
+        f"{last.noise_u / MICRO:g}",
+        f"  accountant: {ACCOUNTANT}; recomputed here: {account.recomputed():.4f}",
+        "  noise: ChaCha20 under a key of the operating system; everything after the noise is post-processing",
+    ]
+    if account.void:
+        lines[-1] = Styled("  noise: from a TEST SEED. These numbers are VOID: there is no privacy", "bad")
+    if account.exhausted:
+        lines.append(Styled("  exhausted: this peer goes on merging but publishes no more training", "warn"))
+    return lines

@@ -1,0 +1,161 @@
+"""A charter as people read it and as ``--json`` gives it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.founding import Opened
+from quidnunc.gossip.terms import MICRO
+from quidnunc.peer.naming import fingerprint, peer_id
+from quidnunc.peer.output import Line, Styled
+
+_CODECS = ("float32", "int8")
+_STARTS = {"all": "all neighbors", "majority": "most neighbors"}
+
+
+def charter_data(opened: Opened) -> dict[str, Any]:
+    """Everything in a charter, with hashes in hex and reals as numbers."""
+    charter = opened.charter
+    task, training, merge = charter.task, charter.training, charter.merge
+    return {
+        "federation_id": charter.federation_id.hex(),
+        "epoch": charter.epoch,
+        "purpose": charter.purpose,
+        "created": when(charter.t_ms),
+        "complete": not opened.missing,
+        "missing": [member.name for member in opened.missing],
+        "members": [
+            {
+                "name": member.name,
+                "log_id": member.log_id.hex(),
+                "peer_id": peer_id(member.transport),
+                "fingerprint": fingerprint(member.log_id),
+                "signed": member.log_id in opened.signed,
+                "addresses": list(member.addresses),
+                "size_bucket": member.size_bucket,
+                "neighbors": [neighbor.name for neighbor in charter.neighbors(member.log_id)],
+            }
+            for member in charter.members
+        ],
+        "task": {
+            "reference": task.reference,
+            "options": dict(task.options),
+            "schema": task.schema.hex(),
+            "genesis": task.genesis.hex(),
+            "dim": task.dim,
+            "seed": task.seed,
+        },
+        "training": {
+            "learning_rate": training.learning_rate_u / MICRO,
+            "momentum": training.momentum_u / MICRO,
+            "local_steps": training.local_steps,
+            "batch_size": training.batch_size,
+        },
+        "merge": {
+            "rule": merge.rule,
+            "options": {key: value / MICRO for key, value in merge.options.items()},
+            "drag_cap": merge.drag_cap_u / MICRO,
+        },
+        "privacy": _privacy_data(charter),
+        "rounds": charter.rounds.to_value(),
+        "edges": [list(edge) for edge in charter.edges],
+        "codec": _CODECS[charter.codec],
+        "quorum": charter.quorum,
+        "payload_bytes": charter.payload_bytes,
+    }
+
+
+def charter_lines(opened: Opened) -> list[Line]:
+    """The charter on about a screen."""
+    charter = opened.charter
+    return [
+        Styled(f"federation {charter.federation_id.hex()}", "strong"),
+        *([f"purpose    {charter.purpose}"] if charter.purpose else []),
+        *terms_lines(charter),
+        f"members    {len(charter.members)}, {len(charter.edges)} links, "
+        f"{charter.quorum} must sign any later charter; drafted {when(charter.t_ms)}",
+        *member_lines(opened),
+        signature_line(opened),
+    ]
+
+
+def terms_lines(charter: Charter) -> list[Line]:
+    """What signing binds a member to."""
+    task, training, rounds = charter.task, charter.training, charter.rounds
+    options = "".join(f", {key}={value}" for key, value in task.options.items())
+    lead = f", at most {rounds.lead} ahead of the slowest" if rounds.lead else ""
+    pace = f"{rounds.interval_ms / 1000:g} s apart" if rounds.interval_ms else "as fast as training goes"
+    if charter.privacy.private:
+        steps = f"one full-batch step per round, learning rate {training.learning_rate_u / MICRO:g}"
+    else:
+        steps = (
+            f"{training.local_steps} steps of {training.batch_size} examples per round, "
+            f"learning rate {training.learning_rate_u / MICRO:g}, momentum {training.momentum_u / MICRO:g}"
+        )
+    return [
+        f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
+        f"training   {steps}",
+        f"merge      {charter.merge.rule}, {_CODECS[charter.codec]} deltas",
+        f"privacy    {privacy_sentence(charter)}",
+        f"rounds     {rounds.count}, {pace}{lead}, once {_STARTS[rounds.start]} are connected",
+    ]
+
+
+def privacy_sentence(charter: Charter) -> str:
+    """The promise in one sentence, naming unit, adjacency, adversary, accountant and noise."""
+    privacy = charter.privacy
+    if not privacy.private:
+        return "none: what is sent may reveal training records"
+    return (
+        f"epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for one record of one member (add or "
+        f"remove), against everybody else, after {privacy.releases} releases; clip {privacy.clip_u / MICRO:g}, "
+        f"noise multiplier {privacy.noise_u / MICRO:g}"
+    )
+
+
+def member_lines(opened: Opened) -> list[Line]:
+    """One line per member: has it signed, who, which log, how many neighbors."""
+    charter = opened.charter
+    width = max(len(member.name) for member in charter.members)
+    lines: list[Line] = []
+    for member in charter.members:
+        signed = member.log_id in opened.signed
+        text = (
+            f"  {'signed  ' if signed else 'unsigned'}  {member.name:{width}}  {fingerprint(member.log_id)}  "
+            f"{len(charter.neighbors(member.log_id))} neighbors"
+        )
+        lines.append(text if signed else Styled(text, "warn"))
+    return lines
+
+
+def signature_line(opened: Opened) -> Line:
+    """How far the signing has come."""
+    total = len(opened.charter.members)
+    if not opened.missing:
+        return Styled(f"signed by all {total} members", "good")
+    names = ", ".join(member.name for member in opened.missing)
+    return Styled(f"signed by {len(opened.signed)} of {total} members, missing: {names}", "warn")
+
+
+def when(t_ms: int) -> str:
+    """A time as ISO 8601 in UTC; a time that no calendar has is given in milliseconds."""
+    try:
+        return datetime.fromtimestamp(t_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return f"{t_ms} ms"
+
+
+def _privacy_data(charter: Charter) -> dict[str, Any]:
+    privacy = charter.privacy
+    if not privacy.private:
+        return {"mechanism": privacy.mechanism}
+    return {
+        "mechanism": privacy.mechanism,
+        "epsilon": privacy.epsilon_u / MICRO,
+        "delta": privacy.delta,
+        "clip": privacy.clip_u / MICRO,
+        "noise_multiplier": privacy.noise_u / MICRO,
+        "releases": privacy.releases,
+    }

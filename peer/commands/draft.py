@@ -1,0 +1,238 @@
+"""``quidnunc federation create``: member cards and a few numbers become a charter for everybody to sign."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import secrets
+import tempfile
+import time
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.accountant import epsilon_of, noise_for
+from quidnunc.gossip.charter import NONCE_BYTES, Charter, default_quorum
+from quidnunc.gossip.founding import NOTE_BYTES, Opened, draft_note
+from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
+from quidnunc.gossip.member import Member
+from quidnunc.gossip.terms import (
+    DP_FULL_BATCH,
+    MICRO,
+    NO_PRIVACY,
+    RULES,
+    STARTS,
+    MergeSpec,
+    PrivacySpec,
+    RoundSpec,
+    TaskSpec,
+    TrainingSpec,
+)
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.charter_view import charter_data, charter_lines
+from quidnunc.peer.commands.files import read_card, write_public
+from quidnunc.peer.output import Outcome, Styled, UsageError
+
+if TYPE_CHECKING:
+    from quidnunc.gossip.builtin import Defaults
+
+__all__ = ["NOTE_BYTES", "create", "register"]
+
+_CODECS = {"float32": 0, "int8": 1}
+_DRAG_CAPS_U = {"mean": 3 * MICRO, "median": 3 * MICRO // 2, "repute": 3 * MICRO // 2}
+_PRIVATE_LEAD = 2
+_PAYLOAD_BYTES = 16 * 1024 * 1024
+_PAYLOAD_SLACK = 64 * 1024
+_TIMEOUT_S = 300.0
+
+
+def register(parser: CommandParser) -> None:
+    """The arguments of ``federation create``."""
+    add = parser.add_argument
+    add("cards", nargs="+", type=Path, metavar="CARD", help="the member cards that init wrote")
+    add("--task", default="digits", help="a built-in task, or package.module:function (default: digits)")
+    add("--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)")
+    add("--purpose", default="", metavar="TEXT", help="what for, in one line")
+    add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
+    add("--interval", type=float, default=1.0, metavar="S", help="seconds between rounds; 0: as fast as it goes")
+    add("--epsilon", type=_epsilon, default=8.0, metavar="E", help="privacy of one record, or inf (default: 8)")
+    add("--delta-exp", type=int, default=5, metavar="K", help="delta is 10^-K (default: 5)")
+    add("--clip", type=float, metavar="C", help="bound on one example's gradient")
+    add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
+    add("--seed", type=int, default=0, help="draws the genesis params and the graph (default: 0)")
+    add("--lr", type=float, help="learning rate")
+    add("--momentum", type=float)
+    add("--local-steps", type=int, metavar="N", help="steps per round without privacy")
+    add("--batch", type=int, metavar="N", help="examples per step without privacy")
+    add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
+    add("--codec", choices=sorted(_CODECS), default="int8", help="how deltas are sent (default: int8)")
+    add("--quorum", type=int, metavar="N", help="signatures that a later charter needs (default: over two thirds)")
+    add("--site-peers", type=int, default=1, metavar="N", help="shares a built-in data set is cut into, to describe it")
+    add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
+    parser.set_defaults(command=create)
+
+
+def create(args: argparse.Namespace, context: Context) -> Outcome:
+    """Draft a charter: build the task once to name its model, draw the graph, compute the noise."""
+    # networkx and, through the built-in tasks, numpy: only this command needs them.
+    from quidnunc.gossip.topology import founding_edges
+
+    members = tuple(sorted((read_card(path) for path in args.cards), key=lambda member: member.log_id))
+    if len(members) < 2:
+        raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
+    if not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed is {args.seed}, must be 0 to 2^63-1")
+    options = dict(_option(text) for text in args.option)
+    defaults = _defaults(args.task)
+    training = _training(args, defaults)
+    privacy = _privacy(args, defaults)
+    context.out.talk(f"building task {args.task} to name its model")
+    described = _describe(args, options, training, context.timeout_s or _TIMEOUT_S)
+    charter = Charter(
+        purpose=unicodedata.normalize("NFC", args.purpose),
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        t_ms=time.time_ns() // 1_000_000,
+        members=members,
+        task=TaskSpec(args.task, described.schema, described.genesis, described.dim, args.seed, options),
+        training=training,
+        merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
+        privacy=privacy,
+        rounds=RoundSpec(args.rounds, _millis(args.interval), _PRIVATE_LEAD if privacy.private else 0, args.start),
+        edges=founding_edges(len(members), args.seed),
+        codec=_CODECS[args.codec],
+        quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
+        payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
+    )
+    _warn_of_delta(members, privacy, context)
+    write_public(args.out, draft_note(charter))
+    opened = Opened(charter, frozenset(), members)
+    lines = [
+        *charter_lines(opened),
+        Styled(f"wrote {args.out}", "strong"),
+        f"next: pass it round; every member runs  quidnunc --home DIR federation sign {args.out}",
+    ]
+    return Outcome({"file": str(args.out), **charter_data(opened)}, lines)
+
+
+def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
+    base = defaults.plain if math.isinf(args.epsilon) else defaults.private
+    return TrainingSpec(
+        learning_rate_u=_micro("--lr", base.learning_rate if args.lr is None else args.lr),
+        momentum_u=_micro("--momentum", base.momentum if args.momentum is None else args.momentum),
+        local_steps=base.local_steps if args.local_steps is None else args.local_steps,
+        batch_size=base.batch_size if args.batch is None else args.batch,
+    )
+
+
+def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
+    if math.isinf(args.epsilon):
+        return PrivacySpec(NO_PRIVACY)
+    if args.rounds < 1 or not 1 <= args.delta_exp <= 15:
+        raise UsageError(f"--rounds {args.rounds} and --delta-exp {args.delta_exp}, must be from 1, and 1 to 15")
+    epsilon_u = _micro("--epsilon", args.epsilon)
+    delta = 10.0**-args.delta_exp
+    noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
+    # The last bit of a division may be lost: what is written down must suffice as it stands.
+    while epsilon_of(noise_u / MICRO, args.rounds, delta) > epsilon_u / MICRO:
+        noise_u += 1
+    return PrivacySpec(
+        mechanism=DP_FULL_BATCH,
+        epsilon_u=epsilon_u,
+        delta_exp=args.delta_exp,
+        clip_u=_micro("--clip", defaults.clip if args.clip is None else args.clip),
+        noise_u=noise_u,
+        releases=args.rounds,
+    )
+
+
+def _describe(
+    args: argparse.Namespace, options: dict[str, str | int | bool], training: TrainingSpec, timeout_s: float
+) -> Described:
+    """What the task's model is, found out in a compute process: this process never loads torch or user code."""
+    import trio
+
+    from quidnunc.peer.compute import ComputeProcess
+    from quidnunc.peer.pipe import Setup
+
+    async def describe(blobs: str) -> object:
+        setup = Setup(
+            task=args.task,
+            blobs=blobs,
+            peers=args.site_peers,
+            options=options,
+            genesis_seed=args.seed,
+            codec=_CODECS[args.codec],
+            learning_rate=training.learning_rate_u / MICRO,
+            momentum=training.momentum_u / MICRO,
+            local_steps=training.local_steps,
+            batch_size=training.batch_size,
+            merge_rule=args.rule,
+        )
+        async with ComputeProcess(setup, stall_s=timeout_s, start_s=timeout_s) as compute:
+            return await compute.run(DescribeJob())
+
+    with tempfile.TemporaryDirectory(prefix="quidnunc-") as blobs:
+        result = trio.run(describe, blobs)
+    if isinstance(result, JobFailed):
+        raise ConfigError(f"task {args.task!r}: {result.why}", hint="it is built here once, to name its model")
+    assert isinstance(result, Described)
+    return result
+
+
+def _defaults(task: str) -> Defaults:
+    from quidnunc.gossip.builtin import DEFAULTS, Defaults
+    from quidnunc.gossip.task import Training
+
+    own = Defaults(
+        plain=Training(learning_rate=0.1, momentum=0.9, local_steps=4, batch_size=32),
+        private=Training(learning_rate=0.5),
+        clip=1.0,
+    )
+    return DEFAULTS.get(task, own)
+
+
+def _warn_of_delta(members: tuple[Member, ...], privacy: PrivacySpec, context: Context) -> None:
+    """Delta should be well below one over the number of records, or it alone permits a leak."""
+    if not privacy.private:
+        return
+    for member in members:
+        if member.size_bucket and 10 * 2**member.size_bucket > 10**privacy.delta_exp:
+            context.out.warn(
+                f"{member.name} has at least {2**member.size_bucket} records: delta {privacy.delta:g} is above a tenth "
+                "of one over that; raise --delta-exp"
+            )
+
+
+def _option(text: str) -> tuple[str, str | int | bool]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--option {text!r} is not of the form key=value")
+    if value in ("true", "false"):
+        return key, value == "true"
+    try:
+        return key, int(value)
+    except ValueError:
+        return key, unicodedata.normalize("NFC", value)
+
+
+def _epsilon(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, or inf")
+    return value
+
+
+def _micro(what: str, value: float) -> int:
+    if not 0 <= value <= 1e6:
+        raise UsageError(f"{what} is {value:g}, must be 0 to 1000000")
+    return round(value * MICRO)
+
+
+def _millis(seconds: float) -> int:
+    if not 0 <= seconds <= 7 * 86_400:
+        raise UsageError(f"--interval is {seconds:g}, must be 0 to 604800 seconds")
+    return round(seconds * 1000)

@@ -1,0 +1,169 @@
+"""A ledger entry as people read it and as ``--json`` gives it. Nothing in an entry can make these functions fail."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quidnunc.crypto.encoding import decode
+from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, EntryType, Header, parse_header
+from quidnunc.crypto.errors import Malformed, RemoteProtocolError
+from quidnunc.gossip import provenance
+from quidnunc.gossip.genesis import parse_genesis
+from quidnunc.gossip.terms import MICRO
+from quidnunc.peer.commands.charter_view import when
+
+_STANDINGS = ("normal", "reduced", "quarantined")
+_STEPS = ("full step", "quarter step", "no step", "median adopted")
+_SHORT = 8
+
+
+def type_label(kind: int) -> str:
+    """The name of an entry type, for example ``update.published``; unknown ones by number."""
+    try:
+        return EntryType(kind).label
+    except ValueError:
+        return f"type 0x{kind:02x} (unknown)"
+
+
+def record_of(kind: int, payload: bytes) -> object:
+    """The typed record in a payload, its plain decoded value when no type is known, or None if it is malformed."""
+    try:
+        if kind == EntryType.GENESIS:
+            return parse_genesis(payload)
+        if kind in provenance.RECORDS:
+            return provenance.parse_record(kind, payload)
+        return decode(payload, max_bytes=MAX_PAYLOAD_BYTES)
+    except RemoteProtocolError:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON knows it: maps by field name, bytes in hex."""
+    if dataclasses.is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {key: plain(item) for key, item in value._asdict().items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def entry_data(entry: Entry, names: Mapping[bytes, str]) -> dict[str, Any]:
+    """One entry with its decoded payload; ``names`` are members by log id."""
+    header = _header(entry)
+    if header is None:
+        return {"hash": entry.leaf.hex(), "valid": False}
+    record = record_of(header.type, entry.payload)
+    return {
+        "seq": header.seq,
+        "hash": entry.leaf.hex(),
+        "type": type_label(header.type),
+        "type_code": header.type,
+        "time": when(header.t_ms),
+        "t_ms": header.t_ms,
+        "key_epoch": header.key_epoch,
+        "valid": record is not None,
+        "summary": summary(header, record, names),
+        "payload": plain(record),
+    }
+
+
+def entry_line(entry: Entry, names: Mapping[bytes, str]) -> str:
+    """One entry on one line: number, hash, time, type, what it says."""
+    header = _header(entry)
+    if header is None:
+        return f"{'?':>6}  {entry.leaf.hex()[:_SHORT]}  HEADER DOES NOT PARSE"
+    record = record_of(header.type, entry.payload)
+    text = summary(header, record, names)
+    return f"{header.seq:>6}  {entry.leaf.hex()[:_SHORT]}  {when(header.t_ms)}  {type_label(header.type):<17} {text}"
+
+
+def summary(header: Header, record: object, names: Mapping[bytes, str]) -> str:
+    """What an entry says, in a few words."""
+    if record is None:
+        return "payload does not parse"
+    describe = _SUMMARIES.get(header.type)
+    if describe is None:
+        return f"{header.payload_len} bytes"
+    return describe(record, names)
+
+
+def who(log_id: bytes | None, names: Mapping[bytes, str]) -> str:
+    """A member by name, or the beginning of its log id."""
+    if log_id is None:
+        return "a stranger"
+    return names.get(log_id, log_id.hex()[:_SHORT])
+
+
+def _header(entry: Entry) -> Header | None:
+    try:
+        return parse_header(entry.header)
+    except Malformed:
+        return None
+
+
+def _published(record: Any, names: Mapping[bytes, str]) -> str:
+    kind = f"{record.steps} steps" if record.steps else "heartbeat"
+    spent = f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far" if record.privacy is not None else ""
+    return f"update {record.number}, round {record.round}: delta {_hash(record.delta)} ({record.size} bytes, {kind}){spent}"
+
+
+def _received(record: Any, names: Mapping[bytes, str]) -> str:
+    verdict = "accepted"
+    if record.decision != provenance.Decision.ACCEPT:
+        verdict = f"refused ({', '.join(provenance.reason_labels(record.reasons))})"
+    kind = "snapshot" if record.snapshot else "update"
+    return f"{kind} {record.number} of {who(record.sender, names)} {verdict}"
+
+
+def _refused(record: Any, names: Mapping[bytes, str]) -> str:
+    reason = provenance.reason_labels((record.reason,))[0]
+    return f"{record.count} messages of {who(record.sender, names)} refused ({reason})"
+
+
+def _merged(record: Any, names: Mapping[bytes, str]) -> str:
+    inputs = ", ".join(
+        f"{who(row.log_id, names) if row.log_id else 'genesis'} {row.effective / 1e9:.3f}" for row in record.rows[1:]
+    )
+    return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({_nth(_STEPS, record.step)})"
+
+
+def _reputation(record: Any, names: Mapping[bytes, str]) -> str:
+    return f"{who(record.who, names)}: {_nth(_STANDINGS, record.old)} to {_nth(_STANDINGS, record.new)}"
+
+
+def _spent(record: Any, names: Mapping[bytes, str]) -> str:
+    return (
+        f"round {record.round}: release {record.release}, epsilon {record.cumulative_u / MICRO:.3f} of "
+        f"{record.cap_u / MICRO:g} at delta 1e-{record.delta_exp}"
+    )
+
+
+_SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
+    EntryType.GENESIS: lambda record, names: f"log of {record.org}",
+    EntryType.CHARTER_ADOPT: lambda record, names: f"federation {record.charter.hex()[:16]}, epoch {record.epoch}",
+    EntryType.NODE_START: lambda record, names: (
+        f"start {record.incarnation}: quidnunc {record.software}, Python {record.python}, torch {record.torch}"
+    ),
+    EntryType.UPDATE_PUBLISHED: _published,
+    EntryType.UPDATE_RECEIVED: _received,
+    EntryType.MESSAGE_REFUSED: _refused,
+    EntryType.MERGE: _merged,
+    EntryType.REPUTATION_CHANGE: _reputation,
+    EntryType.DP_SPEND: _spent,
+    EntryType.DP_EXHAUSTED: lambda record, names: (
+        f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
+    ),
+}
+
+
+def _hash(value: bytes) -> str:
+    return value.hex()[:_SHORT]
+
+
+def _nth(words: tuple[str, ...], index: int) -> str:
+    return words[index] if index < len(words) else f"code {index}"

@@ -1,0 +1,163 @@
+"""``quidnunc federation``: found a federation by passing one file round.
+
+::
+
+    create CARD...      draft a charter from the founders' cards      (commands/draft.py)
+    sign FILE           add this home's root signature
+    verify FILE         is it valid, and signed by everybody?
+    install FILE        make it this home's charter
+    show [FILE]         what is in it
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quidnunc.crypto.errors import CharterError, KeyFileError
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.gossip.founding import Opened, merge_notes, open_charter, require_signed, sign_charter
+from quidnunc.peer import keys
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import draft
+from quidnunc.peer.commands.charter_view import charter_data, charter_lines, signature_line, terms_lines
+from quidnunc.peer.commands.files import own_place, read_charter, read_file, write_public
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+
+
+def register(parser: CommandParser) -> None:
+    """The second words and their arguments."""
+    add = parser.verbs("action")
+    draft.register(add("create", help="draft a charter from member cards"))
+
+    below = add("sign", help="add this home's root signature to a charter")
+    below.add_argument("file", type=Path, metavar="FILE")
+    below.add_argument("--merge", type=Path, nargs="+", default=[], metavar="OTHER", help="take signatures from these too")
+    below.add_argument("--key", type=Path, metavar="FILE", help="the root key, if it is not in the home")
+    below.add_argument("--out", type=Path, metavar="FILE", help="write here instead of into FILE")
+    below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")
+    below.set_defaults(command=sign)
+
+    below = add("verify", help="is it valid and fully signed? exit 0 yes, 41 not by all, 30 not valid")
+    below.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: this home's charter")
+    below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")
+    below.set_defaults(command=verify)
+
+    below = add("install", help="make a fully signed charter this home's")
+    below.add_argument("file", type=Path, metavar="FILE")
+    below.set_defaults(command=install)
+
+    below = add("show", help="what is in a charter")
+    below.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: this home's charter")
+    below.set_defaults(command=show)
+
+
+def sign(args: argparse.Namespace, context: Context) -> Outcome:
+    """Sign a charter that lists this home as its card does; say who is still missing."""
+    data, opened = read_charter(args.file)
+    member = own_place(context.home, opened.charter)
+    if args.merge:
+        data = merge_notes(data, [read_charter(path)[0] for path in args.merge])
+    _confirm(opened, context)
+    key_path = args.key or context.home.root_key
+    root = _root_key(key_path)
+    if root.public != member.root:
+        raise KeyFileError(
+            f"{key_path}: holds root key {root.public.hex()[:16]}, the card of {member.name} names "
+            f"{member.root.hex()[:16]}",
+            hint="name the right file with --key",
+        )
+    data = sign_charter(data, root)
+    target = args.out or args.file
+    write_public(target, data)
+    opened = open_charter(data)
+    lines: list[Line] = [f"signed {target} as {member.name}", signature_line(opened)]
+    if opened.missing:
+        lines.append("next: each of them runs  quidnunc federation sign FILE")
+    elif args.install:
+        lines.append(_install(data, opened, context))
+    else:
+        lines.append(f"next: every member runs  quidnunc federation install {target}")
+    facts = {
+        "file": str(target),
+        "federation_id": opened.charter.federation_id.hex(),
+        "signed": [m.name for m in opened.charter.members if m.log_id in opened.signed],
+        "missing": [m.name for m in opened.missing],
+        "installed": bool(args.install and not opened.missing),
+    }
+    return Outcome(facts, lines)
+
+
+def verify(args: argparse.Namespace, context: Context) -> Outcome:
+    """One verdict per layer; only a charter that is valid and signed by everybody ends with 0."""
+    path = args.file or context.home.charter
+    data = read_file(path, draft.NOTE_BYTES)
+    try:
+        opened = open_charter(data)
+    except CharterError as error:
+        facts = {"file": str(path), "valid": False, "complete": False, "missing": []}
+        lines: list[Line] = [Styled("  charter      INVALID", "bad")]
+        return Outcome(facts, lines, ExitCode.VERIFY_FAILED, f"{path}: {error.message}", error.hint)
+    charter = opened.charter
+    total = len(charter.members)
+    lines = [
+        Styled(f"federation {charter.federation_id.hex()}", "strong"),
+        "  encoding     OK    canonical, the federation id is its hash",
+        f"  members      OK    {total} with genesis, proof of possession and distinct keys",
+        f"  graph        OK    {len(charter.edges)} links, connected",
+        f"  privacy      {'OK    the noise suffices for the stated epsilon' if charter.privacy.private else 'NONE'}",
+    ]
+    verdict = f"{len(opened.signed)} of {total} root keys"
+    facts = {"file": str(path), "valid": True, "complete": not opened.missing, **charter_data(opened)}
+    try:
+        require_signed(opened)
+    except CharterError as error:
+        lines.append(Styled(f"  signatures   OPEN  {verdict}", "warn"))
+        return Outcome(facts, lines, ExitCode.NO_QUORUM, error.message, error.hint)
+    lines.append(Styled(f"  signatures   OK    {verdict}", "good"))
+    if args.install:
+        lines.append(_install(data, opened, context))
+    return Outcome(facts, lines)
+
+
+def install(args: argparse.Namespace, context: Context) -> Outcome:
+    """Put a fully signed charter that lists this home into it."""
+    data, opened = read_charter(args.file)
+    line = _install(data, opened, context)
+    facts = {"federation_id": opened.charter.federation_id.hex(), "charter": str(context.home.charter)}
+    return Outcome(facts, [line, "next: quidnunc run"])
+
+
+def show(args: argparse.Namespace, context: Context) -> Outcome:
+    """Everything in a charter, signed or not."""
+    _, opened = read_charter(args.file or context.home.charter)
+    return Outcome(charter_data(opened), charter_lines(opened))
+
+
+def _install(data: bytes, opened: Opened, context: Context) -> Line:
+    charter = require_signed(opened)
+    home = context.home
+    own_place(home, charter)
+    if home.charter.exists():
+        present = read_charter(home.charter)[1].charter
+        if present.federation_id != charter.federation_id:
+            raise CharterError(
+                f"{home.root} belongs to federation {present.federation_id.hex()[:16]} already",
+                hint="a log is of one federation: make another home with quidnunc --home DIR init",
+            )
+    write_public(home.charter, data)
+    return Styled(f"installed {home.charter}: federation {charter.federation_id.hex()[:16]}", "good")
+
+
+def _confirm(opened: Opened, context: Context) -> None:
+    """Show what is about to be signed; ask only where somebody can answer."""
+    for line in terms_lines(opened.charter):
+        context.out.talk(line.text if isinstance(line, Styled) else line)
+    if context.interactive and not context.yes:
+        answer = context.ask(f"sign charter {opened.charter.federation_id.hex()[:16]} with the root key? [y/N]")
+        if answer.lower() not in ("y", "yes"):
+            raise CharterError("not signed", hint="nothing was written")
+
+
+def _root_key(path: Path) -> SecretKey:
+    return SecretKey(keys.load(path, "root"))

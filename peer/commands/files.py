@@ -1,0 +1,84 @@
+"""Reading and writing the files that are named on the command line or passed from hand to hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from quidnunc.crypto.errors import CharterError, ConfigError
+from quidnunc.gossip.card import CARD_BYTES, open_card
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.founding import NOTE_BYTES, Opened, open_charter
+from quidnunc.gossip.member import Member
+from quidnunc.peer.home import Home, atomic_write, read_capped
+
+PUBLIC_FILE = 0o644
+
+T = TypeVar("T")
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The bytes of a file of at most ``limit``; raises ConfigError naming the file and what is wrong."""
+    try:
+        return read_capped(path, limit)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {(error.strerror or type(error).__name__).lower()}",
+            hint="check the path and who may read it",
+        ) from None
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """Put a file that is meant to be handed on at ``path``, whole or not at all; raises StoreUnwritable."""
+    atomic_write(path.expanduser().absolute(), data, PUBLIC_FILE)
+
+
+def read_card(path: Path) -> Member:
+    """The member whose card lies at ``path``; raises ConfigError or CharterError, naming the file."""
+    return _named(path, open_card, read_file(path, CARD_BYTES))
+
+
+def read_charter(path: Path) -> tuple[bytes, Opened]:
+    """The charter note at ``path``, as bytes and opened; raises ConfigError or CharterError, naming the file."""
+    data = read_file(path, NOTE_BYTES)
+    return data, _named(path, open_charter, data)
+
+
+def own_card(home: Home) -> Member:
+    """The member card of this home; raises ConfigError when there is no home here yet."""
+    require_home(home)
+    return read_card(home.card)
+
+
+def require_home(home: Home) -> None:
+    """Raise ConfigError unless ``quidnunc init`` has been here."""
+    if not home.exists():
+        raise ConfigError(
+            f"{home.root}: no peer lives here", hint='make one with: quidnunc --home DIR init --name "..."'
+        )
+
+
+def own_place(home: Home, charter: Charter) -> Member:
+    """This home's place in ``charter``; raises CharterError when it has none or when the charter changed our keys."""
+    mine = own_card(home)
+    found = charter.member(mine.log_id)
+    if found is None:
+        raise CharterError(
+            f"{mine.name} ({mine.log_id.hex()[:16]}) is not a member of charter {charter.federation_id.hex()[:16]}",
+            hint="hand your card to the drafter, and sign the draft that lists you",
+        )
+    if found != mine:
+        raise CharterError(
+            f"charter {charter.federation_id.hex()[:16]} lists other keys, addresses or sizes for {mine.name} "
+            f"than its card {home.card}",
+            hint="hand your present card to the drafter, and sign the draft made from it",
+        )
+    return found
+
+
+def _named(path: Path, parse: Callable[[bytes], T], data: bytes) -> T:
+    try:
+        return parse(data)
+    except CharterError as error:
+        raise CharterError(f"{path}: {error.message}", hint=error.hint) from None

@@ -1,0 +1,144 @@
+"""``quidnunc init``: a new peer's home, with keys, configuration and the card that the other founders need."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+
+from quidnunc.crypto.entry import log_id_of
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed
+from quidnunc.gossip.card import make_card
+from quidnunc.gossip.genesis import NONCE_BYTES, checked_name, make_genesis
+from quidnunc.gossip.member import Member
+from quidnunc.peer import keys
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.files import PUBLIC_FILE
+from quidnunc.peer.config import Network, render_default_config
+from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
+from quidnunc.peer.naming import fingerprint, peer_id
+from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+from quidnunc.peer.store import Store
+
+_NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
+
+
+def register(parser: CommandParser) -> None:
+    """The arguments of ``init``."""
+    add = parser.add_argument
+    add("--name", help="what the other members call this organization, for example 'Hospital A'")
+    add("--listen", action="append", default=[], metavar="MULTIADDR", help="where to listen (repeat for more)")
+    add("--announce", action="append", default=[], metavar="MULTIADDR", help="where others reach it, if elsewhere")
+    add("--examples", type=int, default=0, metavar="N", help="training examples, rounded down to a power of 2 (not told)")
+    parser.set_defaults(command=init)
+
+
+def init(args: argparse.Namespace, context: Context) -> Outcome:
+    """Make the home; refuses one that is there."""
+    home = context.home
+    if home.exists():
+        raise ConfigError(
+            f"{home.root}: a peer lives here already",
+            hint="name another directory with --home; show this one with: quidnunc id",
+        )
+    if args.examples < 0:
+        raise UsageError(f"--examples is {args.examples}, must be 0 or more")
+    name = _name(args, context)
+    network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
+    text = render_default_config(name, network=network)
+    root = SecretKey(secrets.token_bytes(32))
+    secret = secrets.token_bytes(32)
+    addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
+    member = _member(name, root, secret, args.examples, tuple(addresses))
+    card = make_card(member, root)
+    home.create()
+    _write_all(
+        (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
+        (home.card, card, PUBLIC_FILE),
+        (home.config, text.encode(), PRIVATE_FILE),
+        (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
+    )
+    # Made here and nowhere else: a peer that lost its ledger and silently began a new one would fork its own log.
+    Store.create(home.ledger, member.log_id, member.log).close()
+    return _outcome(home, member)
+
+
+def _name(args: argparse.Namespace, context: Context) -> str:
+    name = args.name
+    if name is None and context.interactive:
+        name = context.ask("name of this organization:")
+    if not name:
+        raise UsageError("no name given", hint='quidnunc --home DIR init --name "Hospital A"')
+    return checked_name(unicodedata.normalize("NFC", name))
+
+
+def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses: tuple[str, ...]) -> Member:
+    log, witness, transport = (SecretKey(derive_seed(secret, role, 0)) for role in Role)
+    genesis = make_genesis(root.public, log, secrets.token_bytes(NONCE_BYTES), name)
+    return Member(
+        name=name,
+        log_id=log_id_of(genesis),
+        root=root.public,
+        log=log.public,
+        witness=witness.public,
+        transport=transport.public,
+        genesis=genesis,
+        size_bucket=max(0, examples.bit_length() - 1),
+        addresses=addresses,
+    )
+
+
+def _write_all(*files: tuple[Path, bytes, int]) -> None:
+    """Write every file, or remove what was written: half a home would refuse a second ``init``."""
+    written: list[Path] = []
+    try:
+        for path, data, mode in files:
+            atomic_write(path, data, mode, replace=False)
+            written.append(path)
+    except FileExistsError as error:
+        _remove(written)
+        raise ConfigError(
+            f"{error.filename2 or error.filename}: there already", hint="name another directory with --home"
+        ) from None
+    except BaseException:
+        _remove(written)
+        raise
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _outcome(home: Home, member: Member) -> Outcome:
+    data = {
+        "name": member.name,
+        "log_id": member.log_id.hex(),
+        "peer_id": peer_id(member.transport),
+        "fingerprint": fingerprint(member.log_id),
+        "home": str(home.root),
+        "config": str(home.config),
+        "card": str(home.card),
+        "root_key": str(home.root_key),
+        "operational_key": str(home.operational_key),
+        "addresses": list(member.addresses),
+        "size_bucket": member.size_bucket,
+    }
+    lines: list[Line] = [
+        Styled(f"{member.name} has an identity", "strong"),
+        f"  log id       {member.log_id.hex()}",
+        f"  PeerID       {data['peer_id']}",
+        f"  fingerprint  {data['fingerprint']}   (compare it by telephone)",
+        f"  home         {home.root}",
+        f"  root key     {home.root_key}",
+        "               signs the charter; move it offline (and back it up) once the federation is founded",
+        f"  card         {home.card}",
+        "next: hand the card to whoever drafts the charter; the drafter runs",
+        "  quidnunc federation create CARD CARD ... --out charter.note",
+    ]
+    return Outcome(data, lines)

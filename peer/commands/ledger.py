@@ -1,0 +1,265 @@
+"""``quidnunc ledger``: read and check this peer's provenance ledger, whether its daemon runs or not."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
+from quidnunc.crypto.errors import CharterError, ConfigError, Malformed, RemoteProtocolError
+from quidnunc.gossip.founding import open_charter
+from quidnunc.gossip.genesis import Genesis
+from quidnunc.gossip.terms import MICRO
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
+from quidnunc.peer.commands.files import own_card, read_charter, require_home
+from quidnunc.peer.ledger_check import Report
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+from quidnunc.peer.store import Store
+
+WITNESS_VERDICT = "SELF-ATTESTED"
+"""What a ledger without witnesses' cosignatures amounts to: its owner could have rewritten all of it."""
+
+_MIN_PREFIX = 8
+_SHOWN_PROBLEMS = 5
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+
+
+def register(parser: CommandParser) -> None:
+    """The second words and their arguments."""
+    add = parser.verbs("action")
+    add("status", help="size, root, checkpoint, what happened so far").set_defaults(command=status)
+
+    below = add("log", help="one line per entry, newest last")
+    below.add_argument("-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)")
+    below.add_argument("--type", metavar="TYPE", help="only this type, for example merge or update.published")
+    below.set_defaults(command=log)
+
+    below = add("show", help="one entry, decoded")
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
+    below.set_defaults(command=show)
+
+    below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
+    below.set_defaults(command=verify)
+
+
+def status(args: argparse.Namespace, context: Context) -> Outcome:
+    """What the ledger holds, as it says itself; ``verify`` checks it."""
+    with opened(context) as store:
+        counts: Counter[str] = Counter()
+        spent_u = cap_u = 0
+        last_ms = None
+        for entry in store.entries():
+            header = parse_header(entry.header)
+            counts[type_label(header.type)] += 1
+            last_ms = header.t_ms
+            if header.type == EntryType.DP_SPEND:
+                record: Any = record_of(header.type, entry.payload)
+                spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
+        data = {
+            "log_id": store.log_id.hex(),
+            "name": _own_name(context),
+            "entries": sum(counts.values()),
+            "root": store.root.hex(),
+            "last_entry": None if last_ms is None else when(last_ms),
+            "types": dict(sorted(counts.items())),
+            "epsilon": spent_u / MICRO,
+            "epsilon_cap": cap_u / MICRO,
+            "witnesses": 0,
+            "verdict": WITNESS_VERDICT,
+        }
+    lines: list[Line] = [
+        Styled(f"log {data['log_id']} ({data['name']})", "strong"),
+        f"  entries    {data['entries']}, the last of {data['last_entry'] or 'never'}",
+        f"  root       {data['root']}",
+        *(f"  {count:>9}  {name}" for name, count in sorted(counts.items())),
+    ]
+    if cap_u:
+        lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
+    lines.append(f"  witnesses  none: {WITNESS_VERDICT}")
+    return Outcome(data, lines)
+
+
+def log(args: argparse.Namespace, context: Context) -> Outcome:
+    """One line per entry."""
+    if args.n < 0:
+        raise UsageError(f"-n is {args.n}, must be 0 or more")
+    wanted = None if args.type is None else _type_code(args.type)
+    names = member_names(context)
+    kept: deque[Entry] = deque(maxlen=args.n or None)
+    with opened(context) as store:
+        kept.extend(
+            entry for entry in store.entries() if wanted is None or parse_header(entry.header).type == wanted
+        )
+        total = store.size
+    data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}
+    return Outcome(data, [entry_line(entry, names) for entry in kept])
+
+
+def show(args: argparse.Namespace, context: Context) -> Outcome:
+    """One entry: header, decoded payload, private part, and whether the payload is the committed one."""
+    names = member_names(context)
+    with opened(context) as store:
+        entry = _find(store, args.ref)
+    data = entry_data(entry, names)
+    try:
+        header = open_entry(entry)
+    except Malformed as error:
+        return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify")
+    data |= {
+        "prev": header.prev.hex(),
+        "payload_bytes": header.payload_len,
+        "payload_commitment": header.payload_cmt.hex(),
+        "private_bytes": len(entry.private),
+    }
+    lines: list[Line] = [
+        Styled(f"entry {header.seq}  {data['type']}", "strong"),
+        f"  hash        {data['hash']}",
+        f"  previous    {data['prev']}",
+        f"  claimed     {data['time']}",
+        f"  says        {data['summary']}",
+        f"  payload     {header.payload_len} bytes, as committed to by the header",
+    ]
+    if entry.private:
+        lines.append(f"  private     {len(entry.private)} bytes, as committed to by the payload; never sent")
+    return Outcome(data, [*lines, *_fields(data["payload"], "    ")])
+
+
+def verify(args: argparse.Namespace, context: Context) -> Outcome:
+    """One verdict per layer, and who vouches for the whole."""
+    card = own_card(context.home)
+    with opened(context) as store:
+        report = store.verify(context.out.progress("checked", "entries"))
+        genesis = record_of(EntryType.GENESIS, store.entry(0).payload) if report.size else None
+        mine = (store.log_id, store.public) == (card.log_id, card.log)
+    own = mine and (report.size == 0 or (isinstance(genesis, Genesis) and genesis.log_id == card.log_id))
+    data = {
+        "log_id": report.log_id.hex(),
+        "name": card.name,
+        "entries": report.size,
+        "root": report.root.hex(),
+        "checkpoints": report.checkpoints,
+        "identity": own,
+        "layers": [
+            {"name": layer.name, "ok": layer.ok, "checked": layer.checked, "failed": layer.failed}
+            | {"problems": [plain(problem) for problem in layer.problems]}
+            for layer in report.layers
+        ],
+        "witnesses": WITNESS_VERDICT,
+        "verified": own and report.ok and report.size > 0,
+    }
+    lines = _verdicts(report, card.name, own)
+    if not (own and report.ok):
+        first = next((p for layer in report.layers for p in layer.problems), None)
+        why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
+        hint = "do not restart the daemon; restore a backup"
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
+    if report.size == 0:
+        return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
+    return Outcome(data, lines)
+
+
+def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
+    lines: list[Line] = [
+        Styled(
+            f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}", "strong"
+        ),
+        Styled("  identity        OK    begins with the genesis on this home's card", "good")
+        if own
+        else Styled("  identity        BAD   not the log of this home's card", "bad"),
+    ]
+    for layer in report.layers:
+        if layer.ok:
+            lines.append(Styled(f"  {layer.name:<15} OK    {layer.checked} checked", "good"))
+            continue
+        lines.append(Styled(f"  {layer.name:<15} BAD   {layer.failed} of {layer.checked}", "bad"))
+        for problem in layer.problems[:_SHOWN_PROBLEMS]:
+            lines.append(Styled(f"      {problem.code} at {problem.seq}: {problem.why}", "bad"))
+        if layer.failed > _SHOWN_PROBLEMS:
+            lines.append(f"      and {layer.failed - _SHOWN_PROBLEMS} more; all with --json")
+    lines.append(f"  root            {report.root.hex()}")
+    lines.append(Styled(f"  witnesses       {WITNESS_VERDICT}: nobody else has signed this history", "warn"))
+    return lines
+
+
+@contextmanager
+def opened(context: Context) -> Iterator[Store]:
+    """The ledger of this home, read-only."""
+    require_home(context.home)
+    if not context.home.ledger.exists():
+        raise LedgerMissing(
+            f"{context.home.ledger}: there is no ledger", hint="restore it from a backup; init made one for a new home"
+        )
+    with Store.open(context.home.ledger, readonly=True) as store:
+        yield store
+
+
+class LedgerMissing(ConfigError):
+    """A home without its ledger."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+def member_names(context: Context) -> dict[bytes, str]:
+    """Members by log id, as far as this home knows: from its charter, else its own card."""
+    try:
+        if context.home.charter.exists():
+            return {member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members}
+        card = own_card(context.home)
+    except (CharterError, ConfigError) as error:
+        context.out.warn(f"names are not shown: {error.message}")
+        return {}
+    return {card.log_id: card.name}
+
+
+def _own_name(context: Context) -> str:
+    return own_card(context.home).name
+
+
+def _type_code(text: str) -> int:
+    labels = {kind.label: int(kind) for kind in EntryType}
+    if text in labels:
+        return labels[text]
+    raise UsageError(f"no entry type {text!r}", hint=f"there are: {', '.join(labels)}")
+
+
+def _find(store: Store, ref: str) -> Entry:
+    if ref.isascii() and ref.isdecimal() and len(ref) < _MIN_PREFIX:
+        seq = int(ref)
+        if seq >= store.size:
+            raise UsageError(f"no entry {seq}: the ledger has {store.size}", hint="quidnunc ledger log")
+        return store.entry(seq)
+    prefix = ref.lower()
+    if not _HEX.fullmatch(prefix):
+        raise UsageError(
+            f"{ref[:70]!r} is neither a sequence number nor {_MIN_PREFIX} to 64 hex digits of an entry's hash"
+        )
+    found = [entry for entry in store.entries() if entry.leaf.hex().startswith(prefix)]
+    if len(found) != 1:
+        listed = ", ".join(entry.leaf.hex()[:16] for entry in found[:8])
+        raise UsageError(
+            f"{len(found)} entries have a hash that begins with {prefix}", hint=listed or "quidnunc ledger log -n 0"
+        )
+    return found[0]
+
+
+def _fields(value: Any, indent: str) -> list[Line]:
+    """A decoded payload, one field per line, in full."""
+    if not isinstance(value, dict):
+        return [f"{indent}{value}"]
+    lines: list[Line] = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}", *_fields(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            for number, each in enumerate(item):
+                lines += [f"{indent}{key}[{number}]", *_fields(each, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key:<16} {'-' if item is None else item}")
+    return lines

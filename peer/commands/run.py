@@ -1,0 +1,80 @@
+"""``quidnunc run``: be this home's peer, in the foreground, until a signal says stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+
+import trio
+
+from quidnunc.peer import keys
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.files import require_home
+from quidnunc.peer.config import Config, Log, load
+from quidnunc.peer.output import Outcome
+
+
+def register(parser: CommandParser) -> None:
+    """The daemon's few flags; everything lasting stands in config.toml."""
+    parser.add_argument("--paused", action="store_true", help="start without training; resume over the control API")
+    parser.add_argument("--check", action="store_true", help="check configuration, keys and charter, then exit")
+    parser.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace, context: Context) -> Outcome:
+    """Run the daemon; returns after an orderly stop."""
+    from quidnunc.peer import daemon
+
+    home = context.home
+    require_home(home)
+    config = load(home.config)
+    secret = keys.load(home.operational_key, "operational")
+    if args.check:
+        charter, member, _ = daemon.load_charter(home, daemon.Keys.derive(secret))
+        data = {"name": member.name, "federation": charter.federation_id.hex()}
+        return Outcome(data, [f"{member.name} is ready to run in federation {data['federation'][:16]}"])
+    configure_logging(config.log)
+
+    def ready(running: daemon.Daemon) -> None:
+        logging.getLogger("quidnunc.peer").info("ready addresses=%s", ",".join(running.addresses))
+
+    home.create()
+    with home.lock():
+        trio.run(lambda: _serve(home, config, secret, ready, args.paused))
+    return Outcome(None, [])
+
+
+async def _serve(home: object, config: Config, secret: bytes, ready: object, paused: bool) -> None:
+    from quidnunc.peer import daemon
+
+    await daemon.run_daemon(home, config, secret, ready, paused=paused)  # type: ignore[arg-type]
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {"time": f"{when}Z", "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def configure_logging(settings: Log) -> None:
+    """Log to stderr as the configuration says; libp2p's own chatter stays silent."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+    if plain:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    else:
+        handler.setFormatter(JsonLines())
+    logger = logging.getLogger("quidnunc")
+    logger.handlers[:] = [handler]
+    logger.setLevel(settings.level.upper())
+    logger.propagate = False
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)

@@ -1,0 +1,78 @@
+"""``quidnunc status`` and ``quidnunc peers``: what a running daemon says of itself and of its neighbors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.client import DEFAULT_TIMEOUT_S, ask
+from quidnunc.peer.commands.files import require_home
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+
+RESTARTS_DEGRADED = 3
+
+
+def register(parser: CommandParser) -> None:
+    """No arguments of its own."""
+    parser.set_defaults(command=status)
+
+
+def status(args: argparse.Namespace, context: Context) -> Outcome:
+    """One screen: who, which federation, round, neighbors, privacy, ledger; the exit code says how healthy."""
+    data = fetch(context, "/v1/status")
+    code = health(data)
+    return Outcome(data, _lines(data, code), code)
+
+
+def fetch(context: Context, target: str) -> Any:
+    """Ask this home's daemon; raises NotReachable."""
+    require_home(context.home)
+    return ask(context.home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
+
+
+def health(data: dict[str, Any]) -> ExitCode:
+    """0 healthy, 10 degraded, 11 paused or still waiting to start, 12 stalled."""
+    if data["state"] in ("paused", "starting") or (data["state"] == "waiting" and not data["updates_published"]):
+        return ExitCode.PENDING
+    if data["failures"] >= RESTARTS_DEGRADED:
+        return ExitCode.STALLED
+    neighbors = data["neighbors"]
+    if data["state"] == "isolated" or neighbors["connected"] * 2 < neighbors["total"] or data["failures"]:
+        return ExitCode.DEGRADED
+    return ExitCode.OK
+
+
+def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
+    neighbors, privacy = data["neighbors"], data["privacy"]
+    style = {ExitCode.OK: "good", ExitCode.PENDING: "strong"}.get(code, "warn")
+    accuracy = "not measured yet" if data["accuracy"] is None else f"{data['accuracy']:.3f} (local test split)"
+    if privacy["epsilon"] is None:
+        spent = "no differential privacy in this charter"
+    else:
+        spent = (
+            f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_cap']:g} at delta {privacy['delta']:g} spent, "
+            f"record-level, {privacy['releases']} releases"
+        )
+    return [
+        Styled(f"{data['name']}: {data['sentence']}", style),
+        f"federation   {data['federation'][:16]} (epoch {data['epoch']})",
+        f"neighbors    {neighbors['connected']} of {neighbors['total']} connected, {neighbors['live']} live",
+        f"updates      {data['updates_published']} published, {data['updates_accepted']} received, "
+        f"{data['refused_total']} refused, {data['merges']} merges",
+        f"model        {data['model'][:16]}  accuracy {accuracy}",
+        f"privacy      {spent}",
+        f"ledger       {data['ledger_entries']} entries",
+        f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
+        *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),
+        *(f"note         {report['text']}" for report in data["reports"][-3:]),
+    ]
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError

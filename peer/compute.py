@@ -1,0 +1,261 @@
+"""The daemon's end of the compute process: one job at a time, whatever user code does to the other end.
+
+The process is started anew after a crash, a kill, an exit, an exhausted memory limit, or when nothing has
+moved for ``stall_s``; the job it had is answered by JobFailed. Restarts wait 0.5 s, then twice as long each
+time up to 60 s, and start over once a job has been answered. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import trio
+
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed
+from quidnunc.gossip.jobs import Job, Result
+from quidnunc.peer.pipe import (
+    TO_CHILD,
+    TO_PARENT,
+    FrameReader,
+    Heartbeat,
+    Ready,
+    Setup,
+    SetupFailed,
+    failed,
+    frame,
+)
+
+COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "quidnunc.peer.trainer")
+"""``-P``: the current directory comes last on the module path, where the trainer puts it."""
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 60.0
+STOP_GRACE_S = 5.0
+
+_POLL_S = 1.0
+_REAP_S = 0.01
+
+
+class _Died(Exception):
+    """The process ended or was given up; the text says why."""
+
+
+class ComputeProcess:
+    """A compute process that is always there again.
+
+    ``setup.noise_key`` is filled in at every start with 32 fresh bytes of the operating system, so that a
+    restarted process never repeats noise. A ``noise_seed`` (tests only, it voids every epsilon) derives them
+    instead, another key for every start. ``stall_s`` and ``start_s`` are seconds without progress in a job
+    and while loading the task.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        stall_s: float = 120.0,
+        start_s: float = 120.0,
+        noise_seed: bytes | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._setup = dataclasses.replace(setup, beat_s=min(setup.beat_s, stall_s / 4, start_s / 4))
+        self._stall_s = stall_s
+        self._start_s = start_s
+        self._noise_seed = noise_seed
+        self._command = tuple(command)
+        self._turn = trio.Lock()
+        self._child: _Child | None = None
+        self._starts = 0
+        self._delay = 0.0
+        self._not_before = -float("inf")
+
+    @property
+    def restarts(self) -> int:
+        """How many times a process was started after the first one."""
+        return max(0, self._starts - 1)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while a process runs, else None."""
+        return self._child.pid if self._child is not None and not self._child.exited() else None
+
+    async def __aenter__(self) -> ComputeProcess:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start the process, which :meth:`run` also does. Raises ConfigError when the task cannot be loaded."""
+        async with self._turn:
+            try:
+                await self._ensure()
+            except _Died as error:
+                raise ConfigError(
+                    f"task {self._setup.task!r}: the compute process {error} before it was ready",
+                    hint="its own last words are on stderr; see also training.memory_mib",
+                ) from None
+
+    async def run(self, job: Job) -> Result:
+        """Compute ``job``, waiting for jobs before it; JobFailed for everything that can go wrong.
+
+        Cancelling it kills the process: a job is a pure function and can be given to the next one.
+        """
+        async with self._turn:
+            try:
+                child = await self._ensure()
+                return await self._exchange(child, job)
+            except ConfigError as error:
+                return failed(job, error.message)
+            except _Died as error:
+                return failed(job, f"the compute process {error}")
+
+    async def stop(self) -> None:
+        """End the process: ask by closing its stdin, and kill what is left after STOP_GRACE_S."""
+        child, self._child = self._child, None
+        if child is not None:
+            with trio.CancelScope(shield=True):
+                await child.stop()
+
+    async def _exchange(self, child: _Child, job: Job) -> Result:
+        try:
+            message = await child.ask(TO_CHILD.encode(job), self._stall_s, "training.stall_s")
+            if not isinstance(message, Result):
+                raise _Died("spoke out of turn")
+        except LocalProtocolError:
+            raise
+        except BaseException:
+            await self._give_up(child)
+            raise
+        self._delay = 0.0
+        return message
+
+    async def _ensure(self) -> _Child:
+        """The living process, started if need be and if it is time."""
+        if self._child is not None and self._child.exited():
+            await self._give_up(self._child)
+        if self._child is not None:
+            return self._child
+        await trio.sleep_until(self._not_before)
+        self._starts += 1
+        child = _Child(self._command)
+        try:
+            setup = dataclasses.replace(self._setup, noise_key=self._noise_key())
+            message = await child.ask(TO_CHILD.encode(setup), self._start_s, "start_s")
+            if isinstance(message, SetupFailed):
+                raise ConfigError(message.message, hint=message.hint)
+            if not isinstance(message, Ready):
+                raise _Died("spoke out of turn")
+        except BaseException:
+            await self._give_up(child)
+            raise
+        self._child = child
+        return child
+
+    async def _give_up(self, child: _Child) -> None:
+        self._child = None
+        await child.kill()
+        self._delay = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, 2 * self._delay))
+        self._not_before = trio.current_time() + self._delay
+
+    def _noise_key(self) -> bytes:
+        if self._noise_seed is None:
+            return os.urandom(32)
+        return hashlib.sha256(self._noise_seed + self._starts.to_bytes(8, "big")).digest()
+
+
+class _Child:
+    """One running process and its two pipes."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        # Not trio's open_process: that forks in a worker thread, and the parent-death signal the child asks
+        # for comes when the *thread* that forked it ends, which trio's do after ten idle seconds.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno()))
+        self._stdout = trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno()))
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._reader = FrameReader(self._stdout)
+        self.pid = self._process.pid
+
+    def exited(self) -> bool:
+        return self._process.poll() is not None
+
+    async def ask(self, data: bytes, limit_s: float, limit_name: str) -> object:
+        """Send a frame and wait for the answer, as long as there is progress. Raises _Died."""
+        deadline = trio.current_time() + limit_s
+        try:
+            with trio.move_on_at(deadline):
+                await self._stdin.send_all(frame(data))
+            progress = -1
+            while True:
+                with trio.move_on_at(min(deadline, trio.current_time() + _POLL_S)) as scope:
+                    answer = await self._reader.read()
+                if scope.cancelled_caught:
+                    # A process that user code forked may hold the pipe open after ours has died.
+                    if self.exited():
+                        raise _Died(self._last_words())
+                    if trio.current_time() >= deadline:
+                        raise _Died(f"made no progress for {limit_s:g} s ({limit_name})")
+                    continue
+                if answer is None:
+                    raise _Died(await self._farewell())
+                message: object = TO_PARENT.decode(answer)
+                if not isinstance(message, Heartbeat):
+                    return message
+                if message.progress > progress:
+                    progress = message.progress
+                    deadline = trio.current_time() + limit_s
+        except trio.BrokenResourceError:
+            raise _Died(await self._farewell()) from None
+        except Malformed as error:
+            raise _Died(f"wrote garbage: {error.message}") from error
+
+    async def stop(self) -> None:
+        await self._stdin.aclose()
+        await self._wait(STOP_GRACE_S)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """Kill it with everything it started, and wait for its end even when cancelled."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stdin)
+            await trio.aclose_forcefully(self._stdout)
+            await self._wait(STOP_GRACE_S)
+
+    async def _wait(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while not self.exited():
+                await trio.sleep(_REAP_S)
+
+    async def _farewell(self) -> str:
+        """How it ended, once its pipe has: a process that lives on without its pipe is of no use either."""
+        await self._wait(1.0)
+        return self._last_words() if self.exited() else "closed its pipe"
+
+    def _last_words(self) -> str:
+        code = self._process.returncode
+        if code >= 0:
+            return f"exited with status {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"was killed by {name}" + (", perhaps for want of memory" if code == -signal.SIGKILL else "")

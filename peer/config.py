@@ -1,0 +1,320 @@
+"""``config.toml``: what the operator of one peer decides, as frozen typed values.
+
+Every key has a default, a bound and a sentence; an unknown key is refused, so that a misspelt one is never
+ignored. What the members must agree on (task, merge rule, privacy) stands in the charter; here are only this
+site's own choices. :func:`render` writes a file with a comment on every key, and is what ``quidnunc init``
+puts on disk.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.peer.home import read_capped
+
+CONFIG_BYTES_MAX = 1024 * 1024
+VERSION = 1
+
+MIB = 1024 * 1024
+
+_Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Address = Annotated[str, Meta(min_length=2, max_length=256, pattern=r"^/[!-~]+$")]
+_Addresses = Annotated[tuple[_Address, ...], Meta(min_length=1, max_length=8)]
+
+
+class Node(Struct, frozen=True, forbid_unknown_fields=True):
+    """This peer."""
+
+    name: Annotated[_Name, Meta(description="shown to other members; not trusted by them")] = "peer"
+
+
+class Network(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who listens where. Only members of the charter get past the handshake, whatever stands here."""
+
+    listen: Annotated[
+        tuple[_Address, ...], Meta(max_length=8, description="multiaddrs to listen on; port 0: any free port")
+    ] = ("/ip4/127.0.0.1/tcp/0",)
+    announce: Annotated[
+        tuple[_Address, ...],
+        Meta(max_length=8, description="multiaddrs told to other members; empty: those bound"),
+    ] = ()
+    ping_interval_s: Annotated[
+        float, Meta(ge=0.5, le=600.0, description="seconds between pings to each neighbor")
+    ] = 15.0
+    dial_timeout_s: Annotated[
+        float, Meta(ge=0.5, le=120.0, description="seconds until a connection attempt is given up")
+    ] = 10.0
+    peers: Annotated[
+        dict[_Name, _Addresses],
+        Meta(max_length=64, description="address book: member name (or log id in hex) = its multiaddrs"),
+    ] = {}
+
+
+class Data(Struct, frozen=True, forbid_unknown_fields=True):
+    """What this site hands to the charter's task function, as quidnunc.gossip.task.Site."""
+
+    path: Annotated[
+        str, Meta(max_length=4096, description="local data for tasks that read some; never sent")
+    ] = ""
+    index: Annotated[
+        int, Meta(ge=0, le=4095, description="which share of a built-in data set this peer holds")
+    ] = 0
+    peers: Annotated[
+        int, Meta(ge=1, le=4096, description="into how many shares a built-in data set is cut")
+    ] = 1
+    alpha: Annotated[
+        float, Meta(ge=0.01, le=1000.0, description="Dirichlet skew of those shares: 0.1 strong, 100 none")
+    ] = 0.5
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seed of that cut; the same at every peer")] = 0
+    options: Annotated[
+        dict[_Name, str | int | float | bool],
+        Meta(max_length=64, description="anything else the task function wants to know"),
+    ] = {}
+
+
+class Training(Struct, frozen=True, forbid_unknown_fields=True):
+    """The compute process."""
+
+    threads: Annotated[int, Meta(ge=1, le=1024, description="CPU threads torch may use")] = 1
+    stall_s: Annotated[
+        float,
+        Meta(ge=1.0, le=86400.0, description="seconds without progress until it is killed and restarted"),
+    ] = 120.0
+    memory_mib: Annotated[
+        int, Meta(ge=0, le=16 * MIB, description="MiB of memory it may allocate; 0: no limit of ours")
+    ] = 0
+
+
+class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
+    """This site's own ceiling."""
+
+    epsilon_cap: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1000.0,
+            description="stop at this epsilon if the charter allows more; 0: as the charter",
+        ),
+    ] = 0.0
+
+
+class Drill(Struct, frozen=True, forbid_unknown_fields=True):
+    """Exercises. Leave empty in production: a drill misbehaves on purpose and the ledger says so."""
+
+    attack: Annotated[
+        str, Meta(max_length=64, description="name of an attack to act out, for example sign_flip")
+    ] = ""
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    """Log lines on stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severity shown")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"], Meta(description="auto: text on a terminal, JSON lines otherwise")
+    ] = "auto"
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Caps on what others can make this peer hold."""
+
+    payload_bytes_max: Annotated[
+        int, Meta(ge=1024, le=1024 * MIB, description="largest body of one message from a neighbor")
+    ] = 16 * MIB
+    blob_bytes_max: Annotated[
+        int, Meta(ge=1024, le=4096 * MIB, description="largest params vector or delta kept on disk")
+    ] = 256 * MIB
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """One peer's configuration; ``Config()`` is what an empty file (with ``version = 1``) means."""
+
+    node: Node = Node()
+    network: Network = Network()
+    data: Data = Data()
+    training: Training = Training()
+    privacy: Privacy = Privacy()
+    drill: Drill = Drill()
+    log: Log = Log()
+    limits: Limits = Limits()
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Raises ConfigError naming file, line, key, value and bound."""
+    try:
+        data = read_capped(path, CONFIG_BYTES_MAX)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", hint="make one with: quidnunc init") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str = "config.toml") -> Config:
+    """Read configuration text; ``source`` is the file named in errors. Raises ConfigError."""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{source}: not TOML: {str(error)[:200].lower()}") from error
+    version = table.pop("version", None)
+    if version != VERSION or isinstance(version, bool):
+        found = "no version" if version is None else f"version = {version!r}"
+        raise ConfigError(
+            f"{source}: {found}, this program reads version = {VERSION}",
+            hint=f"put version = {VERSION} on the first line"
+            if version is None
+            else "use the program it is for",
+        )
+    try:
+        return msgspec.convert(table, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), table, text, source) from None
+
+
+def render(config: Config) -> str:
+    """``config`` as a TOML file with a comment on every key. ``parse(render(c)) == c``."""
+    lines = [
+        "# Configuration of one quidnunc peer. Check it with: quidnunc config check",
+        "# What all members agreed on (task, merge rule, privacy) stands in the charter, not here.",
+        f"version = {VERSION}",
+    ]
+    for section in msgspec.structs.fields(Config):
+        values = getattr(config, section.name)
+        summary = (type(values).__doc__ or "").splitlines()[0]
+        lines += ["", f"# {summary}", f"[{section.name}]"]
+        hints = get_type_hints(type(values), include_extras=True)
+        tables: list[str] = []
+        for field in msgspec.structs.fields(type(values)):
+            comment = f"# {_comment(hints[field.encode_name])}"
+            value = getattr(values, field.name)
+            if isinstance(value, dict):
+                tables += ["", comment, f"[{section.name}.{field.encode_name}]"]
+                tables += [f"{_toml(key)} = {_toml(item)}" for key, item in value.items()]
+            else:
+                lines += [comment, f"{field.encode_name} = {_toml(value)}"]
+        lines += tables
+    return "\n".join(lines) + "\n"
+
+
+def render_default_config(name: str, **sections: Struct) -> str:
+    """A configuration file for a new peer: defaults, except its name and the ``sections`` given.
+
+    For example ``render_default_config("ward-7", network=Network(listen=("/ip4/0.0.0.0/tcp/4901",)))``.
+    Raises ConfigError when a value is out of bounds.
+    """
+    text = render(Config(node=Node(name=name), **sections))  # type: ignore[arg-type]
+    parse(text, "the new config.toml")
+    return text
+
+
+def _explain(message: str, table: dict[str, Any], text: str, source: str) -> ConfigError:
+    """One sentence with file, line, key, value and bound out of msgspec's complaint."""
+    what, _, where = message.partition(" - at ")
+    path = [part for part in re.split(r"\.|(\[[^\]]*\])", where.strip("`")) if part and part != "$"]
+    unknown = re.search(r"unknown field `(.*)`", what)
+    hint = ""
+    if unknown:
+        known = _known_keys(path)
+        close = difflib.get_close_matches(unknown[1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        path.append(unknown[1])
+        what = "no such key" if len(path) > 1 or unknown[1] not in table else "no such section"
+    elif what.startswith("Invalid enum value"):
+        hint = f"one of: {', '.join(get_args(_hint_at(path)))}"
+    elif "^/" in what:
+        hint = "a multiaddr looks like /ip4/10.0.0.2/tcp/4901"
+    line = _line_of(text, path)
+    place = f"{source}:{line}" if line else source
+    key = ".".join(part for part in path if not part.startswith("[")) or "(top level)"
+    value = _value_at(table, path)
+    shown = "" if unknown or value is None or isinstance(value, dict) else f" = {_toml(value)[:80]}"
+    what = what.replace("`", "")
+    return ConfigError(f"{place}: {key}{shown}: {what[:1].lower()}{what[1:]}", hint=hint)
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    kind: type[Struct] = Config
+    for part in path:
+        kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == part), Config)
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _hint_at(path: list[str]) -> Any:
+    """The type of ``section.key``, without its bounds."""
+    section = next(field.type for field in msgspec.structs.fields(Config) if field.encode_name == path[0])
+    hint = get_type_hints(section, include_extras=True)[path[1]]
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _value_at(table: Any, path: list[str]) -> Any:
+    for part in path:
+        index = part.strip("[]")
+        if isinstance(table, dict) and part in table:
+            table = table[part]
+        elif isinstance(table, list) and index.isdecimal() and int(index) < len(table):
+            table = table[int(index)]
+        else:
+            break
+    return table
+
+
+def _line_of(text: str, path: list[str]) -> int:
+    """The line of a key, when it is written plainly (``[section]`` and ``key = value``); 0 otherwise."""
+    section: list[str] = []
+    best = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            section = [part.strip().strip("\"'") for part in header[1].split(".")]
+            if section == path[: len(section)]:
+                best = number
+        elif (key := re.match(r"""\s*["']?([^"'=#]+?)["']?\s*=""", line)) and [*section, key[1]] == path[
+            : len(section) + 1
+        ]:
+            return number
+    return best
+
+
+def _comment(hint: Any) -> str:
+    """The description of a field and its bounds, for example ``seconds between pings (0.5 to 600.0)``."""
+    metas = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Meta)]
+    text = " ".join(meta.description for meta in metas if meta.description)
+    inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    for meta in metas:
+        if meta.ge is not None:
+            text += f" ({meta.ge} to {meta.le})"
+    if get_origin(inner) is Literal:
+        text += f" ({', '.join(get_args(inner))})"
+    return text
+
+
+def _toml(value: Any) -> str:
+    """A TOML literal. Keys are written as quoted strings, which TOML allows everywhere."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    escaped = "".join(
+        f"\\u{ord(char):04x}"
+        if ord(char) < 0x20 or ord(char) == 0x7F
+        else "\\" + char
+        if char in '"\\'
+        else char
+        for char in str(value)
+    )
+    return f'"{escaped}"'

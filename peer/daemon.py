@@ -1,0 +1,306 @@
+"""One peer's daemon, put together: home, keys, charter, ledger, compute process, overlay, control API.
+
+The start-up path is the recovery path: everything a peer knows of itself it folds out of its ledger. This process
+never imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from quidnunc.crypto.errors import CharterError, LedgerCorrupt, QuidnuncError
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
+from quidnunc.crypto.log import Log
+from quidnunc.gossip import status as node_status
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.founding import NOTE_BYTES, open_charter, require_signed
+from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
+from quidnunc.gossip.member import Member
+from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.resume import fold
+from quidnunc.gossip.settings import Settings
+from quidnunc.peer import api, overlay_api
+from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.clock import Clock
+from quidnunc.peer.compute import ComputeProcess
+from quidnunc.peer.config import Config
+from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.host import Host
+from quidnunc.peer.overlay_api import Overlay
+from quidnunc.peer.pipe import Setup
+from quidnunc.peer.release import program_version, torch_version
+from quidnunc.peer.store import Store
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger("quidnunc.peer")
+
+KEEP_DELTAS = Settings().keep_deltas
+STOP_GRACE_S = 15.0
+"""How long an orderly stop may take before everything is cancelled."""
+DATASET_SALT = "dataset-salt"
+"""Name of the salt of the dataset commitment in the store's private table."""
+
+
+class DataRefused(QuidnuncError):
+    """The task could not be built from the local data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The role keys a daemon works with, derived from the operational secret."""
+
+    log: SecretKey
+    witness: SecretKey
+    transport: SecretKey
+
+    @classmethod
+    def derive(cls, secret: bytes) -> Keys:
+        """Role keys of epoch 0."""
+        made = [SecretKey.from_seed(derive_seed(secret, role, 0)) for role in (Role.LOG, Role.WITNESS, Role.TRANSPORT)]
+        return cls(*made)
+
+
+def load_charter(home: Home, keys: Keys) -> tuple[Charter, Member, bytes]:
+    """The fully signed charter of this home, our place in it, and the hash of the signed text.
+
+    Raises CharterError when it is missing, not signed by everybody, or not about the keys of this home.
+    """
+    try:
+        note = read_capped(home.charter, NOTE_BYTES)
+    except FileNotFoundError:
+        raise CharterError(
+            f"{home.charter}: there is no charter yet",
+            hint="quidnunc federation create CARD..., federation sign FILE, then federation install FILE",
+        ) from None
+    charter = require_signed(open_charter(note))
+    for member in charter.members:
+        if member.log == keys.log.public:
+            if member.transport != keys.transport.public or member.witness != keys.witness.public:
+                raise CharterError(f"charter lists other transport or witness keys for {member.name} than this home's")
+            return charter, member, hashlib.sha256(note).digest()
+    raise CharterError(
+        f"charter {charter.federation_id.hex()[:16]} does not list the log key of this home",
+        hint="compare with: quidnunc id",
+    )
+
+
+def open_store(home: Home, member: Member) -> Store:
+    """The ledger of this home, made at the first start; raises LedgerCorrupt when it is another log's."""
+    if not home.ledger.exists():
+        return Store.create(home.ledger, member.log_id, member.log)
+    store = Store.open(home.ledger)
+    if store.log_id != member.log_id:
+        store.close()
+        raise LedgerCorrupt(0, f"belongs to log {store.log_id.hex()[:16]}, this home is {member.log_id.hex()[:16]}")
+    return store
+
+
+def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
+    """What the compute process is told: the charter's task and plan, this site's data. The charter's options win."""
+    plan = charter.plan()
+    data = config.data
+    return Setup(
+        task=charter.task.reference,
+        blobs=str(home.blobs),
+        path=data.path,
+        index=data.index,
+        peers=data.peers,
+        alpha=data.alpha,
+        seed=data.seed,
+        options={**data.options, **charter.task.options},
+        genesis_seed=plan.seed,
+        codec=plan.codec,
+        learning_rate=plan.training.learning_rate,
+        momentum=plan.training.momentum,
+        local_steps=plan.training.local_steps,
+        batch_size=plan.training.batch_size,
+        merge_rule=plan.merge_rule,
+        merge_options=dict(plan.merge_options),
+        attack=config.drill.attack,
+        threads=config.training.threads,
+        memory_bytes=config.training.memory_mib * 1024 * 1024,
+        blob_bytes_max=config.limits.blob_bytes_max,
+    )
+
+
+def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -> Overlay:
+    """The overlay to this member's neighbors; the local address book wins over the charter's addresses."""
+    from quidnunc.peer.overlay import Libp2pOverlay
+
+    book = config.network.peers
+    neighbors = [
+        overlay_api.Member(
+            neighbor.transport, book.get(neighbor.name) or book.get(neighbor.log_id.hex()) or neighbor.addresses
+        )
+        for neighbor in charter.neighbors(member.log_id)
+    ]
+    settings = overlay_api.OverlaySettings(
+        body_bytes_max=min(charter.payload_bytes, config.limits.payload_bytes_max),
+        ping_interval_s=config.network.ping_interval_s,
+        dial_timeout_s=config.network.dial_timeout_s,
+    )
+    return Libp2pOverlay(
+        keys.transport.seed,
+        listen=config.network.listen,
+        federation=charter.federation_id,
+        members=neighbors,
+        settings=settings,
+    )
+
+
+def dataset_commitment(store: Store, described: Described) -> bytes:
+    """Salted commitment to the local data: says nothing of it, yet stays the same while the data does."""
+    salt = store.get_meta(DATASET_SALT)
+    if salt is None:
+        salt = os.urandom(32)
+        store.put_meta(DATASET_SALT, salt)
+    return tagged_hash("dataset", salt, described.data_root)
+
+
+def build_node(
+    charter: Charter, member: Member, note_hash: bytes, keys: Keys, config: Config, store: Store, described: Described
+) -> tuple[Node, Clock]:
+    """The node that the ledger leads to, and a clock that does not start before its newest entry."""
+    entries = list(store.entries())
+    node_log = Log(member.log_id)
+    for entry in entries:
+        node_log.replay(entry)
+    resume = fold(entries)
+    newest = range(max(1, resume.number - KEEP_DELTAS + 1), resume.number + 1)
+    tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
+    resume.tokens = [(number, token) for number, token in tokens if token is not None]
+    cap = config.privacy.epsilon_cap
+    own = Self(
+        log_id=member.log_id,
+        key=keys.log,
+        genesis=member.genesis,
+        charter_note=note_hash,
+        dataset=dataset_commitment(store, described),
+        described=described,
+        epsilon_cap_u=int(cap * 1e6) if cap else None,
+        software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
+    )
+    clock = Clock(node_log.last_t_ms / 1000)
+    return Node(charter, own, node_log, resume, os.urandom, Settings()), clock
+
+
+class Daemon:
+    """A running peer. Implements what the control API asks."""
+
+    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay) -> None:
+        self._host = host
+        self._home = home
+        self._computer = computer
+        self._overlay = overlay
+        self.addresses: list[str] = []
+
+    def status(self) -> dict[str, Any]:
+        """The whole status, JSON-ready."""
+        now = self._host.clock.now()
+        data = node_status.status(self._host.node, now)
+        stats = self._overlay.stats()
+        data["bytes_sent"] = sum(s.bytes_sent for s in stats.values())
+        data["bytes_received"] = sum(s.bytes_received for s in stats.values())
+        data["addresses"] = self.addresses
+        data["pid"] = os.getpid()
+        data["home"] = str(self._home.root)
+        data["trainer"] = {"pid": self._computer.pid, "restarts": self._computer.restarts}
+        data["dropped_sends"] = self._host.dropped_sends
+        data["clock_drift_s"] = round(self._host.clock.drift(), 3)
+        data["reports"] = [
+            {"t": round(when, 3), "kind": report.kind, "text": report.text} for when, report in self._host.reports
+        ][-20:]
+        return data
+
+    def peers(self) -> list[dict[str, Any]]:
+        """One row per neighbor, with its traffic."""
+        rows = node_status.peers(self._host.node, self._host.clock.now())
+        stats = self._overlay.stats()
+        for row in rows:
+            traffic = stats.get(bytes.fromhex(row["transport"]))
+            row["bytes_sent"] = traffic.bytes_sent if traffic else 0
+            row["bytes_received"] = traffic.bytes_received if traffic else 0
+        return rows
+
+    async def pause(self, paused: bool) -> None:
+        """Stop or resume local training."""
+        await self._host.pause(paused)
+
+
+async def describe(computer: Any) -> Described:
+    """Have the compute process build the task; raises DataRefused with what the task said."""
+    result = await computer.run(DescribeJob())
+    if isinstance(result, Described):
+        return result
+    why = result.why if isinstance(result, JobFailed) else repr(result)
+    raise DataRefused(f"the task cannot be built: {why}", hint="check [data] in config.toml and the task function")
+
+
+async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
+    """The first SIGTERM or SIGINT asks for an orderly stop, the second ends the process at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                os._exit(128 + number)
+            log.info("signal=%s stopping", signal.Signals(number).name)
+            stop.set()
+
+
+async def run_daemon(
+    home: Home, config: Config, secret: bytes, ready: Callable[[Daemon], None], *, paused: bool = False
+) -> None:
+    """Be this home's peer until a signal asks for an orderly stop. Call it under the home's lock.
+
+    ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers.
+    """
+    keys = Keys.derive(secret)
+    charter, member, note_hash = load_charter(home, keys)
+    stop = trio.Event()
+    with closing(open_store(home, member)) as store:
+        blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
+        setup = compute_setup(charter, config, home)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch_signals, stop)
+            nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+            async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
+                described = await describe(computer)
+                node, clock = build_node(charter, member, note_hash, keys, config, store, described)
+                node.rounds.paused = paused
+                overlay = make_overlay(charter, member, keys, config)
+                host = Host(node, store, blobs, overlay, computer, clock)
+                daemon = Daemon(host, home, computer, overlay)
+                await serve(home, host, daemon, stop, ready)
+
+
+async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
+    """Before the host runs, a signal ends the start at once; afterwards the host has stopped by then."""
+    await stop.wait()
+    await trio.sleep(STOP_GRACE_S)
+    scope.cancel()
+
+
+async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]) -> None:
+    """Run host and control API until ``stop``; then take everything down."""
+    sock = api.bind(home.prepare_socket())
+    try:
+        async with trio.open_nursery() as nursery:
+            daemon.addresses = await nursery.start(host.run, stop)
+            await nursery.start(api.serve, daemon, sock)
+            ready(daemon)
+            await host.stopped.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        home.socket().unlink(missing_ok=True)

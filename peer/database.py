@@ -1,0 +1,223 @@
+"""SQLite as the ledger wants it: durable, strict, read back, and with errors an operator can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+from quidnunc.crypto.encoding import encode
+from quidnunc.crypto.errors import (
+    ConfigError,
+    LedgerCorrupt,
+    LocalProtocolError,
+    QuidnuncError,
+    StoreLocked,
+    StoreNewer,
+    StoreUnwritable,
+)
+from quidnunc.crypto.identity import tagged_hash
+from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable
+
+APPLICATION_ID = 0x514E4C47  # "QNLG"
+SCHEMA_VERSION = 1
+
+SCHEMA = (
+    "CREATE TABLE entry (seq INTEGER PRIMARY KEY, header BLOB NOT NULL, type INTEGER NOT NULL, "
+    "payload BLOB NOT NULL, salt BLOB NOT NULL) STRICT",
+    "CREATE TABLE private (seq INTEGER PRIMARY KEY, salt BLOB NOT NULL, bytes BLOB NOT NULL) STRICT",
+    "CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT",
+    "CREATE TABLE token (hash BLOB PRIMARY KEY, author BLOB NOT NULL, number INTEGER NOT NULL, "
+    "body BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
+    "CREATE INDEX token_number ON token (author, number)",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
+)
+"""Entries and checkpoints are covered by signatures. Rows of ``token`` and ``meta`` are not: their
+``seal`` is a hash of the other columns, so that a flipped bit is found there as well."""
+
+_BUSY_S = 5.0
+
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": 2,  # FULL: only this syncs the WAL at every commit
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "fullfsync": 1,  # macOS: without it fsync stops at the drive's cache
+    "checkpoint_fullfsync": 1,
+}
+
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL: "free some space on this file system; nothing that was committed is lost",
+    sqlite3.SQLITE_IOERR: "check the disk: the operating system reports read or write errors",
+    sqlite3.SQLITE_READONLY: "mount the file system for writing, or chown the file to whom quidnunc runs as",
+    sqlite3.SQLITE_CANTOPEN: "give the user that runs quidnunc this file and its directory",
+    sqlite3.SQLITE_PERM: "give the user that runs quidnunc this file and its directory",
+    sqlite3.SQLITE_NOMEM: "",
+}
+
+
+class DatabaseCorrupt(LedgerCorrupt):
+    """The database file itself is damaged, so that no entry can be named (``seq`` is -1)."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(-1, why)
+        self.message = f"{path}: {why}"
+        self.args = (self.message,)
+
+
+def create(path: Path, meta: dict[str, bytes]) -> None:
+    """Put an empty ledger database with these ``meta`` rows at ``path``, whole or not at all.
+
+    Raises ConfigError when something is there already, StoreUnwritable when the disk fails.
+    """
+    with _new_file(path) as temporary, contextlib.closing(_connect(temporary, "rw")) as connection:
+        connection.execute("PRAGMA journal_mode=wal")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in SCHEMA:
+            connection.execute(statement)
+        rows = [(key, value, row_seal("meta", key, value)) for key, value in meta.items()]
+        connection.executemany("INSERT INTO meta VALUES (?, ?, ?)", rows)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy the ledger at ``source``, consistent even while it is written to, to a new file.
+
+    Raises ConfigError when something is there already, StoreUnwritable when the disk fails.
+    """
+    with (
+        contextlib.closing(open_database(source, readonly=True)) as connection,
+        _new_file(path) as temporary,
+        contextlib.closing(_connect(temporary, "rw")) as target,
+    ):
+        connection.backup(target)
+
+
+def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """Connect, check that this is a ledger of ours, and set and read back what durability depends on.
+
+    Raises ConfigError when there is none, StoreNewer, DatabaseCorrupt, StoreLocked or StoreUnwritable.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no ledger here", hint="make one with: quidnunc init")
+    with translated(path):
+        connection = _connect(path, _readonly_mode(path) if readonly else "rw")
+        try:
+            _identify(connection, path)
+            for name, wanted in _PRAGMAS.items():
+                if readonly and name == "journal_mode":
+                    continue
+                connection.execute(f"PRAGMA {name}={wanted}")
+                found = connection.execute(f"PRAGMA {name}").fetchone()[0]
+                if found != wanted:
+                    raise StoreUnwritable(
+                        f"{path}: SQLite set {name} to {found!r}, {wanted!r} is needed for durability",
+                        hint="use a local file system and a current SQLite",
+                    )
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def row_seal(table: str, *columns: bytes | str | int) -> bytes:
+    """What the ``seal`` column of a row must be, given the columns before it."""
+    raw = [each.encode("utf-8", "surrogateescape") if isinstance(each, str) else each for each in columns]
+    return tagged_hash("store-row", encode([table, *raw]))
+
+
+def quick_check(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with its own pages; empty when nothing is."""
+    return [row[0] for row in connection.execute("PRAGMA quick_check(10)") if row[0] != "ok"]
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into an error of ours that names the file and the remedy."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        # Of a damaged schema, SQLite quotes bytes in its message that Python cannot decode.
+        raise DatabaseCorrupt(path, "its schema is damaged") from error
+    except sqlite3.Error as error:
+        raise _meaning(path, error) from error
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{urllib.parse.quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_BUSY_S,
+    )
+    # Damaged text must reach our checks, not end in a UnicodeDecodeError.
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return connection
+
+
+def _readonly_mode(path: Path) -> str:
+    """Reading a WAL database wants to write beside it, which a read-only medium does not allow."""
+    quiet = not path.with_name(path.name + "-wal").exists()
+    return "ro&immutable=1" if quiet and not os.access(path.parent, os.W_OK) else "ro"
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A private file for SQLite to fill, which then appears at ``path``, whole and synced, or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+        with translated(path):
+            yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.link(temporary, path)
+        fsync_dir(path.parent)
+    except FileExistsError:
+        raise ConfigError(f"{path}: is there already", hint="a ledger is never overwritten") from None
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+def _identify(connection: sqlite3.Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise DatabaseCorrupt(path, f"application id {application:#x}, a ledger has {APPLICATION_ID:#x}")
+    if version > SCHEMA_VERSION:
+        raise StoreNewer(
+            f"{path}: schema version {version}, this program knows versions up to {SCHEMA_VERSION}",
+            hint="run the newer quidnunc that wrote it",
+        )
+    # A doctored backup may hold triggers or views; ours holds exactly this.
+    rows = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")
+    if version != SCHEMA_VERSION or tuple(row[0] for row in rows) != SCHEMA:
+        raise DatabaseCorrupt(path, f"its tables are not those of schema version {SCHEMA_VERSION}")
+
+
+def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return LocalProtocolError(f"{path}: {error}")
+    match code & 0xFF:
+        case primary if primary in _UNWRITABLE:
+            return StoreUnwritable(f"{path}: cannot be written: {error}", hint=_UNWRITABLE[primary])
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreLocked(
+                f"{path}: in use by another process", hint="only one process may write to a ledger"
+            )
+        case _:
+            return DatabaseCorrupt(path, str(error))

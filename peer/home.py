@@ -1,0 +1,269 @@
+"""The directory of one peer: where everything lies, who may hold it, and how a file is replaced.
+
+::
+
+    config.toml             what the operator writes
+    charter.note            the signed charter of the federation
+    card.json               the public keys handed to the other founders
+    keys/root.key           0600 in a 0700 directory; belongs offline once the federation is founded
+    keys/operational.key    0600
+    state/ledger.db         SQLite, see peer/store.py
+    state/blobs/            params and deltas by hash, see peer/blobs.py
+    state/lock              held (flock) by the one process that may write here
+    run/control.sock        the control API
+
+A unix socket's address is limited to about 107 bytes. When the home's path is too long for that, the socket
+lies in a 0700 directory ``quidnunc-<uid>`` under ``$XDG_RUNTIME_DIR`` or, without one, the system's temporary
+directory, named by a hash of the home's path; ``run/control.sock`` is then a symbolic link to it, so that a
+client with another environment finds it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quidnunc.crypto.errors import ConfigError, StoreLocked, StoreUnwritable
+
+SOCKET_PATH_MAX = 103
+"""Bytes in a unix socket's address that work everywhere (Linux allows 107, macOS 103)."""
+
+PRIVATE_DIR = 0o700
+PRIVATE_FILE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The layout under ``root``. Pure path arithmetic, except for the methods that say otherwise."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Home:
+        """The home at ``path``, made absolute, so that a later change of directory does not move it."""
+        return cls(Path(path).expanduser().absolute())
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def charter(self) -> Path:
+        return self.root / "charter.note"
+
+    @property
+    def card(self) -> Path:
+        return self.root / "card.note"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def root_key(self) -> Path:
+        return self.keys / "root.key"
+
+    @property
+    def operational_key(self) -> Path:
+        return self.keys / "operational.key"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "ledger.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.state / "blobs"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.state / "lock"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    def exists(self) -> bool:
+        """Whether ``quidnunc init`` was here (reads the disk)."""
+        return self.config.exists() or self.operational_key.exists()
+
+    def create(self) -> None:
+        """Make the directories, 0700, keeping those that are there. Raises StoreUnwritable."""
+        for directory in (self.root, self.keys, self.state, self.blobs, self.run):
+            with _writing(directory):
+                directory.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+                if directory != self.root and stat.S_IMODE(directory.stat().st_mode) & 0o077:
+                    directory.chmod(PRIVATE_DIR)
+
+    def socket(self) -> Path:
+        """Where the control socket is or will be: at most SOCKET_PATH_MAX bytes long (reads the disk)."""
+        plain = self.run / "control.sock"
+        if len(os.fsencode(plain)) <= SOCKET_PATH_MAX:
+            return plain
+        with contextlib.suppress(OSError):
+            return Path(os.readlink(plain))
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        base = os.environ.get("XDG_RUNTIME_DIR", "")
+        if not os.path.isdir(base) or len(os.fsencode(base)) > SOCKET_PATH_MAX - 48:
+            base = tempfile.gettempdir()
+        return Path(base) / f"quidnunc-{os.geteuid()}" / f"{digest}.sock"
+
+    def prepare_socket(self) -> Path:
+        """Make sure the socket can be bound safely: private directory, no stale socket. Call under the lock.
+
+        Raises ConfigError when another user has put something where the short path leads.
+        """
+        path = self.socket()
+        with _writing(path):
+            path.parent.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+            found = path.parent.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise ConfigError(
+                    f"{path.parent}: not a directory of ours with mode 0700",
+                    hint="remove it, or use a shorter --home so that the control socket can lie inside",
+                )
+            path.unlink(missing_ok=True)
+            plain = self.run / "control.sock"
+            if path != plain:
+                plain.unlink(missing_ok=True)
+                plain.symlink_to(path)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that writes here, until the block ends or the process dies, however it dies.
+
+        Raises StoreLocked naming the holder's pid, StoreUnwritable when the lock file cannot be made.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _writing(self.lock_file):
+            descriptor = os.open(self.lock_file, flags, PRIVATE_FILE)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreLocked(
+                    f"{self.root} is in use by process {_holder(descriptor)}",
+                    hint="stop that process first, or name another directory with --home",
+                ) from None
+            with _writing(self.lock_file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def locked_by(self) -> int | None:
+        """The pid of the process that holds the lock, 0 if it left none, or None if nobody does."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = _holder(descriptor)
+            return int(text) if text.isdecimal() else 0
+        finally:
+            os.close(descriptor)
+        return None
+
+
+def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: bool = True) -> None:
+    """Put ``data`` at ``path`` so that, after a crash or power loss, either the old or the new file is there,
+    whole.
+
+    With ``replace`` false an existing file is kept and FileExistsError raised. Raises StoreUnwritable.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _writing(path):
+        try:
+            descriptor = os.open(temporary, flags, mode)
+            try:
+                os.fchmod(descriptor, mode)
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if replace:
+                os.rename(temporary, path)
+            else:
+                os.link(temporary, path, follow_symlinks=False)
+            fsync_dir(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_capped(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file. Raises OSError, or ConfigError when it has more than ``max_bytes``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > max_bytes:
+        raise ConfigError(f"{path}: {found.st_size} bytes, limit is {max_bytes}")
+    return data
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte; a disk that fills up may take only a part of one write."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a directory survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> StoreUnwritable:
+    """What a failed write to ``path`` means to an operator."""
+    hints = {
+        errno.ENOSPC: "free some space on this file system; nothing was lost",
+        errno.EDQUOT: "raise the disk quota; nothing was lost",
+        errno.EROFS: "mount the file system for writing",
+        errno.EIO: "check the disk: the operating system reports read or write errors",
+        errno.EACCES: "give the user that runs quidnunc this directory (chown)",
+        errno.EPERM: "give the user that runs quidnunc this directory (chown)",
+    }
+    reason = (error.strerror or type(error).__name__).lower()
+    return StoreUnwritable(f"{path}: cannot be written: {reason}", hint=hints.get(error.errno or 0, ""))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return text if text.isdecimal() else "(unknown)"

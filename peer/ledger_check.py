@@ -1,0 +1,261 @@
+"""What ``quidnunc ledger verify`` does: every row of a ledger database, layer by layer, never a bare "OK".
+
+Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3
+time, I4 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I19 derived columns, I20
+limits. One damaged byte can break several; the first problem of the chain layer names the entry.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.encoding import decode
+from quidnunc.crypto.entry import (
+    MAX_PAYLOAD_BYTES,
+    SALT_BYTES,
+    ZERO_HASH,
+    Header,
+    commit_payload,
+    commit_private,
+    parse_header,
+)
+from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.merkle import Tree, leaf_hash
+from quidnunc.peer.database import quick_check, row_seal
+
+PROBLEMS_MAX = 100
+"""Problems kept per layer; the others are counted."""
+
+LAYERS = ("database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables")
+
+_EVERY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``seq`` is the entry, or the size of the checkpoint, or -1."""
+
+    code: str
+    seq: int
+    why: str
+
+
+@dataclass(slots=True)
+class Layer:
+    """One kind of check: how many things were checked, and what is wrong with them."""
+
+    name: str
+    checked: int = 0
+    failed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.failed == 0
+
+    def report(self, code: str, seq: int, why: str) -> None:
+        """Note a problem; the list stops growing at PROBLEMS_MAX."""
+        self.failed += 1
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(code, seq, why))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome for one ledger: layers in the order of LAYERS, and size and Merkle root as recomputed."""
+
+    log_id: bytes
+    size: int
+    root: bytes
+    checkpoints: int
+    layers: tuple[Layer, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing at all is wrong."""
+        return all(layer.ok for layer in self.layers)
+
+    def layer(self, name: str) -> Layer:
+        """The layer called ``name``, one of LAYERS."""
+        return self.layers[LAYERS.index(name)]
+
+
+def check(
+    connection: sqlite3.Connection,
+    path: Path,
+    log_id: bytes,
+    public: bytes,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Check the ledger behind ``connection`` in one read transaction. Problems are reported, never raised."""
+    checker = _Checker(connection, log_id, public, progress)
+    try:
+        connection.execute("BEGIN")
+        checker.database()
+        checker.entries()
+        checker.orphans()
+        checker.checkpoints()
+        checker.side_tables()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        checker.layers["database"].report("I6", -1, f"{path}: {error}")
+    return checker.result()
+
+
+class _Checker:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        log_id: bytes,
+        public: bytes,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._log_id = log_id
+        self._public = public
+        self._progress = progress
+        self._tree = Tree()
+        self._signed = 0
+        self._last_t_ms = 0
+        self.layers = {name: Layer(name) for name in LAYERS}
+
+    def result(self) -> Report:
+        checkpoints = self.layers["own signatures"].checked
+        return Report(
+            self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values())
+        )
+
+    def database(self) -> None:
+        layer = self.layers["database"]
+        layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        for problem in quick_check(self._connection):
+            layer.report("I6", -1, problem)
+
+    def entries(self) -> None:
+        total = self._connection.execute("SELECT count(*) FROM entry").fetchone()[0]
+        rows = self._connection.execute(
+            "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
+            "LEFT JOIN private USING (seq) ORDER BY seq"
+        )
+        expected = 0
+        for done, (seq, header, kind, payload, salt, private, private_salt) in enumerate(rows):
+            if self._progress is not None and done % _EVERY == 0:
+                self._progress(done, total)
+            if seq != expected:
+                self.layers["chain"].report("I1", expected, f"missing: the next row is {seq}")
+            expected = seq + 1
+            parsed = self._header(seq, header)
+            if parsed is not None:
+                self._place(seq, parsed, kind)
+                self._payload(seq, parsed, payload, salt)
+            self._content(seq, payload, private, private_salt)
+            self._tree.append(leaf_hash(header))
+        if self._progress is not None:
+            self._progress(total, total)
+
+    def _header(self, seq: int, header: bytes) -> Header | None:
+        layer = self.layers["canonical"]
+        layer.checked += 1
+        try:
+            return parse_header(header)
+        except Malformed as error:
+            layer.report("I4", seq, f"header: {error.message}")
+            return None
+
+    def _place(self, seq: int, header: Header, kind: int) -> None:
+        layer = self.layers["chain"]
+        layer.checked += 1
+        previous = self._tree.leaf(self._tree.size - 1) if self._tree.size else ZERO_HASH
+        if header.log_id != self._log_id:
+            layer.report("I4", seq, f"header: belongs to log {header.log_id.hex()[:16]}")
+        if header.seq != seq:
+            layer.report("I1", seq, f"header: calls itself entry {header.seq}")
+        if header.prev != previous:
+            found = header.prev.hex()[:16]
+            layer.report(
+                "I2",
+                seq,
+                f"header: follows {found}, entry {seq - 1} is {previous.hex()[:16]}: one was changed",
+            )
+        if header.t_ms < self._last_t_ms:
+            layer.report("I3", seq, f"header: of {header.t_ms} ms, the entry before of {self._last_t_ms} ms")
+        if header.type != kind:
+            layer.report("I19", seq, f"type: {kind}, the header says {header.type}")
+        self._last_t_ms = max(self._last_t_ms, header.t_ms)
+
+    def _payload(self, seq: int, header: Header, payload: bytes, salt: bytes) -> None:
+        layer = self.layers["payloads"]
+        layer.checked += 1
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            layer.report("I20", seq, f"payload: {len(payload)} bytes, limit is {MAX_PAYLOAD_BYTES}")
+        elif len(payload) != header.payload_len:
+            layer.report("I5", seq, f"payload: {len(payload)} bytes, the header says {header.payload_len}")
+        elif len(salt) != SALT_BYTES:
+            layer.report("I5", seq, f"salt: {len(salt)} bytes, must be {SALT_BYTES}")
+        elif commit_payload(salt, payload) != header.payload_cmt:
+            layer.report("I5", seq, "payload or salt: not what the header commits to")
+
+    def _content(self, seq: int, payload: bytes, private: bytes | None, private_salt: bytes | None) -> None:
+        try:
+            value = decode(payload, max_bytes=MAX_PAYLOAD_BYTES)
+        except Malformed as error:
+            self.layers["canonical"].report("I4", seq, f"payload: {error.message}")
+            return
+        named = value.get("pv") if isinstance(value, dict) else None
+        if private is None or private_salt is None:
+            if named is not None:
+                self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
+        elif named is None:
+            self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")
+        elif len(private_salt) != SALT_BYTES or commit_private(private_salt, private) != named:
+            self.layers["payloads"].report(
+                "I5", seq, "private or its salt: not what the payload commits to (pv)"
+            )
+
+    def orphans(self) -> None:
+        rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
+        for (seq,) in rows:
+            self.layers["payloads"].report("I5", seq, "private: belongs to no entry")
+
+    def checkpoints(self) -> None:
+        for size, note in self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size"):
+            self._signed = max(self._signed, size)
+            signatures, merkle = self.layers["own signatures"], self.layers["merkle"]
+            signatures.checked += 1
+            try:
+                checkpoint = open_checkpoint(note, origin_of(self._log_id), self._public)
+            except RemoteProtocolError as error:
+                what = "signature" if error.reason is Reason.BAD_SIGNATURE else "note"
+                signatures.report("I7", size, f"checkpoint {what}: {error.message}")
+                continue
+            merkle.checked += 1
+            if checkpoint.size != size:
+                merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
+            elif size > self._tree.size:
+                merkle.report(
+                    "I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}"
+                )
+            elif checkpoint.root != self._tree.root(size):
+                root = self._tree.root(size).hex()[:16]
+                merkle.report(
+                    "I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}"
+                )
+        if self._signed < self._tree.size:
+            last = self._tree.size - 1
+            self.layers["merkle"].report(
+                "I8", last, f"entries {self._signed} to {last} are under no checkpoint"
+            )
+
+    def side_tables(self) -> None:
+        layer = self.layers["side tables"]
+        for *columns, seal in self._connection.execute("SELECT hash, author, number, body, seal FROM token"):
+            layer.checked += 1
+            if row_seal("token", *columns) != seal:
+                layer.report("I15", -1, f"token {columns[0].hex()[:16]}: not what was written")
+        for key, value, seal in self._connection.execute("SELECT key, value, seal FROM meta"):
+            layer.checked += 1
+            if row_seal("meta", key, value) != seal:
+                layer.report("I15", -1, f"meta {key!r}: not what was written")

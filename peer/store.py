@@ -1,0 +1,377 @@
+"""The ledger of one peer on disk: the only thing that makes an entry durable.
+
+:meth:`Store.commit` is the write-ahead step. In one transaction it compares what is on disk with what this
+process last committed, inserts, reads the rows back, recomputes the Merkle root from what it read, verifies
+the signed checkpoint against that root with our own public key, and commits with a synced WAL. Any difference
+is :class:`LedgerCorrupt` and ends the store: a peer that signed something its disk does not hold would fork.
+
+Opening replays every entry the same way, so that the start-up path is the recovery path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.encoding import decode
+from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
+from quidnunc.crypto.errors import (
+    LedgerCorrupt,
+    LocalProtocolError,
+    Malformed,
+    QuidnuncError,
+    RemoteProtocolError,
+    StoreUnwritable,
+)
+from quidnunc.crypto.log import Log
+from quidnunc.peer import database
+from quidnunc.peer.database import DatabaseCorrupt, row_seal, translated
+from quidnunc.peer.ledger_check import Report, check
+
+META_BYTES_MAX = 1024 * 1024
+TAIL_ROWS = 256
+"""Newest entries whose payloads are decoded strictly at every start; the others match their commitment."""
+
+_BATCH = 256
+_RESERVED = ("log_id", "public")
+
+_SELECT = (
+    "SELECT seq, header, type, payload, entry.salt, bytes, private.salt "
+    "FROM entry LEFT JOIN private USING (seq) WHERE seq >= ? AND seq < ? ORDER BY seq"
+)
+
+
+class Store:
+    """One ledger database. Methods may be called from any thread; one at a time gets through.
+
+    Made by :meth:`create` or :meth:`open`. After LedgerCorrupt or StoreUnwritable every call raises it again.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, readonly: bool) -> None:
+        self.path = path
+        self.readonly = readonly
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._dead: QuidnuncError | None = None
+        with translated(path):
+            self.log_id = self._identity("log_id")
+            self.public = self._identity("public")
+        self._log = Log(self.log_id)
+
+    @classmethod
+    def create(cls, path: Path, log_id: bytes, public: bytes) -> Store:
+        """A new, empty ledger for the log ``log_id`` whose checkpoints ``public`` verifies (32 bytes each).
+
+        Raises ConfigError when there is one already, StoreUnwritable when the disk fails.
+        """
+        if len(log_id) != 32 or len(public) != 32:
+            raise LocalProtocolError("a log id and a public key have 32 bytes each")
+        database.create(path, {"log_id": log_id, "public": public})
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path, *, readonly: bool = False) -> Store:
+        """The ledger at ``path``; unless ``readonly``, after checking all of it against its signed
+        checkpoint.
+
+        ``readonly`` reads what is committed beside a daemon that goes on writing, and checks nothing by
+        itself. Raises LedgerCorrupt, StoreNewer, StoreLocked, StoreUnwritable, or ConfigError when there is
+        none.
+        """
+        connection = database.open_database(path, readonly=readonly)
+        try:
+            store = cls(path, connection, readonly=readonly)
+            if not readonly:
+                with store._guarded():
+                    store._recover()
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the database; the last writer folds the WAL into it."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """The number of committed entries."""
+        if not self.readonly:
+            return self._log.size
+        with self._guarded():
+            return self._size_on_disk()
+
+    @property
+    def root(self) -> bytes:
+        """The Merkle root over all committed entries; of a read-only store, the one last signed."""
+        if not self.readonly:
+            return self._log.root
+        note = self.checkpoint()
+        if note is None:
+            return Log(self.log_id).root
+        try:
+            return open_checkpoint(note, origin_of(self.log_id), self.public).root
+        except RemoteProtocolError as error:
+            raise LedgerCorrupt(self.size - 1, f"its checkpoint does not verify: {error.message}") from error
+
+    def commit(
+        self, entries: Sequence[Entry], note: bytes, tokens: Sequence[tuple[bytes, bytes, int, bytes]] = ()
+    ) -> None:
+        """Make ``entries``, the signed checkpoint ``note`` over them, and ``tokens`` durable, or nothing of
+        it.
+
+        ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
+        kept. Raises LedgerCorrupt when anything read back differs from what was meant, StoreUnwritable when
+        the disk fails.
+        """
+        self._check_writable()
+        if not entries:
+            raise LocalProtocolError("a commit without entries")
+        rows = [_token_row(*token) for token in tokens]
+        with self._guarded():
+            # Until the end the mirror in memory may be ahead of the disk; whatever happens, even an exception
+            # that has nothing to do with the disk, must not let a later call believe it.
+            self._dead = LedgerCorrupt(
+                self._log.size, "its commit was interrupted", hint="start the peer again"
+            )
+            with self._transaction() as connection:
+                self._compare()
+                start = self._log.size
+                self._insert(connection, start, entries)
+                self._replay(start, start + len(entries))
+                self._check_note(note)
+                connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (self._log.size, note))
+                connection.executemany("INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?)", rows)
+            self._dead = None
+
+    def entry(self, seq: int) -> Entry:
+        """Entry number ``seq``. Raises LocalProtocolError outside 0 to size - 1."""
+        for found in self.entries(seq, seq + 1):
+            return found
+        raise LocalProtocolError(f"no entry {seq} in a ledger of {self.size}")
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """Entries ``start`` up to but not including ``stop`` (default: all there are now), in order."""
+        end = self.size if stop is None else min(stop, self.size)
+        for first in range(max(0, start), end, _BATCH):
+            with self._guarded():
+                batch = self._rows(first, min(end, first + _BATCH))
+            for _, entry in batch:
+                yield entry
+
+    def checkpoint(self) -> bytes | None:
+        """The newest signed checkpoint, or None for an empty ledger."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1"
+            ).fetchone()
+        return row[0] if row else None
+
+    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+        """All own checkpoints as (size, note), by size."""
+        last = -1
+        while True:
+            with self._guarded():
+                rows = self._connection.execute(
+                    "SELECT size, note FROM checkpoint WHERE size > ? ORDER BY size LIMIT ?", (last, _BATCH)
+                ).fetchall()
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1][0]
+
+    def token_by_number(self, author: bytes, number: int) -> bytes | None:
+        """The token of ``author``'s update ``number``, the first one seen if there were two, or None."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT hash, author, number, body, seal FROM token WHERE author = ? AND number = ? "
+                "ORDER BY rowid LIMIT 1",
+                (author, number),
+            ).fetchone()
+            if row is not None and row[4] != row_seal("token", *row[:4]):
+                raise DatabaseCorrupt(
+                    self.path, f"the token of update {number} of {author.hex()[:16]} is damaged"
+                )
+        return row[3] if row else None
+
+    def get_meta(self, key: str) -> bytes | None:
+        """The value kept under ``key``, or None."""
+        with self._guarded():
+            row = self._connection.execute("SELECT value, seal FROM meta WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[1] != row_seal("meta", key, row[0]):
+                raise DatabaseCorrupt(self.path, f"meta {key!r} is damaged")
+        return row[0] if row else None
+
+    def put_meta(self, key: str, value: bytes) -> None:
+        """Keep ``value`` (at most META_BYTES_MAX) under ``key``, durably, in place of what was there."""
+        self._check_writable()
+        if key in _RESERVED or len(value) > META_BYTES_MAX:
+            raise LocalProtocolError(
+                f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}"
+            )
+        with self._guarded(), self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, row_seal("meta", key, value))
+            )
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Check every row of every table on a connection of its own, beside a daemon that goes on writing.
+
+        Never stops at the first problem. ``progress`` is called with (entries checked, entries).
+        """
+        with contextlib.closing(database.open_database(self.path, readonly=True)) as connection:
+            return check(connection, self.path, self.log_id, self.public, progress)
+
+    def backup(self, path: Path) -> None:
+        """Copy the ledger, whole and consistent, to a new file, beside a daemon that goes on writing."""
+        database.copy(self.path, path)
+
+    def _recover(self) -> None:
+        problems = database.quick_check(self._connection)
+        if problems:
+            raise DatabaseCorrupt(self.path, problems[0])
+        size = self._size_on_disk()
+        tail = max(0, size - TAIL_ROWS)
+        for first in range(0, tail, _BATCH):
+            self._replay(first, min(tail, first + _BATCH))
+        self._replay(tail, size, strict=True)
+        row = self._connection.execute(
+            "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
+        ).fetchone()
+        if row is None and size == 0:
+            return
+        if row is None or row[0] != size:
+            signed = row[0] if row else 0
+            raise LedgerCorrupt(
+                min(signed, size), f"the newest checkpoint is of size {signed}, there are {size} entries"
+            )
+        self._check_note(row[1])
+
+    def _replay(self, start: int, stop: int, *, strict: bool = False) -> None:
+        """Read rows from disk and add them to the mirror, which checks each against its place."""
+        for seq, (kind, entry) in enumerate(self._rows(start, stop), start):
+            header = self._log.replay(entry)
+            if kind != header.type:
+                raise LedgerCorrupt(seq, f"its row is of type {kind}, its header of type {header.type}")
+            if strict:
+                try:
+                    decode(entry.payload, max_bytes=MAX_PAYLOAD_BYTES)
+                except Malformed as error:
+                    raise LedgerCorrupt(seq, f"payload: {error.message}") from error
+
+    def _compare(self) -> None:
+        """Compare and swap: what is on disk must be what this process put there last."""
+        size = self._size_on_disk()
+        signed = self._connection.execute("SELECT max(size) FROM checkpoint").fetchone()[0] or 0
+        head = self._rows(size - 1, size)[0][1].leaf if size else self._log.head
+        if (size, signed, head) != (self._log.size, self._log.size, self._log.head):
+            raise LedgerCorrupt(
+                min(size, self._log.size),
+                f"the ledger on disk has {size} entries, {signed} signed, and head {head.hex()[:16]}; "
+                f"this process left {self._log.size} with head {self._log.head.hex()[:16]}",
+                hint="another process wrote to it: stop both and run quidnunc ledger verify",
+            )
+
+    @staticmethod
+    def _insert(connection: sqlite3.Connection, start: int, entries: Sequence[Entry]) -> None:
+        for seq, entry in enumerate(entries, start):
+            try:
+                kind = parse_header(entry.header).type
+            except Malformed as error:
+                raise LedgerCorrupt(seq, error.message) from error
+            connection.execute(
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?)",
+                (seq, entry.header, kind, entry.payload, entry.salt),
+            )
+            if entry.private or entry.private_salt:
+                connection.execute(
+                    "INSERT INTO private VALUES (?, ?, ?)", (seq, entry.private_salt, entry.private)
+                )
+
+    def _check_note(self, note: bytes) -> None:
+        try:
+            checkpoint = open_checkpoint(note, self._log.origin, self.public)
+        except RemoteProtocolError as error:
+            raise LedgerCorrupt(
+                self._log.size - 1, f"its checkpoint does not verify: {error.message}"
+            ) from error
+        if (checkpoint.size, checkpoint.root) != (self._log.size, self._log.root):
+            raise LedgerCorrupt(
+                self._log.size - 1,
+                f"its checkpoint is of size {checkpoint.size} and root {checkpoint.root.hex()[:16]}, "
+                f"the entries read back are {self._log.size} with root {self._log.root.hex()[:16]}",
+            )
+
+    def _rows(self, start: int, stop: int) -> list[tuple[int, Entry]]:
+        """Rows ``start`` to ``stop`` as (type column, entry), none of them checked but for gaps."""
+        rows = self._connection.execute(_SELECT, (start, stop)).fetchall()
+        entries = []
+        for seq, (found, header, kind, payload, salt, private, private_salt) in enumerate(rows, start):
+            if found != seq:
+                raise LedgerCorrupt(seq, "is missing")
+            entries.append((kind, Entry(header, payload, salt, private or b"", private_salt or b"")))
+        if len(entries) < stop - start:
+            raise LedgerCorrupt(start + len(entries), "is missing")
+        return entries
+
+    def _size_on_disk(self) -> int:
+        last = self._connection.execute("SELECT max(seq) FROM entry").fetchone()[0]
+        return 0 if last is None else int(last) + 1
+
+    def _identity(self, key: str) -> bytes:
+        value = self.get_meta(key)
+        if value is None or len(value) != 32:
+            raise DatabaseCorrupt(self.path, f"meta {key!r} is missing")
+        return value
+
+    def _check_writable(self) -> None:
+        if self.readonly:
+            raise LocalProtocolError(f"{self.path} was opened read-only")
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One caller at a time; SQLite's errors as ours; no way back after an error of the disk."""
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                with translated(self.path):
+                    yield
+            except (LedgerCorrupt, StoreUnwritable) as error:
+                self._dead = error
+                raise
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # SQLite has rolled back by itself after some errors, and says so here.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _token_row(
+    name: bytes, author: bytes, number: int, body: bytes
+) -> tuple[bytes, bytes, int, bytes, bytes]:
+    if hashlib.sha256(body).digest() != name or len(author) != 32 or not 0 <= number < 2**63:
+        raise LocalProtocolError("a token is (SHA-256 of its bytes, 32-byte log id, number, bytes)")
+    return name, author, number, body, row_seal("token", name, author, number, body)

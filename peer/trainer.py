@@ -1,0 +1,282 @@
+"""The compute process, ``python -m quidnunc.peer.trainer``: torch and user code, kept out of the daemon.
+
+It reads one :class:`~quidnunc.peer.pipe.Setup` and then jobs from stdin, answers each on stdout, and sends a
+heartbeat while it works. A job is a pure function of its fields and the blobs, so the parent may kill this
+process at any moment and give the job to the next one.
+
+The two pipes are moved to descriptors of their own before anything else runs: what user code prints goes to
+stderr, and what it reads from stdin is empty. The process ends when its stdin does, however busy it is, and
+on Linux also when the parent dies without closing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import difflib
+import importlib
+import io
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError
+from quidnunc.gossip.jobs import Job, Result
+from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.pipe import (
+    TO_CHILD,
+    TO_PARENT,
+    Heartbeat,
+    Ready,
+    Setup,
+    SetupFailed,
+    failed,
+    plain,
+    read_frame,
+    write_frame,
+)
+
+if TYPE_CHECKING:
+    from quidnunc.gossip.task import Site, Task
+
+_T = TypeVar("_T")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Computer(Protocol):
+    """What answers jobs: :class:`quidnunc.gossip.compute.Compute`.
+
+    An integer attribute ``progress`` that grows with every local step tells a long job from one that hangs.
+    """
+
+    def handle(self, job: Job) -> Result:
+        """Answer one job."""
+
+
+def build_compute(setup: Setup) -> Computer:
+    """The real thing: loads the task, and with it torch. Raises ConfigError."""
+    os.environ["OMP_NUM_THREADS"] = str(setup.threads)
+    function = load_task(setup.task)
+    import torch
+
+    from quidnunc.crypto.noise import NoiseStream
+    from quidnunc.gossip.compute import Compute, Plan
+    from quidnunc.gossip.task import Site
+    from quidnunc.gossip.trainer import Training
+
+    torch.set_num_threads(setup.threads)
+    return Compute(
+        function,
+        Site(
+            index=setup.index,
+            peers=setup.peers,
+            alpha=setup.alpha,
+            seed=setup.seed,
+            path=setup.path,
+            options=setup.options,
+        ),
+        Plan(
+            seed=setup.genesis_seed,
+            codec=setup.codec,
+            training=Training(
+                learning_rate=setup.learning_rate,
+                momentum=setup.momentum,
+                local_steps=setup.local_steps,
+                batch_size=setup.batch_size,
+            ),
+            merge_rule=setup.merge_rule,
+            merge_options=setup.merge_options,
+        ),
+        FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
+        NoiseStream(setup.noise_key, b"compute"),
+        attack=setup.attack,
+    )
+
+
+def load_task(reference: str) -> Callable[[Site], Task]:
+    """The task function that ``reference`` names: a built-in (``digits``) or ``package.module:function``.
+
+    Modules are looked for where Python looks, and last in the current directory, so that a file there cannot
+    take the place of an installed module. Raises ConfigError naming module, attribute and what is there.
+    """
+    if ":" not in reference:
+        from quidnunc.gossip.builtin import BUILTIN
+
+        if reference not in BUILTIN:
+            raise ConfigError(
+                f"no built-in task {reference!r}; there are: {', '.join(sorted(BUILTIN))}",
+                hint="your own is written package.module:function",
+            )
+        built_in: Callable[[Site], Task] = BUILTIN[reference]
+        return built_in
+    name, _, attribute = reference.partition(":")
+    module = _import(reference, name)
+    found = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None) if part else None
+    if not callable(found):
+        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        close = difflib.get_close_matches(attribute, there, n=1)
+        what = "is not callable" if found is not None else "is not there"
+        raise ConfigError(
+            f"task {reference!r}: {attribute!r} {what} in {getattr(module, '__file__', name)}",
+            hint=f"did you mean {name}:{close[0]}?"
+            if close
+            else f"callable there: {', '.join(there[:8]) or 'nothing'}",
+        )
+    function: Callable[[Site], Task] = found
+    return function
+
+
+def _import(reference: str, name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (name == missing or name.startswith(f"{missing}.")):
+            raise ConfigError(
+                f"task {reference!r}: no module {missing!r}",
+                hint=f"install it, set PYTHONPATH, or start the daemon in its directory (now {here})",
+            ) from error
+        raise ConfigError(f"task {reference!r}: {name} needs {missing!r}, which is not installed") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"task {reference!r}: not of the form package.module:function") from error
+
+
+def main(build: Callable[[Setup], Computer] = build_compute) -> int:
+    """Serve jobs until stdin ends; the exit status. ``build`` is replaced in tests."""
+    reader, writer = _take_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _die_with_parent()
+    first = read_frame(reader)
+    if first is None:
+        return 0
+    setup = TO_CHILD.decode(first)
+    if not isinstance(setup, Setup) or len(setup.noise_key) != 32:
+        raise LocalProtocolError(
+            "the first frame to a compute process is a Setup with a noise key of 32 bytes"
+        )
+    if setup.memory_bytes:
+        _limit_memory(setup.memory_bytes)
+    return _Server(reader, writer, setup, build).serve()
+
+
+class _Server:
+    """Jobs in, results out; two threads beside the one that computes, so that it is never waited for."""
+
+    def __init__(self, reader: int, writer: int, setup: Setup, build: Callable[[Setup], Computer]) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._setup = setup
+        self._build = build
+        self._computer: Computer | None = None
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._answered = 0
+        self._busy = threading.Event()
+        self._write_lock = threading.Lock()
+
+    def serve(self) -> int:
+        self._busy.set()
+        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            self._computer = _guarded(lambda: self._build(self._setup))
+        except QuidnuncError as error:
+            self._send(SetupFailed(plain(error.message), plain(error.hint)))
+            return 1
+        self._busy.clear()
+        self._send(Ready())
+        while True:
+            job = self._jobs.get()
+            self._busy.set()
+            answer = self._answer(self._computer, job)
+            self._busy.clear()
+            self._answered += 1
+            self._write(answer)
+
+    @staticmethod
+    def _answer(computer: Computer, job: Job) -> bytes:
+        try:
+            return TO_PARENT.encode(_guarded(lambda: computer.handle(job)))
+        except QuidnuncError as error:
+            return TO_PARENT.encode(failed(job, error.message))
+
+    def _read(self) -> None:
+        """Queue jobs; end the process with the pipe, since nobody is left to be answered."""
+        with contextlib.suppress(Malformed):
+            while (data := read_frame(self._reader)) is not None:
+                self._jobs.put(TO_CHILD.decode(data))
+        os._exit(0)
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._busy.wait()
+            pause.wait(self._setup.beat_s)
+            if self._busy.is_set():
+                steps = getattr(self._computer, "progress", 0)
+                self._send(Heartbeat(self._answered + steps))
+
+    def _send(self, message: object) -> None:
+        self._write(TO_PARENT.encode(message))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            with self._write_lock:
+                write_frame(self._writer, data)
+        except BrokenPipeError:
+            os._exit(0)
+
+
+def _guarded(call: Callable[[], _T]) -> _T:
+    """Call into user code: whatever it raises becomes a QuidnuncError, and its traceback goes to stderr."""
+    try:
+        return call()
+    except QuidnuncError:
+        raise
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})"
+        raise ConfigError(f"{type(error).__name__}: {error}{place}") from error
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Move stdin and stdout out of the way of user code. Programs it starts do not inherit the copies."""
+    reader, writer = os.dup(0), os.dup(1)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    return reader, writer
+
+
+def _die_with_parent() -> None:
+    """Linux: be killed when the thread that started us ends, even if user code lets no other thread run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _limit_memory(limit: int) -> None:
+    """Private memory, not address space: torch reserves far more of the latter than it ever touches."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""Many nodes in one process under virtual time: the protocol engine of the simulator.
+
+The same :class:`~quidnunc.gossip.node.Node` as in the daemon, with real signatures, ledgers, codecs and training; only
+the host is another one. Everything random comes from one seed, so the same seed gives the same ledger heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.identity import SecretKey, tagged_hash
+from quidnunc.crypto.log import Log
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.blobs import MemoryBlobs
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.events import (
+    Commit,
+    Effect,
+    Event,
+    Finished,
+    Forget,
+    PeerDown,
+    PeerUp,
+    Received,
+    Refuse,
+    Report,
+    Run,
+    Send,
+    SetTimer,
+    Started,
+    StoreBlob,
+    TimerFired,
+)
+from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
+from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.resume import fold
+from quidnunc.gossip.settings import Settings
+from quidnunc.sim.network import Network
+
+Worker = Callable[[Job], Result]
+EPOCH_S = 1_760_000_000.0
+"""Virtual second 0 as wall-clock time, so that ledger times look like times."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """What survives a crash of a simulated peer: its entries, tokens and blobs."""
+
+    entries: list[Entry] = field(default_factory=list)
+    tokens: dict[int, bytes] = field(default_factory=dict)
+    blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+
+
+@dataclass(slots=True)
+class Peer:
+    """One simulated peer. ``node`` is None while it is down; ``life`` tells its incarnations apart."""
+
+    index: int
+    secret: SecretKey
+    genesis: bytes
+    log_id: bytes
+    transport: bytes
+    worker: Worker
+    described: Described
+    disk: Disk
+    period_s: float
+    node: Node | None = None
+    life: int = 0
+    timers: dict[str, int] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
+    refusals: list[Refuse] = field(default_factory=list)
+    advances: int = 0
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What a test may look at or change while the world runs.
+
+    ``on_job`` sees every job before it is computed; ``tamper`` may replace a message on its way (None drops it).
+    """
+
+    on_result: Callable[[Peer, Job, Result], None] | None = None
+    on_commit: Callable[[Peer, Commit], None] | None = None
+    tamper: Callable[[Peer, Peer, Send, bytes], tuple[bytes, bytes] | None] | None = None
+
+
+class World:
+    """Peers of one charter, a network between them, and a heap of things to come."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        peers: list[Peer],
+        network: Network,
+        *,
+        seed: int,
+        settings: Settings | None = None,
+        period_jitter: float = 0.1,
+        noise_source: NoiseSource = NoiseSource.TEST_SEED,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.charter = charter
+        self.peers = peers
+        self.network = network
+        self.settings = settings or Settings()
+        self.hooks = hooks or Hooks()
+        self.now = 0.0
+        self._seed = seed
+        self._rng = random.Random(f"world-{seed}")
+        self._period_jitter = period_jitter
+        self._noise_source = noise_source
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._by_transport = {peer.transport: peer for peer in peers}
+        self._edges = {frozenset(edge) for edge in self._index_edges()}
+
+    def _index_edges(self) -> list[tuple[int, int]]:
+        place = {member.log_id: i for i, member in enumerate(self.charter.members)}
+        index = {place[peer.log_id]: peer.index for peer in self.peers}
+        return [(index[a], index[b]) for a, b in self.charter.edges]
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Do ``action`` at virtual second ``when``."""
+        heapq.heappush(self._heap, (when, next(self._order), action))
+
+    def run(self, until: float, *, stop: Callable[[], bool] | None = None) -> None:
+        """Let virtual time pass until ``until`` or until ``stop()`` holds."""
+        while self._heap and self._heap[0][0] <= until:
+            self.now, _, action = heapq.heappop(self._heap)
+            action()
+            if stop is not None and stop():
+                return
+        self.now = max(self.now, until)
+
+    # -- life and death -----------------------------------------------------------------------------------------
+
+    def start(self, index: int) -> None:
+        """Start (or restart) a peer from what is on its disk, and connect it."""
+        peer = self.peers[index]
+        peer.life += 1
+        peer.timers.clear()
+        log = Log(peer.log_id)
+        for entry in peer.disk.entries:
+            log.replay(entry)
+        resume = fold(peer.disk.entries)
+        kept = sorted(peer.disk.tokens.items())[-self.settings.keep_deltas :]
+        resume.tokens = kept
+        own = Self(
+            log_id=peer.log_id,
+            key=peer.secret,
+            genesis=peer.genesis,
+            charter_note=self.charter.federation_id,
+            dataset=tagged_hash("dataset", peer.described.data_root),
+            described=peer.described,
+            noise_source=self._noise_source,
+            software=Software(version="sim"),
+        )
+        salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{index}-{peer.life}".encode()).digest(), b"salt")
+        peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
+        self._feed(peer, Started())
+        for other in self.peers:
+            if other.node is not None and frozenset((other.index, index)) in self._edges:
+                self._feed(peer, PeerUp(other.transport))
+                self._feed(other, PeerUp(peer.transport))
+
+    def crash(self, index: int) -> None:
+        """Kill a peer: whatever was not committed is gone."""
+        peer = self.peers[index]
+        peer.node = None
+        peer.life += 1
+        for other in self.peers:
+            if other.node is not None and frozenset((other.index, index)) in self._edges:
+                self._feed(other, PeerDown(peer.transport))
+
+    def cut(self, a: int, b: int) -> None:
+        """Silently drop everything between two peers."""
+        self.network.cuts.add(frozenset((a, b)))
+
+    def heal(self, a: int, b: int) -> None:
+        """Undo :meth:`cut`."""
+        self.network.cuts.discard(frozenset((a, b)))
+
+    # -- events and effects -------------------------------------------------------------------------------------
+
+    def _feed(self, peer: Peer, event: Event) -> None:
+        if peer.node is None:
+            return
+        for effect in peer.node.handle(event, EPOCH_S + self.now):
+            self._perform(peer, effect)
+
+    def _perform(self, peer: Peer, effect: Effect) -> None:
+        match effect:
+            case Commit():
+                self._commit(peer, effect)
+            case Send():
+                self._send(peer, effect)
+            case SetTimer(timer, delay):
+                self._set_timer(peer, timer, delay)
+            case Run(job):
+                self._run(peer, job)
+            case StoreBlob(data):
+                peer.disk.blobs.put(data)
+            case Forget(names):
+                for name in names:
+                    peer.disk.blobs.discard(name)
+            case Report():
+                peer.reports.append(effect)
+            case Refuse():
+                peer.refusals.append(effect)
+
+    def _commit(self, peer: Peer, commit: Commit) -> None:
+        peer.disk.entries.extend(commit.entries)
+        for _, author, number, token in commit.tokens:
+            if author == peer.log_id:
+                peer.disk.tokens[number] = token
+                peer.disk.tokens.pop(number - self.settings.keep_deltas, None)
+        if self.hooks.on_commit is not None:
+            self.hooks.on_commit(peer, commit)
+
+    def _send(self, peer: Peer, send: Send) -> None:
+        body = peer.disk.blobs.get(send.body_blob) if send.body_blob else send.frame.body
+        target = self._by_transport.get(send.peer)
+        if body is None or target is None:
+            return
+        header = send.frame.header
+        if self.hooks.tamper is not None:
+            changed = self.hooks.tamper(peer, target, send, body)
+            if changed is None:
+                return
+            header, body = changed
+        frame = type(send.frame)(header, body)
+        for delay in self.network.arrivals(peer.index, target.index, len(header) + len(body)):
+            self.at(self.now + delay, self._deliver(peer, target, Received(peer.transport, frame)))
+
+    def _deliver(self, sender: Peer, target: Peer, event: Received) -> Callable[[], None]:
+        lives = (sender.life, target.life)
+
+        def deliver() -> None:
+            if target.life == lives[1] and target.node is not None:
+                self._feed(target, event)
+
+        return deliver
+
+    def inject(self, index: int, event: Event) -> None:
+        """Give a peer an event from outside the world, for example a stranger's frame."""
+        self._feed(self.peers[index], event)
+
+    def _set_timer(self, peer: Peer, timer: str, delay: float) -> None:
+        generation = peer.timers.get(timer, 0) + 1
+        peer.timers[timer] = generation
+        life = peer.life
+
+        def fire() -> None:
+            if peer.life == life and peer.timers.get(timer) == generation:
+                self._feed(peer, TimerFired(timer))
+
+        self.at(self.now + delay, fire)
+
+    def _run(self, peer: Peer, job: Job) -> None:
+        """Compute now, answer when the virtual work is done: training takes the peer's period, the rest no time."""
+        spread = self._period_jitter
+        took = 0.0
+        if isinstance(job, TrainJob):
+            took = peer.period_s * self._rng.uniform(1 - spread, 1 + spread)
+        self.at(self.now + took, self._finish(peer, peer.life, job))
+
+    def _finish(self, peer: Peer, life: int, job: Job) -> Callable[[], None]:
+        def finish() -> None:
+            if peer.life != life or peer.node is None:
+                return
+            result = peer.worker(job)
+            if isinstance(result, Advanced):
+                peer.advances += 1
+            if self.hooks.on_result is not None:
+                self.hooks.on_result(peer, job, result)
+            self._feed(peer, Finished(result))
+
+        return finish
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[Peer]:
+        """Peers that are up."""
+        return [peer for peer in self.peers if peer.node is not None]
+
+    def heads(self) -> list[bytes]:
+        """The newest leaf hash of every peer's ledger, in peer order: the fingerprint of a run."""
+        heads = []
+        for peer in self.peers:
+            log = Log(peer.log_id)
+            for entry in peer.disk.entries:
+                log.replay(entry)
+            heads.append(log.head)
+        return heads
+
+
+def describe(worker: Worker) -> Described:
+    """What a worker's task is; raises if it cannot say."""
+    described = worker(DescribeJob())
+    if not isinstance(described, Described):
+        raise TypeError(f"the worker answered {described!r} to DescribeJob")
+    return described

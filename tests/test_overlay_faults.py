@@ -1,0 +1,297 @@
+"""What hostile or broken bytes do to the libp2p overlay: nothing lasting."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import struct
+from contextlib import AsyncExitStack
+
+import multiaddr
+import pytest
+import trio
+import trio.testing
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as Noise
+from overlay_helpers import (
+    KEYS,
+    SEEDS,
+    answer_pings,
+    child,
+    gets_a_stream,
+    introduce,
+    intruder,
+    node,
+    pair,
+    port_of,
+    serving,
+    until_over,
+    valid_offer,
+)
+
+from quidnunc.crypto.errors import Reason
+from quidnunc.gossip.events import Frame
+from quidnunc.peer.address import multihash_of
+from quidnunc.peer.overlay import Libp2pOverlay, Member, SendFailed
+from quidnunc.peer.transfer import FRAME_PROTOCOL, StreamEnded
+from quidnunc.peer.transport import MuxStream
+
+pytestmark = pytest.mark.trio
+STRANGER = hashlib.sha256(b"a stranger").digest()
+
+
+def host_with(seed: bytes, security: str) -> object:
+    """A stock py-libp2p host that speaks one security protocol."""
+    keys = create_new_key_pair(seed=seed)
+    if security == "noise":
+        chosen = {NOISE_ID: Noise(keys, noise_privkey=create_new_x25519_key_pair().private_key)}
+    else:
+        chosen = {PLAINTEXT_PROTOCOL_ID: InsecureTransport(keys)}
+    return new_host(key_pair=keys, sec_opt=chosen)
+
+
+async def speaks(host: object, overlay: Libp2pOverlay, frame: Frame) -> bool:
+    """Whether ``host`` gets ``frame`` through to ``overlay``."""
+    peer = ID(multihash_of(overlay.public))
+    addresses = [multiaddr.Multiaddr(address) for address in overlay.addresses()]
+    async with host.run([]):  # type: ignore[attr-defined]
+        try:
+            await host.connect(PeerInfo(peer, addresses))  # type: ignore[attr-defined]
+            stream = await host.new_stream(peer, [FRAME_PROTOCOL])  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - refusal surfaces as one of many types
+            return False
+        else:
+            await stream.write(valid_offer(frame))
+            assert await stream.read(1) == b"G"
+            await stream.write(frame.header + frame.body)
+            assert await stream.read(1) == b"A"
+            return True
+        finally:
+            await host.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("seed", "security", "welcome"),
+    [(SEEDS[0], "noise", True), (STRANGER, "noise", False), (SEEDS[0], "plaintext", False)],
+    ids=["friend", "stranger", "plaintext"],
+)
+async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(
+    seed: bytes, security: str, welcome: bool
+) -> None:
+    overlay = node(1, members=[Member(KEYS[0])])
+    with trio.fail_after(60):
+        async with serving(overlay) as events:
+            assert await speaks(host_with(seed, security), overlay, Frame(b"h", b"body")) is welcome
+            assert events.frames == ([(KEYS[0], Frame(b"h", b"body"))] if welcome else [])
+            assert (("up", KEYS[0]) in events.log) is welcome
+
+
+async def test_a_stranger_is_never_announced_and_the_listener_goes_on() -> None:
+    async with pair() as (one, _, two, events):
+        with trio.fail_after(30):
+            assert not await gets_a_stream(STRANGER, two)
+            await one.send(two.public, Frame(b"h"))
+        assert {peer for _, peer in events.log} == {one.public}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"\xff\xfe\xfd\n", b"/no/such/protocol\n", b"\n", b"x" * 900 + b"\n"],
+    ids=["not-utf8", "unknown", "empty", "long"],
+)
+async def test_any_protocol_name_is_survived(name: bytes) -> None:
+    two = node(1, members=[Member(KEYS[0])])
+    async with serving(two) as events:
+        with trio.fail_after(30):
+            async with intruder(SEEDS[0], two) as connection:
+                await connection.muxed.event_started.wait()
+                raw = MuxStream(connection, await connection.muxed.open_stream())
+                hello = b"/multistream/1.0.0\n"
+                length = bytes([len(name) & 0x7F | (0x80 if len(name) > 127 else 0)])
+                if len(name) > 127:
+                    length += bytes([len(name) >> 7])
+                await raw.write(bytes([len(hello)]) + hello + length + name)
+                stream = await connection.open(FRAME_PROTOCOL)
+                frame = Frame(b"still here")
+                await stream.write(valid_offer(frame))
+                assert await stream.read_exactly(1) == b"G"
+                await stream.write(frame.header)
+                assert await stream.read_exactly(1) == b"A"
+        assert [frame.header for _, frame in events.frames] == [b"still here"]
+
+
+async def test_raw_garbage_on_the_port_is_survived() -> None:
+    async with pair() as (one, _, two, _):
+        with trio.fail_after(30):
+            for garbage in (
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"\xff" * 70_000,
+                b"",
+                b"\x13/multistream/1.0.0\n\x07/noise\n\xff\xff",
+            ):
+                tcp = await trio.open_tcp_stream("127.0.0.1", port_of(two.addresses()[0]))
+                await tcp.send_all(garbage)
+                await tcp.aclose()
+            await one.send(two.public, Frame(b"h"))
+
+
+async def test_a_stranger_cannot_make_us_hold_more_than_a_handshake_needs() -> None:
+    two = node(1, handshake_timeout_s=3_600)
+    async with serving(two):
+        with trio.fail_after(30):
+            tcp = await trio.open_tcp_stream("127.0.0.1", port_of(two.addresses()[0]))
+            # A protocol name that claims two gigabytes, and then two gigabytes.
+            await tcp.send_all(b"\x13/multistream/1.0.0\n\xff\xff\xff\xff\x07")
+            with pytest.raises(trio.BrokenResourceError):
+                for _ in range(2_000):
+                    await tcp.send_all(bytes(1_000_000))
+            await tcp.aclose()
+
+
+async def test_an_exception_in_the_host_ends_one_stream_only(caplog: pytest.LogCaptureFixture) -> None:
+    def explode(peer: bytes, frame: Frame) -> Reason | None:
+        if frame.header == b"bad":
+            raise ZeroDivisionError
+        return None
+
+    async with pair() as (one, one_events, two, two_events):
+        two_events.verdict = explode
+        with caplog.at_level(logging.CRITICAL, "quidnunc.overlay"), pytest.raises(SendFailed):
+            await one.send(two.public, Frame(b"bad"))
+        await one.send(two.public, Frame(b"good"))
+        assert [frame.header for _, frame in two_events.frames] == [b"good"]
+        assert ("down", two.public) not in one_events.log
+
+
+async def test_a_flood_of_silent_connections_locks_nobody_out() -> None:
+    # The handshake timeout is out of reach: only giving way to newer connections can let the friend in.
+    one = node(0)
+    two = node(1, handshakes_max=8, handshake_timeout_s=3_600)
+    async with serving(one) as events, serving(two):
+        silent = [socket.create_connection(("127.0.0.1", port_of(two.addresses()[0]))) for _ in range(50)]
+        try:
+            introduce(one, two)
+            await events.until_up(two.public)
+        finally:
+            for connection in silent:
+                connection.close()
+
+
+async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -> None:
+    limit = 4_194_304
+    members = [Member(KEYS[0])]
+    async with child(1, members, buffer_bytes_max=limit, idle_timeout_s=300.0) as (peer, addresses):
+        pushed = 0
+        with trio.fail_after(60):
+            async with intruder(SEEDS[0], addresses[0]) as connection, trio.open_nursery() as nursery:
+                nursery.start_soon(until_over, answer_pings, connection)
+                await peer.until("up", peer=KEYS[0].hex())
+                bulk = valid_offer(Frame(b"h", bytes(1_000_000)))
+                holder = await connection.open(FRAME_PROTOCOL)
+                await holder.write(bulk)
+                assert await holder.read_exactly(1) == b"G"
+                # The one slot is taken, so nobody reads what comes after this second offer.
+                unread = await connection.open(FRAME_PROTOCOL)
+                await unread.write(bulk)
+                header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, 65_507)
+                try:
+                    while pushed < 400_000_000:
+                        await connection.muxed._write_frame(header + bytes(65_507))
+                        pushed += 65_507
+                except ConnectionClosedError:
+                    pass
+                nursery.cancel_scope.cancel()
+        report = await peer.until("down", peer=KEYS[0].hex())
+    assert limit <= pushed < 400_000_000
+    # Kernel buffers and one frame in hand come on top of the limit; 400 MB would not fit.
+    assert report["rss_kb"] < 250_000
+
+
+async def test_a_four_gigabyte_header_is_refused_and_the_stream_goes_on() -> None:
+    two = node(1, members=[Member(KEYS[0])], header_bytes_max=1_000)
+    async with serving(two) as events, intruder(SEEDS[0], two) as connection:
+        with trio.fail_after(30):
+            stream = await connection.open(FRAME_PROTOCOL)
+            for size, answer in ((2**32 - 1, b"N"), (1_001, b"N"), (1_000, b"G")):
+                frame = Frame(bytes(1_000))
+                await stream.write(valid_offer(frame, header_bytes=size))
+                assert await stream.read_exactly(1) == answer
+                if answer == b"N":
+                    assert await stream.read_exactly(1) == bytes([Reason.TOO_LARGE])
+            await stream.write(bytes(1_000))
+            assert await stream.read_exactly(1) == b"A"
+        assert len(events.frames) == 1
+
+
+async def test_a_body_cut_short_and_a_wrong_hash_are_never_delivered() -> None:
+    two = node(1, members=[Member(KEYS[0])])
+    async with serving(two) as events, intruder(SEEDS[0], two) as connection:
+        with trio.fail_after(30):
+            stream = await connection.open(FRAME_PROTOCOL)
+            await stream.write(valid_offer(Frame(b"h", bytes(100_000))))
+            assert await stream.read_exactly(1) == b"G"
+            await stream.write(b"h" + bytes(60_000))
+            await stream.reset()
+            stream = await connection.open(FRAME_PROTOCOL)
+            await stream.write(valid_offer(Frame(b"h", bytes(5))))
+            assert await stream.read_exactly(1) == b"G"
+            await stream.write(b"hxxxxx")
+            assert await stream.read_exactly(2) == bytes([ord("N"), Reason.HASH_MISMATCH])
+            await stream.write(valid_offer(Frame(b"whole")))
+            assert await stream.read_exactly(1) == b"G"
+            await stream.write(b"whole")
+            assert await stream.read_exactly(1) == b"A"
+        assert [frame.header for _, frame in events.frames] == [b"whole"]
+
+
+async def test_bulk_transfers_at_once_are_limited_and_small_frames_pass_them() -> None:
+    target = node(3, inbound_transfers=2)
+    senders = [node(index) for index in range(3)]
+    async with AsyncExitStack() as stack:
+        events = await stack.enter_async_context(serving(target))
+        recorders = [await stack.enter_async_context(serving(sender)) for sender in senders]
+        events.gate = trio.Event()
+        introduce(target, *senders)
+        for recorder in recorders:
+            await recorder.until_up(target.public)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for sender in senders:
+                    for _ in range(2):
+                        nursery.start_soon(sender.send, target.public, Frame(b"h", bytes(200_000)))
+                await events.until(lambda self: self.receiving == 2)
+                nursery.start_soon(senders[0].send, target.public, Frame(b"small"))
+                await events.until(lambda self: self.receiving == 3)
+                # Everybody has had a chance to send: whoever may be received is being received.
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert events.receiving == 3
+                events.gate.set()
+        assert events.receiving_max <= 3
+        assert len(events.frames) == 7
+
+
+async def test_streams_beyond_the_limit_are_reset_and_cost_nothing() -> None:
+    two = node(1, members=[Member(KEYS[0])], streams_per_peer=4)
+    async with serving(two), intruder(SEEDS[0], two) as connection:
+        with trio.fail_after(30):
+            held = [await connection.open(FRAME_PROTOCOL) for _ in range(4)]
+            for _ in range(20):
+                with pytest.raises(StreamEnded):
+                    await connection.open(FRAME_PROTOCOL)
+            await held[0].reset()
+            for _ in range(100):
+                try:
+                    stream = await connection.open(FRAME_PROTOCOL)
+                    break
+                except StreamEnded:
+                    continue
+            await stream.write(valid_offer(Frame(b"h")))
+            assert await stream.read_exactly(1) == b"G"
