@@ -108,7 +108,7 @@ def _drag_cap(scenario: Scenario) -> float:
 def _lead(scenario: Scenario) -> int:
     if scenario.lead is not None:
         return scenario.lead
-    return 2 if scenario.epsilon is not None else 4
+    return 2 if scenario.epsilon is not None else 0
 
 
 def _training_spec(training: Training) -> TrainingSpec:
