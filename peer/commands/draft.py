@@ -44,6 +44,7 @@ __all__ = ["NOTE_BYTES", "create", "register"]
 _CODECS = {"float32": 0, "int8": 1}
 _DRAG_CAPS_U = {"mean": 3 * MICRO, "median": 3 * MICRO // 2, "repute": 3 * MICRO // 2}
 _PRIVATE_LEAD = 2
+_PLAIN_LEAD = 4
 _PAYLOAD_BYTES = 16 * 1024 * 1024
 _PAYLOAD_SLACK = 64 * 1024
 _TIMEOUT_S = 300.0
@@ -121,7 +122,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         training=_training(args, defaults),
         merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
         privacy=privacy,
-        rounds=RoundSpec(args.rounds, _millis(args.interval), _PRIVATE_LEAD if privacy.private else 0, args.start),
+        rounds=RoundSpec(args.rounds, _millis(args.interval), _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD, args.start),
         edges=founding_edges(len(members), args.seed),
         codec=_CODECS[args.codec],
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
