@@ -53,7 +53,8 @@ def plain_text(what: str, value: str, limit: int) -> None:
     within(f"the length of {what} in bytes", len(value.encode("utf-8", "replace")), 0, limit)
     if not value.isprintable() or not unicodedata.is_normalized("NFC", value):
         raise CharterError(
-            f"{what} holds control, invisible or decomposed characters", hint="write it on one line, in Unicode NFC"
+            f"{what} holds control, invisible or decomposed characters",
+            hint="write it on one line, in Unicode NFC",
         )
 
 
@@ -72,8 +73,8 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
 class TaskSpec:
     """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
 
-    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of the
-    params that everybody starts from, drawn from ``seed``.
+    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of
+    the params that everybody starts from, drawn from ``seed``.
     """
 
     reference: str
@@ -189,9 +190,9 @@ class MergeSpec:
 class PrivacySpec:
     """What every member promises about its records.
 
-    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u`` and
-    clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one record; that the
-    noise suffices is checked. With ``none`` every number is 0.
+    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u``
+    and clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one
+    record; that the noise suffices is checked. With ``none`` every number is 0.
     """
 
     mechanism: str
@@ -247,8 +248,8 @@ class PrivacySpec:
 class RoundSpec:
     """The rhythm: how many training rounds, how far apart (ms, 0: as fast as training allows), and when to begin.
 
-    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says whether
-    a peer waits for all of its neighbors or for most of them before round 1.
+    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says
+    whether a peer waits for all of its neighbors or for most of them before round 1.
     """
 
     count: int
@@ -271,4 +272,9 @@ class RoundSpec:
     @classmethod
     def read(cls, fields: Fields) -> RoundSpec:
         """Read :meth:`to_value` strictly."""
-        return cls(fields.integer("count"), fields.integer("interval_ms"), fields.integer("lead"), fields.text("start", 16))
+        return cls(
+            fields.integer("count"),
+            fields.integer("interval_ms"),
+            fields.integer("lead"),
+            fields.text("start", 16),
+        )
