@@ -279,10 +279,19 @@ async def run_daemon(
                 described = await describe(computer)
                 node, clock = build_node(charter, member, note_hash, keys, config, store, described)
                 node.rounds.paused = paused
+                discard_unused(blobs, node)
                 overlay = make_overlay(charter, member, keys, config)
                 host = Host(node, store, blobs, overlay, computer, clock)
                 daemon = Daemon(host, home, computer, overlay)
                 await serve(home, host, daemon, stop, ready)
+
+
+def discard_unused(blobs: FileBlobs, node: Node) -> None:
+    """Discard what crashes left behind: blobs that no job of ``node`` will ever ask for."""
+    used = set(node.in_use())
+    for name in list(blobs.names()):
+        if name not in used:
+            blobs.discard(name)
 
 
 async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
