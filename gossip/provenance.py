@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
-from quidnunc.crypto.encoding import Encodable, decode, encode
+from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.jobs import Standing
