@@ -56,7 +56,8 @@ def records(peer: Peer) -> Iterator[tuple[int, object]]:
 
 def state(peer: Peer, name: bytes) -> State:
     data = peer.disk.blobs.get(name)
-    assert data is not None and hashlib.sha256(data).digest() == name
+    assert data is not None
+    assert hashlib.sha256(data).digest() == name
     return np.frombuffer(data, "<f4")
 
 
@@ -99,7 +100,8 @@ def test_every_merge_can_be_recomputed_from_its_entry(rule: str) -> None:
             states = [state(peer, row.state) for row in record.rows]
             again = median(states) if record.approximate else weighted(states, [row.effective for row in record.rows])
             assert hashlib.sha256(again.tobytes()).digest() == record.result
-            assert record.rows[0].state == published and record.rows[0].log_id == peer.log_id
+            assert record.rows[0].state == published
+            assert record.rows[0].log_id == peer.log_id
             assert record.approximate is (rule == "median")
             assert sum(row.effective for row in record.rows) == sum(row.weight for row in record.rows) == PPB
             assert all(row.effective <= row.weight for row in record.rows[1:])
@@ -131,7 +133,8 @@ def test_replicas_follow_from_the_deltas(codec: int) -> None:
         assert all(before.replica_after == after.replica_before for before, after in pairwise(updates))
         for update in updates:
             data = peer.disk.blobs.get(update.delta)
-            assert data is not None and len(data) == update.size
+            assert data is not None
+            assert len(data) == update.size
             before = state(peer, update.replica_before)
             values = np.frombuffer(data, "<f4") if codec == 0 else int8_values(data)
             assert hashlib.sha256((before + values).tobytes()).digest() == update.replica_after
