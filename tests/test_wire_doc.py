@@ -130,7 +130,7 @@ def test_the_tags_are_those_in_the_code() -> None:
 
 
 def test_the_invariants_are_those_that_verification_reports() -> None:
-    text = (ROOT / "peer" / "ledger_check.py").read_text("utf-8")
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("peer/ledger_check.py", "gossip/audit.py"))
     assert {row["code"] for row in table("13. Invariants")} == set(re.findall(r'"(I\d+)"', text))
 
 
