@@ -1,9 +1,10 @@
 """Does a ledger make sense? Beyond hashes and signatures: what its entries must say for them all to be true.
 
-The codes are those of docs/wire.md: I4 every payload of a known type parses and the log begins with its own genesis; I9 nothing follows a retirement; I10 every
-private update names an earlier, unused spend of its own round and the spent epsilon never falls or passes the cap;
-I11 the effective weights of a merge sum to one; I12 own updates are numbered without gaps and each begins at the
-replica where the one before ended; I13 no update of another peer is accepted twice.
+The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
+nothing follows a retirement; I10 every private update names an earlier, unused spend of its own round, and the spent
+epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one; I12 own updates are numbered
+without gaps, and each begins at the replica where the one before ended; I13 no update of another peer is accepted
+twice.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ class Audit:
         if spend is None or spend.round != record.round:
             self._find("I10", seq, f"names entry {claim.spend_seq}, which is no unused spend of round {record.round}")
         elif claim.cumulative_u < spend.cumulative_u:
-            self._find(
-                "I10", seq, f"claims epsilon {claim.cumulative_u}, the spend says {spend.cumulative_u} (millionths)"
-            )
+            self._find("I10", seq, f"claims epsilon {claim.cumulative_u}, its spend says {spend.cumulative_u}")
 
     def _received(self, seq: int, record: UpdateReceived) -> None:
         update = (record.sender, record.number)

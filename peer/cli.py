@@ -15,6 +15,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -232,11 +233,12 @@ def _reader_left() -> bool:
     """Whether somebody closed our output, as ``| head`` does; then there is nobody to tell, now or at exit."""
     left = False
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            left = True
+        with contextlib.suppress(OSError):
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if poll.poll(0):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                left = True
     return left
 
 

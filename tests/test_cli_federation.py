@@ -12,6 +12,7 @@ from cli_helpers import make_home, quidnunc
 from founders import charter, founder
 
 from quidnunc.crypto.encoding import encode
+from quidnunc.gossip.builtin import DEFAULTS
 from quidnunc.gossip.card import open_card
 from quidnunc.gossip.founding import draft_note, open_charter, sign_charter
 from quidnunc.peer import keys
@@ -190,7 +191,7 @@ def test_create_without_privacy(made: Founding, tmp_path: Path) -> None:
     assert not found.privacy.private
     assert (found.training.learning_rate_u, found.training.momentum_u) == (250_000, 900_000)
     assert (found.training.local_steps, found.training.batch_size) == (3, 16)
-    assert (found.merge.rule, found.merge.drag_cap_u, found.rounds.lead) == ("mean", 3_000_000, 0)
+    assert (found.merge.rule, found.merge.drag_cap_u, found.rounds.lead) == ("mean", 3_000_000, 4)
     assert (found.codec, found.rounds.start, found.quorum, found.task.dim) == (0, "all", 2, 30 * 16 + 16 + 16 * 2 + 2)
 
 
@@ -296,7 +297,8 @@ def test_the_whole_path(founding: Founding) -> None:
     assert data["complete"]
     assert data["federation_id"] == founding.facts["federation_id"]
     assert all(member["signed"] for member in data["members"])
-    assert (data["privacy"]["epsilon"], data["training"]["learning_rate"]) == (4.0, 2.0)
+    assert data["privacy"]["epsilon"] == 4.0
+    assert data["training"]["learning_rate"] == DEFAULTS["digits"].private.learning_rate
     shown = quidnunc("--home", founding.home("b"), "federation", "show").out
     assert "signed by all 3 members" in shown
     assert "Hospital C" in shown

@@ -118,6 +118,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     options = dict(_option(text) for text in args.option)
     defaults = _defaults(args.task)
     privacy = _privacy(args, defaults)
+    lead = _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD
     # Everything else is checked before the task is built, which takes seconds.
     unbuilt = Charter(
         purpose=unicodedata.normalize("NFC", args.purpose),
@@ -128,7 +129,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         training=_training(args, defaults),
         merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
         privacy=privacy,
-        rounds=RoundSpec(args.rounds, _millis(args.interval), _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD, args.start),
+        rounds=RoundSpec(args.rounds, _millis(args.interval), lead, args.start),
         edges=founding_edges(len(members), args.seed),
         codec=_CODECS[args.codec],
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
