@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from quidnunc.gossip.task import Site, Task
 
 RANGES = {"age": (18, 98), "heart_rate": (40, 140), "systolic": (80, 180), "oxygen": (80, 100), "stay_days": (0, 30)}
-"""Where a column's values usually lie; outliers are cut. Public knowledge: measured ranges would tell about the data."""
+"""Where a column's values usually lie; outliers are cut. Public knowledge: measured ones would tell about the data."""
 
 
 def make(site: Site) -> Task:
