@@ -277,7 +277,7 @@ class Rounds:
     def _own_row(self, result: Merged) -> MergeRow:
         own = PPB - sum(row.effective for row in result.rows)
         weight = PPB - sum(row.weight for row in result.rows)
-        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, 1_000_000)
+        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)
 
     def _record_merge(
         self, result: bytes, rows: tuple[MergeRow, ...], approximate: bool, step: int, now: float
@@ -306,7 +306,7 @@ class Rounds:
         if self.phase != Phase.ADOPTING:
             return []
         share = PPB // len(self._inputs)
-        rows = [MergeRow(i.state, who, i.seq, share, share, 1_000_000) for who, i in self._inputs.items()]
+        rows = [MergeRow(i.state, who, i.seq, share, share, PPB) for who, i in self._inputs.items()]
         rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self.round += 1
         self._record_merge(result.result, tuple(rows), True, STEP_ADOPTED, now)
@@ -376,7 +376,7 @@ class Rounds:
             delta=result.delta,
             size=result.size,
             codec=self._charter.codec,
-            steps=self._charter.training.local_steps if self._with_training else 0,
+            steps=self._steps(),
             dataset=self._dataset,
             size_bucket=self._size_bucket,
             privacy=self._claim(),
@@ -392,6 +392,12 @@ class Rounds:
         # Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
         pace = self._interval if self._with_training else max(self.period, self._settings.heartbeat_s)
         return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - elapsed))]
+
+    def _steps(self) -> int:
+        """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
+        if not self._with_training:
+            return 0
+        return 1 if self._budget.private else self._charter.training.local_steps
 
     def _measure_period(self, now: float) -> None:
         """Learn the own usual time between updates, in seconds."""
