@@ -1,8 +1,9 @@
 """Blobs as content-addressed files, shared by the daemon and its compute process.
 
-A blob lies under ``<root>/ab/cdef...`` (its SHA-256 in hex, split after the first byte), which no process ever writes
-in place: bytes go to ``<root>/tmp/`` and are renamed, so that a reader sees a whole blob or none. Every read compares
-the hash. A damaged file is moved aside to ``*.bad`` and counts as absent; the protocol fetches it again.
+A blob lies under ``<root>/ab/cdef...`` (its SHA-256 in hex, split after the first byte), which no process
+ever writes in place: bytes go to ``<root>/tmp/`` and are renamed, so that a reader sees a whole blob or none.
+Every read compares the hash. A damaged file is moved aside to ``*.bad`` and counts as absent; the protocol
+fetches it again.
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ class FileBlobs:
         return self._quarantine(path, name)
 
     def put(self, data: bytes, *, durable: bool = False) -> bytes:
-        """Keep ``data`` and return its SHA-256; with ``durable``, only once file and names survive a power loss."""
+        """Keep ``data`` and return its SHA-256; with ``durable``, once it survives a power loss."""
         if len(data) > self.max_bytes:
-            raise LocalProtocolError(f"blob of {len(data)} bytes, limit is {self.max_bytes} (limits.blob_bytes_max)")
+            raise LocalProtocolError(
+                f"blob of {len(data)} bytes, limit is {self.max_bytes} (limits.blob_bytes_max)"
+            )
         name = hashlib.sha256(data).digest()
         path = self.path(name)
         try:

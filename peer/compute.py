@@ -1,8 +1,8 @@
 """The daemon's end of the compute process: one job at a time, whatever user code does to the other end.
 
-The process is started anew after a crash, a kill, an exit, an exhausted memory limit, or when nothing has moved for
-``stall_s``; the job it had is answered by JobFailed. Restarts wait 0.5 s, then twice as long each time up to 60 s, and
-start over once a job has been answered. Nothing here imports torch.
+The process is started anew after a crash, a kill, an exit, an exhausted memory limit, or when nothing has
+moved for ``stall_s``; the job it had is answered by JobFailed. Restarts wait 0.5 s, then twice as long each
+time up to 60 s, and start over once a job has been answered. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ import trio
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed
 from quidnunc.gossip.jobs import Job, Result
-from quidnunc.peer.pipe import TO_CHILD, TO_PARENT, FrameReader, Heartbeat, Ready, Setup, SetupFailed, failed, frame
+from quidnunc.peer.pipe import (
+    TO_CHILD,
+    TO_PARENT,
+    FrameReader,
+    Heartbeat,
+    Ready,
+    Setup,
+    SetupFailed,
+    failed,
+    frame,
+)
 
 COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "quidnunc.peer.trainer")
 """``-P``: the current directory comes last on the module path, where the trainer puts it."""
@@ -31,6 +41,7 @@ BACKOFF_MAX_S = 60.0
 STOP_GRACE_S = 5.0
 
 _POLL_S = 1.0
+_REAP_S = 0.01
 
 
 class _Died(Exception):
@@ -40,9 +51,10 @@ class _Died(Exception):
 class ComputeProcess:
     """A compute process that is always there again.
 
-    ``setup.noise_key`` is filled in at every start with 32 fresh bytes of the operating system, so that a restarted
-    process never repeats noise. A ``noise_seed`` (tests only, it voids every epsilon) derives them instead, another
-    key for every start. ``stall_s`` and ``start_s`` are seconds without progress in a job and while loading the task.
+    ``setup.noise_key`` is filled in at every start with 32 fresh bytes of the operating system, so that a
+    restarted process never repeats noise. A ``noise_seed`` (tests only, it voids every epsilon) derives them
+    instead, another key for every start. ``stall_s`` and ``start_s`` are seconds without progress in a job
+    and while loading the task.
     """
 
     def __init__(
@@ -85,7 +97,7 @@ class ComputeProcess:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the process and load the task. Raises ConfigError when that cannot work; :meth:`run` also starts it."""
+        """Start the process, which :meth:`run` also does. Raises ConfigError when the task cannot be loaded."""
         async with self._turn:
             try:
                 await self._ensure()
@@ -119,21 +131,20 @@ class ComputeProcess:
     async def _exchange(self, child: _Child, job: Job) -> Result:
         try:
             message = await child.ask(TO_CHILD.encode(job), self._stall_s, "training.stall_s")
-            if isinstance(message, Ready | SetupFailed):
+            if not isinstance(message, Result):
                 raise _Died("spoke out of turn")
         except LocalProtocolError:
             raise
         except BaseException:
-            self._give_up(child)
+            await self._give_up(child)
             raise
         self._delay = 0.0
-        result: Result = message
-        return result
+        return message
 
     async def _ensure(self) -> _Child:
         """The living process, started if need be and if it is time."""
         if self._child is not None and self._child.exited():
-            self._give_up(self._child)
+            await self._give_up(self._child)
         if self._child is not None:
             return self._child
         await trio.sleep_until(self._not_before)
@@ -147,14 +158,14 @@ class ComputeProcess:
             if not isinstance(message, Ready):
                 raise _Died("spoke out of turn")
         except BaseException:
-            self._give_up(child)
+            await self._give_up(child)
             raise
         self._child = child
         return child
 
-    def _give_up(self, child: _Child) -> None:
-        child.kill()
+    async def _give_up(self, child: _Child) -> None:
         self._child = None
+        await child.kill()
         self._delay = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, 2 * self._delay))
         self._not_before = trio.current_time() + self._delay
 
@@ -168,8 +179,8 @@ class _Child:
     """One running process and its two pipes."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # Not trio's open_process: that forks in a worker thread, and the parent-death signal the child asks for comes
-        # when the *thread* that forked it ends, which trio's do after ten idle seconds.
+        # Not trio's open_process: that forks in a worker thread, and the parent-death signal the child asks
+        # for comes when the *thread* that forked it ends, which trio's do after ten idle seconds.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -218,24 +229,21 @@ class _Child:
     async def stop(self) -> None:
         await self._stdin.aclose()
         await self._wait(STOP_GRACE_S)
-        self.kill()
-        await self._wait(STOP_GRACE_S)
+        await self.kill()
 
-    def kill(self) -> None:
-        """Kill it with everything it started; the zombie is reaped by the next poll of any process."""
+    async def kill(self) -> None:
+        """Kill it with everything it started, and wait for its end even when cancelled."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.poll()
-        self._stdin.close()
-        self._stdout.close()
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stdin)
+            await trio.aclose_forcefully(self._stdout)
+            await self._wait(STOP_GRACE_S)
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await trio.to_thread.run_sync(self._reap, seconds, abandon_on_cancel=True)
-
-    def _reap(self, seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
+            while not self.exited():
+                await trio.sleep(_REAP_S)
 
     async def _farewell(self) -> str:
         """How it ended, once its pipe has: a process that lives on without its pipe is of no use either."""

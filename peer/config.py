@@ -1,8 +1,9 @@
 """``config.toml``: what the operator of one peer decides, as frozen typed values.
 
-Every key has a default, a bound and a sentence; an unknown key is refused, so that a misspelt one is never ignored.
-What the members must agree on (task, merge rule, privacy) stands in the charter; here are only this site's own
-choices. :func:`render` writes a file with a comment on every key, and is what ``quidnunc init`` puts on disk.
+Every key has a default, a bound and a sentence; an unknown key is refused, so that a misspelt one is never
+ignored. What the members must agree on (task, merge rule, privacy) stands in the charter; here are only this
+site's own choices. :func:`render` writes a file with a comment on every key, and is what ``quidnunc init``
+puts on disk.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[_Address, ...], Meta(max_length=8, description="multiaddrs to listen on; port 0: any free port")
     ] = ("/ip4/127.0.0.1/tcp/0",)
     announce: Annotated[
-        tuple[_Address, ...], Meta(max_length=8, description="multiaddrs told to other members; empty: those bound")
+        tuple[_Address, ...],
+        Meta(max_length=8, description="multiaddrs told to other members; empty: those bound"),
     ] = ()
     ping_interval_s: Annotated[
         float, Meta(ge=0.5, le=600.0, description="seconds between pings to each neighbor")
@@ -59,9 +61,15 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """What this site hands to the charter's task function, as quidnunc.gossip.task.Site."""
 
-    path: Annotated[str, Meta(max_length=4096, description="local data for tasks that read some; never sent")] = ""
-    index: Annotated[int, Meta(ge=0, le=4095, description="which share of a built-in data set this peer holds")] = 0
-    peers: Annotated[int, Meta(ge=1, le=4096, description="into how many shares a built-in data set is cut")] = 1
+    path: Annotated[
+        str, Meta(max_length=4096, description="local data for tasks that read some; never sent")
+    ] = ""
+    index: Annotated[
+        int, Meta(ge=0, le=4095, description="which share of a built-in data set this peer holds")
+    ] = 0
+    peers: Annotated[
+        int, Meta(ge=1, le=4096, description="into how many shares a built-in data set is cut")
+    ] = 1
     alpha: Annotated[
         float, Meta(ge=0.01, le=1000.0, description="Dirichlet skew of those shares: 0.1 strong, 100 none")
     ] = 0.5
@@ -77,7 +85,8 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
 
     threads: Annotated[int, Meta(ge=1, le=1024, description="CPU threads torch may use")] = 1
     stall_s: Annotated[
-        float, Meta(ge=1.0, le=86400.0, description="seconds without progress until it is killed and restarted")
+        float,
+        Meta(ge=1.0, le=86400.0, description="seconds without progress until it is killed and restarted"),
     ] = 120.0
     memory_mib: Annotated[
         int, Meta(ge=0, le=16 * MIB, description="MiB of memory it may allocate; 0: no limit of ours")
@@ -88,7 +97,12 @@ class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
     """This site's own ceiling."""
 
     epsilon_cap: Annotated[
-        float, Meta(ge=0.0, le=1000.0, description="stop at this epsilon if the charter allows more; 0: as the charter")
+        float,
+        Meta(
+            ge=0.0,
+            le=1000.0,
+            description="stop at this epsilon if the charter allows more; 0: as the charter",
+        ),
     ] = 0.0
 
 
@@ -103,7 +117,9 @@ class Drill(Struct, frozen=True, forbid_unknown_fields=True):
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """Log lines on stderr."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severity shown")] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severity shown")
+    ] = "info"
     format: Annotated[
         Literal["auto", "text", "json"], Meta(description="auto: text on a terminal, JSON lines otherwise")
     ] = "auto"
@@ -159,7 +175,9 @@ def parse(text: str, source: str = "config.toml") -> Config:
         found = "no version" if version is None else f"version = {version!r}"
         raise ConfigError(
             f"{source}: {found}, this program reads version = {VERSION}",
-            hint=f"put version = {VERSION} on the first line" if version is None else "use the program it is for",
+            hint=f"put version = {VERSION} on the first line"
+            if version is None
+            else "use the program it is for",
         )
     try:
         return msgspec.convert(table, Config, strict=True)
@@ -195,8 +213,8 @@ def render(config: Config) -> str:
 def render_default_config(name: str, **sections: Struct) -> str:
     """A configuration file for a new peer: defaults, except its name and the ``sections`` given.
 
-    For example ``render_default_config("ward-7", network=Network(listen=("/ip4/0.0.0.0/tcp/4901",)))``. Raises
-    ConfigError when a value is out of bounds.
+    For example ``render_default_config("ward-7", network=Network(listen=("/ip4/0.0.0.0/tcp/4901",)))``.
+    Raises ConfigError when a value is out of bounds.
     """
     text = render(Config(node=Node(name=name), **sections))  # type: ignore[arg-type]
     parse(text, "the new config.toml")
@@ -292,7 +310,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     escaped = "".join(
-        f"\\u{ord(char):04x}" if ord(char) < 0x20 or ord(char) == 0x7F else "\\" + char if char in '"\\' else char
+        f"\\u{ord(char):04x}"
+        if ord(char) < 0x20 or ord(char) == 0x7F
+        else "\\" + char
+        if char in '"\\'
+        else char
         for char in str(value)
     )
     return f'"{escaped}"'

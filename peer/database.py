@@ -36,8 +36,8 @@ SCHEMA = (
     "CREATE INDEX token_number ON token (author, number)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
 )
-"""Entries and checkpoints are covered by signatures. Rows of ``token`` and ``meta`` are not: their ``seal`` is a hash
-of the other columns, so that a flipped bit is found there as well."""
+"""Entries and checkpoints are covered by signatures. Rows of ``token`` and ``meta`` are not: their
+``seal`` is a hash of the other columns, so that a flipped bit is found there as well."""
 
 _BUSY_S = 5.0
 
@@ -53,7 +53,7 @@ _PRAGMAS = {
 _UNWRITABLE = {
     sqlite3.SQLITE_FULL: "free some space on this file system; nothing that was committed is lost",
     sqlite3.SQLITE_IOERR: "check the disk: the operating system reports read or write errors",
-    sqlite3.SQLITE_READONLY: "mount the file system for writing, or give the user that runs quidnunc this file",
+    sqlite3.SQLITE_READONLY: "mount the file system for writing, or chown the file to whom quidnunc runs as",
     sqlite3.SQLITE_CANTOPEN: "give the user that runs quidnunc this file and its directory",
     sqlite3.SQLITE_PERM: "give the user that runs quidnunc this file and its directory",
     sqlite3.SQLITE_NOMEM: "",
@@ -170,7 +170,7 @@ def _readonly_mode(path: Path) -> str:
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """A private file to be filled by SQLite, which then appears at ``path``, whole and synced, or not at all."""
+    """A private file for SQLite to fill, which then appears at ``path``, whole and synced, or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
@@ -216,6 +216,8 @@ def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
         case primary if primary in _UNWRITABLE:
             return StoreUnwritable(f"{path}: cannot be written: {error}", hint=_UNWRITABLE[primary])
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreLocked(f"{path}: in use by another process", hint="only one process may write to a ledger")
+            return StoreLocked(
+                f"{path}: in use by another process", hint="only one process may write to a ledger"
+            )
         case _:
             return DatabaseCorrupt(path, str(error))

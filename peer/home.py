@@ -12,10 +12,10 @@
     state/lock              held (flock) by the one process that may write here
     run/control.sock        the control API
 
-A unix socket's address is limited to about 107 bytes. When the home's path is too long for that, the socket lies in a
-0700 directory ``quidnunc-<uid>`` under ``$XDG_RUNTIME_DIR`` or, without one, the system's temporary directory, named
-by a hash of the home's path; ``run/control.sock`` is then a symbolic link to it, so that a client with another
-environment finds it too.
+A unix socket's address is limited to about 107 bytes. When the home's path is too long for that, the socket
+lies in a 0700 directory ``quidnunc-<uid>`` under ``$XDG_RUNTIME_DIR`` or, without one, the system's temporary
+directory, named by a hash of the home's path; ``run/control.sock`` is then a symbolic link to it, so that a
+client with another environment finds it too.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ class Home:
 
 
 def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: bool = True) -> None:
-    """Put ``data`` at ``path`` so that, after a crash or power loss, either the old or the new file is there, whole.
+    """Put ``data`` at ``path`` so that, after a crash or power loss, either the old or the new file is there,
+    whole.
 
     With ``replace`` false an existing file is kept and FileExistsError raised. Raises StoreUnwritable.
     """
@@ -208,7 +209,7 @@ def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: 
 
 
 def read_capped(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most ``max_bytes``. Raises OSError, or ConfigError when it is larger."""
+    """The bytes of a regular file. Raises OSError, or ConfigError when it has more than ``max_bytes``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)

@@ -1,8 +1,8 @@
 """What ``quidnunc ledger verify`` does: every row of a ledger database, layer by layer, never a bare "OK".
 
-Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3 time, I4
-canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I19 derived columns, I20 limits. One damaged
-byte can break several; the first problem of the chain layer names the entry.
+Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3
+time, I4 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I19 derived columns, I20
+limits. One damaged byte can break several; the first problem of the chain layer names the entry.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome for one ledger: its layers in the order of LAYERS, and size and Merkle root as recomputed."""
+    """The outcome for one ledger: layers in the order of LAYERS, and size and Merkle root as recomputed."""
 
     log_id: bytes
     size: int
@@ -124,7 +124,9 @@ class _Checker:
 
     def result(self) -> Report:
         checkpoints = self.layers["own signatures"].checked
-        return Report(self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values()))
+        return Report(
+            self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values())
+        )
 
     def database(self) -> None:
         layer = self.layers["database"]
@@ -173,7 +175,11 @@ class _Checker:
             layer.report("I1", seq, f"header: calls itself entry {header.seq}")
         if header.prev != previous:
             found = header.prev.hex()[:16]
-            layer.report("I2", seq, f"header: follows {found}, entry {seq - 1} is {previous.hex()[:16]}: one was changed")
+            layer.report(
+                "I2",
+                seq,
+                f"header: follows {found}, entry {seq - 1} is {previous.hex()[:16]}: one was changed",
+            )
         if header.t_ms < self._last_t_ms:
             layer.report("I3", seq, f"header: of {header.t_ms} ms, the entry before of {self._last_t_ms} ms")
         if header.type != kind:
@@ -205,7 +211,9 @@ class _Checker:
         elif named is None:
             self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")
         elif len(private_salt) != SALT_BYTES or commit_private(private_salt, private) != named:
-            self.layers["payloads"].report("I5", seq, "private or its salt: not what the payload commits to (pv)")
+            self.layers["payloads"].report(
+                "I5", seq, "private or its salt: not what the payload commits to (pv)"
+            )
 
     def orphans(self) -> None:
         rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
@@ -227,13 +235,19 @@ class _Checker:
             if checkpoint.size != size:
                 merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
             elif size > self._tree.size:
-                merkle.report("I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}")
+                merkle.report(
+                    "I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}"
+                )
             elif checkpoint.root != self._tree.root(size):
                 root = self._tree.root(size).hex()[:16]
-                merkle.report("I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}")
+                merkle.report(
+                    "I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}"
+                )
         if self._signed < self._tree.size:
             last = self._tree.size - 1
-            self.layers["merkle"].report("I8", last, f"entries {self._signed} to {last} are under no checkpoint")
+            self.layers["merkle"].report(
+                "I8", last, f"entries {self._signed} to {last} are under no checkpoint"
+            )
 
     def side_tables(self) -> None:
         layer = self.layers["side tables"]

@@ -1,8 +1,8 @@
 """The pipe between the daemon and its compute process: frames, and jobs and results as bytes.
 
-A frame is a 4-byte little-endian length and that many bytes. A message is msgpack ``[class name, {field: value}]``; a
-decoder knows a fixed set of classes, checks every type, and refuses what it would not have written itself. Nothing
-that arrives can name code to be run.
+A frame is a 4-byte little-endian length and that many bytes. A message is msgpack ``[class name, {field:
+value}]``; a decoder knows a fixed set of classes, checks every type, and refuses what it would not have
+written itself. Nothing that arrives can name code to be run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The first frame to a compute process: what it computes with. ``noise_key`` is 32 secret bytes, used once.
+    """The first frame to a compute process: what it computes with. ``noise_key`` is 32 secret bytes, used
+    once.
 
     ``options`` and the fields before it are a :class:`quidnunc.gossip.task.Site`; ``genesis_seed`` to
     ``merge_options`` are the charter's plan; the rest is this site's configuration.
@@ -85,30 +86,32 @@ class Codec:
     """Bytes for a fixed set of dataclasses, tagged by class name."""
 
     def __init__(self, *classes: type) -> None:
-        self._decoders = {cls.__name__: msgspec.msgpack.Decoder(cls) for cls in classes}
+        self._decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {
+            cls.__name__: msgspec.msgpack.Decoder(cls) for cls in classes
+        }
         self._envelope = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
         self._encoder = msgspec.msgpack.Encoder()
 
     def encode(self, message: object) -> bytes:
-        """``message`` as bytes. Raises LocalProtocolError when it is not of our classes or its fields are not."""
+        """``message`` as bytes. Raises LocalProtocolError when its class or a field is not one of ours."""
         name = type(message).__name__
         decoder = self._decoders.get(name)
         if decoder is None:
             raise LocalProtocolError(f"a {name} does not travel on this pipe")
         try:
             checked = decoder.decode(self._encoder.encode(message))
-        except (msgspec.ValidationError, TypeError, OverflowError) as error:
+        except (msgspec.ValidationError, TypeError, OverflowError, UnicodeEncodeError) as error:
             raise LocalProtocolError(f"{name}: {error}") from error
         return self._encoder.encode((name, checked))
 
     def decode(self, data: bytes) -> Any:
-        """The message that ``data`` encodes. Raises Malformed for anything this codec would not have written."""
+        """The message that ``data`` encodes. Raises Malformed for what this codec would not have written."""
         try:
             name, body = self._envelope.decode(data)
             message = self._decoders[name].decode(body)
         except KeyError:
             raise Malformed(f"pipe message of an unknown class {name[:40]!r}") from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"pipe message: {error}") from error
         if self._encoder.encode((name, message)) != data:
             raise Malformed(f"pipe message {name}: not in canonical form")
@@ -167,11 +170,17 @@ def failed(job: Job, why: str, missing: bytes = b"") -> JobFailed:
     """The failure of ``job``, with the author and number it was about, if it was about one."""
     return JobFailed(
         type(job).__name__,
-        why if len(why) <= WHY_CHARS_MAX else why[: WHY_CHARS_MAX - 3] + "...",
+        plain(why),
         missing=missing,
         author=getattr(job, "author", b""),
         number=getattr(job, "number", 0),
     )
+
+
+def plain(text: str) -> str:
+    """What user code had to say, as one printable line of at most WHY_CHARS_MAX characters."""
+    line = "".join(char if char.isprintable() else " " for char in text[: WHY_CHARS_MAX + 1])
+    return line if len(line) <= WHY_CHARS_MAX else line[: WHY_CHARS_MAX - 3] + "..."
 
 
 def frame(data: bytes) -> bytes:
@@ -203,7 +212,7 @@ def read_frame(descriptor: int) -> bytes | None:
 
 
 class FrameReader:
-    """Frames out of a trio stream. A cancelled :meth:`read` loses nothing: the next one goes on where it was."""
+    """Frames out of a trio stream. A cancelled :meth:`read` loses nothing: the next one goes on there."""
 
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
         self._stream = stream

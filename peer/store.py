@@ -1,9 +1,9 @@
 """The ledger of one peer on disk: the only thing that makes an entry durable.
 
-:meth:`Store.commit` is the write-ahead step. In one transaction it compares what is on disk with what this process
-last committed, inserts, reads the rows back, recomputes the Merkle root from what it read, verifies the signed
-checkpoint against that root with our own public key, and commits with a synced WAL. Any difference is
-:class:`LedgerCorrupt` and ends the store: a peer that signed something its disk does not hold would fork.
+:meth:`Store.commit` is the write-ahead step. In one transaction it compares what is on disk with what this
+process last committed, inserts, reads the rows back, recomputes the Merkle root from what it read, verifies
+the signed checkpoint against that root with our own public key, and commits with a synced WAL. Any difference
+is :class:`LedgerCorrupt` and ends the store: a peer that signed something its disk does not hold would fork.
 
 Opening replays every entry the same way, so that the start-up path is the recovery path.
 """
@@ -36,14 +36,14 @@ from quidnunc.peer.ledger_check import Report, check
 
 META_BYTES_MAX = 1024 * 1024
 TAIL_ROWS = 256
-"""Newest entries whose payloads are decoded strictly at every start; the older ones only match their commitment."""
+"""Newest entries whose payloads are decoded strictly at every start; the others match their commitment."""
 
 _BATCH = 256
 _RESERVED = ("log_id", "public")
 
 _SELECT = (
-    "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry LEFT JOIN private USING (seq) "
-    "WHERE seq >= ? AND seq < ? ORDER BY seq"
+    "SELECT seq, header, type, payload, entry.salt, bytes, private.salt "
+    "FROM entry LEFT JOIN private USING (seq) WHERE seq >= ? AND seq < ? ORDER BY seq"
 )
 
 
@@ -77,10 +77,12 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = False) -> Store:
-        """The ledger at ``path``; unless ``readonly``, after checking all of it against its signed checkpoint.
+        """The ledger at ``path``; unless ``readonly``, after checking all of it against its signed
+        checkpoint.
 
-        ``readonly`` reads what is committed beside a daemon that goes on writing, and checks nothing by itself.
-        Raises LedgerCorrupt, StoreNewer, StoreLocked, StoreUnwritable, or ConfigError when there is none.
+        ``readonly`` reads what is committed beside a daemon that goes on writing, and checks nothing by
+        itself. Raises LedgerCorrupt, StoreNewer, StoreLocked, StoreUnwritable, or ConfigError when there is
+        none.
         """
         connection = database.open_database(path, readonly=readonly)
         try:
@@ -130,19 +132,23 @@ class Store:
     def commit(
         self, entries: Sequence[Entry], note: bytes, tokens: Sequence[tuple[bytes, bytes, int, bytes]] = ()
     ) -> None:
-        """Make ``entries``, the signed checkpoint ``note`` over them, and ``tokens`` durable, or nothing of it.
+        """Make ``entries``, the signed checkpoint ``note`` over them, and ``tokens`` durable, or nothing of
+        it.
 
-        ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are kept.
-        Raises LedgerCorrupt when anything read back differs from what was meant, StoreUnwritable when the disk fails.
+        ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
+        kept. Raises LedgerCorrupt when anything read back differs from what was meant, StoreUnwritable when
+        the disk fails.
         """
         self._check_writable()
         if not entries:
             raise LocalProtocolError("a commit without entries")
         rows = [_token_row(*token) for token in tokens]
         with self._guarded():
-            # Until the end the mirror in memory may be ahead of the disk; whatever happens, even an exception that
-            # has nothing to do with the disk, must not let a later call believe it.
-            self._dead = LedgerCorrupt(self._log.size, "its commit was interrupted", hint="start the peer again")
+            # Until the end the mirror in memory may be ahead of the disk; whatever happens, even an exception
+            # that has nothing to do with the disk, must not let a later call believe it.
+            self._dead = LedgerCorrupt(
+                self._log.size, "its commit was interrupted", hint="start the peer again"
+            )
             with self._transaction() as connection:
                 self._compare()
                 start = self._log.size
@@ -171,7 +177,9 @@ class Store:
     def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint, or None for an empty ledger."""
         with self._guarded():
-            row = self._connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
+            row = self._connection.execute(
+                "SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1"
+            ).fetchone()
         return row[0] if row else None
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
@@ -196,7 +204,9 @@ class Store:
                 (author, number),
             ).fetchone()
             if row is not None and row[4] != row_seal("token", *row[:4]):
-                raise DatabaseCorrupt(self.path, f"the token of update {number} of {author.hex()[:16]} is damaged")
+                raise DatabaseCorrupt(
+                    self.path, f"the token of update {number} of {author.hex()[:16]} is damaged"
+                )
         return row[3] if row else None
 
     def get_meta(self, key: str) -> bytes | None:
@@ -211,9 +221,13 @@ class Store:
         """Keep ``value`` (at most META_BYTES_MAX) under ``key``, durably, in place of what was there."""
         self._check_writable()
         if key in _RESERVED or len(value) > META_BYTES_MAX:
-            raise LocalProtocolError(f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}")
+            raise LocalProtocolError(
+                f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}"
+            )
         with self._guarded(), self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, row_seal("meta", key, value)))
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, row_seal("meta", key, value))
+            )
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Check every row of every table on a connection of its own, beside a daemon that goes on writing.
@@ -224,7 +238,7 @@ class Store:
             return check(connection, self.path, self.log_id, self.public, progress)
 
     def backup(self, path: Path) -> None:
-        """Write a whole, consistent copy of the ledger to a new file, beside a daemon that goes on writing."""
+        """Copy the ledger, whole and consistent, to a new file, beside a daemon that goes on writing."""
         database.copy(self.path, path)
 
     def _recover(self) -> None:
@@ -236,12 +250,16 @@ class Store:
         for first in range(0, tail, _BATCH):
             self._replay(first, min(tail, first + _BATCH))
         self._replay(tail, size, strict=True)
-        row = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
+        row = self._connection.execute(
+            "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
+        ).fetchone()
         if row is None and size == 0:
             return
         if row is None or row[0] != size:
             signed = row[0] if row else 0
-            raise LedgerCorrupt(min(signed, size), f"the newest checkpoint is of size {signed}, there are {size} entries")
+            raise LedgerCorrupt(
+                min(signed, size), f"the newest checkpoint is of size {signed}, there are {size} entries"
+            )
         self._check_note(row[1])
 
     def _replay(self, start: int, stop: int, *, strict: bool = False) -> None:
@@ -264,8 +282,8 @@ class Store:
         if (size, signed, head) != (self._log.size, self._log.size, self._log.head):
             raise LedgerCorrupt(
                 min(size, self._log.size),
-                f"the ledger on disk has {size} entries, {signed} signed, and head {head.hex()[:16]}; this process "
-                f"left {self._log.size} with head {self._log.head.hex()[:16]}",
+                f"the ledger on disk has {size} entries, {signed} signed, and head {head.hex()[:16]}; "
+                f"this process left {self._log.size} with head {self._log.head.hex()[:16]}",
                 hint="another process wrote to it: stop both and run quidnunc ledger verify",
             )
 
@@ -277,21 +295,26 @@ class Store:
             except Malformed as error:
                 raise LedgerCorrupt(seq, error.message) from error
             connection.execute(
-                "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (seq, entry.header, kind, entry.payload, entry.salt)
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?)",
+                (seq, entry.header, kind, entry.payload, entry.salt),
             )
             if entry.private or entry.private_salt:
-                connection.execute("INSERT INTO private VALUES (?, ?, ?)", (seq, entry.private_salt, entry.private))
+                connection.execute(
+                    "INSERT INTO private VALUES (?, ?, ?)", (seq, entry.private_salt, entry.private)
+                )
 
     def _check_note(self, note: bytes) -> None:
         try:
             checkpoint = open_checkpoint(note, self._log.origin, self.public)
         except RemoteProtocolError as error:
-            raise LedgerCorrupt(self._log.size - 1, f"its checkpoint does not verify: {error.message}") from error
+            raise LedgerCorrupt(
+                self._log.size - 1, f"its checkpoint does not verify: {error.message}"
+            ) from error
         if (checkpoint.size, checkpoint.root) != (self._log.size, self._log.root):
             raise LedgerCorrupt(
                 self._log.size - 1,
-                f"its checkpoint is of size {checkpoint.size} and root {checkpoint.root.hex()[:16]}, the entries read "
-                f"back are {self._log.size} with root {self._log.root.hex()[:16]}",
+                f"its checkpoint is of size {checkpoint.size} and root {checkpoint.root.hex()[:16]}, "
+                f"the entries read back are {self._log.size} with root {self._log.root.hex()[:16]}",
             )
 
     def _rows(self, start: int, stop: int) -> list[tuple[int, Entry]]:
@@ -346,7 +369,9 @@ class Store:
             raise
 
 
-def _token_row(name: bytes, author: bytes, number: int, body: bytes) -> tuple[bytes, bytes, int, bytes, bytes]:
+def _token_row(
+    name: bytes, author: bytes, number: int, body: bytes
+) -> tuple[bytes, bytes, int, bytes, bytes]:
     if hashlib.sha256(body).digest() != name or len(author) != 32 or not 0 <= number < 2**63:
         raise LocalProtocolError("a token is (SHA-256 of its bytes, 32-byte log id, number, bytes)")
     return name, author, number, body, row_seal("token", name, author, number, body)

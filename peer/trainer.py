@@ -1,12 +1,12 @@
-"""The compute process: ``python -m quidnunc.peer.trainer``. Holds torch and user code; its parent holds neither.
+"""The compute process, ``python -m quidnunc.peer.trainer``: torch and user code, kept out of the daemon.
 
-It reads one :class:`~quidnunc.peer.pipe.Setup` and then jobs from stdin, answers each on stdout, and sends a heartbeat
-while it works. A job is a pure function of its fields and the blobs, so the parent may kill this process at any
-moment and give the job to the next one.
+It reads one :class:`~quidnunc.peer.pipe.Setup` and then jobs from stdin, answers each on stdout, and sends a
+heartbeat while it works. A job is a pure function of its fields and the blobs, so the parent may kill this
+process at any moment and give the job to the next one.
 
-The two pipes are moved to descriptors of their own before anything else runs: what user code prints goes to stderr,
-and what it reads from stdin is empty. The process ends when its stdin does, however busy it is, and on Linux also
-when the parent dies without closing it.
+The two pipes are moved to descriptors of their own before anything else runs: what user code prints goes to
+stderr, and what it reads from stdin is empty. The process ends when its stdin does, however busy it is, and
+on Linux also when the parent dies without closing it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from quidnunc.peer.pipe import (
     Setup,
     SetupFailed,
     failed,
+    plain,
     read_frame,
     write_frame,
 )
@@ -65,6 +66,7 @@ def build_compute(setup: Setup) -> Computer:
     os.environ["OMP_NUM_THREADS"] = str(setup.threads)
     function = load_task(setup.task)
     import torch
+
     from quidnunc.crypto.noise import NoiseStream
     from quidnunc.gossip.compute import Compute, Plan
     from quidnunc.gossip.task import Site
@@ -102,8 +104,8 @@ def build_compute(setup: Setup) -> Computer:
 def load_task(reference: str) -> Callable[[Site], Task]:
     """The task function that ``reference`` names: a built-in (``digits``) or ``package.module:function``.
 
-    Modules are looked for where Python looks, and last in the current directory, so that a file there cannot take the
-    place of an installed module. Raises ConfigError naming module, attribute and what is there.
+    Modules are looked for where Python looks, and last in the current directory, so that a file there cannot
+    take the place of an installed module. Raises ConfigError naming module, attribute and what is there.
     """
     if ":" not in reference:
         from quidnunc.gossip.builtin import BUILTIN
@@ -126,7 +128,9 @@ def load_task(reference: str) -> Callable[[Site], Task]:
         what = "is not callable" if found is not None else "is not there"
         raise ConfigError(
             f"task {reference!r}: {attribute!r} {what} in {getattr(module, '__file__', name)}",
-            hint=f"did you mean {name}:{close[0]}?" if close else f"callable there: {', '.join(there[:8]) or 'nothing'}",
+            hint=f"did you mean {name}:{close[0]}?"
+            if close
+            else f"callable there: {', '.join(there[:8]) or 'nothing'}",
         )
     function: Callable[[Site], Task] = found
     return function
@@ -160,7 +164,9 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
         return 0
     setup = TO_CHILD.decode(first)
     if not isinstance(setup, Setup) or len(setup.noise_key) != 32:
-        raise LocalProtocolError("the first frame to a compute process is a Setup with a noise key of 32 bytes")
+        raise LocalProtocolError(
+            "the first frame to a compute process is a Setup with a noise key of 32 bytes"
+        )
     if setup.memory_bytes:
         _limit_memory(setup.memory_bytes)
     return _Server(reader, writer, setup, build).serve()
@@ -187,7 +193,7 @@ class _Server:
         try:
             self._computer = _guarded(lambda: self._build(self._setup))
         except QuidnuncError as error:
-            self._send(SetupFailed(error.message, error.hint))
+            self._send(SetupFailed(plain(error.message), plain(error.hint)))
             return 1
         self._busy.clear()
         self._send(Ready())
@@ -239,7 +245,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
         return call()
     except QuidnuncError:
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to user code
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})"
@@ -247,7 +253,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
 
 
 def _take_pipes() -> tuple[int, int]:
-    """Move stdin and stdout out of the way of user code. The copies are not inherited by programs it starts."""
+    """Move stdin and stdout out of the way of user code. Programs it starts do not inherit the copies."""
     reader, writer = os.dup(0), os.dup(1)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
@@ -259,7 +265,7 @@ def _take_pipes() -> tuple[int, int]:
 
 
 def _die_with_parent() -> None:
-    """Linux: be killed when the thread that started us dies, even if user code never lets go of the interpreter."""
+    """Linux: be killed when the thread that started us ends, even if user code lets no other thread run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

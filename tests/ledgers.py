@@ -43,7 +43,8 @@ class Author:
     def entries(self, count: int) -> list[Entry]:
         """``count`` more entries, every third with a private part."""
         return [
-            self.entry("x" * index, private=b"score" if self.log.size % 3 == 2 else b"") for index in range(count)
+            self.entry("x" * index, private=b"score" if self.log.size % 3 == 2 else b"")
+            for index in range(count)
         ]
 
     def note(self) -> bytes:

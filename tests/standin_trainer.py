@@ -1,4 +1,4 @@
-"""A compute process without torch, for tests/test_compute_process.py: ``EvaluateJob.round`` says how to behave."""
+"""A compute process without torch for test_compute_process.py: ``EvaluateJob.round`` says how to behave."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Behavior(IntEnum):
     SEGFAULT = 11
     FORK_AND_DIE = 12
     LONG_ERROR = 13
+    UGLY_ERROR = 14
+    NAN = 15
 
 
 class StandIn:
@@ -78,6 +80,10 @@ class StandIn:
                 os.kill(os.getpid(), signal.SIGKILL)
             case Behavior.LONG_ERROR:
                 raise ValueError("x" * 100_000)
+            case Behavior.UGLY_ERROR:
+                raise ValueError("\udcff\x1b[2J\nsecond line")
+            case Behavior.NAN:
+                loss = float("nan")
         self.answered += 1
         return Evaluated(job.round, job.state, float(os.getpid()), loss)
 

@@ -152,7 +152,9 @@ def test_a_disk_that_fails_is_named_and_nothing_half_written_stays(
     assert blobs.get(hashlib.sha256(b"x").digest()) is None
 
 
-def test_a_write_that_is_taken_in_parts_is_finished(blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_is_taken_in_parts_is_finished(
+    blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:7]))
     name = blobs.put(bytes(range(100)))
@@ -218,15 +220,18 @@ import random, sys
 from pathlib import Path
 from quidnunc.peer.blobs import FileBlobs
 rng = random.Random(int(sys.argv[2]))
+blobs = FileBlobs(Path(sys.argv[1]))
 for _ in range(300):
-    blobs = FileBlobs(Path(sys.argv[1])) if rng.random() < 0.1 else globals().get('blobs') or FileBlobs(Path(sys.argv[1]))
+    if rng.random() < 0.1: blobs = FileBlobs(Path(sys.argv[1]))
     data = bytes([rng.randrange(5)]) * 50_000
     name = blobs.put(data, durable=rng.random() < 0.05)
     found = blobs.get(name)
     assert found in (None, data)
     if rng.random() < 0.5: blobs.discard(name)
 """
-    workers = [subprocess.Popen([sys.executable, "-c", worker, str(tmp_path), str(seed)]) for seed in range(3)]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", worker, str(tmp_path), str(seed)]) for seed in range(3)
+    ]
     assert [process.wait() for process in workers] == [0, 0, 0]
     assert not list(tmp_path.glob("*/*.bad"))
     assert not list((tmp_path / "tmp").iterdir())
@@ -275,4 +280,6 @@ def test_it_behaves_like_a_dict(tmp_path_factory: pytest.TempPathFactory) -> Non
     from hypothesis.stateful import run_state_machine_as_test
 
     BlobMachine.directory = tmp_path_factory
-    run_state_machine_as_test(BlobMachine, settings=settings(deadline=None, max_examples=20, stateful_step_count=15))
+    run_state_machine_as_test(
+        BlobMachine, settings=settings(deadline=None, max_examples=20, stateful_step_count=15)
+    )

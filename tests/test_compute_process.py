@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -35,7 +36,9 @@ def job(behavior: Behavior) -> EvaluateJob:
     return EvaluateJob(int(behavior), b"s" * 32)
 
 
-def process(task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object) -> ComputeProcess:
+def process(
+    task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object
+) -> ComputeProcess:
     setup = Setup(task=task, blobs="/nonexistent", **fields)  # type: ignore[arg-type]
     return ComputeProcess(setup, stall_s=stall_s, start_s=start_s, command=STAND_IN)
 
@@ -139,6 +142,7 @@ async def test_steps_of_a_long_job_count_as_progress() -> None:
         (Behavior.SYS_EXIT, "SystemExit: leaving", 0),
         (Behavior.WRONG_TYPE, "a str does not travel on this pipe", 0),
         (Behavior.LONG_ERROR, "ValueError: xxxx", 0),
+        (Behavior.UGLY_ERROR, "ValueError:   [2J second line", 0),
         (Behavior.OS_EXIT, "the compute process exited with status 7", 1),
         (Behavior.SEGFAULT, "the compute process was killed by SIGSEGV", 1),
         (Behavior.FORK_AND_DIE, "the compute process was killed by SIGKILL, perhaps for want of memory", 1),
@@ -157,7 +161,9 @@ async def test_what_user_code_does_wrong_fails_its_job_with_the_reason(
 
 
 @pytest.mark.trio
-async def test_what_user_code_prints_reaches_stderr_and_not_the_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_what_user_code_prints_reaches_stderr_and_not_the_pipe(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     async with process() as child:
         assert isinstance(await child.run(job(Behavior.PRINT)), Evaluated)
         await good(child)
@@ -167,6 +173,14 @@ async def test_what_user_code_prints_reaches_stderr_and_not_the_pipe(capfd: pyte
     assert "printed by user code" in err
     assert "written to descriptor 1" in err
     assert "printed by a child of user code" in err
+
+
+@pytest.mark.trio
+async def test_a_loss_that_is_not_a_number_is_an_answer_like_any_other() -> None:
+    async with process() as child:
+        result = await child.run(job(Behavior.NAN))
+        assert isinstance(result, Evaluated)
+        assert math.isnan(result.loss)
 
 
 @pytest.mark.trio
@@ -334,7 +348,9 @@ def test_a_task_is_found_in_the_current_directory(write_module: WriteModule) -> 
     assert load_task("ward_a:Sites.north") is load_task("ward_a:build")
 
 
-def test_a_file_in_the_current_directory_cannot_replace_an_installed_module(write_module: WriteModule) -> None:
+def test_a_file_in_the_current_directory_cannot_replace_an_installed_module(
+    write_module: WriteModule,
+) -> None:
     write_module("textwrap", "def build(site): ...")
     with pytest.raises(ConfigError, match=r"'build' is not there in .*/textwrap\.py"):
         load_task("textwrap:build")

@@ -44,7 +44,9 @@ def test_creating_twice_keeps_what_is_there_and_closes_what_was_open(home: Home)
     assert stat.S_IMODE(home.keys.stat().st_mode) == 0o700
 
 
-def test_a_home_does_not_move_with_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_does_not_move_with_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     home = Home.at("here")
     monkeypatch.chdir("/")
@@ -52,7 +54,13 @@ def test_a_home_does_not_move_with_the_current_directory(tmp_path: Path, monkeyp
 
 
 def test_a_second_process_is_refused_and_told_who_holds_the_home(home: Home) -> None:
-    holder = "import sys; from quidnunc.peer.home import Home\nwith Home.at(sys.argv[1]).lock(): print('held', flush=True); sys.stdin.read()"
+    holder = """if True:
+        import sys
+        from quidnunc.peer.home import Home
+        with Home.at(sys.argv[1]).lock():
+            print("held", flush=True)
+            sys.stdin.read()
+    """
     command = [sys.executable, "-c", holder, str(home.root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -86,7 +86,11 @@ def test_an_empty_ledger_opens_again(store: Store, author: Author) -> None:
 
 
 def test_what_was_committed_is_read_back_in_order(filled: Store, author: Author) -> None:
-    openings = [lambda: filled, lambda: Store.open(filled.path), lambda: Store.open(filled.path, readonly=True)]
+    openings = [
+        lambda: filled,
+        lambda: Store.open(filled.path),
+        lambda: Store.open(filled.path, readonly=True),
+    ]
     for opening in openings:
         store = opening()
         assert (store.size, store.root) == (10, author.log.root)
@@ -122,7 +126,11 @@ def test_a_ledger_is_never_overwritten(filled: Store, author: Author) -> None:
     with pytest.raises(ConfigError, match="is there already"):
         Store.create(filled.path, author.log_id, author.key.public)
     assert filled.size == 10
-    assert {path.name for path in filled.path.parent.iterdir()} <= {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    assert {path.name for path in filled.path.parent.iterdir()} <= {
+        "ledger.db",
+        "ledger.db-wal",
+        "ledger.db-shm",
+    }
 
 
 def test_files_are_private(filled: Store) -> None:
@@ -301,12 +309,16 @@ def test_readers_in_other_threads_never_see_half_a_commit(filled: Store, author:
 # --- disk trouble ---
 
 
+def fill_until_it_fails(store: Store, author: Author) -> None:
+    for _ in range(100):
+        store.commit(author.entries(20), author.note())
+
+
 def test_a_full_disk_is_named_loses_nothing_and_ends_the_store(filled: Store, author: Author) -> None:
     pages = filled._connection.execute("PRAGMA page_count").fetchone()[0]
     filled._connection.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StoreUnwritable, match="full") as caught:
-        for _ in range(100):
-            filled.commit(author.entries(20), author.note())
+        fill_until_it_fails(filled, author)
     assert "free some space" in caught.value.hint
     with pytest.raises(StoreUnwritable):
         filled.checkpoint()
@@ -387,7 +399,7 @@ def test_a_database_that_is_not_quite_ours_is_refused(filled: Store, damage: str
     filled.close()
     with raw(filled.path) as connection:
         connection.execute(damage)
-    with pytest.raises(LedgerCorrupt, match="ledger.db"):
+    with pytest.raises(LedgerCorrupt, match=r"ledger\.db"):
         Store.open(filled.path)
 
 
@@ -395,7 +407,7 @@ def test_a_database_that_is_not_quite_ours_is_refused(filled: Store, damage: str
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
-    with pytest.raises(LedgerCorrupt, match="ledger.db"):
+    with pytest.raises(LedgerCorrupt, match=r"ledger\.db"):
         Store.open(path)
 
 
@@ -485,7 +497,7 @@ def test_any_bit_flipped_in_the_file_is_found_or_changes_nothing(filled: Store) 
     damaged = filled.path.with_name("damaged.db")
     used = [at for at in range(len(content)) if content[at]]
     found = 0
-    for at in rng.sample(used, 150) + [18, 28, 44, 60, 100]:
+    for at in [*rng.sample(used, 150), 18, 28, 44, 60, 100]:
         changed = bytearray(content)
         changed[at] ^= 1 << rng.randrange(8)
         damaged.write_bytes(changed)
@@ -586,7 +598,9 @@ def test_kill_9_forty_times(store: Store) -> None:
         kill_in_mid_commit(store.path, rng)
 
 
-def test_a_database_without_the_end_of_its_wal_opens_at_an_earlier_checkpoint(filled: Store, author: Author) -> None:
+def test_a_database_without_the_end_of_its_wal_opens_at_an_earlier_checkpoint(
+    filled: Store, author: Author
+) -> None:
     wal = filled.path.with_name("ledger.db-wal")
     torn = filled.path.with_name("torn.db")
     sizes = set()
@@ -604,7 +618,7 @@ def test_a_database_without_the_end_of_its_wal_opens_at_an_earlier_checkpoint(fi
 
 
 def write_fixture(path: Path) -> None:
-    """Write ``tests/vectors/ledger-v1.db.gz`` anew. Only before a release: afterwards those bytes are a promise."""
+    """Write the frozen ledger anew. Only before a release: afterwards its bytes are a promise."""
     author = Author()
     with Store.create(path, author.log_id, author.key.public) as made:
         fill(made, author)
@@ -700,5 +714,3 @@ def test_it_behaves_like_its_model(tmp_path_factory: pytest.TempPathFactory) -> 
     run_state_machine_as_test(
         StoreMachine, settings=settings(deadline=None, max_examples=15, stateful_step_count=12)
     )
-
-
