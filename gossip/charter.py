@@ -24,6 +24,7 @@ from quidnunc.gossip.terms import (
     RoundSpec,
     TaskSpec,
     TrainingSpec,
+    plain_text,
     within,
 )
 
@@ -103,9 +104,7 @@ class Charter:
 
     def _check_numbers(self) -> None:
         n = len(self.members)
-        within("the length of purpose in bytes", len(self.purpose.encode("utf-8", "replace")), 0, PURPOSE_BYTES)
-        if not self.purpose.isprintable():
-            raise CharterError("purpose holds control or invisible characters", hint="write it on one plain line")
+        plain_text("purpose", self.purpose, PURPOSE_BYTES)
         within("the length of nonce", len(self.nonce), NONCE_BYTES, NONCE_BYTES)
         within("t_ms", self.t_ms, 0, _MAX_TIME_MS)
         within("codec", self.codec, CODECS[0], CODECS[-1])

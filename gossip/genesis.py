@@ -13,6 +13,7 @@ The payload (entry type 0x01) is a canonical map::
 
 from __future__ import annotations
 
+import unicodedata
 from typing import NamedTuple
 
 from quidnunc.crypto.encoding import decode, encode
@@ -47,10 +48,10 @@ def checked_name(name: str) -> str:
     size = len(name.encode("utf-8", "replace"))
     if not 1 <= size <= NAME_BYTES:
         raise ConfigError(f"a name of {size} bytes, must be 1 to {NAME_BYTES}", hint="choose a shorter name")
-    if not name.isprintable() or name != " ".join(name.split()):
+    if not name.isprintable() or name != " ".join(name.split()) or not unicodedata.is_normalized("NFC", name):
         raise ConfigError(
-            f"the name {ascii(name)} holds control, invisible or needless space characters",
-            hint="use letters, digits, signs and single spaces",
+            f"the name {ascii(name)} holds control, invisible, decomposed or needless space characters",
+            hint="use letters, digits, signs and single spaces, in Unicode NFC",
         )
     return name
 

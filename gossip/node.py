@@ -105,9 +105,7 @@ class Node:
         _check_task(charter, own.described)
         self._retention = Retention(self.settings.keep_rounds)
         self._resume = resume
-        self.recorder = Recorder(
-            log, own.key, entropy, refusals_per_round=self.settings.refusals_per_round
-        )
+        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=self.settings.refusals_per_round)
         self.neighbors = _neighbors(charter, own.log_id, resume)
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = _budget(charter, own, resume)

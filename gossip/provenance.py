@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
-from quidnunc.crypto.encoding import decode, encode
+from quidnunc.crypto.encoding import Encodable, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
+from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.records import (
     BOOL,
     HASH,
@@ -28,7 +29,6 @@ from quidnunc.gossip.records import (
     row,
     write_payload,
 )
-from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.reputation import StandingClass
 
 
@@ -258,7 +258,7 @@ class MergeRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """0x12: ``result = pivot + sum(effective/1e9 * (state - pivot))`` over the rows after the first, which is the pivot.
+    """0x12: ``result = pivot + sum(effective/1e9 * (state - pivot))``; the first row is the pivot.
 
     Effective weights sum to exactly 1e9. ``step`` is 0 full, 1 quarter, 2 none (the pivot was kept), 3 adoption of
     the coordinate median after an absence; only that last one is approximate.
@@ -399,7 +399,7 @@ def reason_labels(codes: tuple[int, ...]) -> list[str]:
 
 def write_standings(standings: dict[bytes, Standing]) -> bytes:
     """Private part of a merge entry: [[log id, good_u, bad_u, harm_u]...], sorted."""
-    rows = [
+    rows: list[Encodable] = [
         [who, round(s.good * 1e6), round(s.bad * 1e6), round(s.harm * 1e6)] for who, s in sorted(standings.items())
     ]
     return encode(rows)

@@ -65,9 +65,7 @@ class Recorder:
         """Append a record whose ``pv`` commits to ``private``."""
         return self._append(record.TYPE, payload_of(record), now, private, private_salt)
 
-    def _append(
-        self, kind: int, payload: bytes, now: float, private: bytes = b"", private_salt: bytes = b""
-    ) -> int:
+    def _append(self, kind: int, payload: bytes, now: float, private: bytes = b"", private_salt: bytes = b"") -> int:
         entry = self.log.append(
             int(kind),
             payload,
@@ -135,4 +133,3 @@ class Recorder:
         self._pending.clear()
         self._tokens.clear()
         return commit, token, seq
-

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect, Frame, Refuse, Report, Run, Send, SetTimer, StoreBlob
-from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Advanced, JobFailed, Rejected, Standing
+from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected, Standing
 from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, open_update, write_message
 from quidnunc.gossip.neighbor import Neighbor, Waiting
 from quidnunc.gossip.provenance import Decision, ReputationChange, UpdateReceived, standing_code
@@ -208,9 +208,7 @@ class Replicas:
             return [*refused, *self._want_snapshot(neighbor, now)]
         del neighbor.waiting[update.number]
         neighbor.in_flight = following
-        job = AdvanceJob(
-            neighbor.log_id, update.number, neighbor.state, update.delta, update.replica_after
-        )
+        job = AdvanceJob(neighbor.log_id, update.number, neighbor.state, update.delta, update.replica_after)
         return [Run(job)]
 
     def on_advanced(self, result: Advanced, now: float) -> list[Effect]:
@@ -301,9 +299,7 @@ class Replicas:
             return Reason.BAD_SHAPE
         return None
 
-    def _refuse_signed(
-        self, neighbor: Neighbor, signed: SignedUpdate, reason: Reason, now: float
-    ) -> list[Effect]:
+    def _refuse_signed(self, neighbor: Neighbor, signed: SignedUpdate, reason: Reason, now: float) -> list[Effect]:
         neighbor.refused += 1
         neighbor.last_reason = reason.label
         if self._recorder.take_refusal_slot():
@@ -323,9 +319,7 @@ class Replicas:
 
     def convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
         """Two updates under one number, both signed: quarantine for the life of the charter."""
-        self._recorder.keep_token(
-            signed.token_hash, neighbor.log_id, signed.update.number, signed.token_bytes
-        )
+        self._recorder.keep_token(signed.token_hash, neighbor.log_id, signed.update.number, signed.token_bytes)
         before = standing_class(neighbor)
         seq = self._record(signed, Decision.REJECT, Reason.EQUIVOCATION, False, now)
         neighbor.quarantined = True
@@ -337,9 +331,7 @@ class Replicas:
         text = f"{neighbor.member.name} signed two different updates {signed.update.number}: quarantined"
         return [Refuse(neighbor.member.transport, Reason.EQUIVOCATION), Report("equivocation", text)]
 
-    def note_class(
-        self, neighbor: Neighbor, before: StandingClass, evidence: tuple[int, ...], now: float
-    ) -> None:
+    def note_class(self, neighbor: Neighbor, before: StandingClass, evidence: tuple[int, ...], now: float) -> None:
         """Record a change of the public class of a neighbor, if it changed."""
         after = standing_class(neighbor)
         if after != before:

@@ -1,4 +1,4 @@
-"""Which blobs may be forgotten: a vector that was replaced is kept for a few rounds, because a job may still read it."""
+"""Which blobs may be forgotten: a replaced vector is kept for a few rounds, because a job may still read it."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Reals stand as micro-units (``_u``: millionths), because what is signed holds no
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -47,13 +48,22 @@ def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise CharterError(f"{what} is {ascii(value[:40])}, must be one of: {', '.join(choices)}")
 
 
+def plain_text(what: str, value: str, limit: int) -> None:
+    """Raise CharterError unless ``value`` is one line of at most ``limit`` bytes that shows all that it holds."""
+    within(f"the length of {what} in bytes", len(value.encode("utf-8", "replace")), 0, limit)
+    if not value.isprintable() or not unicodedata.is_normalized("NFC", value):
+        raise CharterError(
+            f"{what} holds control, invisible or decomposed characters", hint="write it on one line, in Unicode NFC"
+        )
+
+
 def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
     within(f"the number of {what}", len(options), 0, MAX_OPTIONS)
     for key, value in options.items():
         if not _OPTION.fullmatch(key):
             raise CharterError(f"{what} has the key {ascii(key[:40])}, must be lower case letters, digits and _")
         if isinstance(value, str):
-            within(f"the length of {what}.{key}", len(value.encode("utf-8", "replace")), 0, OPTION_BYTES)
+            plain_text(f"{what}.{key}", value, OPTION_BYTES)
         else:
             within(f"{what}.{key}", value, -(2**53), 2**53)
 

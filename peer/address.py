@@ -15,9 +15,8 @@ from quidnunc.crypto.errors import ConfigError
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _IDENTITY_MULTIHASH = bytes.fromhex("002408011220")
-_HOSTNAME = re.compile(
-    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?\Z"
-)
+_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
 _EXAMPLE = "write it as /ip4/192.0.2.7/tcp/4901, /ip6/2001:db8::7/tcp/4901 or /dns/peer.example.org/tcp/4901"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -18,6 +18,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 SOCKET_MODE = 0o600
 REQUEST_BYTES_MAX = 64 * 1024
@@ -85,7 +88,7 @@ async def serve(
     daemon: Daemon,
     sock: socket.socket,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on ``sock`` until cancelled."""
     config = HypercornConfig()
@@ -100,7 +103,7 @@ async def serve(
     try:
         task_status.started()
         await worker_serve(
-            ASGIWrapper(application(daemon)),  # type: ignore[arg-type]
+            ASGIWrapper(application(daemon)),
             config,
             sockets=sockets,
             shutdown_trigger=stopped.wait,

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -40,6 +40,9 @@ from quidnunc.peer.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.store import Store
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 log = logging.getLogger("quidnunc.peer")
 
@@ -245,7 +248,7 @@ async def describe(computer: Any) -> Described:
     raise DataRefused(f"the task cannot be built: {why}", hint="check [data] in config.toml and the task function")
 
 
-async def watch_signals(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
     """The first SIGTERM or SIGINT asks for an orderly stop, the second ends the process at once."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
@@ -289,9 +292,7 @@ async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def serve(
-    home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]
-) -> None:
+async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]) -> None:
     """Run host and control API until ``stop``; then take everything down."""
     sock = api.bind(home.prepare_socket())
     try:

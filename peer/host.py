@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -44,6 +44,9 @@ from quidnunc.gossip.node import Node
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.overlay_api import Overlay, SendFailed
 from quidnunc.peer.store import Store
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 log = logging.getLogger("quidnunc.peer")
 
@@ -105,7 +108,7 @@ class Host:
         self,
         stop: trio.Event,
         *,
-        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+        task_status: TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until ``stop`` is set; reports the bound addresses once everything runs."""
         try:
@@ -113,7 +116,7 @@ class Host:
         finally:
             self.stopped.set()
 
-    async def _serve(self, stop: trio.Event, task_status: trio.TaskStatus[list[str]]) -> None:
+    async def _serve(self, stop: trio.Event, task_status: TaskStatus[list[str]]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._run_jobs, self._heavy, self._computer.run)
@@ -169,7 +172,7 @@ class Host:
             case StoreBlob(data):
                 await self._in_writer(lambda: self._blobs.put(data))
             case Forget(names):
-                await self._in_writer(lambda: [self._blobs.discard(name) for name in names])
+                await self._in_writer(lambda: self._forget(names))
             case Send(peer, frame, body_blob):
                 self._enqueue(peer, frame, body_blob)
             case SetTimer(timer, delay):
@@ -184,14 +187,16 @@ class Host:
                 self.reports.append((self.clock.now(), effect))
                 log.warning("%s: %s", kind, text)
 
+    def _forget(self, names: tuple[bytes, ...]) -> None:
+        for name in names:
+            self._blobs.discard(name)
+
     async def _in_writer(self, action: Callable[[], object]) -> None:
         await trio.to_thread.run_sync(action, limiter=self._one_writer)
 
-    async def _run_jobs(
-        self, jobs: trio.MemoryReceiveChannel[Job], run: Callable[[Job], object]
-    ) -> None:
+    async def _run_jobs(self, jobs: trio.MemoryReceiveChannel[Job], run: Callable[[Job], Awaitable[Result]]) -> None:
         async for job in jobs:
-            result = await run(job)  # type: ignore[misc]
+            result = await run(job)
             await self._send_events.send(_Pending(Finished(result)))
 
     async def _run_light(self, job: Job) -> Result:

@@ -1,12 +1,13 @@
 """One live connection to a neighbor: pings that prove it, frames in both directions, one way to end.
 
-Frames travel on long-lived streams, two lanes per direction (small and bulk), one transfer at a time on each. A
-stream that failed is reset and the next transfer opens a new one: the failure domain of a stream per transfer
-without its cost. Measured between two processes with frames of 3 KB: 1,100 transfers per second and 0.4 ms of
-processor time on each side, against 490 and 1.0 ms with a stream for each (protocol selection is four messages).
+Frames travel on long-lived streams, two lanes per direction (small and bulk), one transfer at a time on
+each. A stream that failed is reset and the next transfer opens a new one: the failure domain of a stream per
+transfer without its cost. Measured between two processes with frames of 3 KB: 1,100 transfers per second and
+0.4 ms of processor time on each side, against 490 and 1.0 ms with a stream for each (protocol selection is
+four messages).
 
-Ping is libp2p's own, ``/ipfs/ping/1.0.0``: the opener writes 32 bytes, the acceptor writes them back, again and
-again. So any libp2p host can be a neighbor.
+Ping is libp2p's own, ``/ipfs/ping/1.0.0``: the opener writes 32 bytes, the acceptor writes them back, again
+and again. So any libp2p host can be a neighbor.
 """
 
 from __future__ import annotations

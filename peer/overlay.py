@@ -2,26 +2,24 @@
 
 Between two members the one with the lower transport key dials (bytewise). The other dials too when it has an
 address and nobody came for ``redial_max_s``. Should both get through, the connection dialed by the lower key
-stays; of two from the same side the newer stays, because its maker had lost the older one. A connection counts
-only once it has answered a ping, so a peer that does not accept us is never reported as up.
+stays; of two from the same side the newer stays, because its maker had lost the older one. A connection
+counts only once it has answered a ping, so a peer that does not accept us is never reported as up.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.address import Endpoint, parse_address
+from quidnunc.peer.door import Door
 from quidnunc.peer.link import Link
 from quidnunc.peer.overlay_api import (
     Member,
@@ -89,8 +87,6 @@ class Libp2pOverlay:
         self._stats: dict[bytes, PeerStats] = {}
         self._links: set[Link] = set()
         self._bulk = trio.Semaphore(self._settings.inbound_transfers)
-        self._handshakes: OrderedDict[int, trio.CancelScope] = OrderedDict()
-        self._handshake_count = 0
         self._random = random.Random(self.public)
         self._bound: tuple[str, ...] = ()
         self._nursery: trio.Nursery | None = None
@@ -109,26 +105,20 @@ class Libp2pOverlay:
         self._transport = Transport(
             self._seed, self._neighbors.__contains__, buffer_bytes_max=self._settings.buffer_bytes_max
         )
-        listeners: list[trio.SocketListener] = []
+        door = Door(self._transport, self._settings, self._admit)
+        self._bound = await door.bind(self._listen)
         try:
-            for endpoint in self._listen:
-                listeners.append(await _bind(endpoint))
-            self._bound = tuple(_bound_text(listener) for listener in listeners)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                await door.open(nursery)
                 for neighbor in self._neighbors.values():
                     self._tend_soon(neighbor)
-                if listeners:
-                    await nursery.start(
-                        partial(trio.serve_listeners, self._accept, listeners, handler_nursery=nursery)
-                    )
                 task_status.started(list(self._bound))
                 await trio.sleep_forever()
         finally:
+            door.close()
             self._nursery = None
             self._bound = ()
-            for listener in listeners:
-                listener.socket.close()
             for neighbor in self._neighbors.values():
                 neighbor.link = None
 
@@ -185,26 +175,11 @@ class Libp2pOverlay:
                 known.endpoints = endpoints
                 known.wake()
 
-    # Connections coming in
-
-    async def _accept(self, tcp: trio.SocketStream) -> None:
-        """Authenticate an inbound connection and carry it; a stranger costs a handshake slot for a while."""
-        self._handshake_count += 1
-        key = self._handshake_count
-        connection = None
-        with trio.move_on_after(self._settings.handshake_timeout_s) as scope:
-            if len(self._handshakes) >= self._settings.handshakes_max:
-                # An honest handshake takes a fraction of the time that a flood needs to reach its turn.
-                self._handshakes.popitem(last=False)[1].cancel()
-            self._handshakes[key] = scope
-            try:
-                connection = await self._transport.accept(tcp)
-            except Exception as error:  # noqa: BLE001 - anything a stranger sends may surface as anything
-                _log.debug("inbound connection refused: %r", error)
-            finally:
-                self._handshakes.pop(key, None)
-        neighbor = None if connection is None else self._neighbors.get(connection.peer)
-        if connection is not None and neighbor is not None:
+    async def _admit(self, connection: Connection) -> None:
+        neighbor = self._neighbors.get(connection.peer)
+        if neighbor is None:
+            connection.abort()
+        else:
             await self._carry(neighbor, connection)
 
     # Connections going out
@@ -311,18 +286,3 @@ class Libp2pOverlay:
 
     def _stats_of(self, peer: bytes) -> PeerStats:
         return self._stats.setdefault(peer, PeerStats())
-
-
-async def _bind(endpoint: Endpoint) -> trio.SocketListener:
-    try:
-        return (await trio.open_tcp_listeners(endpoint.port, host=endpoint.host))[0]
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {endpoint.text}: {error.strerror}",
-            hint="is another peer or program using this port? choose another one",
-        ) from error
-
-
-def _bound_text(listener: trio.SocketListener) -> str:
-    host, port = listener.socket.getsockname()[:2]
-    return Endpoint("ip6" if ":" in host else "ip4", host, port).text

@@ -79,9 +79,7 @@ class OverlaySettings:
             if not value > 0:
                 raise ConfigError(f"overlay setting {name} is {value}, must be greater than 0")
         if self.redial_min_s > self.redial_max_s:
-            raise ConfigError(
-                f"redial_min_s {self.redial_min_s} is greater than redial_max_s {self.redial_max_s}"
-            )
+            raise ConfigError(f"redial_min_s {self.redial_min_s} exceeds redial_max_s {self.redial_max_s}")
 
     def oversize(self, frame: Frame) -> str:
         """Why ``frame`` is outside our own limits, or an empty string."""
@@ -129,7 +127,7 @@ class Overlay(Protocol):
     async def serve(
         self, events: OverlayEvents, *, task_status: TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen, dial, receive until cancelled; reports the bound addresses. Then nothing listens any more."""
+        """Listen, dial, receive until cancelled; reports the bound addresses. Afterwards nothing listens."""
 
     async def send(self, peer: bytes, frame: Frame) -> None:
         """Return once ``peer`` has acknowledged ``frame``; SendFailed otherwise. Has its own deadlines."""

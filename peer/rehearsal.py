@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import string
 import subprocess
 import sys
 import time
@@ -154,8 +155,8 @@ class Rehearsal:
         self.root = root
         first_attacker = plan.peers - plan.attackers
         self.actors = [
-            Actor(i, f"peer-{chr(ord('a') + i)}" if i < 26 else f"peer-{i}", Home.at(root / f"peer-{i}"), i >= first_attacker)
-            for i in range(plan.peers)
+            Actor(i, f"peer-{letter}", Home.at(root / f"peer-{letter}"), i >= first_attacker)
+            for i, letter in enumerate(string.ascii_lowercase[: plan.peers])
         ]
         self.charter = root / "charter.note"
 
@@ -182,7 +183,7 @@ class Rehearsal:
         command("init", "--name", actor.name, "--listen", f"/ip4/127.0.0.1/tcp/{port}", home=actor.home.root)
         plan = self.plan
         share = {"index": actor.index, "peers": plan.peers, "alpha": float(plan.alpha), "seed": plan.seed}
-        changes = {f"data.{key}": value for key, value in share.items()}
+        changes: dict[str, Any] = {f"data.{key}": value for key, value in share.items()}
         changes["network.ping_interval_s"] = plan.ping_interval_s
         if actor.attacker:
             changes["drill.attack"] = plan.attack
@@ -264,5 +265,3 @@ def with_values(text: str, changes: dict[str, Any]) -> str:
     if left:
         raise RehearsalFailed(f"configuration has no keys {sorted(left)}")
     return "\n".join(lines) + "\n"
-
-

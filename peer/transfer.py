@@ -1,7 +1,7 @@
 """One frame over one byte stream: the wire format, both sides, no libp2p.
 
-Wire text (normative). Protocol ``/quidnunc/1/frame``. The opener of a stream sends transfers on it, one after
-the other; the acceptor only answers. Integers are unsigned and big-endian. One transfer is::
+Wire text (normative). Protocol ``/quidnunc/1/frame``. The opener of a stream sends transfers on it, one
+after the other; the acceptor only answers. Integers are unsigned and big-endian. One transfer is::
 
     offer   1   version, 0x01
             32  federation id
@@ -14,11 +14,12 @@ the other; the acceptor only answers. Integers are unsigned and big-endian. One 
     answer  "A"         hash checked and frame accepted, or
             "N" reason  refused
 
-The acceptor checks version, federation and lengths before it allocates and takes its slot before it says "G".
-After an "N" both sides are at the start of the next transfer, except after reason 21 (version): then the layout
-is unknown and the acceptor resets the stream. A bad answer, an end inside a transfer or a timeout also ends in a
-reset; an end of stream never means "complete". Hash and lengths are checked here, everything inside the frame by
-the core. Reason codes are those of ``crypto/errors.py``; an answer with any other is bad.
+The acceptor checks version, federation and lengths before it allocates and takes its slot before it says
+"G". After an "N" both sides are at the start of the next transfer, except after reason 21 (version): then
+the layout is unknown and the acceptor resets the stream. A bad answer, an end inside a transfer or a timeout
+also ends in a reset; an end of stream never means "complete". Hash and lengths are checked here, everything
+inside the frame by the core. Reason codes are those of ``crypto/errors.py``; an answer with any other is
+bad.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """py-libp2p behind one door: authenticated, multiplexed connections made of its parts.
 
-We use libp2p's wire protocols (TCP, multistream-select, noise XX, yamux) from py-libp2p 0.8.1, but neither its
-host nor its swarm. Those were measured or read to: offer plaintext by default, under which a stranger passes for
-any peer; end the process when a stream handler raises; go on listening after they were stopped; bind with
-SO_REUSEPORT, so that two daemons silently share a port; keep one of 250 inbound slots forever for every
-connection ever accepted; dial at most one TCP address of a peer and wait 0.25 s each time; let a peer rewrite its
-addresses by identify. Owning the few lines that put the parts together removes all of it. This module guards:
+We use libp2p's wire protocols (TCP, multistream-select, noise XX, yamux) from py-libp2p 0.8.1, but neither
+its host nor its swarm. Those were measured or read to: offer plaintext by default, under which a stranger
+passes for any peer; end the process when a stream handler raises; go on listening after they were stopped;
+bind with SO_REUSEPORT, so that two daemons silently share a port; keep one of 250 inbound slots forever for
+every connection ever accepted; dial at most one TCP address of a peer and wait 0.25 s each time; let a peer
+rewrite its addresses by identify. Owning the few lines that put the parts together removes all of it. This
+module guards:
 
 - noise only, yamux only; the peer must be a member before the multiplexer is even negotiated;
 - before that it may make us hold 64 KiB, no more;
@@ -21,10 +22,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
-from libp2p.abc import IRawConnection, ISecureConn
+from libp2p.abc import ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.abc import ReadWriteCloser
@@ -35,116 +34,20 @@ from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.security.security_multistream import SecurityMultistream
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from quidnunc.peer.address import multihash_of, public_of
+from quidnunc.peer.guards import GatedNoise, GuardedYamux, HandshakeRefused, Wire
 from quidnunc.peer.transfer import WRITE_BYTES, StreamEnded
 
-HANDSHAKE_BYTES = 65_536
 NEGOTIATION_BYTES = 1_024
 _WINDOW = 262_144
 _BULK_WINDOW = 1_048_576
-_RECEIVE = 131_072
 _WINDOW_POLL_S = 0.001
 _LOST = (BaseLibp2pError, StreamEnded, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-
-
-class HandshakeRefused(Exception):
-    """The other side is not who it must be, or does not speak noise and yamux."""
-
-
-class Wire(ReadWriteCloser):  # type: ignore[misc]
-    """A TCP connection with a receive buffer, byte counters, and a budget until it is authenticated."""
-
-    def __init__(self, tcp: trio.SocketStream) -> None:
-        self._tcp = tcp
-        self._buffer = bytearray()
-        self._budget: int | None = HANDSHAKE_BYTES
-        self.sent = 0
-        self.received = 0
-
-    def authenticated(self) -> None:
-        """Lift the budget."""
-        self._budget = None
-
-    async def read(self, n: int | None = None) -> bytes:
-        """Exactly ``n`` bytes, fewer only at the end (libp2p gives up after 101 short reads)."""
-        wanted = 1 if n is None else n
-        if self._budget is not None:
-            self._budget -= wanted
-            if self._budget < 0:
-                raise ConnectionClosedError("more bytes than a handshake needs")
-        while len(self._buffer) < wanted:
-            try:
-                piece = await self._tcp.receive_some(_RECEIVE)
-            except trio.BrokenResourceError as error:
-                raise ConnectionClosedError(str(error)) from error
-            except trio.ClosedResourceError:
-                break
-            if not piece:
-                break
-            self.received += len(piece)
-            self._buffer += piece
-        taken = bytes(self._buffer) if n is None else bytes(self._buffer[:n])
-        del self._buffer[: len(taken)]
-        return taken
-
-    async def write(self, data: bytes) -> None:
-        """Send all of ``data``; yamux serializes the calls."""
-        try:
-            await self._tcp.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionClosedError(str(error)) from error
-        self.sent += len(data)
-
-    def abort(self) -> None:
-        """Close the socket at once; every blocked call on it ends."""
-        self._tcp.socket.close()
-
-    async def close(self) -> None:
-        self.abort()
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        """Not known to libp2p: nothing of ours may depend on it."""
-        return None
-
-
-class GatedNoise(Noise):  # type: ignore[misc]
-    """Noise XX that lets only members in, whatever else follows."""
-
-    def __init__(self, keys: KeyPair, allowed: Callable[[bytes], bool]) -> None:
-        super().__init__(keys, noise_privkey=create_new_x25519_key_pair().private_key)
-        self._allowed = allowed
-
-    async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
-        """Authenticate an inbound connection; HandshakeRefused for anybody but a member."""
-        secured = await super().secure_inbound(conn)
-        public = public_of(secured.get_remote_peer().to_bytes())
-        if public is None or not self._allowed(public):
-            await secured.close()
-            raise HandshakeRefused(f"{secured.get_remote_peer()} is not a member")
-        return secured
-
-
-class GuardedYamux(Yamux):  # type: ignore[misc]
-    """Yamux that closes a connection whose unread bytes pass ``buffer_bytes_max``."""
-
-    def __init__(self, secured: ISecureConn, peer: ID, *, is_initiator: bool, buffer_bytes_max: int) -> None:
-        super().__init__(secured, peer, is_initiator=is_initiator)
-        self._buffer_bytes_max = buffer_bytes_max
-        self.overflowed = False
-
-    async def _read_data_body(self, length: int) -> bytes:
-        if length + sum(map(len, self.stream_buffers.values())) > self._buffer_bytes_max:
-            self.overflowed = True
-            # The one exception of this hook upon which yamux closes the whole connection.
-            raise trio.TooSlowError
-        body: bytes = await super()._read_data_body(length)
-        return body
 
 
 class MuxStream(ReadWriteCloser):  # type: ignore[misc]
@@ -293,7 +196,7 @@ class Transport:
     """Turns TCP streams into authenticated connections under the Ed25519 key of ``seed``."""
 
     def __init__(self, seed: bytes, allowed: Callable[[bytes], bool], *, buffer_bytes_max: int) -> None:
-        # libp2p reports ordinary failures of others as errors, one line per abusive frame; our log says it once.
+        # libp2p reports ordinary failures as errors, one line per abusive frame; our log says it once.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
         noise = GatedNoise(create_new_key_pair(seed=seed), allowed)
         self._security = SecurityMultistream({NOISE_ID: noise})

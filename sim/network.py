@@ -39,7 +39,4 @@ class Network:
             return []
         copies = 1 + (self.rng.random() < self.link.duplicate)
         jitter = self.link.jitter_s
-        return [
-            self.link.delay_s + (self.rng.expovariate(1 / jitter) if jitter > 0 else 0.0)
-            for _ in range(copies)
-        ]
+        return [self.link.delay_s + (self.rng.expovariate(1 / jitter) if jitter > 0 else 0.0) for _ in range(copies)]

@@ -20,6 +20,8 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings
+from quidnunc.peer.transfer import FRAME_PROTOCOL, Offer, StreamEnded, encode_offer
+from quidnunc.peer.transport import Connection, MuxStream, Transport
 
 FEDERATION = hashlib.sha256(b"a federation").digest()
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -111,7 +113,7 @@ def node(
     )
 
 
-def introduce(*overlays: Libp2pOverlay, skip: Sequence[int] = ()) -> None:
+def introduce(*overlays: Libp2pOverlay) -> None:
     """Make all of ``overlays`` (which must be serving) members of each other."""
     members = [Member(overlay.public, overlay.addresses()) for overlay in overlays]
     for overlay in overlays:
@@ -192,3 +194,55 @@ async def child(
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             await process.wait()
+
+
+@asynccontextmanager
+async def intruder(
+    seed: bytes, target: Libp2pOverlay | str, public: bytes = KEYS[1]
+) -> AsyncIterator[Connection]:
+    """A raw connection to ``target`` under any key, for doing what no overlay would do."""
+    address = target if isinstance(target, str) else target.addresses()[0]
+    transport = Transport(seed, lambda peer: True, buffer_bytes_max=1 << 30)
+    tcp = await trio.open_tcp_stream("127.0.0.1", port_of(address))
+    connection = await transport.connect(tcp, public)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        yield connection
+        nursery.cancel_scope.cancel()
+    connection.abort()
+
+
+async def answer_pings(connection: Connection) -> None:
+    """Behave well enough to be called up."""
+    while True:
+        stream = await connection.accept()
+        await stream.answer(("/ipfs/ping/1.0.0",))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_echo, stream)
+
+
+async def _echo(stream: MuxStream) -> None:
+    while True:
+        await stream.write(await stream.read_exactly(32))
+
+
+async def gets_a_stream(seed: bytes, target: Libp2pOverlay) -> bool:
+    """Whether whoever holds ``seed`` can open a frame stream to ``target``."""
+    try:
+        async with intruder(seed, target, target.public) as connection:
+            await connection.open(FRAME_PROTOCOL)
+    except Exception:  # noqa: BLE001 - refusal surfaces as one of many types
+        return False
+    return True
+
+
+def valid_offer(frame: Frame, **changes: int) -> bytes:
+    sizes = {"header_bytes": len(frame.header), "body_bytes": len(frame.body), **changes}
+    return encode_offer(Offer(FEDERATION, digest=hashlib.sha256(frame.header + frame.body).digest(), **sizes))
+
+
+async def until_over(call: object, connection: Connection) -> None:
+    try:
+        await call(connection)  # type: ignore[operator]
+    except (StreamEnded, ExceptionGroup):
+        return

@@ -12,6 +12,7 @@ from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
 
 _CODECS = ("float32", "int8")
+_STARTS = {"all": "all neighbors", "majority": "most neighbors"}
 
 
 def charter_data(opened: Opened) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def terms_lines(charter: Charter) -> list[Line]:
     task, training, rounds = charter.task, charter.training, charter.rounds
     options = "".join(f", {key}={value}" for key, value in task.options.items())
     lead = f", at most {rounds.lead} ahead of the slowest" if rounds.lead else ""
+    pace = f"{rounds.interval_ms / 1000:g} s apart" if rounds.interval_ms else "as fast as training goes"
     if charter.privacy.private:
         steps = f"one full-batch step per round, learning rate {training.learning_rate_u / MICRO:g}"
     else:
@@ -97,7 +99,7 @@ def terms_lines(charter: Charter) -> list[Line]:
         f"training   {steps}",
         f"merge      {charter.merge.rule}, {_CODECS[charter.codec]} deltas",
         f"privacy    {privacy_sentence(charter)}",
-        f"rounds     {rounds.count}, {rounds.interval_ms / 1000:g} s apart{lead}, from when {rounds.start} are there",
+        f"rounds     {rounds.count}, {pace}{lead}, once {_STARTS[rounds.start]} are connected",
     ]
 
 

@@ -39,7 +39,12 @@ def register(parser: CommandParser) -> None:
     add("--attack", default="sign_flip", help="what they do (default: sign_flip)")
     add("--rule", default="repute", help="merge rule (default: repute)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
-    add("--dir", type=Path, metavar="DIR", help="where the peers' homes go (default: --home, else a fresh temporary one)")
+    add(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="where the peers' homes go (default: --home, else a fresh temporary one)",
+    )
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
     parser.set_defaults(command=demo)
 
@@ -79,10 +84,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:
     """Where the homes go, and whether the directory is ours to remove."""
-    named = args.dir or (Path(args.home) if args.home else None)
-    if named is None:
+    if not args.home:
         return Path(tempfile.mkdtemp(prefix="quidnunc-demo-")), True
-    root = Path(named).expanduser().absolute()
+    root = context.home.root
     if root.exists() and any(root.iterdir()):
         raise UsageError(f"{root}: not empty", hint="name a new directory, or none for a temporary one")
     root.mkdir(parents=True, exist_ok=True)
@@ -203,7 +207,9 @@ def _verdict(mean: float, alone: float, verified: bool, args: argparse.Namespace
         else "without differential privacy"
     )
     return [
-        Styled(f"mean accuracy {mean:.3f} together, {alone:.3f} alone: {gain:+.1f} points", "good" if gain > 0 else "bad"),
+        Styled(
+            f"mean accuracy {mean:.3f} together, {alone:.3f} alone: {gain:+.1f} points", "good" if gain > 0 else "bad"
+        ),
         privacy,
         Styled("every ledger verifies", "good") if verified else Styled("a ledger does not verify", "bad"),
     ]

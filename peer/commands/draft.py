@@ -7,6 +7,7 @@ import math
 import secrets
 import tempfile
 import time
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     context.out.talk(f"building task {args.task} to name its model")
     described = _describe(args, options, training, context.timeout_s or _TIMEOUT_S)
     charter = Charter(
-        purpose=args.purpose,
+        purpose=unicodedata.normalize("NFC", args.purpose),
         nonce=secrets.token_bytes(NONCE_BYTES),
         t_ms=time.time_ns() // 1_000_000,
         members=members,
@@ -212,7 +213,7 @@ def _option(text: str) -> tuple[str, str | int | bool]:
     try:
         return key, int(value)
     except ValueError:
-        return key, value
+        return key, unicodedata.normalize("NFC", value)
 
 
 def _epsilon(text: str) -> float:

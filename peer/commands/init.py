@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Network, render_default_config
-from quidnunc.peer.home import Home, atomic_write
+from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+from quidnunc.peer.store import Store
 
 _NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
 
@@ -54,13 +56,14 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     member = _member(name, root, secret, args.examples, tuple(addresses))
     card = make_card(member, root)
     home.create()
-    files = (
-        (home.root_key, keys.encode("root", root.seed), 0o600),
+    _write_all(
+        (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
         (home.card, card, PUBLIC_FILE),
-        (home.config, text.encode(), 0o600),
-        (home.operational_key, keys.encode("operational", secret), 0o600),
+        (home.config, text.encode(), PRIVATE_FILE),
+        (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
     )
-    _write_all(files)
+    # Made here and nowhere else: a peer that lost its ledger and silently began a new one would fork its own log.
+    Store.create(home.ledger, member.log_id, member.log).close()
     return _outcome(home, member)
 
 
@@ -70,7 +73,7 @@ def _name(args: argparse.Namespace, context: Context) -> str:
         name = context.ask("name of this organization:")
     if not name:
         raise UsageError("no name given", hint='quidnunc --home DIR init --name "Hospital A"')
-    return checked_name(name)
+    return checked_name(unicodedata.normalize("NFC", name))
 
 
 def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses: tuple[str, ...]) -> Member:
@@ -89,7 +92,7 @@ def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses:
     )
 
 
-def _write_all(files: tuple[tuple[Path, bytes, int], ...]) -> None:
+def _write_all(*files: tuple[Path, bytes, int]) -> None:
     """Write every file, or remove what was written: half a home would refuse a second ``init``."""
     written: list[Path] = []
     try:

@@ -1,0 +1,92 @@
+"""Byzantine behavior as pure functions, for simulation and for drills against a real daemon.
+
+An attack on params maps (trained [d], base [d], stream) to what is published instead of ``trained``; an attack on
+data maps targets to targets. Attackers keep training an honest copy in private, so that what they flip stays current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.codec import Vector
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Attack = Callable[[Vector, Vector, NoiseStream], Vector]
+
+
+def sign_flip(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """-trained: pulls everybody through the origin."""
+    return -trained
+
+
+def gradient_flip(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """base - (trained - base): one honest step, backwards."""
+    return base - (trained - base)
+
+
+def boost(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """base + 10 * (trained - base): the own step shouted."""
+    return base + np.float32(10) * (trained - base)
+
+
+def inner_product(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """-0.1 * trained (Xie et al. 2020): negative inner product at a small norm."""
+    return np.float32(-0.1) * trained
+
+
+def gaussian(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """trained + N(0, 1) per coordinate, new in every round."""
+    return trained + stream.gaussian(len(trained)).astype(np.float32)
+
+
+def zero(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """The origin."""
+    return np.zeros_like(trained)
+
+
+def free_ride(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """The last merge result unchanged: takes without giving."""
+    return base
+
+
+def drift(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """An honest-sized step in a fixed random direction: slow poison inside the honest spread."""
+    direction = stream.child(b"direction").gaussian(len(trained)).astype(np.float32)
+    size = np.float32(np.linalg.norm(trained - base) / np.linalg.norm(direction))
+    return base + size * direction
+
+
+ATTACKS: Mapping[str, Attack] = {
+    "sign_flip": sign_flip,
+    "gradient_flip": gradient_flip,
+    "boost": boost,
+    "inner_product": inner_product,
+    "gaussian": gaussian,
+    "zero": zero,
+    "free_ride": free_ride,
+    "drift": drift,
+}
+"""Attacks on params by name."""
+
+
+def flip_labels(targets: Tensor) -> Tensor:
+    """y -> K-1-y for class numbers 0 to K-1, K-1 being the largest that occurs."""
+    return targets.max() - targets
+
+
+DATA_ATTACKS: Mapping[str, Callable[[Tensor], Tensor]] = {"label_flip": flip_labels}
+"""Attacks on training targets by name."""
+
+
+def check_attack(name: str) -> None:
+    """Raise ConfigError unless ``name`` is an attack or empty (honest)."""
+    known = [*ATTACKS, *DATA_ATTACKS]
+    if name and name not in known:
+        raise ConfigError(f"attack {name} is unknown", hint=f"known are {', '.join(known)}")

@@ -1,0 +1,127 @@
+"""Tasks that need no data of the user's: handwritten digits and breast cancer, split among peers.
+
+Both come with scikit-learn (Bunch, UCI), so nothing is downloaded. torch and scikit-learn are imported by the task
+functions only. The defaults at the end of this page are what ``federation create`` writes into a charter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.partition import dirichlet
+from quidnunc.gossip.task import Site, Task, TaskFunction, Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SPLIT_SEED = 2021
+_HOLDOUT_SHARE = 0.15
+_HOLDOUT_MIN = 8
+_MIN_SHARD = 20
+
+_CANCER_LOW = (
+    *(6.981, 9.71, 43.79, 143.5, 0.053, 0.019, 0.0, 0.0, 0.106, 0.05),
+    *(0.112, 0.36, 0.757, 6.802, 0.002, 0.002, 0.0, 0.0, 0.008, 0.001),
+    *(7.93, 12.02, 50.41, 185.2, 0.071, 0.027, 0.0, 0.0, 0.156, 0.055),
+)
+_CANCER_HIGH = (
+    *(28.11, 39.28, 188.5, 2501.0, 0.163, 0.345, 0.427, 0.201, 0.304, 0.097),
+    *(2.873, 4.885, 21.98, 542.2, 0.031, 0.135, 0.396, 0.053, 0.079, 0.03),
+    *(36.04, 49.54, 251.2, 4254.0, 0.223, 1.058, 1.252, 0.291, 0.664, 0.208),
+)
+
+
+def digits(site: Site) -> Task:
+    """1797 8x8 digits, pixels divided by 16; 1437 are shared out, the same 360 test every peer.
+
+    ``site.options["model"]`` is ``softmax`` (default, 650 params) or ``mlp`` (64-32-10, 2410 params).
+    """
+    from sklearn.datasets import load_digits
+
+    inputs, labels = load_digits(return_X_y=True)
+    return _task(site, np.asarray(inputs) / 16.0, np.asarray(labels), test=360, sizes=(64, 32, 10))
+
+
+def breast_cancer(site: Site) -> Task:
+    """569 biopsies of 30 measurements, 455 shared out, 114 for testing; two classes.
+
+    Columns are scaled to [0, 1] by the ranges printed in the data set's public description, not by local statistics,
+    which would have to be paid for under privacy. ``model`` is ``softmax`` (62 params) or ``mlp`` (30-16-2).
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    inputs, labels = load_breast_cancer(return_X_y=True)
+    low, high = np.array(_CANCER_LOW), np.array(_CANCER_HIGH)
+    return _task(site, (np.asarray(inputs) - low) / (high - low), np.asarray(labels), test=114, sizes=(30, 16, 2))
+
+
+BUILTIN: Mapping[str, TaskFunction] = {"digits": digits, "breast-cancer": breast_cancer}
+"""Built-in tasks by the name a charter gives."""
+
+
+def _task(
+    site: Site, inputs: NDArray[np.float64], labels: NDArray[np.int64], test: int, sizes: tuple[int, int, int]
+) -> Task:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    if not 0 <= site.index < site.peers:
+        raise ConfigError(f"site index is {site.index}, must be 0 to {site.peers - 1}")
+    name = str(site.options.get("model", "softmax"))
+    if name not in ("softmax", "mlp"):
+        raise ConfigError(f"option model is {name!r}, must be 'softmax' or 'mlp'")
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(labels))
+    shared, tested = order[test:], order[:test]
+    shards = dirichlet(labels[shared], site.peers, site.alpha, site.seed, min_examples=_MIN_SHARD)
+    mixer = np.random.Generator(np.random.PCG64([site.seed, site.index]))
+    mine = shared[mixer.permutation(shards[site.index])]
+    held = max(_HOLDOUT_MIN, round(_HOLDOUT_SHARE * len(mine)))
+
+    def split(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor(inputs[rows], dtype=torch.float32), torch.tensor(labels[rows], dtype=torch.int64)
+
+    return Task(
+        model=lambda: _model(name, sizes),
+        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+        train=split(mine[held:]),
+        holdout=split(mine[:held]),
+        test=split(tested),
+    )
+
+
+def _model(name: str, sizes: tuple[int, int, int]) -> nn.Module:
+    from torch import nn
+
+    if name == "softmax":
+        return nn.Sequential(nn.Linear(sizes[0], sizes[2]))
+    return nn.Sequential(nn.Linear(sizes[0], sizes[1]), nn.ReLU(), nn.Linear(sizes[1], sizes[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Training settings that suit a task: without privacy, and with it (there ``clip`` is the gradient bound)."""
+
+    plain: Training
+    private: Training
+    clip: float
+
+
+DEFAULTS: Mapping[str, Defaults] = {
+    "digits": Defaults(
+        plain=Training(learning_rate=0.5, momentum=0.0, local_steps=4, batch_size=32),
+        private=Training(learning_rate=2.0),
+        clip=1.0,
+    ),
+    "breast-cancer": Defaults(
+        plain=Training(learning_rate=0.5, momentum=0.0, local_steps=4, batch_size=32),
+        private=Training(learning_rate=2.0),
+        clip=1.0,
+    ),
+}
+"""Measured defaults of the built-in tasks; ``tests/test_builtin.py`` holds them to their accuracy."""

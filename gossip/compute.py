@@ -1,0 +1,320 @@
+"""The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind ``handle``.
+
+A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, and an attacker's
+private copy of the params, it keeps nothing. Streams of randomness are named by round and by the params a job starts
+from, so that a repeated job gives the same bits and a different job never shares noise with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from quidnunc.crypto.errors import ConfigError, QuidnuncError, Reason, RemoteProtocolError
+from quidnunc.crypto.identity import tagged_hash
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip import codec
+from quidnunc.gossip.attack import ATTACKS, DATA_ATTACKS, check_attack
+from quidnunc.gossip.blobs import Blobs
+from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.functional import Functional
+from quidnunc.gossip.jobs import (
+    Adopted,
+    AdoptJob,
+    Advanced,
+    AdvanceJob,
+    Described,
+    DescribeJob,
+    Evaluated,
+    EvaluateJob,
+    Job,
+    JobFailed,
+    MedianJob,
+    Merged,
+    MergedRow,
+    MergeJob,
+    Rejected,
+    Result,
+    Trained,
+    TrainJob,
+)
+from quidnunc.gossip.merge import Inputs, merge
+from quidnunc.gossip.params import build, schema_of, to_vector
+from quidnunc.gossip.rules.linear import Reals, Stack, recompute
+from quidnunc.gossip.rules.median import coordinate_median
+from quidnunc.gossip.task import Plan, Site, Task, TaskFunction
+from quidnunc.gossip.trainer import train
+
+__all__ = ["Compute", "Plan"]
+
+_CACHE_BYTES = 64 << 20
+_WHY_CHARS = 400
+_HEARTBEAT_EXAMPLES = 1024
+
+
+class MissingBlob(Exception):
+    """A job names a blob that is not in the store."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(f"blob {name.hex()} is not in the store")
+        self.name = name
+
+
+class Vectors:
+    """Params by hash: the blobs, behind a bounded cache of decoded vectors."""
+
+    def __init__(self, blobs: Blobs, capacity_bytes: int = _CACHE_BYTES) -> None:
+        self._blobs = blobs
+        self._capacity = capacity_bytes
+        self._held = 0
+        self._cache: OrderedDict[bytes, Vector] = OrderedDict()
+
+    def data(self, name: bytes) -> bytes:
+        """The raw blob. Raises MissingBlob."""
+        data = self._blobs.get(name)
+        if data is None:
+            raise MissingBlob(name)
+        return data
+
+    def get(self, name: bytes, dim: int) -> Vector:
+        """The params [dim] called ``name``. Raises MissingBlob, or RemoteProtocolError if they are no such params."""
+        vector = self._cache.get(name)
+        if vector is None:
+            vector = codec.parse_state(self.data(name), dim)
+            self._keep(name, vector)
+        else:
+            self._cache.move_to_end(name)
+        return vector
+
+    def put(self, vector: Vector, *, durable: bool = False) -> bytes:
+        """Store params and return their hash."""
+        name = self._blobs.put(codec.state_bytes(vector), durable=durable)
+        self._keep(name, vector)
+        return name
+
+    def _keep(self, name: bytes, vector: Vector) -> None:
+        if name in self._cache:
+            return
+        vector.flags.writeable = False
+        self._cache[name] = vector
+        self._held += vector.nbytes
+        while self._held > self._capacity and len(self._cache) > 1:
+            self._held -= self._cache.popitem(last=False)[1].nbytes
+
+
+class Compute:
+    """Performs jobs for one peer.
+
+    ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer or run
+    has. ``attack`` names a drill of ``gossip/attack.py``. Raises ConfigError for an unknown attack.
+    """
+
+    def __init__(
+        self,
+        task_function: TaskFunction,
+        site: Site,
+        plan: Plan,
+        blobs: Blobs,
+        noise: NoiseStream,
+        attack: str = "",
+    ) -> None:
+        check_attack(attack)
+        self._task_function = task_function
+        self._site = site
+        self._plan = plan
+        self._blobs = blobs
+        self._vectors = Vectors(blobs)
+        self._noise = noise
+        self._attack = attack
+        self._attack_stream = noise.child(b"attack")
+        self._private: Vector | None = None
+        self._untrained: float | None = None
+        self._loaded: tuple[Task, Functional] | None = None
+
+    def handle(self, job: Job) -> Result:
+        """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives JobFailed."""
+        try:
+            return self._dispatch(job)
+        except MissingBlob as error:
+            return _failed(job, str(error), missing=error.name)
+        except Exception as error:  # noqa: BLE001  user code may raise anything, and must not take the peer down
+            return _failed(job, _explain(error))
+
+    def _dispatch(self, job: Job) -> Result:
+        match job:
+            case TrainJob():
+                return self._train(job)
+            case AdvanceJob():
+                return self._advance(job)
+            case MergeJob():
+                return self._merge(job)
+            case AdoptJob():
+                return self._adopt(job)
+            case MedianJob():
+                states = [self._state(name) for name in job.states]
+                return Adopted(self._vectors.put(coordinate_median(np.stack(states)), durable=True))
+            case EvaluateJob():
+                return self._evaluate(job)
+            case DescribeJob():
+                return self._describe()
+
+    def _load(self) -> tuple[Task, Functional]:
+        if self._loaded is None:
+            task = self._task_function(self._site)
+            if not isinstance(task, Task):
+                raise ConfigError(f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task")
+            poison = DATA_ATTACKS.get(self._attack)
+            if poison is not None:
+                task = replace(task, train=(task.train[0], poison(task.train[1])))
+            self._loaded = task, Functional(build(task, self._plan.seed), task)
+        return self._loaded
+
+    def _state(self, name: bytes) -> Vector:
+        return self._vectors.get(name, self._load()[1].dim)
+
+    def _describe(self) -> Described:
+        task, net = self._load()
+        vector = to_vector(build(task, self._plan.seed))
+        return Described(
+            schema=schema_of(net.module),
+            dim=net.dim,
+            genesis=self._vectors.put(vector, durable=True),
+            examples=len(task.train[0]),
+            holdout=len(task.holdout[0]),
+            data_root=tagged_hash("data", *(_tensor_bytes(part) for part in task.train)),
+        )
+
+    def _train(self, job: TrainJob) -> Trained:
+        task, net = self._load()
+        base, replica = self._state(job.base), self._state(job.replica)
+        name = b"train/%d/%d/" % (job.round, job.number)
+        stream = self._noise.child(name + job.base + job.replica)
+        start = base if self._private is None else self._private
+        if job.train:
+            trained, loss = train(net, task.train, start, self._plan.training, job.privacy, stream)
+        else:
+            few = task.train[0][:_HEARTBEAT_EXAMPLES], task.train[1][:_HEARTBEAT_EXAMPLES]
+            trained, loss = start, float(net.mean_losses(base[None], *few)[0])
+        attack = ATTACKS.get(self._attack)
+        if attack is not None:
+            self._private = trained
+            target = attack(trained, start, self._attack_stream)
+        else:
+            target = base + np.float32(job.drag) * (trained - base)
+        delta = codec.encode(self._plan.codec, target - replica, stream.child(b"rounding").uniform(net.dim))
+        result = codec.advance(replica, delta, self._plan.codec)
+        return Trained(
+            round=job.round,
+            number=job.number,
+            delta=self._blobs.put(delta, durable=True),
+            size=len(delta),
+            result=self._vectors.put(result, durable=True),
+            loss=loss,
+        )
+
+    def _advance(self, job: AdvanceJob) -> Advanced | Rejected:
+        base = self._state(job.base)
+        delta = self._vectors.data(job.delta)
+        try:
+            result = codec.advance(base, delta, self._plan.codec)
+        except RemoteProtocolError as error:
+            return Rejected(job.author, job.number, error.reason, error.message)
+        name = hashlib.sha256(codec.state_bytes(result)).digest()
+        if name != job.result:
+            why = f"delta leads to state {name.hex()[:16]}, the header says {job.result.hex()[:16]}"
+            return Rejected(job.author, job.number, Reason.BAD_RESULT, why)
+        self._vectors.put(result)
+        return Advanced(job.author, job.number, name)
+
+    def _adopt(self, job: AdoptJob) -> Advanced | Rejected:
+        try:
+            self._state(job.state)
+        except RemoteProtocolError as error:
+            return Rejected(job.author, job.number, error.reason, error.message)
+        return Advanced(job.author, job.number, job.state)
+
+    def _merge(self, job: MergeJob) -> Merged:
+        task, net = self._load()
+        pivot = self._state(job.pivot)
+        states = [self._state(entry.state) for entry in job.inputs]
+        stack = np.stack(states) if states else np.empty((0, net.dim), np.float32)
+        inputs = Inputs(
+            stack,
+            [entry.weight for entry in job.inputs],
+            [entry.standing for entry in job.inputs],
+            [entry.fresh for entry in job.inputs],
+        )
+
+        def probe(candidates: Stack) -> Reals:
+            return net.mean_losses(candidates, *task.holdout)
+
+        chosen = probe if len(task.holdout[0]) else None
+        plan = self._plan
+        untrained = self._untrained_loss() if chosen else 0.0
+        merged = merge(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained)
+        if self._private is not None:
+            pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
+            self._private = recompute(self._private, pairs)
+        rows = tuple(
+            MergedRow(
+                entry.author,
+                entry.state,
+                entry.weight,
+                row.effective,
+                row.clip,
+                row.standing,
+                row.suspect,
+            )
+            for entry, row in zip(job.inputs, merged.rows, strict=True)
+        )
+        result = self._vectors.put(merged.result, durable=True)
+        return Merged(job.round, result, rows, merged.step, merged.approximate)
+
+    def _untrained_loss(self) -> float:
+        """Mean holdout loss of the genesis params: about what guessing costs."""
+        if self._untrained is None:
+            task, net = self._load()
+            vector = to_vector(build(task, self._plan.seed))
+            self._untrained = float(net.mean_losses(vector[None], *task.holdout)[0])
+        return self._untrained
+
+    def _evaluate(self, job: EvaluateJob) -> Evaluated:
+        task, net = self._load()
+        inputs, targets = task.test
+        if not len(inputs):
+            return Evaluated(job.round, job.state, float("nan"), float("nan"))
+        outputs = net.predict(self._state(job.state), inputs)
+        with torch.inference_mode():
+            loss = float(net.losses(outputs, targets).mean())
+            accuracy = task.metrics.get("accuracy", top1)(outputs, targets)
+        return Evaluated(job.round, job.state, float(accuracy), loss)
+
+
+def top1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of rows of ``outputs`` [n, classes] whose largest entry is at ``targets`` [n]; nan for other shapes."""
+    if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
+        return float("nan")
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+def _tensor_bytes(tensor: torch.Tensor) -> bytes:
+    head = f"{tensor.dtype}{list(tensor.shape)}\n".encode()
+    return head + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _explain(error: Exception) -> str:
+    hint = f" ({error.hint})" if isinstance(error, QuidnuncError) and error.hint else ""
+    return f"{type(error).__name__}: {error}{hint}"
+
+
+def _failed(job: Job, why: str, *, missing: bytes = b"") -> JobFailed:
+    author, number = b"", 0
+    if isinstance(job, AdvanceJob | AdoptJob):
+        author, number = job.author, job.number
+    elif isinstance(job, TrainJob):
+        number = job.number
+    return JobFailed(type(job).__name__, why[:_WHY_CHARS], missing, author, number)

@@ -1,0 +1,154 @@
+"""Example-level DP-SGD (Abadi et al. 2016), full batch: what may leave a peer about its records.
+
+One release is g = (sum_i clip(grad_i, C) + N(0, (m*C)^2)) / n over all n local examples, with clip(v, C) =
+v * min(1, C/||v||) taken over all trainable tensors jointly. Removing one example moves the sum by at most C, so the
+release is a Gaussian mechanism with noise multiplier m; ``gossip/accountant.py`` says what it costs. The unit is one
+record of one peer, add or remove; n counts as public. Noise is drawn in float64 from the peer's own ChaCha20 stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.functional import Functional, activate
+from quidnunc.gossip.jobs import PrivacyStep
+
+_ROUNDING = 1 - 1e-9
+_ELEMENTS = 1 << 22
+_ROWS = 4096
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def private_gradient(
+    net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, step: PrivacyStep, noise: NoiseStream
+) -> tuple[Vector, float]:
+    """One noised full-batch gradient [d] at ``vector`` [d], and the (unprotected, local) mean loss.
+
+    Raises ConfigError for a model in which one example's gradient depends on others (batch normalization).
+    """
+    refuse_batch_statistics(net.module)
+    total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
+    total = total + noise.gaussian(net.dim) * (step.noise_multiplier * step.clip)
+    return (total / len(inputs)).astype(np.float32), loss / len(inputs)
+
+
+def clipped_sum(
+    net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, clip: float
+) -> tuple[NDArray[np.float64], float]:
+    """Sum over examples of the clipped gradients, float64 [d], and the sum of the losses.
+
+    An example whose gradient is not finite counts as zero.
+    """
+    flat = torch.tensor(vector)
+    total = torch.zeros(net.dim, dtype=torch.float64)
+    loss = 0.0
+    ghost = net.layers is not None and (inputs.ndim == 2 or net.layers[0].kind == "flatten")
+    rows = _ROWS if ghost else max(1, min(_ROWS, _ELEMENTS // net.dim))
+    for at in range(0, len(inputs), rows):
+        part, goal = inputs[at : at + rows], targets[at : at + rows]
+        one = _ghost(net, flat, part, goal, clip) if ghost else per_example(net, flat, part, goal, clip)
+        total += one[0]
+        loss += one[1]
+    return total.numpy(), loss
+
+
+def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
+    """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d]."""
+    net.module.train()
+    named = {slot.name: view for slot, view in zip(net.slots, net.views(flat), strict=True)}
+
+    def one_loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        outputs = functional_call(net.module, params, (x.unsqueeze(0),))
+        return net.losses(outputs, y.unsqueeze(0))[0]
+
+    grads, losses = vmap(grad_and_value(one_loss), in_dims=(None, 0, 0), randomness="different")(
+        named, inputs, targets
+    )
+    rows = torch.cat([grads[slot.name].reshape(len(inputs), -1) for slot in net.slots], dim=1).double()
+    factors = _factors(rows.square().sum(1), clip)
+    rows = rows.masked_fill((factors == 0).unsqueeze(1), 0.0)
+    return factors @ rows, float(losses.double().sum())
+
+
+def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
+    """:func:`clipped_sum` for plain stacks without forming per-example gradients (Goodfellow 2015, Li et al. 2022).
+
+    For a linear layer with input a and output gradient e, one example's squared norm is |e|^2 * (|a|^2 + 1). The
+    loss is differentiated one example at a time, so a loss that looks at its whole batch cannot leak across examples.
+    """
+    assert net.layers is not None
+    tensors = [view.double() for view in net.views(flat)]
+    hidden, trail = inputs.double(), []
+    for layer in net.layers:
+        trail.append(hidden)
+        if layer.kind == "linear":
+            hidden = hidden @ tensors[layer.weight].mT
+            if layer.bias >= 0:
+                hidden = hidden + tensors[layer.bias]
+        else:
+            hidden = activate(layer.kind, hidden)
+    errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
+        hidden.float(), targets
+    )
+    pieces, square = _backward(net, tensors, trail, hidden, errors.double())
+    factors = _factors(square, clip)
+    total = torch.zeros(net.dim, dtype=torch.float64)
+    for slot, error, source in pieces:
+        scaled = (error * factors.unsqueeze(1)).masked_fill((factors == 0).unsqueeze(1), 0.0)
+        place = net.slots[slot]
+        total[place.start : place.stop] = (scaled.sum(0) if source is None else scaled.mT @ source).reshape(-1)
+    return total, float(losses.double().sum())
+
+
+def _backward(
+    net: Functional, tensors: list[Tensor], trail: list[Tensor], output: Tensor, error: Tensor
+) -> tuple[list[tuple[int, Tensor, Tensor | None]], Tensor]:
+    """Output gradients of every tensor, as (slot, error, layer input or None for a bias), and squared norms [n]."""
+    assert net.layers is not None
+    pieces: list[tuple[int, Tensor, Tensor | None]] = []
+    square = torch.zeros(len(error), dtype=torch.float64)
+    after = output
+    for layer, before in zip(reversed(net.layers), reversed(trail), strict=True):
+        if layer.kind == "linear":
+            pieces.append((layer.weight, error, before))
+            bias = 0.0
+            if layer.bias >= 0:
+                pieces.append((layer.bias, error, None))
+                bias = 1.0
+            square = square + error.square().sum(1) * (before.square().sum(1) + bias)
+            error = error @ tensors[layer.weight]
+        elif layer.kind == "relu":
+            error = error * (before > 0)
+        elif layer.kind == "tanh":
+            error = error * (1 - after.square())
+        elif layer.kind == "sigmoid":
+            error = error * after * (1 - after)
+        else:
+            error = error.reshape(before.shape)
+        after = before
+    return pieces, square
+
+
+def _factors(square: Tensor, clip: float) -> Tensor:
+    """min(1, clip/norm) from squared norms [n], a hair less so that rounding cannot exceed it; 0 if not finite."""
+    norms = square.sqrt().clamp_min(1e-300)
+    factors = (clip * _ROUNDING / norms).clamp_max(1.0)
+    return torch.where(torch.isfinite(square), factors, 0.0)
+
+
+def refuse_batch_statistics(module: nn.Module) -> None:
+    """Raise ConfigError, naming the layer and the remedy, if ``module`` computes statistics over a batch."""
+    for name, part in module.named_modules():
+        if isinstance(part, _BATCH_NORMS) or getattr(part, "running_mean", None) is not None:
+            raise ConfigError(
+                f"model layer {name or 'model'} is {type(part).__name__}, which mixes examples of a batch: "
+                "no record-level privacy can be claimed",
+                hint="use GroupNorm or LayerNorm, or train without privacy",
+            )

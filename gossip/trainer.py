@@ -1,0 +1,83 @@
+"""Local training of one round: what happens to the params between two merges."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.functional import Functional
+from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.params import scoped_rng
+from quidnunc.gossip.privacy import private_gradient
+from quidnunc.gossip.task import Training
+
+__all__ = ["Training", "train"]
+
+
+def train(
+    net: Functional,
+    data: tuple[Tensor, Tensor],
+    vector: Vector,
+    training: Training,
+    privacy: PrivacyStep | None,
+    stream: NoiseStream,
+) -> tuple[Vector, float]:
+    """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
+
+    Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero. With it:
+    exactly one full-batch private step. All randomness comes from ``stream``. Exceptions of the user's model pass
+    through; ConfigError if the params are no longer finite.
+    """
+    if net.layers is None:
+        with scoped_rng(int.from_bytes(stream.child(b"torch").bytes(8), "big") >> 1):
+            result, loss = _train(net, data, vector, training, privacy, stream)
+    else:
+        result, loss = _train(net, data, vector, training, privacy, stream)
+    if not np.isfinite(result).all():
+        raise ConfigError(
+            f"training left params that are not finite (learning_rate {training.learning_rate})",
+            hint="lower training.learning_rate",
+        )
+    return result, loss
+
+
+def _train(
+    net: Functional,
+    data: tuple[Tensor, Tensor],
+    vector: Vector,
+    training: Training,
+    privacy: PrivacyStep | None,
+    stream: NoiseStream,
+) -> tuple[Vector, float]:
+    inputs, targets = data
+    if privacy is not None:
+        gradient, loss = private_gradient(net, vector, inputs, targets, privacy, stream.child(b"noise"))
+        return vector - np.float32(training.learning_rate) * gradient, loss
+    flat = torch.tensor(vector)
+    velocity = torch.zeros_like(flat)
+    total = 0.0
+    for pick in _batches(len(inputs), training, stream.child(b"batches")):
+        chosen = torch.from_numpy(pick)
+        gradient_, loss = net.gradient(flat, inputs[chosen], targets[chosen])
+        velocity = velocity.mul_(training.momentum).add_(gradient_)
+        flat = flat - training.learning_rate * velocity
+        total += loss
+    return flat.numpy(), total / training.local_steps
+
+
+def _batches(examples: int, training: Training, stream: NoiseStream) -> list[NDArray[np.int64]]:
+    """Index arrays of ``local_steps`` minibatches: shuffled passes over the examples, as many as are needed."""
+    size = min(training.batch_size, examples)
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(stream.bytes(16), "big")))
+    need = size * training.local_steps
+    if need <= examples:
+        picks = generator.choice(examples, size=need, replace=False)
+    else:
+        passes = -(-need // examples)
+        picks = np.concatenate([generator.permutation(examples) for _ in range(passes)])[:need]
+    return list(picks.astype(np.int64).reshape(training.local_steps, size))

@@ -1,0 +1,111 @@
+"""The house's import rules: crypto <- gossip <- {peer, sim}, pure layers stay pure, big libraries stay in few files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("crypto", "gossip", "peer", "sim")
+MAY_IMPORT = {
+    "crypto": {"crypto"},
+    "gossip": {"crypto", "gossip"},
+    "peer": {"crypto", "gossip", "peer"},
+    "sim": {"crypto", "gossip", "sim"},
+}
+IMPURE = {
+    *("asyncio", "os", "pathlib", "secrets", "socket", "threading", "time", "datetime", "logging", "subprocess"),
+    *("pickle", "tempfile", "multiprocessing", "select", "signal", "shutil", "sqlite3", "urllib", "http"),
+}
+PURE_LAYERS = ("crypto", "gossip")
+NEVER = {"pickle", "asyncio", "marshal", "shelve", "dill", "cloudpickle"}
+ONLY_IN = {
+    "msgpack": {"crypto/encoding.py"},
+    "networkx": {"gossip/topology.py"},
+    "sklearn": {"gossip/builtin.py"},
+    "libp2p": {"peer/transport.py", "peer/guards.py", "peer/overlay.py", "peer/link.py"},
+    "multiaddr": {"peer/transport.py", "peer/guards.py", "peer/overlay.py", "peer/link.py"},
+    "hypercorn": {"peer/api.py"},
+    "starlette": {"peer/api.py"},
+    "sqlite3": {"peer/database.py", "peer/store.py", "peer/ledger_check.py", "peer/ledger_reader.py"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_imports_respect_the_layers(path: Path) -> None:
+    layer = place(path).split("/")[0]
+    for name in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in LAYERS, f"{place(path)}: import {name} as quidnunc.{name}"
+        if parts[0] == "quidnunc":
+            # The command line is the composition root: it alone may load the simulator's commands.
+            allowed = MAY_IMPORT[layer] | ({"sim"} if place(path) == "peer/cli.py" else set())
+            assert parts[1] in allowed, f"{place(path)} imports {name}"
+        assert parts[0] not in NEVER, f"{place(path)} imports {name}"
+        if layer in PURE_LAYERS:
+            assert parts[0] not in IMPURE, f"{place(path)} imports {name}: {layer}/ is pure"
+            assert parts[0] not in ("trio", "random"), f"{place(path)} imports {name}"
+        if layer == "crypto":
+            assert parts[0] not in ("torch", "sklearn", "networkx"), f"{place(path)} imports {name}"
+            assert parts[0] != "numpy" or place(path) == "crypto/noise.py", f"{place(path)} imports {name}"
+        homes = ONLY_IN.get(parts[0])
+        assert homes is None or place(path) in homes, f"{place(path)} imports {name}, only {homes} may"
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_nobody_seeds_the_process(path: Path) -> None:
+    text = path.read_text()
+    for forbidden in ("torch.manual_seed(", "np.random.seed(", "numpy.random.seed(", "random.seed("):
+        assert forbidden not in text, f"{place(path)}: {forbidden}"
+
+
+PROTOCOL = (
+    "quidnunc.gossip.node",
+    "quidnunc.gossip.charter",
+    "quidnunc.gossip.status",
+    "quidnunc.gossip.advance",
+    "quidnunc.peer.daemon",
+    "quidnunc.peer.host",
+    "quidnunc.peer.commands.run",
+)
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_the_daemon_parent_never_imports_torch(name: str) -> None:
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["status", "peers", "ledger", "budget", "identity", "version", "init"])
+def test_quick_commands_import_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, quidnunc.peer.cli, quidnunc.peer.commands.{name}; "
+        "heavy = {'torch', 'libp2p', 'numpy', 'trio', 'sklearn', 'networkx', 'dp_accounting'} & set(sys.modules); "
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
