@@ -191,6 +191,8 @@ class Host:
                 await self._perform(effect, pending)
             if pending.done is not None:
                 pending.done.set()
+            if isinstance(pending.event, Stopping):
+                return
 
     async def _perform(self, effect: Effect, pending: _Pending) -> None:
         match effect:
