@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,9 +100,10 @@ def load_charter(home: Home, keys: Keys) -> tuple[Charter, Member, bytes]:
 
 
 def open_store(home: Home, member: Member) -> Store:
-    """The ledger of this home, made at the first start; raises LedgerCorrupt when it is another log's."""
+    """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
-        return Store.create(home.ledger, member.log_id, member.log)
+        why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
+        raise LedgerCorrupt(0, why, hint="restore it from a backup")
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()
@@ -224,6 +225,9 @@ class Daemon:
         data["bytes_sent"] = sum(s.bytes_sent for s in stats.values())
         data["bytes_received"] = sum(s.bytes_received for s in stats.values())
         data["addresses"] = self.addresses
+        # What is durable, not what the node has in mind: this much can be held against the peer later.
+        data["ledger_entries"], root = self._host.durable
+        data["ledger_root"] = root.hex()
         data["pid"] = os.getpid()
         data["home"] = str(self._home.root)
         data["trainer"] = {"pid": self._computer.pid, "restarts": self._computer.restarts}
@@ -270,12 +274,19 @@ async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> N
 
 
 async def run_daemon(
-    home: Home, config: Config, secret: bytes, ready: Callable[[Daemon], None], *, paused: bool = False
+    home: Home,
+    config: Config,
+    secret: bytes,
+    ready: Callable[[Daemon], None],
+    *,
+    paused: bool = False,
+    early: Sequence[int] = (),
 ) -> None:
     """Be this home's peer until a signal asks for an orderly stop. Call it under the home's lock.
 
     ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers. A signal that
-    comes before that ends the start at once: nothing was begun that a kill could not end as well.
+    comes before that ends the start at once: nothing was begun that a kill could not end as well. ``early`` holds
+    the signals that came before this function could hear them.
     """
     stop, serving = trio.Event(), trio.Event()
 
@@ -285,6 +296,8 @@ async def run_daemon(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(watch_signals, stop)
+        if early:
+            stop.set()
         nursery.start_soon(_end_when, stop, serving, nursery.cancel_scope)
         await _run(home, config, secret, stop, told, paused=paused)
         nursery.cancel_scope.cancel()

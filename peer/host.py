@@ -99,6 +99,8 @@ class Host:
         self.overlay = overlay
         self.reports: deque[tuple[float, Report]] = deque(maxlen=REPORTS_KEPT)
         self.dropped_sends = 0
+        self.durable = (store.size, store.root)
+        """Size and Merkle root of the ledger as last committed."""
         self._store = store
         self._blobs = blobs
         self._computer = computer
@@ -198,6 +200,7 @@ class Host:
         match effect:
             case Commit(entries, note, tokens):
                 await self._in_writer(lambda: self._store.commit(entries, note, tokens))
+                self.durable = (self._store.size, self._store.root)
             case StoreBlob(data):
                 await self._in_writer(lambda: self._blobs.put(data))
             case Forget(names):

@@ -109,6 +109,16 @@ class Watched:
         self.fails_from: int | None = None
         self._happenings = happenings
 
+    @property
+    def size(self) -> int:
+        """As Store.size."""
+        return self.store.size
+
+    @property
+    def root(self) -> bytes:
+        """As Store.root."""
+        return self.store.root
+
     def commit(self, entries: Sequence[Entry], note: bytes, tokens: Sequence[Any] = ()) -> None:
         """As Store.commit."""
         if self.fails_from is not None and self.store.size >= self.fails_from:
@@ -178,10 +188,8 @@ class Table:
         who = self.founders[index]
         log_key, transport = (SecretKey(derive_seed(who.secret, role, 0)) for role in (Role.LOG, Role.TRANSPORT))
         path = self.root / f"{index}.db"
-        if path.exists():
-            store = Store.open(path)
-        else:
-            store = Store.create(path, who.member.log_id, who.member.log)
+        exists = path.exists()
+        store = Store.open(path) if exists else Store.create(path, who.member.log_id, who.member.log)
         blobs = MemoryBlobs()
         blobs.put(GENESIS)
         happenings: list[Happening] = []
