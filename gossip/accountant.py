@@ -1,13 +1,13 @@
 """What a sequence of full-batch Gaussian releases costs in (epsilon, delta), exactly.
 
-Releasing T sums of L2 sensitivity C, each with N(0, (m*C)^2) noise, is one Gaussian mechanism with noise multiplier
-s = m / sqrt(T). Its exact trade-off (Balle and Wang 2018, Theorem 8) is
+Releasing T sums of L2 sensitivity C, each with N(0, (m*C)^2) noise, is one Gaussian mechanism with noise
+multiplier s = m / sqrt(T). Its exact trade-off (Balle and Wang 2018, Theorem 8) is
 
     delta(epsilon) = Q(a) - exp(epsilon) * Q(b),     a = epsilon*s - 1/(2s),  b = epsilon*s + 1/(2s),
 
-with Q the Gaussian upper tail. Since exp(epsilon) * phi(b) = phi(a), this equals phi(a) * (R(a) - R(b)) with the Mills
-ratio R = Q / phi, which neither underflows early nor cancels: tiny deltas keep their digits. Nothing here is sampled,
-so no assumption on batching is made. Every answer errs on the side of more cost.
+with Q the Gaussian upper tail. Since exp(epsilon) * phi(b) = phi(a), this equals phi(a) * (R(a) - R(b)) with
+the Mills ratio R = Q / phi, which neither underflows early nor cancels: tiny deltas keep their digits.
+Nothing here is sampled, so no assumption on batching is made. Every answer errs on the side of more cost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def delta_of(epsilon: float, sigma_total: float) -> float:
 
 
 def epsilon_of(noise_multiplier: float, releases: int, delta: float) -> float:
-    """The epsilon that ``releases`` releases at ``noise_multiplier`` have cost, at ``delta``; inf without noise."""
+    """The epsilon that ``releases`` releases at ``noise_multiplier`` have cost, at ``delta``; inf without
+    noise.
+    """
     _check("delta", delta, 0 < delta < 1)
     _check("releases", releases, releases >= 0)
     if releases == 0:

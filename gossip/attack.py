@@ -1,7 +1,8 @@
 """Byzantine behavior as pure functions, for simulation and for drills against a real daemon.
 
-An attack on params maps (trained [d], base [d], stream) to what is published instead of ``trained``; an attack on
-data maps targets to targets. Attackers keep training an honest copy in private, so that what they flip stays current.
+An attack on params maps (trained [d], base [d], stream) to what is published instead of ``trained``; an
+attack on data maps targets to targets. Attackers keep training an honest copy in private, so that what they
+flip stays current.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tasks that need no data of the user's: handwritten digits and breast cancer, split among peers.
 
-Both come with scikit-learn (Bunch, UCI), so nothing is downloaded. torch and scikit-learn are imported by the task
-functions only. The defaults at the end of this page are what ``federation create`` writes into a charter.
+Both come with scikit-learn (Bunch, UCI), so nothing is downloaded. torch and scikit-learn are imported by the
+task functions only. The defaults at the end of this page are what ``federation create`` writes into a
+charter.
 """
 
 from __future__ import annotations
@@ -51,14 +52,17 @@ def digits(site: Site) -> Task:
 def breast_cancer(site: Site) -> Task:
     """569 biopsies of 30 measurements, 455 shared out, 114 for testing; two classes.
 
-    Columns are scaled to [0, 1] by the ranges printed in the data set's public description, not by local statistics,
-    which would have to be paid for under privacy. ``model`` is ``softmax`` (62 params) or ``mlp`` (30-16-2).
+    Columns are scaled to [0, 1] by the ranges printed in the data set's public description, not by local
+    statistics, which would have to be paid for under privacy. ``model`` is ``softmax`` (62 params) or ``mlp``
+    (30-16-2).
     """
     from sklearn.datasets import load_breast_cancer
 
     inputs, labels = load_breast_cancer(return_X_y=True)
     low, high = np.array(_CANCER_LOW), np.array(_CANCER_HIGH)
-    return _task(site, (np.asarray(inputs) - low) / (high - low), np.asarray(labels), test=114, sizes=(30, 16, 2))
+    return _task(
+        site, (np.asarray(inputs) - low) / (high - low), np.asarray(labels), test=114, sizes=(30, 16, 2)
+    )
 
 
 BUILTIN: Mapping[str, TaskFunction] = {"digits": digits, "breast-cancer": breast_cancer}
@@ -105,7 +109,9 @@ def _model(name: str, sizes: tuple[int, int, int]) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Training settings that suit a task: without privacy, and with it (there ``clip`` is the gradient bound)."""
+    """Training settings that suit a task: without privacy, and with it (there ``clip`` is the gradient
+    bound).
+    """
 
     plain: Training
     private: Training
@@ -114,13 +120,13 @@ class Defaults:
 
 DEFAULTS: Mapping[str, Defaults] = {
     "digits": Defaults(
-        plain=Training(learning_rate=0.5, momentum=0.0, local_steps=4, batch_size=32),
-        private=Training(learning_rate=2.0),
+        plain=Training(learning_rate=1.0, momentum=0.0, local_steps=4, batch_size=32),
+        private=Training(learning_rate=6.0),
         clip=1.0,
     ),
     "breast-cancer": Defaults(
-        plain=Training(learning_rate=0.5, momentum=0.0, local_steps=4, batch_size=32),
-        private=Training(learning_rate=2.0),
+        plain=Training(learning_rate=1.0, momentum=0.0, local_steps=4, batch_size=32),
+        private=Training(learning_rate=6.0),
         clip=1.0,
     ),
 }

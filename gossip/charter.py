@@ -1,11 +1,13 @@
 """The charter: everything that the members of a federation must agree on, in one canonical map.
 
-It is founded by hand: somebody drafts it from the members' cards, everybody signs it (``gossip/founding.py``). Its
-hash is the federation id. Nothing in it is recomputed at run time: who talks to whom stands there edge by edge.
+It is founded by hand: somebody drafts it from the members' cards, everybody signs it
+(``gossip/founding.py``). Its hash is the federation id. Nothing in it is recomputed at run time: who talks to
+whom stands there edge by edge.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -71,10 +73,11 @@ def smallest_quorum(n: int) -> int:
 class Charter:
     """A federation's agreement; an instance is always valid, or CharterError was raised.
 
-    ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a connected
-    graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever replaces this charter.
-    ``payload_bytes`` caps the body of one message and must hold the params as float32. ``t_ms`` is the drafter's
-    clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding charter.
+    ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a
+    connected graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever
+    replaces this charter. ``payload_bytes`` caps the body of one message and must hold the params as float32.
+    ``t_ms`` is the drafter's clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding
+    charter.
     """
 
     purpose: str
@@ -152,7 +155,8 @@ class Charter:
         version = fields.integer("v")
         if version != VERSION:
             raise CharterError(
-                f"charter format {version}, this program reads {VERSION}", hint="use the program version it is for"
+                f"charter format {version}, this program reads {VERSION}",
+                hint="use the program version it is for",
             )
         members = fields.items("members", MAX_MEMBERS)
         return cls(
@@ -230,7 +234,7 @@ def _read_edge(value: Value) -> tuple[int, int]:
 def _check_members(members: tuple[Member, ...]) -> None:
     within("the number of members", len(members), 2, MAX_MEMBERS)
     ids = [member.log_id for member in members]
-    if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(ids)):
         raise CharterError("members are not in strictly ascending order of their log ids")
     names: dict[str, str] = {}
     keys: dict[bytes, str] = {}
@@ -238,7 +242,8 @@ def _check_members(members: tuple[Member, ...]) -> None:
         other = names.setdefault(member.name.casefold(), member.log_id.hex()[:16])
         if other != member.log_id.hex()[:16]:
             raise CharterError(
-                f"two members are called {member.name!r}", hint="names must differ in more than case: init one anew"
+                f"two members are called {member.name!r}",
+                hint="names must differ in more than case: init one anew",
             )
         for key in member.keys:
             if keys.setdefault(key, member.name) != member.name:
@@ -250,7 +255,7 @@ def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
     for i, j in edges:
         if not 0 <= i < j < n:
             raise CharterError(f"edge ({i}, {j}) must be (i, j) with 0 <= i < j <= {n - 1}")
-    if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+    if any(a >= b for a, b in itertools.pairwise(edges)):
         raise CharterError("edges are not in strictly ascending order")
     reached = _reachable(edges, n)
     if len(reached) < n:

@@ -5,11 +5,11 @@
     FLOAT32 (0)   d little-endian float32
     INT8    (1)   exponent e (one signed byte), then d signed bytes q, -127 <= q <= 127; the value is q * 2**e
 
-The scale of INT8 is a power of two between 2**-100 and 2**64: then q * 2**e is exact in float32, the addition is the
-only rounding of an advance, and fused, unfused and wider kernels agree on every bit.
+The scale of INT8 is a power of two between 2**-100 and 2**64: then q * 2**e is exact in float32, the addition
+is the only rounding of an advance, and fused, unfused and wider kernels agree on every bit.
 
-One value has one spelling: either e = -100, or the largest abs(q) is 64 to 127 (below 64, q could be doubled and e
-lowered). The decoder refuses any other.
+One value has one spelling: either e = -100, or the largest abs(q) is 64 to 127 (below 64, q could be doubled
+and e lowered). The decoder refuses any other.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def encode_int8(vector: Vector, uniform: NDArray[np.float64]) -> bytes:
     mantissa, exponent = frexp(largest / _LEVELS)
     exponent = max(exponent - (mantissa == 0.5), MIN_EXPONENT)
     if exponent > MAX_EXPONENT:
-        raise LocalProtocolError(f"delta reaches {largest:.3g}, codec int8 ends at {_LEVELS}*2**{MAX_EXPONENT}")
+        raise LocalProtocolError(
+            f"delta reaches {largest:.3g}, codec int8 ends at {_LEVELS}*2**{MAX_EXPONENT}"
+        )
     steps = np.floor(vector.astype(np.float64) * 2.0**-exponent + uniform)
     levels = np.clip(steps, -_LEVELS, _LEVELS).astype(np.int8)
     peak = _peak(levels)
@@ -88,8 +90,8 @@ def encoded_size(code: int, dim: int) -> int:
 def decode(code: int, data: bytes, dim: int) -> Vector:
     """The values of a delta of ``dim`` params, float32 [dim].
 
-    Raises RemoteProtocolError: BAD_CODEC for an unknown codec, a scale out of range or a second spelling, BAD_SHAPE
-    for a wrong length, NON_FINITE. The length is checked before anything is allocated.
+    Raises RemoteProtocolError: BAD_CODEC for an unknown codec, a scale out of range or a second spelling,
+    BAD_SHAPE for a wrong length, NON_FINITE. The length is checked before anything is allocated.
     """
     size = encoded_size(code, dim)
     if len(data) != size:
@@ -107,10 +109,13 @@ def decode(code: int, data: bytes, dim: int) -> Vector:
     levels = np.frombuffer(data, dtype=np.int8, offset=1)
     peak = _peak(levels)
     if peak > _LEVELS:
-        raise RemoteProtocolError(Reason.BAD_CODEC, f"delta holds level -128, must be -{_LEVELS} to {_LEVELS}")
+        raise RemoteProtocolError(
+            Reason.BAD_CODEC, f"delta holds level -128, must be -{_LEVELS} to {_LEVELS}"
+        )
     if peak < _NORMAL and exponent != MIN_EXPONENT:
         raise RemoteProtocolError(
-            Reason.BAD_CODEC, f"delta peaks at level {peak} with scale 2**{exponent}, must be written at a finer scale"
+            Reason.BAD_CODEC,
+            f"delta peaks at level {peak} with scale 2**{exponent}, must be written at a finer scale",
         )
     return levels.astype(np.float32) * np.float32(2.0**exponent)
 
@@ -138,7 +143,9 @@ def parse_state(data: bytes, dim: int) -> Vector:
     Raises RemoteProtocolError: BAD_SHAPE for a wrong length, NON_FINITE.
     """
     if len(data) != 4 * dim:
-        raise RemoteProtocolError(Reason.BAD_SHAPE, f"state has {len(data)} bytes, {dim} params take {4 * dim}")
+        raise RemoteProtocolError(
+            Reason.BAD_SHAPE, f"state has {len(data)} bytes, {dim} params take {4 * dim}"
+        )
     vector = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
     if not np.isfinite(vector).all():
         raise RemoteProtocolError(Reason.NON_FINITE, "state holds a value that is not finite")

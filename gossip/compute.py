@@ -1,8 +1,10 @@
-"""The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind ``handle``.
+"""The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind
+``handle``.
 
-A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, and an attacker's
-private copy of the params, it keeps nothing. Streams of randomness are named by round and by the params a job starts
-from, so that a repeated job gives the same bits and a different job never shares noise with it.
+A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, and an
+attacker's private copy of the params, it keeps nothing. Streams of randomness are named by round and by the
+params a job starts from, so that a repeated job gives the same bits and a different job never shares noise
+with it.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ class Vectors:
         return data
 
     def get(self, name: bytes, dim: int) -> Vector:
-        """The params [dim] called ``name``. Raises MissingBlob, or RemoteProtocolError if they are no such params."""
+        """The params [dim] called ``name``. Raises MissingBlob, or RemoteProtocolError if they are no such
+        params.
+        """
         vector = self._cache.get(name)
         if vector is None:
             vector = codec.parse_state(self.data(name), dim)
@@ -109,8 +113,8 @@ class Vectors:
 class Compute:
     """Performs jobs for one peer.
 
-    ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer or run
-    has. ``attack`` names a drill of ``gossip/attack.py``. Raises ConfigError for an unknown attack.
+    ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer
+    or run has. ``attack`` names a drill of ``gossip/attack.py``. Raises ConfigError for an unknown attack.
     """
 
     def __init__(
@@ -136,7 +140,9 @@ class Compute:
         self._loaded: tuple[Task, Functional] | None = None
 
     def handle(self, job: Job) -> Result:
-        """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives JobFailed."""
+        """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives
+        JobFailed.
+        """
         try:
             return self._dispatch(job)
         except MissingBlob as error:
@@ -166,7 +172,9 @@ class Compute:
         if self._loaded is None:
             task = self._task_function(self._site)
             if not isinstance(task, Task):
-                raise ConfigError(f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task")
+                raise ConfigError(
+                    f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task"
+                )
             poison = DATA_ATTACKS.get(self._attack)
             if poison is not None:
                 task = replace(task, train=(task.train[0], poison(task.train[1])))
@@ -295,7 +303,9 @@ class Compute:
 
 
 def top1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """The share of rows of ``outputs`` [n, classes] whose largest entry is at ``targets`` [n]; nan for other shapes."""
+    """The share of rows of ``outputs`` [n, classes] whose largest entry is at ``targets`` [n]; nan for other
+    shapes.
+    """
     if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
         return float("nan")
     return float((outputs.argmax(1) == targets).double().mean())

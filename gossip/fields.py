@@ -13,8 +13,8 @@ _SHOWN = 32
 class Fields:
     """One map of a message, charter or card whose key set is fixed; every violation raises Malformed.
 
-    ``what`` names the map in errors, for example ``charter.rounds``. Ranges are for the caller to judge: what is
-    checked here is that a value is an integer (and not a boolean), a text, bytes of a length and so on.
+    ``what`` names the map in errors, for example ``charter.rounds``. Ranges are for the caller to judge: what
+    is checked here is that a value is an integer (and not a boolean), a text, bytes of a length and so on.
     """
 
     __slots__ = ("_map", "_what")

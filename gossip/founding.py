@@ -50,8 +50,8 @@ def draft_note(charter: Charter) -> bytes:
 def open_charter(data: bytes) -> Opened:
     """Read a charter note and check every member's signature that is on it.
 
-    Signatures by others are ignored, as the note format asks. Raises CharterError for everything that is wrong;
-    missing signatures are not: see :func:`require_signed`.
+    Signatures by others are ignored, as the note format asks. Raises CharterError for everything that is
+    wrong; missing signatures are not: see :func:`require_signed`.
     """
     try:
         charter, note = _read(data)
@@ -78,7 +78,8 @@ def sign_charter(data: bytes, root: SecretKey) -> bytes:
 def merge_notes(first: bytes, others: Iterable[bytes]) -> bytes:
     """One note with the member signatures of all; raises CharterError unless all are of the same charter.
 
-    Signatures stand in the order of the members: the result does not depend on how the notes were passed round.
+    Signatures stand in the order of the members: the result does not depend on how the notes were passed
+    round.
     """
     charter = open_charter(first).charter
     lines: dict[bytes, str] = {}
@@ -137,5 +138,5 @@ def _read(data: bytes) -> tuple[Charter, Note]:
         raise Malformed(f"not a charter note: up to {MAX_MEMBERS} signature lines, each ending in a newline")
     charter = Charter.parse(decode_base64(lines[2]))
     if lines[1] != charter.federation_id.hex():
-        raise Malformed(f"federation id {ascii(lines[1][:64])} is not that of the body")
+        raise Malformed(f"federation id {lines[1][:64]!a} is not that of the body")
     return charter, Note(f"{head}\n", tuple(parse_signature(line) for line in signatures))

@@ -1,7 +1,7 @@
 """A module as a pure function of a flat vector: losses, gradients, and the losses of many vectors at once.
 
-Plain stacks (a Linear, or a Sequential of Flatten, Linear, ReLU, Tanh, Sigmoid) are evaluated on views of the vector;
-any other module goes through ``torch.func.functional_call``. Both give the module's own function.
+Plain stacks (a Linear, or a Sequential of Flatten, Linear, ReLU, Tanh, Sigmoid) are evaluated on views of the
+vector; any other module goes through ``torch.func.functional_call``. Both give the module's own function.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Functional:
         hidden = inputs
         for layer in self.layers:
             if layer.kind == "linear":
-                hidden = linear(hidden, tensors[layer.weight], tensors[layer.bias] if layer.bias >= 0 else None)
+                hidden = linear(
+                    hidden, tensors[layer.weight], tensors[layer.bias] if layer.bias >= 0 else None
+                )
             else:
                 hidden = activate(layer.kind, hidden)
         return hidden

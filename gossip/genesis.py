@@ -50,7 +50,7 @@ def checked_name(name: str) -> str:
         raise ConfigError(f"a name of {size} bytes, must be 1 to {NAME_BYTES}", hint="choose a shorter name")
     if not name.isprintable() or name != " ".join(name.split()) or not unicodedata.is_normalized("NFC", name):
         raise ConfigError(
-            f"the name {ascii(name)} holds control, invisible, decomposed or needless space characters",
+            f"the name {name!a} holds control, invisible, decomposed or needless space characters",
             hint="use letters, digits, signs and single spaces, in Unicode NFC",
         )
     return name

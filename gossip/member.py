@@ -23,9 +23,10 @@ _FIELDS = ("name", "root", "log", "witness", "transport", "genesis", "addresses"
 class Member:
     """One organization as it stands in a card and in a charter.
 
-    ``root``, ``log`` (epoch 0), ``witness`` and ``transport`` are Ed25519 public keys, no two alike; ``genesis`` is
-    the payload that begins its log, ``log_id`` that log's name. ``size_bucket`` is floor(log2(training examples)),
-    0 if it is not told. ``addresses`` are multiaddresses and may be empty: a peer's own address book wins.
+    ``root``, ``log`` (epoch 0), ``witness`` and ``transport`` are Ed25519 public keys, no two alike;
+    ``genesis`` is the payload that begins its log, ``log_id`` that log's name. ``size_bucket`` is
+    floor(log2(training examples)), 0 if it is not told. ``addresses`` are multiaddresses and may be empty: a
+    peer's own address book wins.
 
     Raises CharterError when the parts do not belong together.
     """
@@ -55,9 +56,7 @@ class Member:
         if any(len(key) != PUBLIC_BYTES for key in keys) or len(set(keys)) != len(keys):
             raise CharterError(f"member {self.name!r}: its four keys must be 32 bytes each and all different")
         if not 0 <= self.size_bucket <= MAX_SIZE_BUCKET:
-            raise CharterError(
-                f"member {self.name!r}: size bucket {self.size_bucket}, must be 0 to {MAX_SIZE_BUCKET}"
-            )
+            raise CharterError(f"member {self.name!r}: size bucket {self.size_bucket}, must be 0 to {MAX_SIZE_BUCKET}")
         if len(self.addresses) > MAX_ADDRESSES or len(set(self.addresses)) != len(self.addresses):
             raise CharterError(
                 f"member {self.name!r}: {len(self.addresses)} addresses, must be up to {MAX_ADDRESSES} different ones"
@@ -65,7 +64,7 @@ class Member:
         for address in self.addresses:
             if len(address) > ADDRESS_BYTES or not _ADDRESS.fullmatch(address):
                 raise CharterError(
-                    f"member {self.name!r}: {ascii(address[:ADDRESS_BYTES])} is not a multiaddress",
+                    f"member {self.name!r}: {address[:ADDRESS_BYTES]!a} is not a multiaddress",
                     hint="write it like /ip4/192.0.2.7/tcp/4901",
                 )
 

@@ -1,15 +1,19 @@
 """Merging neighbors' published replicas into one's own: REPUTE, plain mean and coordinate median.
 
-REPUTE (``docs/design.md``) in order:
+REPUTE in order:
 
-1. distances d_j = ||x_j - pivot||, and the clip radius tau = 1.5 * median of d weighted by the *old* standings;
-2. evidence, for inputs that advanced since they were last judged: the smoothed holdout harm of half a clipped step
-   toward x_j, compared with the other neighbors, and gross distance;
-3. new standings; weights w_j * s_j * min(1, tau/d_j), rounded down to parts per billion. Lost weight goes to self;
-4. the merge in float32, exactly as :func:`~quidnunc.gossip.rules.linear.recompute` does it;
-5. validation on the holdout: a quarter step if the result is clearly worse than the pivot, none if that is worse too.
+1. distances d_j = ||x_j - pivot||, and the clip radius tau = 1.5 * median of d weighted by the *old*
+standings; 2. evidence, for inputs that advanced since they were last judged: the distance to the coordinate
+median of the
+   neighborhood, and the smoothed holdout harm of half a clipped step toward x_j, each compared with the
+   others';
+3. new standings; weights w_j * s_j * min(1, tau/d_j), rounded down to parts per billion. Lost weight goes to
+self; 4. the merge in float32, exactly as :func:`~quidnunc.gossip.rules.linear.recompute` does it; 5.
+validation on the holdout: a quarter step if the result is clearly worse than the pivot, none if that is worse
+too.
 
-Hence, whatever bad peers B send: ||result - result without B|| <= tau * sum of w_j over B, with tau held fixed.
+Hence, whatever bad peers B send: ||result - result without B|| <= tau * sum of w_j over B, with tau held
+fixed. Neighbors in good standing and within tau enter with exactly their mixing weight.
 """
 
 from __future__ import annotations
@@ -67,26 +71,26 @@ class Inputs:
 class ReputeOptions:
     """The thresholds of REPUTE, by the names they have in a charter.
 
-    ``radius``: clip radius in median distances. ``probe_step``: part of a clipped step that is probed.
-    ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(harm_scale + own), cut at harm_cap.
-    ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``, ``harm_margin``: bad
-    is above max(floor, median + spread * MAD + margin). ``outlier_spread``, ``outlier_margin``: bad is farther from
+    ``radius``: clip radius in median distances. ``outlier_spread``, ``outlier_margin``: bad is farther from
     the neighborhood's coordinate median than median + spread * MAD + margin * median of all such distances.
-    ``gate``: BALANCE's gamma, 0 for none, never with privacy. ``validate_factor``, ``validate_margin``: a result is
-    refused if its holdout loss exceeds both factor * own + margin and the loss of untrained params.
+    ``probe_step``: the part of a clipped step that is probed. ``harm_scale``, ``harm_cap``: relative harm is
+    (loss - own)/(own + harm_scale * untrained), cut at harm_cap. ``harm_memory``: how much of the old
+    smoothed harm is kept. ``harm_floor``, ``harm_spread``, ``harm_margin``: bad is above max(floor, median +
+    spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none, never with privacy. ``validate_factor``,
+    ``validate_margin``: a result is refused if its holdout loss exceeds both factor * own + margin and the
+    loss of untrained params.
     """
 
     radius: float = 1.5
+    outlier_spread: float = 5.0
+    outlier_margin: float = 0.2
     probe_step: float = 0.5
-    harm_scale: float = 0.1
+    harm_scale: float = 0.4
     harm_cap: float = 10.0
     harm_memory: float = 0.8
     harm_floor: float = 0.05
-    harm_spread: float = 3.0
-    harm_margin: float = 0.05
-    outlier_spread: float = 3.0
-    outlier_margin: float = 0.3
-    drop: float = 1.0
+    harm_spread: float = 4.0
+    harm_margin: float = 0.2
     gate: float = 0.0
     validate_factor: float = 1.25
     validate_margin: float = 0.05
@@ -106,7 +110,8 @@ def repute_options(options: Mapping[str, float]) -> ReputeOptions:
 def merge_repute(
     pivot: Vector, inputs: Inputs, probe: Probe | None, options: ReputeOptions, untrained: float = 0.0
 ) -> Merge:
-    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only evidence.
+    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only
+    evidence.
 
     ``untrained`` is the holdout loss of the genesis params.
     """
@@ -116,11 +121,9 @@ def merge_repute(
     trust = np.array([standing_weight(standing) for standing in inputs.standings])
     radius = repute.clip_radius(away, trust, options.radius)
     clips = repute.clip_factors(away, radius)
-    standings, suspects, own = _judge(pivot, inputs, probe, away, clips, options)
+    standings, suspects, own = _judge(pivot, inputs, probe, clips, options, untrained)
     rows = [
-        MergeRow(
-            0 if suspect and options.drop else floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, suspect
-        )
+        MergeRow(floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, suspect)
         for weight, standing, clip, suspect in zip(
             inputs.weights, standings, clips.tolist(), suspects, strict=True
         )
@@ -130,7 +133,12 @@ def merge_repute(
 
 
 def _judge(
-    pivot: Vector, inputs: Inputs, probe: Probe | None, away: Reals, clips: Reals, options: ReputeOptions
+    pivot: Vector,
+    inputs: Inputs,
+    probe: Probe | None,
+    clips: Reals,
+    options: ReputeOptions,
+    untrained: float,
 ) -> tuple[list[Standing], list[bool], float]:
     """New standings and suspicions of all inputs, and the pivot's own holdout loss (nan without a probe)."""
     fresh = np.array(inputs.fresh, dtype=bool)
@@ -138,17 +146,18 @@ def _judge(
     own = float("nan")
     if probe is not None:
         chosen = np.flatnonzero(fresh)
-        scale = (options.probe_step * clips[chosen]).astype(np.float32)[:, None]
-        halfway = pivot + scale * (inputs.stack[chosen] - pivot)
+        part = (options.probe_step * clips[chosen]).astype(np.float32)[:, None]
+        halfway = pivot + part * (inputs.stack[chosen] - pivot)
         losses = probe(np.concatenate([pivot[None], halfway]))
         own = float(losses[0])
         if isfinite(own):
-            seen = repute.relative_harm(losses[1:], own, options.harm_scale, options.harm_cap)
+            unit = own + options.harm_scale * untrained
+            seen = repute.relative_harm(losses[1:], own, unit, options.harm_cap)
             harm[chosen] = options.harm_memory * harm[chosen] + (1 - options.harm_memory) * seen
     suspect = repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin)
     suspect |= repute.bad_by_distance(pivot, inputs.stack, options.outlier_spread, options.outlier_margin)
     if options.gate > 0:
-        suspect |= repute.outside_gate(away, float(np.linalg.norm(pivot)), options.gate)
+        suspect |= repute.outside_gate(pivot, inputs.stack, options.gate)
     standings = [
         observe(replace(standing, harm=float(h)), bool(bad)) if new else standing
         for standing, h, bad, new in zip(inputs.standings, harm, suspect, fresh, strict=True)
@@ -186,7 +195,9 @@ def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
 
 
 def merge_median(pivot: Vector, inputs: Inputs) -> Merge:
-    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is approximate."""
+    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is
+    approximate.
+    """
     rows = [
         MergeRow(weight, PPB, standing, False)
         for weight, standing in zip(inputs.weights, inputs.standings, strict=True)
@@ -211,6 +222,8 @@ def merge(
     if rule == "repute":
         return merge_repute(pivot, inputs, probe, repute_options(options), untrained)
     if rule not in MERGE_RULES or options:
-        what = f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
+        what = (
+            f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
+        )
         raise ConfigError(what, hint=f"known rules are {', '.join(MERGE_RULES)}")
     return merge_mean(pivot, inputs) if rule == "mean" else merge_median(pivot, inputs)

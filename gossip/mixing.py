@@ -1,8 +1,9 @@
 """How much of each neighbor goes into a merge when everybody is in good standing.
 
-Metropolis-Hastings weights (Xiao and Boyd 2004): w_ij = 1 / (1 + max(deg_i, deg_j)), the rest to self. They need only
-the degrees of the two ends, are symmetric, and every row sums to one, so that merging preserves the average of all
-peers. Weights are integers in parts per billion and rounded down: a row can then never exceed one.
+Metropolis-Hastings weights (Xiao and Boyd 2004): w_ij = 1 / (1 + max(deg_i, deg_j)), the rest to self. They
+need only the degrees of the two ends, are symmetric, and every row sums to one, so that merging preserves the
+average of all peers. Weights are integers in parts per billion and rounded down: a row can then never exceed
+one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from quidnunc.gossip.jobs import PPB
 def metropolis(edges: Iterable[tuple[int, int]], n: int) -> list[dict[int, int]]:
     """Row i maps every neighbor j of peer i, in ascending order, and i itself to its weight in ppb.
 
-    Every row sums to exactly 10**9 and w_ij equals w_ji. Raises LocalProtocolError for an edge that is a loop,
-    stands twice or names a peer outside 0 to n-1.
+    Every row sums to exactly 10**9 and w_ij equals w_ji. Raises LocalProtocolError for an edge that is a
+    loop, stands twice or names a peer outside 0 to n-1.
     """
     neighbors: list[set[int]] = [set() for _ in range(n)]
     for i, j in edges:

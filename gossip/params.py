@@ -1,7 +1,7 @@
 """Params: the trainable tensors of a module as one flat vector, sorted by name.
 
-Buffers (running statistics, position tables) and frozen tensors are never part of it; since every peer builds the
-module under the same genesis seed, frozen tensors start out the same everywhere.
+Buffers (running statistics, position tables) and frozen tensors are never part of it; since every peer builds
+the module under the same genesis seed, frozen tensors start out the same everywhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def layout(module: nn.Module) -> tuple[Slot, ...]:
         slots.append(Slot(name, tuple(tensor.shape), start, stop))
         start = stop
     if not slots:
-        raise ConfigError("model has no trainable parameters", hint="set requires_grad on what is to be learned")
+        raise ConfigError(
+            "model has no trainable parameters", hint="set requires_grad on what is to be learned"
+        )
     return tuple(slots)
 
 
@@ -74,7 +76,9 @@ def load_vector(module: nn.Module, vector: Vector) -> None:
 
 
 def build(task: Task, seed: int) -> nn.Module:
-    """The task's model with its own initialization, reproducible by ``seed``; the caller's torch RNG is untouched."""
+    """The task's model with its own initialization, reproducible by ``seed``; the caller's torch RNG is
+    untouched.
+    """
     with scoped_rng(seed):
         return task.model()
 

@@ -18,10 +18,10 @@ def dirichlet(
 ) -> list[Indices]:
     """Label-skewed shards of equal size: one ascending index array per peer, disjoint, together everything.
 
-    Every class is spread over the peers by a draw from Dirichlet(``alpha``) (Hsu et al. 2019); the table of counts is
-    then balanced by iterative proportional fitting, so that shards differ by at most one example: a peer with few
-    examples would otherwise drown the others in its privacy noise. Small ``alpha`` means few labels per peer. Raises
-    ConfigError where a shard would have fewer than ``min_examples``.
+    Every class is spread over the peers by a draw from Dirichlet(``alpha``) (Hsu et al. 2019); the table of
+    counts is then balanced by iterative proportional fitting, so that shards differ by at most one example: a
+    peer with few examples would otherwise drown the others in its privacy noise. Small ``alpha`` means few
+    labels per peer. Raises ConfigError where a shard would have fewer than ``min_examples``.
     """
     if peers < 1 or not alpha > 0:
         raise ConfigError(f"partition into {peers} peers with alpha {alpha}, both must be above 0")
@@ -46,7 +46,9 @@ def dirichlet(
 
 
 def _balance(table: NDArray[np.float64], rows: Indices, columns: Indices) -> NDArray[np.float64]:
-    """Scale ``table`` [peers, classes] until its margins are ``rows`` and ``columns`` (Sinkhorn and Knopp 1967)."""
+    """Scale ``table`` [peers, classes] until its margins are ``rows`` and ``columns`` (Sinkhorn and Knopp
+    1967).
+    """
     table = np.maximum(table, _TINY)
     for _ in range(_FITTING_STEPS):
         table = table * (rows / table.sum(axis=1))[:, None]
@@ -55,7 +57,9 @@ def _balance(table: NDArray[np.float64], rows: Indices, columns: Indices) -> NDA
 
 
 def _round_table(table: NDArray[np.float64], rows: Indices, columns: Indices) -> Indices:
-    """Whole numbers near ``table`` with exactly the margins asked for: what is missing goes where it is missed most."""
+    """Whole numbers near ``table`` with exactly the margins asked for: what is missing goes where it is
+    missed most.
+    """
     counts = np.floor(table).astype(np.int64)
     while (over := np.flatnonzero(counts.sum(axis=1) > rows)).size:
         counts[over[0], counts[over[0]].argmax()] -= 1

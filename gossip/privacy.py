@@ -1,9 +1,10 @@
 """Example-level DP-SGD (Abadi et al. 2016), full batch: what may leave a peer about its records.
 
 One release is g = (sum_i clip(grad_i, C) + N(0, (m*C)^2)) / n over all n local examples, with clip(v, C) =
-v * min(1, C/||v||) taken over all trainable tensors jointly. Removing one example moves the sum by at most C, so the
-release is a Gaussian mechanism with noise multiplier m; ``gossip/accountant.py`` says what it costs. The unit is one
-record of one peer, add or remove; n counts as public. Noise is drawn in float64 from the peer's own ChaCha20 stream.
+v * min(1, C/||v||) taken over all trainable tensors jointly. Removing one example moves the sum by at most C,
+so the release is a Gaussian mechanism with noise multiplier m; ``gossip/accountant.py`` says what it costs.
+The unit is one record of one peer, add or remove; n counts as public. Noise is drawn in float64 from the
+peer's own ChaCha20 stream.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def clipped_sum(
     return total.numpy(), loss
 
 
-def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
+def per_example(
+    net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float
+) -> tuple[Tensor, float]:
     """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d]."""
     net.module.train()
     named = {slot.name: view for slot, view in zip(net.slots, net.views(flat), strict=True)}
@@ -77,11 +80,15 @@ def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, 
     return factors @ rows, float(losses.double().sum())
 
 
-def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
-    """:func:`clipped_sum` for plain stacks without forming per-example gradients (Goodfellow 2015, Li et al. 2022).
+def _ghost(
+    net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float
+) -> tuple[Tensor, float]:
+    """:func:`clipped_sum` for plain stacks without forming per-example gradients (Goodfellow 2015, Li et al.
+    2022).
 
-    For a linear layer with input a and output gradient e, one example's squared norm is |e|^2 * (|a|^2 + 1). The
-    loss is differentiated one example at a time, so a loss that looks at its whole batch cannot leak across examples.
+    For a linear layer with input a and output gradient e, one example's squared norm is |e|^2 * (|a|^2 + 1).
+    The loss is differentiated one example at a time, so a loss that looks at its whole batch cannot leak
+    across examples.
     """
     assert net.layers is not None
     tensors = [view.double() for view in net.views(flat)]
@@ -103,14 +110,18 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
     for slot, error, source in pieces:
         scaled = (error * factors.unsqueeze(1)).masked_fill((factors == 0).unsqueeze(1), 0.0)
         place = net.slots[slot]
-        total[place.start : place.stop] = (scaled.sum(0) if source is None else scaled.mT @ source).reshape(-1)
+        total[place.start : place.stop] = (scaled.sum(0) if source is None else scaled.mT @ source).reshape(
+            -1
+        )
     return total, float(losses.double().sum())
 
 
 def _backward(
     net: Functional, tensors: list[Tensor], trail: list[Tensor], output: Tensor, error: Tensor
 ) -> tuple[list[tuple[int, Tensor, Tensor | None]], Tensor]:
-    """Output gradients of every tensor, as (slot, error, layer input or None for a bias), and squared norms [n]."""
+    """Output gradients of every tensor, as (slot, error, layer input or None for a bias), and squared norms
+    [n].
+    """
     assert net.layers is not None
     pieces: list[tuple[int, Tensor, Tensor | None]] = []
     square = torch.zeros(len(error), dtype=torch.float64)
@@ -137,7 +148,9 @@ def _backward(
 
 
 def _factors(square: Tensor, clip: float) -> Tensor:
-    """min(1, clip/norm) from squared norms [n], a hair less so that rounding cannot exceed it; 0 if not finite."""
+    """min(1, clip/norm) from squared norms [n], a hair less so that rounding cannot exceed it; 0 if not
+    finite.
+    """
     norms = square.sqrt().clamp_min(1e-300)
     factors = (clip * _ROUNDING / norms).clamp_max(1.0)
     return torch.where(torch.isfinite(square), factors, 0.0)

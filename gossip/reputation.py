@@ -1,10 +1,11 @@
 """REPUTE: how a peer's direct experience with a neighbor becomes a factor on that neighbor's weight.
 
-A standing is a beta reputation (Josang and Ismail 2002): good mass and bad mass, both decaying by ``DECAY`` at each
-piece of evidence, bad evidence counted ``PENALTY`` times. Its mean r = (good+1)/(good+bad+2) is stretched to a factor
-s = clamp((r - FLOOR)/(FULL - FLOOR), 0, 1): every neighbor in good standing has exactly s = 1, so reputation only ever
-shrinks a mixing weight. ``GOOD_CAP`` makes a long good past worth no more than a short one: a peer with the best
-standing that turns has s = 1, .74, .50, .32, .19, .08, 0 at its first seven attacks.
+A standing is a beta reputation (Josang and Ismail 2002): good mass and bad mass, both decaying by ``DECAY``
+at each piece of evidence, bad evidence counted ``PENALTY`` times. Its mean r = (good+1)/(good+bad+2) is
+stretched to a factor s = clamp((r - FLOOR)/(FULL - FLOOR), 0, 1): every neighbor in good standing has exactly
+s = 1, so reputation only ever shrinks a mixing weight. ``GOOD_CAP`` makes a long good past worth no more than
+a short one: a peer with the best standing that turns has s = 1, .74, .50, .32, .19, .08, 0 at its first seven
+attacks.
 
 Only own observations count. Opinions of others never change a standing; proofs do (see :func:`punish`).
 """

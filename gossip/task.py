@@ -1,7 +1,7 @@
 """What a federation trains, as data: user code returns a :class:`Task`, the trainer owns the loop.
 
-That the loop is ours is what lets privacy, batching and merging work for any model. Nothing here imports torch, so
-that charters, settings and the command line can name a task without loading it.
+That the loop is ours is what lets privacy, batching and merging work for any model. Nothing here imports
+torch, so that charters, settings and the command line can name a task without loading it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class Site:
 class Task:
     """A model, a loss and local data.
 
-    ``model()`` returns a fresh ``nn.Module`` with float32 parameters. ``loss(outputs, targets)`` returns one loss per
-    example, shape ``[batch]``: privacy clips examples one by one. ``train``, ``holdout`` and ``test`` are pairs of
-    tensors ``(inputs [n, ...], targets [n, ...])``; ``holdout`` judges neighbors and may be empty, ``test`` is only
-    reported. ``metrics`` map a name to ``f(outputs, targets) -> float``; ``accuracy`` replaces the built-in one.
+    ``model()`` returns a fresh ``nn.Module`` with float32 parameters. ``loss(outputs, targets)`` returns one
+    loss per example, shape ``[batch]``: privacy clips examples one by one. ``train``, ``holdout`` and
+    ``test`` are pairs of tensors ``(inputs [n, ...], targets [n, ...])``; ``holdout`` judges neighbors and
+    may be empty, ``test`` is only reported. ``metrics`` map a name to ``f(outputs, targets) -> float``;
+    ``accuracy`` replaces the built-in one.
 
-    Raises ConfigError for an empty training split, for inputs and targets of unequal length, and for a share policy
-    other than ``"all"``.
+    Raises ConfigError for an empty training split, for inputs and targets of unequal length, and for a share
+    policy other than ``"all"``.
     """
 
     model: Callable[[], nn.Module]

@@ -45,7 +45,7 @@ def within(what: str, value: int, low: int, high: int) -> None:
 def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise CharterError unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise CharterError(f"{what} is {ascii(value[:40])}, must be one of: {', '.join(choices)}")
+        raise CharterError(f"{what} is {value[:40]!a}, must be one of: {', '.join(choices)}")
 
 
 def plain_text(what: str, value: str, limit: int) -> None:
@@ -53,7 +53,8 @@ def plain_text(what: str, value: str, limit: int) -> None:
     within(f"the length of {what} in bytes", len(value.encode("utf-8", "replace")), 0, limit)
     if not value.isprintable() or not unicodedata.is_normalized("NFC", value):
         raise CharterError(
-            f"{what} holds control, invisible or decomposed characters", hint="write it on one line, in Unicode NFC"
+            f"{what} holds control, invisible or decomposed characters",
+            hint="write it on one line, in Unicode NFC",
         )
 
 
@@ -61,7 +62,7 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
     within(f"the number of {what}", len(options), 0, MAX_OPTIONS)
     for key, value in options.items():
         if not _OPTION.fullmatch(key):
-            raise CharterError(f"{what} has the key {ascii(key[:40])}, must be lower case letters, digits and _")
+            raise CharterError(f"{what} has the key {key[:40]!a}, must be lower case letters, digits and _")
         if isinstance(value, str):
             plain_text(f"{what}.{key}", value, OPTION_BYTES)
         else:
@@ -72,8 +73,8 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
 class TaskSpec:
     """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
 
-    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of the
-    params that everybody starts from, drawn from ``seed``.
+    ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of
+    the params that everybody starts from, drawn from ``seed``.
     """
 
     reference: str
@@ -88,7 +89,7 @@ class TaskSpec:
     def __post_init__(self) -> None:
         if len(self.reference) > REFERENCE_BYTES or not _REFERENCE.fullmatch(self.reference):
             raise CharterError(
-                f"task {ascii(self.reference[:REFERENCE_BYTES])} is not a task reference",
+                f"task {self.reference[:REFERENCE_BYTES]!a} is not a task reference",
                 hint="name a built-in task such as digits, or package.module:function",
             )
         _check_options("task.options", self.options)
@@ -189,9 +190,9 @@ class MergeSpec:
 class PrivacySpec:
     """What every member promises about its records.
 
-    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u`` and
-    clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one record; that the
-    noise suffices is checked. With ``none`` every number is 0.
+    With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u``
+    and clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one
+    record; that the noise suffices is checked. With ``none`` every number is 0.
     """
 
     mechanism: str
@@ -247,8 +248,8 @@ class PrivacySpec:
 class RoundSpec:
     """The rhythm: how many training rounds, how far apart (ms, 0: as fast as training allows), and when to begin.
 
-    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says whether
-    a peer waits for all of its neighbors or for most of them before round 1.
+    No peer runs more than ``lead`` rounds ahead of its slowest live neighbor (0: no bound). ``start`` says
+    whether a peer waits for all of its neighbors or for most of them before round 1.
     """
 
     count: int
@@ -271,4 +272,9 @@ class RoundSpec:
     @classmethod
     def read(cls, fields: Fields) -> RoundSpec:
         """Read :meth:`to_value` strictly."""
-        return cls(fields.integer("count"), fields.integer("interval_ms"), fields.integer("lead"), fields.text("start", 16))
+        return cls(
+            fields.integer("count"),
+            fields.integer("interval_ms"),
+            fields.integer("lead"),
+            fields.text("start", 16),
+        )

@@ -18,9 +18,9 @@ _ATTEMPTS = 100
 def founding_edges(n: int, seed: int) -> tuple[tuple[int, int], ...]:
     """The edges of a connected graph on 0 to n-1: complete up to 7 peers, else random 6-regular drawn from ``seed``.
 
-    Edges are (i, j) with i < j, sorted. Random regular graphs are expanders with high probability (Friedman 2008):
-    news crosses the federation in a number of rounds that grows with log n only. The same networkx version draws
-    the same graph from the same seed; nobody has to, because the charter holds the edges.
+    Edges are (i, j) with i < j, sorted. Random regular graphs are expanders with high probability (Friedman
+    2008): news crosses the federation in a number of rounds that grows with log n only. The same networkx
+    version draws the same graph from the same seed; nobody has to, because the charter holds the edges.
     """
     if n < 2:
         raise ConfigError(f"{n} peers have nobody to talk to, must be 2 or more", hint="name at least two cards")

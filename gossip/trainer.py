@@ -29,9 +29,9 @@ def train(
 ) -> tuple[Vector, float]:
     """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
 
-    Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero. With it:
-    exactly one full-batch private step. All randomness comes from ``stream``. Exceptions of the user's model pass
-    through; ConfigError if the params are no longer finite.
+    Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero.
+    With it: exactly one full-batch private step. All randomness comes from ``stream``. Exceptions of the
+    user's model pass through; ConfigError if the params are no longer finite.
     """
     if net.layers is None:
         with scoped_rng(int.from_bytes(stream.child(b"torch").bytes(8), "big") >> 1):

@@ -22,7 +22,7 @@ from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob,
 from quidnunc.gossip.task import Site
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.home import Home
-from quidnunc.peer.trainer import load_task
+from quidnunc.peer.task_loader import load_task
 
 
 class AloneFailed(QuidnuncError):

@@ -63,9 +63,7 @@ class FileBlobs:
     def put(self, data: bytes, *, durable: bool = False) -> bytes:
         """Keep ``data`` and return its SHA-256; with ``durable``, once it survives a power loss."""
         if len(data) > self.max_bytes:
-            raise LocalProtocolError(
-                f"blob of {len(data)} bytes, limit is {self.max_bytes} (limits.blob_bytes_max)"
-            )
+            raise LocalProtocolError(f"blob of {len(data)} bytes, limit is {self.max_bytes} (limits.blob_bytes_max)")
         name = hashlib.sha256(data).digest()
         path = self.path(name)
         try:

@@ -15,6 +15,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -119,10 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return out.fail(error)
     except KeyboardInterrupt:
         return out.fail_as(ExitCode.INTERRUPTED, "interrupted", "interrupted", "")
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return int(ExitCode.OK)
+    except BrokenPipeError as error:
+        return int(ExitCode.OK) if _reader_left() else _unexpected(error, out, home)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(ExitCode.OK)
     except Exception as error:  # noqa: BLE001  the outermost frame of a command: a bug ends here, and is kept
@@ -225,8 +224,22 @@ def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
     found = list(leaves(group))
     return next(
-        (error for kind in (QuidnuncError, KeyboardInterrupt) for error in found if isinstance(error, kind)), found[0]
+        (error for kind in (QuidnuncError, KeyboardInterrupt) for error in found if isinstance(error, kind)),
+        found[0],
     )
+
+
+def _reader_left() -> bool:
+    """Whether somebody closed our output, as ``| head`` does; then there is nobody to tell, now or at exit."""
+    left = False
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if poll.poll(0):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                left = True
+    return left
 
 
 def _unexpected(error: Exception, out: Output, home: Home | None) -> int:

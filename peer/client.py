@@ -17,6 +17,8 @@ DEFAULT_TIMEOUT_S = 10.0
 class NotReachable(QuidnuncError):
     """No daemon answers at this home."""
 
+    exit_code = 3
+
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:

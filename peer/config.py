@@ -8,8 +8,6 @@ puts on disk.
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.peer.config_text import explain, toml_literal
 from quidnunc.peer.home import read_capped
 
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -27,6 +26,7 @@ MIB = 1024 * 1024
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 _Address = Annotated[str, Meta(min_length=2, max_length=256, pattern=r"^/[!-~]+$")]
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Addresses = Annotated[tuple[_Address, ...], Meta(min_length=1, max_length=8)]
 
 
@@ -46,9 +46,9 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[_Address, ...],
         Meta(max_length=8, description="multiaddrs told to other members; empty: those bound"),
     ] = ()
-    ping_interval_s: Annotated[
-        float, Meta(ge=0.5, le=600.0, description="seconds between pings to each neighbor")
-    ] = 15.0
+    ping_interval_s: Annotated[float, Meta(ge=0.5, le=600.0, description="seconds between pings to each neighbor")] = (
+        15.0
+    )
     dial_timeout_s: Annotated[
         float, Meta(ge=0.5, le=120.0, description="seconds until a connection attempt is given up")
     ] = 10.0
@@ -61,21 +61,15 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, forbid_unknown_fields=True):
     """What this site hands to the charter's task function, as quidnunc.gossip.task.Site."""
 
-    path: Annotated[
-        str, Meta(max_length=4096, description="local data for tasks that read some; never sent")
-    ] = ""
-    index: Annotated[
-        int, Meta(ge=0, le=4095, description="which share of a built-in data set this peer holds")
-    ] = 0
-    peers: Annotated[
-        int, Meta(ge=1, le=4096, description="into how many shares a built-in data set is cut")
-    ] = 1
+    path: Annotated[str, Meta(max_length=4096, description="local data for tasks that read some; never sent")] = ""
+    index: Annotated[int, Meta(ge=0, le=4095, description="which share of a built-in data set this peer holds")] = 0
+    peers: Annotated[int, Meta(ge=1, le=4096, description="into how many shares a built-in data set is cut")] = 1
     alpha: Annotated[
         float, Meta(ge=0.01, le=1000.0, description="Dirichlet skew of those shares: 0.1 strong, 100 none")
     ] = 0.5
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seed of that cut; the same at every peer")] = 0
     options: Annotated[
-        dict[_Name, str | int | float | bool],
+        dict[_Name, str | _Int64 | float | bool],
         Meta(max_length=64, description="anything else the task function wants to know"),
     ] = {}
 
@@ -109,17 +103,13 @@ class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
 class Drill(Struct, frozen=True, forbid_unknown_fields=True):
     """Exercises. Leave empty in production: a drill misbehaves on purpose and the ledger says so."""
 
-    attack: Annotated[
-        str, Meta(max_length=64, description="name of an attack to act out, for example sign_flip")
-    ] = ""
+    attack: Annotated[str, Meta(max_length=64, description="name of an attack to act out, for example sign_flip")] = ""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """Log lines on stderr."""
 
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least severity shown")
-    ] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least severity shown")] = "info"
     format: Annotated[
         Literal["auto", "text", "json"], Meta(description="auto: text on a terminal, JSON lines otherwise")
     ] = "auto"
@@ -175,14 +165,12 @@ def parse(text: str, source: str = "config.toml") -> Config:
         found = "no version" if version is None else f"version = {version!r}"
         raise ConfigError(
             f"{source}: {found}, this program reads version = {VERSION}",
-            hint=f"put version = {VERSION} on the first line"
-            if version is None
-            else "use the program it is for",
+            hint=f"put version = {VERSION} on the first line" if version is None else "use the program it is for",
         )
     try:
         return msgspec.convert(table, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), table, text, source) from None
+        raise explain(error, Config, table, text, source) from None
 
 
 def render(config: Config) -> str:
@@ -203,9 +191,9 @@ def render(config: Config) -> str:
             value = getattr(values, field.name)
             if isinstance(value, dict):
                 tables += ["", comment, f"[{section.name}.{field.encode_name}]"]
-                tables += [f"{_toml(key)} = {_toml(item)}" for key, item in value.items()]
+                tables += [f"{toml_literal(key)} = {toml_literal(item)}" for key, item in value.items()]
             else:
-                lines += [comment, f"{field.encode_name} = {_toml(value)}"]
+                lines += [comment, f"{field.encode_name} = {toml_literal(value)}"]
         lines += tables
     return "\n".join(lines) + "\n"
 
@@ -221,73 +209,6 @@ def render_default_config(name: str, **sections: Struct) -> str:
     return text
 
 
-def _explain(message: str, table: dict[str, Any], text: str, source: str) -> ConfigError:
-    """One sentence with file, line, key, value and bound out of msgspec's complaint."""
-    what, _, where = message.partition(" - at ")
-    path = [part for part in re.split(r"\.|(\[[^\]]*\])", where.strip("`")) if part and part != "$"]
-    unknown = re.search(r"unknown field `(.*)`", what)
-    hint = ""
-    if unknown:
-        known = _known_keys(path)
-        close = difflib.get_close_matches(unknown[1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        path.append(unknown[1])
-        what = "no such key" if len(path) > 1 or unknown[1] not in table else "no such section"
-    elif what.startswith("Invalid enum value"):
-        hint = f"one of: {', '.join(get_args(_hint_at(path)))}"
-    elif "^/" in what:
-        hint = "a multiaddr looks like /ip4/10.0.0.2/tcp/4901"
-    line = _line_of(text, path)
-    place = f"{source}:{line}" if line else source
-    key = ".".join(part for part in path if not part.startswith("[")) or "(top level)"
-    value = _value_at(table, path)
-    shown = "" if unknown or value is None or isinstance(value, dict) else f" = {_toml(value)[:80]}"
-    what = what.replace("`", "")
-    return ConfigError(f"{place}: {key}{shown}: {what[:1].lower()}{what[1:]}", hint=hint)
-
-
-def _known_keys(path: list[str]) -> list[str]:
-    kind: type[Struct] = Config
-    for part in path:
-        kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == part), Config)
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
-
-
-def _hint_at(path: list[str]) -> Any:
-    """The type of ``section.key``, without its bounds."""
-    section = next(field.type for field in msgspec.structs.fields(Config) if field.encode_name == path[0])
-    hint = get_type_hints(section, include_extras=True)[path[1]]
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _value_at(table: Any, path: list[str]) -> Any:
-    for part in path:
-        index = part.strip("[]")
-        if isinstance(table, dict) and part in table:
-            table = table[part]
-        elif isinstance(table, list) and index.isdecimal() and int(index) < len(table):
-            table = table[int(index)]
-        else:
-            break
-    return table
-
-
-def _line_of(text: str, path: list[str]) -> int:
-    """The line of a key, when it is written plainly (``[section]`` and ``key = value``); 0 otherwise."""
-    section: list[str] = []
-    best = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            section = [part.strip().strip("\"'") for part in header[1].split(".")]
-            if section == path[: len(section)]:
-                best = number
-        elif (key := re.match(r"""\s*["']?([^"'=#]+?)["']?\s*=""", line)) and [*section, key[1]] == path[
-            : len(section) + 1
-        ]:
-            return number
-    return best
-
-
 def _comment(hint: Any) -> str:
     """The description of a field and its bounds, for example ``seconds between pings (0.5 to 600.0)``."""
     metas = [extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Meta)]
@@ -299,22 +220,3 @@ def _comment(hint: Any) -> str:
     if get_origin(inner) is Literal:
         text += f" ({', '.join(get_args(inner))})"
     return text
-
-
-def _toml(value: Any) -> str:
-    """A TOML literal. Keys are written as quoted strings, which TOML allows everywhere."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    escaped = "".join(
-        f"\\u{ord(char):04x}"
-        if ord(char) < 0x20 or ord(char) == 0x7F
-        else "\\" + char
-        if char in '"\\'
-        else char
-        for char in str(value)
-    )
-    return f'"{escaped}"'

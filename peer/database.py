@@ -216,8 +216,6 @@ def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
         case primary if primary in _UNWRITABLE:
             return StoreUnwritable(f"{path}: cannot be written: {error}", hint=_UNWRITABLE[primary])
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreLocked(
-                f"{path}: in use by another process", hint="only one process may write to a ledger"
-            )
+            return StoreLocked(f"{path}: in use by another process", hint="only one process may write to a ledger")
         case _:
             return DatabaseCorrupt(path, str(error))

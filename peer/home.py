@@ -4,7 +4,7 @@
 
     config.toml             what the operator writes
     charter.note            the signed charter of the federation
-    card.json               the public keys handed to the other founders
+    card.note               the public keys handed to the other founders
     keys/root.key           0600 in a 0700 directory; belongs offline once the federation is founded
     keys/operational.key    0600
     state/ledger.db         SQLite, see peer/store.py

@@ -58,9 +58,7 @@ def load(path: Path, kind: str) -> bytes:
     except KeyFileError as error:
         raise KeyFileError(f"{path}: {error.message}", hint=error.hint) from None
     if key.kind != kind:
-        raise KeyFileError(
-            f"{path}: a key of kind {key.kind!r}, {kind!r} is needed", hint="were two files swapped?"
-        )
+        raise KeyFileError(f"{path}: a key of kind {key.kind!r}, {kind!r} is needed", hint="were two files swapped?")
     return key.secret
 
 
@@ -88,9 +86,7 @@ def _check_directory(path: Path) -> None:
     except OSError as error:
         raise _unreadable(path, error) from None
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-        raise KeyFileError(
-            f"{path}: others may write to it (mode {_mode(found)})", hint=f"chmod 700 {_quoted(path)}"
-        )
+        raise KeyFileError(f"{path}: others may write to it (mode {_mode(found)})", hint=f"chmod 700 {_quoted(path)}")
 
 
 def _check(path: Path, found: os.stat_result, allowed: int) -> None:
@@ -102,9 +98,7 @@ def _check(path: Path, found: os.stat_result, allowed: int) -> None:
             hint=f"chown {os.geteuid()} {_quoted(path)}",
         )
     if stat.S_IMODE(found.st_mode) & ~allowed:
-        raise KeyFileError(
-            f"{path}: others may read it (mode {_mode(found)})", hint=f"chmod 600 {_quoted(path)}"
-        )
+        raise KeyFileError(f"{path}: others may read it (mode {_mode(found)})", hint=f"chmod 600 {_quoted(path)}")
 
 
 def _unreadable(path: Path, error: OSError) -> KeyFileError:

@@ -124,9 +124,7 @@ class _Checker:
 
     def result(self) -> Report:
         checkpoints = self.layers["own signatures"].checked
-        return Report(
-            self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values())
-        )
+        return Report(self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values()))
 
     def database(self) -> None:
         layer = self.layers["database"]
@@ -211,9 +209,7 @@ class _Checker:
         elif named is None:
             self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")
         elif len(private_salt) != SALT_BYTES or commit_private(private_salt, private) != named:
-            self.layers["payloads"].report(
-                "I5", seq, "private or its salt: not what the payload commits to (pv)"
-            )
+            self.layers["payloads"].report("I5", seq, "private or its salt: not what the payload commits to (pv)")
 
     def orphans(self) -> None:
         rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
@@ -235,19 +231,13 @@ class _Checker:
             if checkpoint.size != size:
                 merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
             elif size > self._tree.size:
-                merkle.report(
-                    "I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}"
-                )
+                merkle.report("I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}")
             elif checkpoint.root != self._tree.root(size):
                 root = self._tree.root(size).hex()[:16]
-                merkle.report(
-                    "I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}"
-                )
+                merkle.report("I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}")
         if self._signed < self._tree.size:
             last = self._tree.size - 1
-            self.layers["merkle"].report(
-                "I8", last, f"entries {self._signed} to {last} are under no checkpoint"
-            )
+            self.layers["merkle"].report("I8", last, f"entries {self._signed} to {last} are under no checkpoint")
 
     def side_tables(self) -> None:
         layer = self.layers["side tables"]

@@ -2,10 +2,11 @@
 
 Data goes to stdout, talk to stderr. With ``--json`` stdout holds exactly one object::
 
-    {"v": 1, "ok": bool, "code": int, "data": ..., "warnings": [str, ...], "error": null | {"id", "message", "hint"}}
+    {"v": 1, "ok": bool, "code": int, "data": ..., "warnings": [str, ...], "error": null | {"id", "message",
+    "hint"}}
 
-Within ``v`` keys are only ever added. Names, file contents and messages of others pass through :func:`escape` before
-they reach a terminal, always and in one place.
+Within ``v`` keys are only ever added. Names, file contents and messages of others pass through :func:`escape`
+before they reach a terminal, always and in one place.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ _COLORS = {"good": "32", "bad": "31", "warn": "33", "strong": "1"}
 class Outcome:
     """What a command found: ``data`` for ``--json``, ``lines`` for people, and how it ends.
 
-    A command that ends well in itself but reports a failure (a ledger that does not verify) gives both ``data`` and
-    a ``code`` with ``message`` and ``hint``.
+    A command that ends well in itself but reports a failure (a ledger that does not verify) gives both
+    ``data`` and a ``code`` with ``message`` and ``hint``.
     """
 
     data: Any = None

@@ -199,14 +199,15 @@ class Libp2pOverlay:
             while True:
                 with trio.move_on_after(pause * self._random.uniform(0.8, 1.2)) as waiting:
                     await neighbor.changed.wait()
-                    pause = 0.0
-                while neighbor.link is not None or not neighbor.endpoints:
-                    await neighbor.changed.wait()
+                if neighbor.link is not None or not neighbor.endpoints:
+                    while neighbor.link is not None or not neighbor.endpoints:
+                        await neighbor.changed.wait()
                     pause = patience
+                    continue
                 if not waiting.cancelled_caught:
+                    pause = 0.0  # a new address
                     continue
                 neighbor.dials += 1
-                waiting = trio.CancelScope()
                 if await self._dial(neighbor) >= settings.redial_max_s:
                     pause = patience
                 else:

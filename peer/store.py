@@ -13,55 +13,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
-from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.checkpoint import open_checkpoint
 from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
-from quidnunc.crypto.errors import (
-    LedgerCorrupt,
-    LocalProtocolError,
-    Malformed,
-    QuidnuncError,
-    RemoteProtocolError,
-    StoreUnwritable,
-)
+from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
 from quidnunc.peer import database
-from quidnunc.peer.database import DatabaseCorrupt, row_seal, translated
-from quidnunc.peer.ledger_check import Report, check
+from quidnunc.peer.database import DatabaseCorrupt, row_seal
+from quidnunc.peer.ledger_reader import LedgerReader
 
 META_BYTES_MAX = 1024 * 1024
 TAIL_ROWS = 256
 """Newest entries whose payloads are decoded strictly at every start; the others match their commitment."""
 
-_BATCH = 256
+_REPLAY_ROWS = 256
 _RESERVED = ("log_id", "public")
 
-_SELECT = (
-    "SELECT seq, header, type, payload, entry.salt, bytes, private.salt "
-    "FROM entry LEFT JOIN private USING (seq) WHERE seq >= ? AND seq < ? ORDER BY seq"
-)
 
-
-class Store:
-    """One ledger database. Methods may be called from any thread; one at a time gets through.
-
-    Made by :meth:`create` or :meth:`open`. After LedgerCorrupt or StoreUnwritable every call raises it again.
-    """
+class Store(LedgerReader):
+    """One ledger database, made by :meth:`create` or :meth:`open`, and a mirror of its tree in memory."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, readonly: bool) -> None:
-        self.path = path
+        super().__init__(path, connection)
         self.readonly = readonly
-        self._connection = connection
-        self._lock = threading.RLock()
-        self._dead: QuidnuncError | None = None
-        with translated(path):
-            self.log_id = self._identity("log_id")
-            self.public = self._identity("public")
         self._log = Log(self.log_id)
 
     @classmethod
@@ -77,12 +54,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = False) -> Store:
-        """The ledger at ``path``; unless ``readonly``, after checking all of it against its signed
-        checkpoint.
+        """The ledger at ``path``, after checking all of it against its signed checkpoint unless ``readonly``.
 
-        ``readonly`` reads what is committed beside a daemon that goes on writing, and checks nothing by
-        itself. Raises LedgerCorrupt, StoreNewer, StoreLocked, StoreUnwritable, or ConfigError when there is
-        none.
+        ``readonly`` reads what is committed beside a daemon that goes on writing. Raises LedgerCorrupt,
+        StoreNewer, StoreLocked, StoreUnwritable, or ConfigError when there is no ledger.
         """
         connection = database.open_database(path, readonly=readonly)
         try:
@@ -95,39 +70,21 @@ class Store:
             raise
         return store
 
-    def close(self) -> None:
-        """Close the database; the last writer folds the WAL into it."""
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     @property
     def size(self) -> int:
         """The number of committed entries."""
-        if not self.readonly:
-            return self._log.size
+        if self.readonly:
+            return super().size
         with self._guarded():
-            return self._size_on_disk()
+            return self._log.size
 
     @property
     def root(self) -> bytes:
         """The Merkle root over all committed entries; of a read-only store, the one last signed."""
-        if not self.readonly:
+        if self.readonly:
+            return super().root
+        with self._guarded():
             return self._log.root
-        note = self.checkpoint()
-        if note is None:
-            return Log(self.log_id).root
-        try:
-            return open_checkpoint(note, origin_of(self.log_id), self.public).root
-        except RemoteProtocolError as error:
-            raise LedgerCorrupt(self.size - 1, f"its checkpoint does not verify: {error.message}") from error
 
     def commit(
         self, entries: Sequence[Entry], note: bytes, tokens: Sequence[tuple[bytes, bytes, int, bytes]] = ()
@@ -146,9 +103,7 @@ class Store:
         with self._guarded():
             # Until the end the mirror in memory may be ahead of the disk; whatever happens, even an exception
             # that has nothing to do with the disk, must not let a later call believe it.
-            self._dead = LedgerCorrupt(
-                self._log.size, "its commit was interrupted", hint="start the peer again"
-            )
+            self._dead = LedgerCorrupt(self._log.size, "its commit was interrupted", hint="start the peer again")
             with self._transaction() as connection:
                 self._compare()
                 start = self._log.size
@@ -159,87 +114,15 @@ class Store:
                 connection.executemany("INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?)", rows)
             self._dead = None
 
-    def entry(self, seq: int) -> Entry:
-        """Entry number ``seq``. Raises LocalProtocolError outside 0 to size - 1."""
-        for found in self.entries(seq, seq + 1):
-            return found
-        raise LocalProtocolError(f"no entry {seq} in a ledger of {self.size}")
-
-    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
-        """Entries ``start`` up to but not including ``stop`` (default: all there are now), in order."""
-        end = self.size if stop is None else min(stop, self.size)
-        for first in range(max(0, start), end, _BATCH):
-            with self._guarded():
-                batch = self._rows(first, min(end, first + _BATCH))
-            for _, entry in batch:
-                yield entry
-
-    def checkpoint(self) -> bytes | None:
-        """The newest signed checkpoint, or None for an empty ledger."""
-        with self._guarded():
-            row = self._connection.execute(
-                "SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1"
-            ).fetchone()
-        return row[0] if row else None
-
-    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
-        """All own checkpoints as (size, note), by size."""
-        last = -1
-        while True:
-            with self._guarded():
-                rows = self._connection.execute(
-                    "SELECT size, note FROM checkpoint WHERE size > ? ORDER BY size LIMIT ?", (last, _BATCH)
-                ).fetchall()
-            if not rows:
-                return
-            yield from rows
-            last = rows[-1][0]
-
-    def token_by_number(self, author: bytes, number: int) -> bytes | None:
-        """The token of ``author``'s update ``number``, the first one seen if there were two, or None."""
-        with self._guarded():
-            row = self._connection.execute(
-                "SELECT hash, author, number, body, seal FROM token WHERE author = ? AND number = ? "
-                "ORDER BY rowid LIMIT 1",
-                (author, number),
-            ).fetchone()
-            if row is not None and row[4] != row_seal("token", *row[:4]):
-                raise DatabaseCorrupt(
-                    self.path, f"the token of update {number} of {author.hex()[:16]} is damaged"
-                )
-        return row[3] if row else None
-
-    def get_meta(self, key: str) -> bytes | None:
-        """The value kept under ``key``, or None."""
-        with self._guarded():
-            row = self._connection.execute("SELECT value, seal FROM meta WHERE key = ?", (key,)).fetchone()
-            if row is not None and row[1] != row_seal("meta", key, row[0]):
-                raise DatabaseCorrupt(self.path, f"meta {key!r} is damaged")
-        return row[0] if row else None
-
     def put_meta(self, key: str, value: bytes) -> None:
         """Keep ``value`` (at most META_BYTES_MAX) under ``key``, durably, in place of what was there."""
         self._check_writable()
         if key in _RESERVED or len(value) > META_BYTES_MAX:
-            raise LocalProtocolError(
-                f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}"
-            )
+            raise LocalProtocolError(f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}")
         with self._guarded(), self._transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, row_seal("meta", key, value))
             )
-
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
-        """Check every row of every table on a connection of its own, beside a daemon that goes on writing.
-
-        Never stops at the first problem. ``progress`` is called with (entries checked, entries).
-        """
-        with contextlib.closing(database.open_database(self.path, readonly=True)) as connection:
-            return check(connection, self.path, self.log_id, self.public, progress)
-
-    def backup(self, path: Path) -> None:
-        """Copy the ledger, whole and consistent, to a new file, beside a daemon that goes on writing."""
-        database.copy(self.path, path)
 
     def _recover(self) -> None:
         problems = database.quick_check(self._connection)
@@ -247,12 +130,10 @@ class Store:
             raise DatabaseCorrupt(self.path, problems[0])
         size = self._size_on_disk()
         tail = max(0, size - TAIL_ROWS)
-        for first in range(0, tail, _BATCH):
-            self._replay(first, min(tail, first + _BATCH))
+        for first in range(0, tail, _REPLAY_ROWS):
+            self._replay(first, min(tail, first + _REPLAY_ROWS))
         self._replay(tail, size, strict=True)
-        row = self._connection.execute(
-            "SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1"
-        ).fetchone()
+        row = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
         if row is None and size == 0:
             return
         if row is None or row[0] != size:
@@ -299,17 +180,13 @@ class Store:
                 (seq, entry.header, kind, entry.payload, entry.salt),
             )
             if entry.private or entry.private_salt:
-                connection.execute(
-                    "INSERT INTO private VALUES (?, ?, ?)", (seq, entry.private_salt, entry.private)
-                )
+                connection.execute("INSERT INTO private VALUES (?, ?, ?)", (seq, entry.private_salt, entry.private))
 
     def _check_note(self, note: bytes) -> None:
         try:
             checkpoint = open_checkpoint(note, self._log.origin, self.public)
         except RemoteProtocolError as error:
-            raise LedgerCorrupt(
-                self._log.size - 1, f"its checkpoint does not verify: {error.message}"
-            ) from error
+            raise LedgerCorrupt(self._log.size - 1, f"its checkpoint does not verify: {error.message}") from error
         if (checkpoint.size, checkpoint.root) != (self._log.size, self._log.root):
             raise LedgerCorrupt(
                 self._log.size - 1,
@@ -317,44 +194,9 @@ class Store:
                 f"the entries read back are {self._log.size} with root {self._log.root.hex()[:16]}",
             )
 
-    def _rows(self, start: int, stop: int) -> list[tuple[int, Entry]]:
-        """Rows ``start`` to ``stop`` as (type column, entry), none of them checked but for gaps."""
-        rows = self._connection.execute(_SELECT, (start, stop)).fetchall()
-        entries = []
-        for seq, (found, header, kind, payload, salt, private, private_salt) in enumerate(rows, start):
-            if found != seq:
-                raise LedgerCorrupt(seq, "is missing")
-            entries.append((kind, Entry(header, payload, salt, private or b"", private_salt or b"")))
-        if len(entries) < stop - start:
-            raise LedgerCorrupt(start + len(entries), "is missing")
-        return entries
-
-    def _size_on_disk(self) -> int:
-        last = self._connection.execute("SELECT max(seq) FROM entry").fetchone()[0]
-        return 0 if last is None else int(last) + 1
-
-    def _identity(self, key: str) -> bytes:
-        value = self.get_meta(key)
-        if value is None or len(value) != 32:
-            raise DatabaseCorrupt(self.path, f"meta {key!r} is missing")
-        return value
-
     def _check_writable(self) -> None:
         if self.readonly:
             raise LocalProtocolError(f"{self.path} was opened read-only")
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """One caller at a time; SQLite's errors as ours; no way back after an error of the disk."""
-        with self._lock:
-            if self._dead is not None:
-                raise self._dead
-            try:
-                with translated(self.path):
-                    yield
-            except (LedgerCorrupt, StoreUnwritable) as error:
-                self._dead = error
-                raise
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -369,9 +211,7 @@ class Store:
             raise
 
 
-def _token_row(
-    name: bytes, author: bytes, number: int, body: bytes
-) -> tuple[bytes, bytes, int, bytes, bytes]:
+def _token_row(name: bytes, author: bytes, number: int, body: bytes) -> tuple[bytes, bytes, int, bytes, bytes]:
     if hashlib.sha256(body).digest() != name or len(author) != 32 or not 0 <= number < 2**63:
         raise LocalProtocolError("a token is (SHA-256 of its bytes, 32-byte log id, number, bytes)")
     return name, author, number, body, row_seal("token", name, author, number, body)

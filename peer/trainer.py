@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import difflib
-import importlib
+import dataclasses
 import io
 import os
 import queue
@@ -42,8 +41,11 @@ from quidnunc.peer.pipe import (
     read_frame,
     write_frame,
 )
+from quidnunc.peer.task_loader import load_task
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from quidnunc.gossip.task import Site, Task
 
 _T = TypeVar("_T")
@@ -68,90 +70,57 @@ def build_compute(setup: Setup) -> Computer:
     import torch
 
     from quidnunc.crypto.noise import NoiseStream
-    from quidnunc.gossip.compute import Compute, Plan
-    from quidnunc.gossip.task import Site
-    from quidnunc.gossip.trainer import Training
+    from quidnunc.gossip.compute import Compute
+    from quidnunc.gossip.task import Plan, Site, Training
 
     torch.set_num_threads(setup.threads)
-    return Compute(
-        function,
-        Site(
-            index=setup.index,
-            peers=setup.peers,
-            alpha=setup.alpha,
-            seed=setup.seed,
-            path=setup.path,
-            options=setup.options,
-        ),
-        Plan(
-            seed=setup.genesis_seed,
-            codec=setup.codec,
-            training=Training(
-                learning_rate=setup.learning_rate,
-                momentum=setup.momentum,
-                local_steps=setup.local_steps,
-                batch_size=setup.batch_size,
-            ),
-            merge_rule=setup.merge_rule,
-            merge_options=setup.merge_options,
-        ),
+    training = Training(setup.learning_rate, setup.momentum, setup.local_steps, setup.batch_size)
+    counted = _CountedTask(function)
+    compute = Compute(
+        counted.build,
+        Site(setup.index, setup.peers, setup.alpha, setup.seed, setup.path, setup.options),
+        Plan(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,
     )
+    return _CountingCompute(compute, counted)
 
 
-def load_task(reference: str) -> Callable[[Site], Task]:
-    """The task function that ``reference`` names: a built-in (``digits``) or ``package.module:function``.
+class _CountedTask:
+    """A task whose loss is counted: every local step calls it, whatever the task and the training are like."""
 
-    Modules are looked for where Python looks, and last in the current directory, so that a file there cannot
-    take the place of an installed module. Raises ConfigError naming module, attribute and what is there.
-    """
-    if ":" not in reference:
-        from quidnunc.gossip.builtin import BUILTIN
+    def __init__(self, function: Callable[[Site], Task]) -> None:
+        self._function = function
+        self.calls = 0
 
-        if reference not in BUILTIN:
-            raise ConfigError(
-                f"no built-in task {reference!r}; there are: {', '.join(sorted(BUILTIN))}",
-                hint="your own is written package.module:function",
-            )
-        built_in: Callable[[Site], Task] = BUILTIN[reference]
-        return built_in
-    name, _, attribute = reference.partition(":")
-    module = _import(reference, name)
-    found = module
-    for part in attribute.split("."):
-        found = getattr(found, part, None) if part else None
-    if not callable(found):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        close = difflib.get_close_matches(attribute, there, n=1)
-        what = "is not callable" if found is not None else "is not there"
-        raise ConfigError(
-            f"task {reference!r}: {attribute!r} {what} in {getattr(module, '__file__', name)}",
-            hint=f"did you mean {name}:{close[0]}?"
-            if close
-            else f"callable there: {', '.join(there[:8]) or 'nothing'}",
-        )
-    function: Callable[[Site], Task] = found
-    return function
+    def build(self, site: Site) -> Any:
+        from quidnunc.gossip.task import Task
+
+        task: object = self._function(site)
+        if not isinstance(task, Task):
+            return task  # the compute side says what is wrong with it
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            self.calls += 1
+            return task.loss(outputs, targets)
+
+        return dataclasses.replace(task, loss=loss)
 
 
-def _import(reference: str, name: str) -> Any:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing and (name == missing or name.startswith(f"{missing}.")):
-            raise ConfigError(
-                f"task {reference!r}: no module {missing!r}",
-                hint=f"install it, set PYTHONPATH, or start the daemon in its directory (now {here})",
-            ) from error
-        raise ConfigError(f"task {reference!r}: {name} needs {missing!r}, which is not installed") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"task {reference!r}: not of the form package.module:function") from error
+class _CountingCompute:
+    """A compute side that tells how far it has come."""
+
+    def __init__(self, compute: Computer, counted: _CountedTask) -> None:
+        self._compute = compute
+        self._counted = counted
+
+    @property
+    def progress(self) -> int:
+        return self._counted.calls
+
+    def handle(self, job: Job) -> Result:
+        return self._compute.handle(job)
 
 
 def main(build: Callable[[Setup], Computer] = build_compute) -> int:
@@ -164,9 +133,7 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
         return 0
     setup = TO_CHILD.decode(first)
     if not isinstance(setup, Setup) or len(setup.noise_key) != 32:
-        raise LocalProtocolError(
-            "the first frame to a compute process is a Setup with a noise key of 32 bytes"
-        )
+        raise LocalProtocolError("the first frame to a compute process is a Setup with a noise key of 32 bytes")
     if setup.memory_bytes:
         _limit_memory(setup.memory_bytes)
     return _Server(reader, writer, setup, build).serve()

@@ -41,9 +41,7 @@ def founder(number: int, name: str = "", **changes: Any) -> Founder:
     root = SecretKey(hashlib.sha256(b"root" + seed).digest())
     log, witness, transport = (SecretKey(derive_seed(seed, role, 0)) for role in Role)
     genesis = make_genesis(root.public, log, seed[:16], name)
-    member = Member(
-        name, log_id_of(genesis), root.public, log.public, witness.public, transport.public, genesis
-    )
+    member = Member(name, log_id_of(genesis), root.public, log.public, witness.public, transport.public, genesis)
     return Founder(root, seed, replace(member, **changes))
 
 

@@ -42,10 +42,7 @@ class Author:
 
     def entries(self, count: int) -> list[Entry]:
         """``count`` more entries, every third with a private part."""
-        return [
-            self.entry("x" * index, private=b"score" if self.log.size % 3 == 2 else b"")
-            for index in range(count)
-        ]
+        return [self.entry("x" * index, private=b"score" if self.log.size % 3 == 2 else b"") for index in range(count)]
 
     def note(self) -> bytes:
         """The signed checkpoint over all entries so far."""

@@ -65,7 +65,7 @@ class StandIn:
             case Behavior.READ_STDIN:
                 loss = float(len(sys.stdin.read()))
             case Behavior.SLOW_STEPS:
-                for _ in range(8):
+                for _ in range(12):
                     time.sleep(0.25)
                     self.progress += 1
             case Behavior.WRONG_TYPE:

@@ -152,9 +152,7 @@ def test_a_disk_that_fails_is_named_and_nothing_half_written_stays(
     assert blobs.get(hashlib.sha256(b"x").digest()) is None
 
 
-def test_a_write_that_is_taken_in_parts_is_finished(
-    blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_is_taken_in_parts_is_finished(blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:7]))
     name = blobs.put(bytes(range(100)))
@@ -229,12 +227,30 @@ for _ in range(300):
     assert found in (None, data)
     if rng.random() < 0.5: blobs.discard(name)
 """
-    workers = [
-        subprocess.Popen([sys.executable, "-c", worker, str(tmp_path), str(seed)]) for seed in range(3)
-    ]
+    workers = [subprocess.Popen([sys.executable, "-c", worker, str(tmp_path), str(seed)]) for seed in range(3)]
     assert [process.wait() for process in workers] == [0, 0, 0]
     assert not list(tmp_path.glob("*/*.bad"))
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_what_was_durable_survives_kill_9_and_half_written_files_are_swept(tmp_path: Path) -> None:
+    worker = """
+import os, sys
+from pathlib import Path
+from quidnunc.peer.blobs import FileBlobs
+blobs = FileBlobs(Path(sys.argv[1]))
+while True:
+    os.write(1, blobs.put(os.urandom(200_000), durable=True).hex().encode() + b"\\n")
+"""
+    for count in (1, 5, 12):
+        command = [sys.executable, "-c", worker, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            names = [bytes.fromhex(writer.stdout.readline().decode()) for _ in range(count)]
+            writer.kill()
+        blobs = FileBlobs(tmp_path)
+        assert list((tmp_path / "tmp").iterdir()) == []
+        assert all(blobs.get(name) for name in [*names, *blobs.names()])
 
 
 class BlobMachine(RuleBasedStateMachine):
@@ -280,6 +296,4 @@ def test_it_behaves_like_a_dict(tmp_path_factory: pytest.TempPathFactory) -> Non
     from hypothesis.stateful import run_state_machine_as_test
 
     BlobMachine.directory = tmp_path_factory
-    run_state_machine_as_test(
-        BlobMachine, settings=settings(deadline=None, max_examples=20, stateful_step_count=15)
-    )
+    run_state_machine_as_test(BlobMachine, settings=settings(deadline=None, max_examples=20, stateful_step_count=15))

@@ -10,6 +10,7 @@ import pytest
 from founders import founder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import CharterError, ConfigError, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
@@ -26,8 +27,15 @@ CARD = make_card(OWNER.member, OWNER.root)
 def test_a_card_opens_to_its_member() -> None:
     assert open_card(CARD) == OWNER.member
     assert CARD.startswith(b"quidnunc/v1/card\n")
-    assert len(make_card(founder(2, "x" * 64, addresses=tuple(f"/ip4/1.1.1.1/{i:0>240}" for i in range(8))).member,
-                         founder(2).root)) < CARD_BYTES
+    assert (
+        len(
+            make_card(
+                founder(2, "x" * 64, addresses=tuple(f"/ip4/1.1.1.1/{i:0>240}" for i in range(8))).member,
+                founder(2).root,
+            )
+        )
+        < CARD_BYTES
+    )
 
 
 def test_only_its_own_root_key_makes_a_card() -> None:
@@ -94,7 +102,23 @@ def test_names_that_stand_on_a_terminal(name: str) -> None:
     assert checked_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", " a", "a ", "a  b", "a\tb", "a\x1b[31m", "a\u202eb", "a\u00a0b", "a\u200bb", "e\u0301", "x" * 65, "\ud800"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " a",
+        "a ",
+        "a  b",
+        "a\tb",
+        "a\x1b[31m",
+        "a\u202eb",
+        "a\u00a0b",
+        "a\u200bb",
+        "e\u0301",
+        "x" * 65,
+        "\ud800",
+    ],
+)
 def test_names_that_deceive_the_eye_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         checked_name(name)
@@ -104,7 +128,12 @@ def test_a_genesis_needs_its_log_key() -> None:
     root, log = SecretKey(b"r" * 32), SecretKey(b"l" * 32)
     payload = make_genesis(root.public, log, b"n" * 16, "Ward")
     genesis = parse_genesis(payload)
-    assert (genesis.root, genesis.key, genesis.nonce, genesis.org) == (root.public, log.public, b"n" * 16, "Ward")
+    assert (genesis.root, genesis.key, genesis.nonce, genesis.org) == (
+        root.public,
+        log.public,
+        b"n" * 16,
+        "Ward",
+    )
     with pytest.raises(RemoteProtocolError, match="not signed"):
         parse_genesis(payload.replace(b"n" * 16, b"m" * 16))
     with pytest.raises(RemoteProtocolError):

@@ -9,6 +9,7 @@ import pytest
 from founders import Founder, charter, founder, founders, private
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.errors import CharterError, CharterUnsigned, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
@@ -24,7 +25,14 @@ from quidnunc.gossip.charter import (
     default_quorum,
     smallest_quorum,
 )
-from quidnunc.gossip.founding import NOTE_BYTES, draft_note, merge_notes, open_charter, require_signed, sign_charter
+from quidnunc.gossip.founding import (
+    NOTE_BYTES,
+    draft_note,
+    merge_notes,
+    open_charter,
+    require_signed,
+    sign_charter,
+)
 from quidnunc.gossip.genesis import parse_genesis
 from quidnunc.gossip.topology import founding_edges
 

@@ -18,11 +18,12 @@ import trio.testing
 from standin_trainer import Behavior
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
-from quidnunc.gossip.jobs import Evaluated, EvaluateJob, JobFailed
+from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, JobFailed, Trained, TrainJob
 from quidnunc.peer import compute
+from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.pipe import Setup
-from quidnunc.peer.trainer import load_task
+from quidnunc.peer.task_loader import load_task
 
 STAND_IN = (sys.executable, str(Path(standin_trainer.__file__)))
 
@@ -36,9 +37,7 @@ def job(behavior: Behavior) -> EvaluateJob:
     return EvaluateJob(int(behavior), b"s" * 32)
 
 
-def process(
-    task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object
-) -> ComputeProcess:
+def process(task: str = "plain", stall_s: float = 20.0, start_s: float = 60.0, **fields: object) -> ComputeProcess:
     setup = Setup(task=task, blobs="/nonexistent", **fields)  # type: ignore[arg-type]
     return ComputeProcess(setup, stall_s=stall_s, start_s=start_s, command=STAND_IN)
 
@@ -130,7 +129,7 @@ async def test_a_hang_is_ended_after_stall_s(tmp_path: Path) -> None:
 
 @pytest.mark.trio
 async def test_steps_of_a_long_job_count_as_progress() -> None:
-    async with process(stall_s=1.0) as child:
+    async with process(stall_s=2.0) as child:
         assert isinstance(await child.run(job(Behavior.SLOW_STEPS)), Evaluated)
 
 
@@ -251,7 +250,7 @@ async def test_a_noise_seed_repeats_between_runs_but_not_between_starts() -> Non
     ],
 )
 async def test_a_task_that_cannot_be_loaded_is_a_configuration_error(task: str, message: str) -> None:
-    child = process(task, start_s=1.0)
+    child = process(task, start_s=1.0 if task == "hang" else 60.0)
     with pytest.raises(ConfigError, match=message):
         await child.start()
     failure = await child.run(job(Behavior.GOOD))
@@ -327,9 +326,103 @@ async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
     await gone(int(running.read_text()))
 
 
-def test_the_parent_never_imports_torch() -> None:
-    code = "import sys, quidnunc.peer.compute, quidnunc.peer.trainer; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+DAEMON = """
+import sys, tempfile, trio
+from quidnunc.gossip.jobs import DescribeJob, Described
+from quidnunc.peer.compute import ComputeProcess
+from quidnunc.peer.pipe import Setup
+async def main():
+    with tempfile.TemporaryDirectory() as blobs:
+        async with ComputeProcess(Setup("digits", blobs)) as child:
+            assert isinstance(await child.run(DescribeJob()), Described)
+trio.run(main)
+import quidnunc.peer.trainer
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_the_parent_never_imports_torch_even_while_its_child_uses_it() -> None:
+    assert subprocess.run([sys.executable, "-c", DAEMON], check=False).returncode == 0
+
+
+USER_TASK = """
+import time
+import torch
+from quidnunc.gossip.task import Task
+
+def build(site):
+    print("building with", dict(site.options))
+    x = torch.linspace(-1, 1, 64).reshape(64, 1)
+    y = (x[:, 0] > 0).long()
+    def loss(outputs, targets):
+        time.sleep(float(site.options.get("sleep", 0)))
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+    return Task(lambda: torch.nn.Linear(1, 2), loss, (x, y), (x, y), (x, y))
+
+def broken(site):
+    return {"rows": 7}
+"""
+
+
+def user_setup(directory: Path, task: str = "ward_d:build", **fields: object) -> Setup:
+    (directory / "ward_d.py").write_text(USER_TASK)
+    return Setup(task, str(directory / "blobs"), local_steps=8, learning_rate=0.5, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.trio
+async def test_a_users_own_model_is_trained_and_the_blobs_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blobs = FileBlobs(tmp_path / "blobs")
+    async with ComputeProcess(user_setup(tmp_path, options={"fold": 3}), noise_seed=b"seed") as child:
+        described = await child.run(DescribeJob())
+        assert isinstance(described, Described), described
+        assert (described.dim, described.examples) == (4, 64)
+        genesis = described.genesis
+        assert len(blobs.get(genesis) or b"") == 16
+        trained = await child.run(TrainJob(1, 1, genesis, genesis, True, 1.0, None))
+        assert isinstance(trained, Trained), trained
+        assert blobs.get(trained.delta)
+        before = await child.run(EvaluateJob(0, genesis))
+        after = await child.run(EvaluateJob(1, trained.result))
+        assert isinstance(before, Evaluated)
+        assert isinstance(after, Evaluated)
+        assert after.loss < before.loss
+        missing = await child.run(EvaluateJob(1, b"m" * 32))
+        assert isinstance(missing, JobFailed)
+        assert missing.missing == b"m" * 32
+        assert child.restarts == 0
+    assert "building with {'fold': 3}" in capfd.readouterr().err
+
+
+@pytest.mark.trio
+async def test_local_steps_of_a_users_model_count_as_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    setup = user_setup(tmp_path, options={"sleep": 0.6}, beat_s=0.1)
+    async with ComputeProcess(setup, stall_s=3.0) as child:
+        described = await child.run(DescribeJob())
+        assert isinstance(described, Described), described
+        job = TrainJob(1, 1, described.genesis, described.genesis, True, 1.0, None)
+        assert isinstance(await child.run(job), Trained)
+
+
+@pytest.mark.trio
+async def test_a_function_that_returns_no_task_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with ComputeProcess(user_setup(tmp_path, "ward_d:broken")) as child:
+        failure = await child.run(DescribeJob())
+        assert isinstance(failure, JobFailed)
+        assert "returned dict, must return" in failure.why
+
+
+@pytest.mark.trio
+async def test_a_built_in_task_that_does_not_exist_is_named_with_those_that_do() -> None:
+    child = ComputeProcess(Setup("digitz", ""))
+    with pytest.raises(ConfigError, match="no built-in task 'digitz'; there are: breast-cancer, digits"):
+        await child.start()
 
 
 WriteModule = Callable[[str, str], object]

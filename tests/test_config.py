@@ -23,6 +23,7 @@ from quidnunc.peer.config import (
     render,
     render_default_config,
 )
+from quidnunc.peer.config_text import toml_literal
 
 
 def fields() -> list[tuple[str, str, Any]]:
@@ -36,7 +37,7 @@ def fields() -> list[tuple[str, str, Any]]:
 
 def set_one(section: str, key: str, value: Any) -> str:
     """A file in which one key has ``value``."""
-    return f"version = 1\n[{section}]\n{key} = {config._toml(value)}\n"
+    return f"version = 1\n[{section}]\n{key} = {toml_literal(value)}\n"
 
 
 def get_one(found: Config, section: str, key: str) -> Any:
@@ -67,9 +68,7 @@ def test_every_key_stands_in_the_written_file_under_a_comment(section: str, key:
 
 
 def test_sections_given_to_the_writer_are_in_the_file() -> None:
-    network = Network(
-        listen=("/ip4/0.0.0.0/tcp/4901",), peers={'ward "7"\\': ("/ip4/10.0.0.2/tcp/1", "/dns/x/tcp/1")}
-    )
+    network = Network(listen=("/ip4/0.0.0.0/tcp/4901",), peers={'ward "7"\\': ("/ip4/10.0.0.2/tcp/1", "/dns/x/tcp/1")})
     data = Data(path="/srv/ünïcode\t", options={"fold": 3, "rate": 0.5, "on": True, "site": "a"})
     found = parse(render_default_config("Hospital Ä", network=network, data=data))
     assert (found.node.name, found.network, found.data) == ("Hospital Ä", network, data)
@@ -87,9 +86,7 @@ def bounded() -> list[Any]:
     for section, key, hint in fields():
         for meta in getattr(hint, "__metadata__", ()):
             if meta.ge is not None or meta.le is not None:
-                found.append(
-                    pytest.param(section, key, get_args(hint)[0], meta.ge, meta.le, id=f"{section}.{key}")
-                )
+                found.append(pytest.param(section, key, get_args(hint)[0], meta.ge, meta.le, id=f"{section}.{key}"))
     return found
 
 
@@ -189,6 +186,7 @@ def test_every_length_is_accepted_at_its_limit_and_refused_one_past_it(make: Any
         ),
         ("version = 1\n[privacy]\nepsilon_cap = nan", "privacy.epsilon_cap = nan: expected float >= 0.0", ""),
         ("version = 1\n[data.options]\na = [1]", "data.options", ""),
+        ("version = 1\n[data.options]\na = 9223372036854775808", "expected int <= 9223372036854775807", ""),
         ("version = 1\nnode = 3", "config.toml:2: node = 3: expected object, got int", ""),
     ],
 )
@@ -231,9 +229,7 @@ plain = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_
 )
 @settings(deadline=None, max_examples=100)
 def test_every_configuration_survives_being_written(name: str, path: str, options: Any, peers: Any) -> None:
-    made = Config(
-        node=config.Node(name=name), network=Network(peers=peers), data=Data(path=path, options=options)
-    )
+    made = Config(node=config.Node(name=name), network=Network(peers=peers), data=Data(path=path, options=options))
     assert parse(render(made)) == made
 
 

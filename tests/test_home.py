@@ -44,9 +44,7 @@ def test_creating_twice_keeps_what_is_there_and_closes_what_was_open(home: Home)
     assert stat.S_IMODE(home.keys.stat().st_mode) == 0o700
 
 
-def test_a_home_does_not_move_with_the_current_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_does_not_move_with_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = Home.at("here")
     monkeypatch.chdir("/")

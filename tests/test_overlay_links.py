@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import socket
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -101,7 +104,8 @@ async def test_a_send_to_a_stopped_process_ends_and_takes_the_connection_with_it
         await events.until_down(KEYS[1])
 
 
-async def test_a_send_ends_when_its_connection_is_lost_meanwhile() -> None:
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+async def test_a_send_ends_when_its_connection_is_lost_meanwhile(who: str) -> None:
     async with pair() as (one, one_events, two, two_events):
         two_events.gate = trio.Event()
         failed = trio.Event()
@@ -114,10 +118,22 @@ async def test_a_send_ends_when_its_connection_is_lost_meanwhile() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await two_events.until(lambda self: self.receiving == 1)
-            two.set_members([])
-            with trio.fail_after(10):
+            (one if who == "sender" else two).set_members([])
+            with trio.fail_after(5):
                 await failed.wait()
         await one_events.until_down(two.public)
+        await two_events.until_down(one.public)
+
+
+async def test_a_second_connection_dialed_by_the_higher_key_is_refused() -> None:
+    async with pair() as (one, events, two, _):
+        async with intruder(SEEDS[1], one, one.public) as second, trio.open_nursery() as nursery:
+            nursery.start_soon(until_over, answer_pings, second)
+            with trio.fail_after(30):
+                await second.muxed.event_closed.wait()
+            nursery.cancel_scope.cancel()
+        assert events.log == [("up", two.public)]
+        await one.send(two.public, Frame(b"h"))
 
 
 async def test_simultaneous_dials_end_in_one_connection() -> None:
@@ -215,3 +231,40 @@ async def test_names_and_the_newer_protocol_are_dialed(host: str) -> None:
     async with serving(one) as events, serving(two):
         one.set_members([Member(KEYS[1], (f"{host}/tcp/{port_of(two.addresses()[0])}",))])
         await events.until_up(KEYS[1])
+
+
+async def test_connections_that_come_and_go_leave_nothing_behind() -> None:
+    two = node(1, members=[Member(KEYS[0])])
+    async with serving(two) as events:
+        for times in range(1, 21):
+            async with intruder(SEEDS[0], two) as connection, trio.open_nursery() as nursery:
+                nursery.start_soon(until_over, answer_pings, connection)
+                await events.until_up(KEYS[0], times)
+                nursery.cancel_scope.cancel()
+            await events.until_down(KEYS[0], times)
+            if times == 2:
+                settled = _holdings()
+        with trio.fail_after(10):
+            while any(now > before for now, before in zip(_holdings(), settled, strict=True)):
+                await trio.sleep(0.01)
+        assert two.stats()[KEYS[0]].connections == 20
+
+
+def _holdings() -> tuple[int, int]:
+    """Tasks running and sockets open in this process."""
+    gc.collect()
+    sockets = sum(isinstance(thing, socket.socket) and thing.fileno() >= 0 for thing in gc.get_objects())
+    return trio.lowlevel.current_statistics().tasks_living, sockets
+
+
+def _imports_libp2p(module: str) -> bool:
+    program = f"import sys, {module}; print(any(name.split('.')[0] == 'libp2p' for name in sys.modules))"
+    return (
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"True\n"
+    )
+
+
+async def test_only_a_running_overlay_pays_for_libp2p() -> None:
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.overlay")
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.memory_overlay")
+    assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.transport")

@@ -96,9 +96,7 @@ def test_results_survive_the_pipe_with_their_types(result: jobs.Result) -> None:
 
 
 def test_a_setup_survives_and_keeps_its_secret_to_itself() -> None:
-    setup = Setup(
-        "digits", "/b", b"k" * 32, options={"a": 1, "b": 1.0, "c": True, "d": "x"}, merge_options={"f": 1.5}
-    )
+    setup = Setup("digits", "/b", b"k" * 32, options={"a": 1, "b": 1.0, "c": True, "d": "x"}, merge_options={"f": 1.5})
     back = TO_CHILD.decode(TO_CHILD.encode(setup))
     assert back == setup
     assert [type(value) for value in back.options.values()] == [int, float, bool, str]

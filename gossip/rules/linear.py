@@ -1,4 +1,6 @@
-"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can repeat."""
+"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can
+repeat.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ Reals = NDArray[np.float64]
 
 
 def recompute(pivot: Vector, rows: Sequence[tuple[Vector, int]]) -> Vector:
-    """``pivot`` [d] plus effective/1e9 * (state - pivot) over ``rows``, in order: what a ledger's merge must hash to.
+    """``pivot`` [d] plus effective/1e9 * (state - pivot) over ``rows``, in order: what a ledger's merge must
+    hash to.
 
-    ``rows`` are (state [d], effective weight in ppb). The arithmetic is part of the wire format: the factor is
-    effective/1e9 in float64 rounded once to float32; each row is three float32 elementwise steps (subtract, multiply,
-    add), never fused; rows of weight 0 are skipped.
+    ``rows`` are (state [d], effective weight in ppb). The arithmetic is part of the wire format: the factor
+    is effective/1e9 in float64 rounded once to float32; each row is three float32 elementwise steps
+    (subtract, multiply, add), never fused; rows of weight 0 are skipped.
     """
     result = pivot.copy()
     for state, effective in rows:

@@ -10,8 +10,8 @@ from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 def coordinate_median(stack: Stack) -> Vector:
     """The median [..., d] of each coordinate of ``stack`` [..., k, d] (Yin et al. 2018).
 
-    For even k it is the mean of the two middle values (torch.median takes the lower one). The order of the rows does
-    not change a bit of the result.
+    For even k it is the mean of the two middle values (torch.median takes the lower one). The order of the
+    rows does not change a bit of the result.
     """
     k = stack.shape[-2]
     ranked = np.sort(stack, axis=-2)

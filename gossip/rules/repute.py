@@ -1,4 +1,5 @@
-"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its inputs.
+"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its
+inputs.
 
 All arrays are float64 [k], one row per neighbor. See ``gossip/merge.py`` for the order they are applied in.
 """
@@ -16,7 +17,9 @@ Flags = NDArray[np.bool_]
 
 
 def clip_radius(distances: Reals, trust: Reals, factor: float) -> float:
-    """``factor`` times the trust-weighted median distance: robust while bad peers hold less than half of the trust."""
+    """``factor`` times the trust-weighted median distance: robust while bad peers hold less than half of the
+    trust.
+    """
     return factor * weighted_median(distances, trust)
 
 
@@ -25,9 +28,9 @@ def clip_factors(distances: Reals, radius: float) -> Reals:
     return np.where(distances <= radius, 1.0, radius / np.maximum(distances, 1e-300))
 
 
-def relative_harm(losses: Reals, own: float, scale: float, cap: float) -> Reals:
-    """(losses - own) / (scale + own), within [-cap, cap]; a loss that is not finite is worth ``cap``."""
-    harm = (np.where(np.isfinite(losses), losses, np.inf) - own) / (scale + own)
+def relative_harm(losses: Reals, own: float, unit: float, cap: float) -> Reals:
+    """(losses - own) / unit, within [-cap, cap]; a loss that is not finite is worth ``cap``."""
+    harm = (np.where(np.isfinite(losses), losses, np.inf) - own) / max(unit, 1e-12)
     return np.clip(harm, -cap, cap)
 
 
@@ -45,8 +48,8 @@ def bad_by_distance(pivot: Vector, stack: Stack, spread: float, margin: float) -
     """Too far from the neighborhood: d > median + spread * MAD + margin * median, with d the distances of all
     states, the own one included, to their coordinate median.
 
-    Measured from that center and not from the pivot, the peers' common progress and their shared past cancel; under
-    privacy noise honest distances then agree within a tenth and a sign flip stands out at a third more.
+    Measured from that center and not from the pivot, the peers' common progress and their shared past cancel;
+    under privacy noise honest distances then agree within a tenth and a sign flip stands out at a third more.
     """
     everyone = np.concatenate([pivot[None], stack])
     away = distances(coordinate_median(everyone), everyone)
@@ -55,12 +58,11 @@ def bad_by_distance(pivot: Vector, stack: Stack, spread: float, margin: float) -
     return away[1:] > median + spread * deviation + margin * median
 
 
-def outside_gate(distances: Reals, own_norm: float, gamma: float) -> Flags:
-    """BALANCE's gate (Fang et al. 2024), d > gamma * ||own||, ignored if it would shut out more than half.
-
-    Only without privacy noise, which makes norms meaningless.
+def outside_gate(pivot: Vector, stack: Stack, gamma: float) -> Flags:
+    """BALANCE's gate (Fang et al. 2024), ||x_j - pivot|| > gamma * ||pivot||, ignored if it would shut out
+    more than half. Only without privacy noise, which makes norms meaningless.
     """
-    outside = distances > gamma * own_norm
+    outside = distances(pivot, stack) > gamma * float(np.linalg.norm(pivot))
     if 2 * int(outside.sum()) > len(outside):
         return np.zeros_like(outside)
     return outside

@@ -1,4 +1,4 @@
-"""``quidnunc budget``: what has been promised about this peer's records, what has been spent, and what is not covered."""
+"""``quidnunc budget``: what is promised about this peer's records, what is spent, what is not covered."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     lines: list[Line] = []
     for account in accounts:
         lines += _account_lines(account)
+    if len(accounts) > 1:
+        lines.append("each data set's epsilon includes what was spent on those before it")
     lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
     wrong = [account for account in accounts if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:

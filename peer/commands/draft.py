@@ -8,6 +8,7 @@ import secrets
 import tempfile
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,11 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.accountant import epsilon_of, noise_for
 from quidnunc.gossip.charter import NONCE_BYTES, Charter, default_quorum
 from quidnunc.gossip.founding import NOTE_BYTES, Opened, draft_note
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
+from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.member import Member
 from quidnunc.gossip.terms import (
     DP_FULL_BATCH,
+    HASH_BYTES,
     MICRO,
     NO_PRIVACY,
     RULES,
@@ -42,6 +44,7 @@ __all__ = ["NOTE_BYTES", "create", "register"]
 _CODECS = {"float32": 0, "int8": 1}
 _DRAG_CAPS_U = {"mean": 3 * MICRO, "median": 3 * MICRO // 2, "repute": 3 * MICRO // 2}
 _PRIVATE_LEAD = 2
+_PLAIN_LEAD = 4
 _PAYLOAD_BYTES = 16 * 1024 * 1024
 _PAYLOAD_SLACK = 64 * 1024
 _TIMEOUT_S = 300.0
@@ -55,8 +58,20 @@ def register(parser: CommandParser) -> None:
     add("--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)")
     add("--purpose", default="", metavar="TEXT", help="what for, in one line")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
-    add("--interval", type=float, default=1.0, metavar="S", help="seconds between rounds; 0: as fast as it goes")
-    add("--epsilon", type=_epsilon, default=8.0, metavar="E", help="privacy of one record, or inf (default: 8)")
+    add(
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds between rounds; 0: as fast as it goes",
+    )
+    add(
+        "--epsilon",
+        type=_epsilon,
+        default=8.0,
+        metavar="E",
+        help="privacy of one record, or inf (default: 8)",
+    )
     add("--delta-exp", type=int, default=5, metavar="K", help="delta is 10^-K (default: 5)")
     add("--clip", type=float, metavar="C", help="bound on one example's gradient")
     add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
@@ -67,8 +82,19 @@ def register(parser: CommandParser) -> None:
     add("--batch", type=int, metavar="N", help="examples per step without privacy")
     add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
     add("--codec", choices=sorted(_CODECS), default="int8", help="how deltas are sent (default: int8)")
-    add("--quorum", type=int, metavar="N", help="signatures that a later charter needs (default: over two thirds)")
-    add("--site-peers", type=int, default=1, metavar="N", help="shares a built-in data set is cut into, to describe it")
+    add(
+        "--quorum",
+        type=int,
+        metavar="N",
+        help="signatures that a later charter needs (default: over two thirds)",
+    )
+    add(
+        "--site-peers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="shares a built-in data set is cut into, to describe it",
+    )
     add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
     parser.set_defaults(command=create)
 
@@ -85,23 +111,29 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         raise UsageError(f"--seed is {args.seed}, must be 0 to 2^63-1")
     options = dict(_option(text) for text in args.option)
     defaults = _defaults(args.task)
-    training = _training(args, defaults)
     privacy = _privacy(args, defaults)
-    context.out.talk(f"building task {args.task} to name its model")
-    described = _describe(args, options, training, context.timeout_s or _TIMEOUT_S)
-    charter = Charter(
+    lead = _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD
+    # Everything else is checked before the task is built, which takes seconds.
+    unbuilt = Charter(
         purpose=unicodedata.normalize("NFC", args.purpose),
         nonce=secrets.token_bytes(NONCE_BYTES),
         t_ms=time.time_ns() // 1_000_000,
         members=members,
-        task=TaskSpec(args.task, described.schema, described.genesis, described.dim, args.seed, options),
-        training=training,
+        task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options),
+        training=_training(args, defaults),
         merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
         privacy=privacy,
-        rounds=RoundSpec(args.rounds, _millis(args.interval), _PRIVATE_LEAD if privacy.private else 0, args.start),
+        rounds=RoundSpec(args.rounds, _millis(args.interval), lead, args.start),
         edges=founding_edges(len(members), args.seed),
         codec=_CODECS[args.codec],
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
+        payload_bytes=_PAYLOAD_BYTES,
+    )
+    context.out.talk(f"building task {args.task} to name its model")
+    described = _describe(unbuilt, args.site_peers, context.timeout_s or _TIMEOUT_S)
+    charter = replace(
+        unbuilt,
+        task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
@@ -146,38 +178,38 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     )
 
 
-def _describe(
-    args: argparse.Namespace, options: dict[str, str | int | bool], training: TrainingSpec, timeout_s: float
-) -> Described:
-    """What the task's model is, found out in a compute process: this process never loads torch or user code."""
+def _describe(charter: Charter, site_peers: int, timeout_s: float) -> Described:
+    """What the task's model is, found out in a compute process: this one never loads torch or user code."""
     import trio
 
     from quidnunc.peer.compute import ComputeProcess
     from quidnunc.peer.pipe import Setup
 
-    async def describe(blobs: str) -> object:
+    plan = charter.plan()
+
+    async def describe(blobs: str) -> Result:
         setup = Setup(
-            task=args.task,
+            task=charter.task.reference,
             blobs=blobs,
-            peers=args.site_peers,
-            options=options,
-            genesis_seed=args.seed,
-            codec=_CODECS[args.codec],
-            learning_rate=training.learning_rate_u / MICRO,
-            momentum=training.momentum_u / MICRO,
-            local_steps=training.local_steps,
-            batch_size=training.batch_size,
-            merge_rule=args.rule,
+            peers=site_peers,
+            options=charter.task.options,
+            genesis_seed=plan.seed,
+            codec=plan.codec,
+            learning_rate=plan.training.learning_rate,
+            momentum=plan.training.momentum,
+            local_steps=plan.training.local_steps,
+            batch_size=plan.training.batch_size,
+            merge_rule=plan.merge_rule,
         )
         async with ComputeProcess(setup, stall_s=timeout_s, start_s=timeout_s) as compute:
             return await compute.run(DescribeJob())
 
     with tempfile.TemporaryDirectory(prefix="quidnunc-") as blobs:
         result = trio.run(describe, blobs)
-    if isinstance(result, JobFailed):
-        raise ConfigError(f"task {args.task!r}: {result.why}", hint="it is built here once, to name its model")
-    assert isinstance(result, Described)
-    return result
+    if isinstance(result, Described):
+        return result
+    why = result.why if isinstance(result, JobFailed) else f"answered with {type(result).__name__}"
+    raise ConfigError(f"task {charter.task.reference!r}: {why}", hint="it is built here once, to name its model")
 
 
 def _defaults(task: str) -> Defaults:

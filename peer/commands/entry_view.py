@@ -109,7 +109,8 @@ def _header(entry: Entry) -> Header | None:
 def _published(record: Any, names: Mapping[bytes, str]) -> str:
     kind = f"{record.steps} steps" if record.steps else "heartbeat"
     spent = f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far" if record.privacy is not None else ""
-    return f"update {record.number}, round {record.round}: delta {_hash(record.delta)} ({record.size} bytes, {kind}){spent}"
+    delta = f"delta {_hash(record.delta)} ({record.size} bytes, {kind})"
+    return f"update {record.number}, round {record.round}: {delta}{spent}"
 
 
 def _received(record: Any, names: Mapping[bytes, str]) -> str:

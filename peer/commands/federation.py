@@ -32,7 +32,9 @@ def register(parser: CommandParser) -> None:
 
     below = add("sign", help="add this home's root signature to a charter")
     below.add_argument("file", type=Path, metavar="FILE")
-    below.add_argument("--merge", type=Path, nargs="+", default=[], metavar="OTHER", help="take signatures from these too")
+    below.add_argument(
+        "--merge", type=Path, nargs="+", default=[], metavar="OTHER", help="take signatures from these too"
+    )
     below.add_argument("--key", type=Path, metavar="FILE", help="the root key, if it is not in the home")
     below.add_argument("--out", type=Path, metavar="FILE", help="write here instead of into FILE")
     below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")

@@ -44,11 +44,8 @@ def identity(args: argparse.Namespace, context: Context) -> Outcome:
         "paths": {name: str(path) for name, path in paths.items()},
         "present": {name: path.exists() for name, path in paths.items()},
     }
-    lines = [
-        f"name         {member.name}",
-        f"log id       {member.log_id.hex()}",
-        f"PeerID       {data['peer_id']}",
-        f"fingerprint  {data['fingerprint']}",
-        *(f"{name.replace('_', ' '):16} {path}{'' if path.exists() else '   (not there)'}" for name, path in paths.items()),
-    ]
+    facts = {"name": member.name, "log id": data["log_id"], "PeerID": data["peer_id"]}
+    shown = {**facts, "fingerprint": data["fingerprint"]}
+    shown |= {name: f"{path}{'' if path.exists() else '   (not there)'}" for name, path in paths.items()}
+    lines = [f"{name.replace('_', ' '):16} {text}" for name, text in shown.items()]
     return Outcome(data, lines)

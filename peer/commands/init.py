@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import unicodedata
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.errors import ConfigError
@@ -32,8 +31,20 @@ def register(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--name", help="what the other members call this organization, for example 'Hospital A'")
     add("--listen", action="append", default=[], metavar="MULTIADDR", help="where to listen (repeat for more)")
-    add("--announce", action="append", default=[], metavar="MULTIADDR", help="where others reach it, if elsewhere")
-    add("--examples", type=int, default=0, metavar="N", help="training examples, rounded down to a power of 2 (not told)")
+    add(
+        "--announce",
+        action="append",
+        default=[],
+        metavar="MULTIADDR",
+        help="where others reach it, if elsewhere",
+    )
+    add(
+        "--examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="training examples, rounded down to a power of 2 (not told)",
+    )
     parser.set_defaults(command=init)
 
 
@@ -56,14 +67,16 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     member = _member(name, root, secret, args.examples, tuple(addresses))
     card = make_card(member, root)
     home.create()
-    _write_all(
-        (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
-        (home.card, card, PUBLIC_FILE),
-        (home.config, text.encode(), PRIVATE_FILE),
-        (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
-    )
-    # Made here and nowhere else: a peer that lost its ledger and silently began a new one would fork its own log.
-    Store.create(home.ledger, member.log_id, member.log).close()
+    with _all_or_nothing(home):
+        # Made here and nowhere else: a peer that lost its ledger and began a new one would fork its own log.
+        Store.create(home.ledger, member.log_id, member.log).close()
+        for path, data, mode in (
+            (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
+            (home.card, card, PUBLIC_FILE),
+            (home.config, text.encode(), PRIVATE_FILE),
+            (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
+        ):
+            atomic_write(path, data, mode, replace=False)
     return _outcome(home, member)
 
 
@@ -92,27 +105,20 @@ def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses:
     )
 
 
-def _write_all(*files: tuple[Path, bytes, int]) -> None:
-    """Write every file, or remove what was written: half a home would refuse a second ``init``."""
-    written: list[Path] = []
+@contextmanager
+def _all_or_nothing(home: Home) -> Iterator[None]:
+    """Remove what was written when the rest cannot be: half a home would refuse a second ``init``."""
+    files = (home.ledger, home.root_key, home.card, home.config, home.operational_key)
+    present = [path for path in files if path.exists()]
+    if present:
+        raise ConfigError(f"{present[0]}: there already", hint="name another directory with --home")
     try:
-        for path, data, mode in files:
-            atomic_write(path, data, mode, replace=False)
-            written.append(path)
-    except FileExistsError as error:
-        _remove(written)
-        raise ConfigError(
-            f"{error.filename2 or error.filename}: there already", hint="name another directory with --home"
-        ) from None
+        yield
     except BaseException:
-        _remove(written)
+        for path in files:
+            with suppress(OSError):
+                path.unlink()
         raise
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):
-            os.unlink(path)
 
 
 def _outcome(home: Home, member: Member) -> Outcome:

@@ -6,20 +6,19 @@ import argparse
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, Malformed, RemoteProtocolError
-from quidnunc.gossip.founding import open_charter
-from quidnunc.gossip.genesis import Genesis
+from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
+from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.terms import MICRO
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter, require_home
-from quidnunc.peer.ledger_check import Report
+from quidnunc.peer.ledger_check import Layer, Report
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 from quidnunc.peer.store import Store
 
@@ -94,9 +93,7 @@ def log(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     kept: deque[Entry] = deque(maxlen=args.n or None)
     with opened(context) as store:
-        kept.extend(
-            entry for entry in store.entries() if wanted is None or parse_header(entry.header).type == wanted
-        )
+        kept.extend(entry for entry in store.entries() if wanted is None or parse_header(entry.header).type == wanted)
         total = store.size
     data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}
     return Outcome(data, [entry_line(entry, names) for entry in kept])
@@ -136,9 +133,8 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     card = own_card(context.home)
     with opened(context) as store:
         report = store.verify(context.out.progress("checked", "entries"))
-        genesis = record_of(EntryType.GENESIS, store.entry(0).payload) if report.size else None
-        mine = (store.log_id, store.public) == (card.log_id, card.log)
-    own = mine and (report.size == 0 or (isinstance(genesis, Genesis) and genesis.log_id == card.log_id))
+        report = replace(report, layers=(*report.layers, _meaning(store)))
+        own = (store.log_id, store.public) == (card.log_id, card.log)
     data = {
         "log_id": report.log_id.hex(),
         "name": card.name,
@@ -165,12 +161,27 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(data, lines)
 
 
+def _meaning(store: Store) -> Layer:
+    """Whether the entries can all be true; of a damaged ledger, as far as it can be read."""
+    layer = Layer("meaning")
+    audit = Audit(store.log_id)
+    with suppress(LedgerCorrupt, Malformed):
+        for entry in store.entries():
+            header = parse_header(entry.header)
+            audit.read(header.seq, header.type, entry.payload)
+    layer.checked = audit.checked
+    for finding in audit.findings:
+        layer.report(*finding)
+    return layer
+
+
 def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
     lines: list[Line] = [
         Styled(
-            f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}", "strong"
+            f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}",
+            "strong",
         ),
-        Styled("  identity        OK    begins with the genesis on this home's card", "good")
+        Styled("  identity        OK    log and key are those on this home's card", "good")
         if own
         else Styled("  identity        BAD   not the log of this home's card", "bad"),
     ]
@@ -194,7 +205,8 @@ def opened(context: Context) -> Iterator[Store]:
     require_home(context.home)
     if not context.home.ledger.exists():
         raise LedgerMissing(
-            f"{context.home.ledger}: there is no ledger", hint="restore it from a backup; init made one for a new home"
+            f"{context.home.ledger}: there is no ledger",
+            hint="restore it from a backup; init made one for a new home",
         )
     with Store.open(context.home.ledger, readonly=True) as store:
         yield store
@@ -244,7 +256,8 @@ def _find(store: Store, ref: str) -> Entry:
     if len(found) != 1:
         listed = ", ".join(entry.leaf.hex()[:16] for entry in found[:8])
         raise UsageError(
-            f"{len(found)} entries have a hash that begins with {prefix}", hint=listed or "quidnunc ledger log -n 0"
+            f"{len(found)} entries have a hash that begins with {prefix}",
+            hint=listed or "quidnunc ledger log -n 0",
         )
     return found[0]
 

@@ -1,0 +1,182 @@
+"""Reading a ledger database: beside the daemon that writes it, or on a copy of one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import (
+    LedgerCorrupt,
+    LocalProtocolError,
+    QuidnuncError,
+    RemoteProtocolError,
+    StoreUnwritable,
+)
+from quidnunc.crypto.merkle import empty_root
+from quidnunc.peer import database
+from quidnunc.peer.database import DatabaseCorrupt, row_seal, translated
+from quidnunc.peer.ledger_check import Report, check
+
+_BATCH = 256
+
+_SELECT = (
+    "SELECT seq, header, type, payload, entry.salt, bytes, private.salt "
+    "FROM entry LEFT JOIN private USING (seq) WHERE seq >= ? AND seq < ? ORDER BY seq"
+)
+
+_Self = TypeVar("_Self", bound="LedgerReader")
+
+
+class LedgerReader:
+    """What is committed in a ledger database, as it stands there: only :meth:`verify` checks it.
+
+    Methods may be called from any thread; one at a time gets through. After LedgerCorrupt or StoreUnwritable
+    every call raises it again.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._dead: QuidnuncError | None = None
+        with translated(path):
+            self.log_id = self._identity("log_id")
+            self.public = self._identity("public")
+
+    def close(self) -> None:
+        """Close the database; the last writer folds the WAL into it."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """The number of committed entries."""
+        with self._guarded():
+            return self._size_on_disk()
+
+    @property
+    def root(self) -> bytes:
+        """The Merkle root last signed."""
+        note = self.checkpoint()
+        if note is None:
+            return empty_root()
+        try:
+            return open_checkpoint(note, origin_of(self.log_id), self.public).root
+        except RemoteProtocolError as error:
+            raise LedgerCorrupt(self.size - 1, f"its checkpoint does not verify: {error.message}") from error
+
+    def entry(self, seq: int) -> Entry:
+        """Entry number ``seq``. Raises LocalProtocolError outside 0 to size - 1."""
+        for found in self.entries(seq, seq + 1):
+            return found
+        raise LocalProtocolError(f"no entry {seq} in a ledger of {self.size}")
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """Entries ``start`` up to but not including ``stop`` (default: all there are now), in order."""
+        end = self.size if stop is None else min(stop, self.size)
+        for first in range(max(0, start), end, _BATCH):
+            with self._guarded():
+                batch = self._rows(first, min(end, first + _BATCH))
+            for _, entry in batch:
+                yield entry
+
+    def checkpoint(self) -> bytes | None:
+        """The newest signed checkpoint, or None for an empty ledger."""
+        with self._guarded():
+            row = self._connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+        """All own checkpoints as (size, note), by size."""
+        last = -1
+        while True:
+            with self._guarded():
+                rows = self._connection.execute(
+                    "SELECT size, note FROM checkpoint WHERE size > ? ORDER BY size LIMIT ?", (last, _BATCH)
+                ).fetchall()
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1][0]
+
+    def token_by_number(self, author: bytes, number: int) -> bytes | None:
+        """The token of ``author``'s update ``number``, the first one seen if there were two, or None."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT hash, author, number, body, seal FROM token WHERE author = ? AND number = ? "
+                "ORDER BY rowid LIMIT 1",
+                (author, number),
+            ).fetchone()
+            if row is not None and row[4] != row_seal("token", *row[:4]):
+                raise DatabaseCorrupt(self.path, f"the token of update {number} of {author.hex()[:16]} is damaged")
+        return row[3] if row else None
+
+    def get_meta(self, key: str) -> bytes | None:
+        """The value kept under ``key``, or None."""
+        with self._guarded():
+            row = self._connection.execute("SELECT value, seal FROM meta WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[1] != row_seal("meta", key, row[0]):
+                raise DatabaseCorrupt(self.path, f"meta {key!r} is damaged")
+        return row[0] if row else None
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Check every row of every table on a connection of its own, beside a daemon that goes on writing.
+
+        Never stops at the first problem. ``progress`` is called with (entries checked, entries).
+        """
+        with contextlib.closing(database.open_database(self.path, readonly=True)) as connection:
+            return check(connection, self.path, self.log_id, self.public, progress)
+
+    def backup(self, path: Path) -> None:
+        """Copy the ledger, whole and consistent, to a new file, beside a daemon that goes on writing."""
+        database.copy(self.path, path)
+
+    def _rows(self, start: int, stop: int) -> list[tuple[int, Entry]]:
+        """Rows ``start`` to ``stop`` as (type column, entry), none of them checked but for gaps."""
+        rows = self._connection.execute(_SELECT, (start, stop)).fetchall()
+        entries = []
+        for seq, (found, header, kind, payload, salt, private, private_salt) in enumerate(rows, start):
+            if found != seq:
+                raise LedgerCorrupt(seq, "is missing")
+            entries.append((kind, Entry(header, payload, salt, private or b"", private_salt or b"")))
+        if len(entries) < stop - start:
+            raise LedgerCorrupt(start + len(entries), "is missing")
+        return entries
+
+    def _size_on_disk(self) -> int:
+        last = self._connection.execute("SELECT max(seq) FROM entry").fetchone()[0]
+        return 0 if last is None else int(last) + 1
+
+    def _identity(self, key: str) -> bytes:
+        value = self.get_meta(key)
+        if value is None or len(value) != 32:
+            raise DatabaseCorrupt(self.path, f"meta {key!r} is missing")
+        return value
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One caller at a time; SQLite's errors as ours; no way back after an error of the disk."""
+        with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                with translated(self.path):
+                    yield
+            except (LedgerCorrupt, StoreUnwritable) as error:
+                self._dead = error
+                raise
