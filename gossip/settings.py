@@ -19,7 +19,8 @@ class Settings:
     ``refusals_per_round``: distinct (sender, reason) refusals recorded per own round; the rest is only counted.
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
     ``absent_rounds``: a peer that fell this many updates behind adopts its neighbors' median on return.
-    ``lead_ignore``: share of the slowest live neighbors that cannot hold this peer back under a lead bound.
+    ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
+    so a stalling neighbor slows this peer down at most by this factor.
     """
 
     live_intervals: float = 5.0
@@ -35,5 +36,5 @@ class Settings:
     fetch_attempts: int = 5
     absent_rounds: int = 3
     keep_rounds: int = 4
-    lead_ignore: float = 0.25
+    lead_patience: float = 10.0
     evaluate_every: int = 1

@@ -124,7 +124,7 @@ def accuracy(peer: Peer) -> float:
 
 
 class Outcome(NamedTuple):
-    """Accuracy over the last tenth of a trial, mean and worst peer, and the own updates of all living peers."""
+    """Accuracy of the living over the last tenth of a trial, mean and worst peer, and the updates of all peers."""
 
     mean: float
     worst: float
@@ -143,8 +143,8 @@ def finish(world: World, until: float, among: Collection[int] | None = None) -> 
 
 
 def updates(world: World) -> int:
-    """Own updates published so far by all living peers together."""
-    return sum(peer.node.publisher.number for peer in world.alive() if peer.node is not None)
+    """Updates published so far by all peers together, dead ones included."""
+    return sum(max(peer.disk.tokens, default=0) for peer in world.peers)
 
 
 @dataclass(slots=True)
