@@ -139,16 +139,20 @@ def usable(neighbor: Neighbor, now: float, period: float, settings: Settings) ->
     return not neighbor.missing and neighbor.number > 0 and is_live(neighbor, now, period, settings)
 
 
-def laggards(number: int, lead: int, live: Iterable[Neighbor], settings: Settings) -> list[Neighbor]:
+def laggards(number: int, lead: int, live: Iterable[Neighbor], now: float, patience_s: float) -> list[Neighbor]:
     """Live neighbors that hold a peer with ``number`` updates back under a lead bound of ``lead``.
 
-    The slowest ``lead_ignore`` share cannot: else one stalling neighbor throttles everybody around it.
+    One that has been silent for more than ``patience_s`` cannot: else a neighbor that stalls, and stretches its
+    liveness window by doing so, would throttle everybody around it without limit.
     """
-    if not lead:
-        return []
-    held = sorted(live, key=lambda n: n.number + n.lead_offset)
-    held = held[int(settings.lead_ignore * len(held)) :]
-    return [n for n in held if number - n.number - n.lead_offset >= lead]
+    return [
+        n
+        for n in live
+        if lead
+        and number - n.number - n.lead_offset >= lead
+        and n.last_advance is not None
+        and now - n.last_advance <= patience_s
+    ]
 
 
 def drag_factor(old: float, cap: float, live: Iterable[Neighbor], now: float, period: float) -> float:

@@ -112,8 +112,9 @@ class Rounds:
         self._size_bucket = size_bucket
         self._interval = charter.rounds.interval_ms / 1000
         self._rule = tagged_hash("rule", encode(charter.merge.to_value()))
-        self._started_at: float | None = None
+        self._started_at = 0.0
         self._published_at: float | None = None
+        self._turn_s = 0.0
         self._measured: float | None = None
         self._spend: tuple[PrivacySpend, int] | None = None
         self._with_training = False
@@ -157,7 +158,7 @@ class Rounds:
             if behind:
                 return f"catching up with {_names(behind)}", behind
         live = self.live(now)
-        slow = laggards(self._publisher.number, self._charter.rounds.lead, live, self._settings)
+        slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, self._patience_s)
         if slow and not self.finished:
             return f"waiting for {_names(slow)}", slow
         if self._budget.private and not self.finished and not live and self._publisher.number:
@@ -277,7 +278,7 @@ class Rounds:
     def _own_row(self, result: Merged) -> MergeRow:
         own = PPB - sum(row.effective for row in result.rows)
         weight = PPB - sum(row.weight for row in result.rows)
-        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, 1_000_000)
+        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)
 
     def _record_merge(
         self, result: bytes, rows: tuple[MergeRow, ...], approximate: bool, step: int, now: float
@@ -306,7 +307,7 @@ class Rounds:
         if self.phase != Phase.ADOPTING:
             return []
         share = PPB // len(self._inputs)
-        rows = [MergeRow(i.state, who, i.seq, share, share, 1_000_000) for who, i in self._inputs.items()]
+        rows = [MergeRow(i.state, who, i.seq, share, share, PPB) for who, i in self._inputs.items()]
         rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self.round += 1
         self._record_merge(result.result, tuple(rows), True, STEP_ADOPTED, now)
@@ -376,7 +377,7 @@ class Rounds:
             delta=result.delta,
             size=result.size,
             codec=self._charter.codec,
-            steps=self._charter.training.local_steps if self._with_training else 0,
+            steps=self._steps(),
             dataset=self._dataset,
             size_bucket=self._size_bucket,
             privacy=self._claim(),
@@ -386,20 +387,35 @@ class Rounds:
         if before not in (self.base, result.result):
             self._forget(before)
         self.unmerged = True
-        self._measure_period(now)
+        self._measure_pace(now)
         self.phase = Phase.IDLE
-        elapsed = 0.0 if self._started_at is None else now - self._started_at
         # Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
         pace = self._interval if self._with_training else max(self.period, self._settings.heartbeat_s)
-        return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - elapsed))]
+        return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - (now - self._started_at)))]
 
-    def _measure_period(self, now: float) -> None:
-        """Learn the own usual time between updates, in seconds."""
-        if self._published_at is not None and self._with_training:
-            gap = now - self._published_at
-            old = self._measured
-            self._measured = gap if old is None else CADENCE_DECAY * old + (1 - CADENCE_DECAY) * gap
+    def _steps(self) -> int:
+        """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
+        if not self._with_training:
+            return 0
+        return 1 if self._budget.private else self._charter.training.local_steps
+
+    def _measure_pace(self, now: float) -> None:
+        """Learn the own usual time per training turn, and between updates (waiting included), in seconds."""
+        if self._with_training:
+            turn = now - self._started_at
+            gap = turn if self._published_at is None else now - self._published_at
+            if self._measured is None:
+                self._turn_s, self._measured = turn, gap
+            else:
+                self._turn_s += (1 - CADENCE_DECAY) * (turn - self._turn_s)
+                self._measured += (1 - CADENCE_DECAY) * (gap - self._measured)
         self._published_at = now
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a silent neighbor may hold a turn back under a lead bound; own waiting does not stretch it."""
+        own = max(self._interval, self._turn_s)
+        return max(self._settings.live_floor_s, self._settings.lead_patience * own)
 
     @property
     def period(self) -> float:

@@ -22,7 +22,8 @@ class Settings:
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
     ``absent_rounds``: a peer that fell more than this many updates behind adopts its neighbors' median on return.
     ``keep_rounds``: own rounds for which a vector that was replaced is kept, because a job may still read it.
-    ``lead_ignore``: share of the slowest live neighbors that cannot hold this peer back under a lead bound.
+    ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
+    so a stalling neighbor slows this peer down at most by this factor.
     ``evaluate_every``: merges between two measurements on the local test split.
     ``heartbeat_s``: shortest time between two updates without training.
     """
@@ -43,6 +44,6 @@ class Settings:
     fetch_attempts: int = 5
     absent_rounds: int = 3
     keep_rounds: int = 4
-    lead_ignore: float = 0.25
+    lead_patience: float = 10.0
     evaluate_every: int = 1
     heartbeat_s: float = 0.25
