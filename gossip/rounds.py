@@ -28,12 +28,12 @@ from quidnunc.gossip.jobs import (
 )
 from quidnunc.gossip.merging import Merging
 from quidnunc.gossip.neighbor import (
-    CADENCE_DECAY,
     Neighbor,
     drag_factor,
     is_live,
     usable,
 )
+from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.provenance import (
     PrivacyClaim,
     PrivacyExhausted,
@@ -90,13 +90,9 @@ class Rounds:
         self._forget = forget
         self._dataset = dataset
         self._size_bucket = size_bucket
-        self._interval = charter.rounds.interval_ms / 1000
+        self._pace = Pace(charter.rounds.interval_ms / 1000, settings)
         self._gate = Gate(charter, replicas, publisher, budget, settings)
         self._merging = Merging(charter, me, recorder, evidence, replicas, publisher)
-        self._started_at = 0.0
-        self._published_at: float | None = None
-        self._turn_s = 0.0
-        self._measured: float | None = None
         self._spend: tuple[PrivacySpend, int] | None = None
         self._with_training = False
         self._failures = 0
@@ -132,7 +128,7 @@ class Rounds:
             hold = self._gate.before_the_first()
             if hold.why:
                 return hold
-        return self._gate.before_any(self.live(now), now, self._patience_s, finished=self.finished)
+        return self._gate.before_any(self.live(now), now, self._pace.patience_s, finished=self.finished)
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
@@ -154,7 +150,7 @@ class Rounds:
 
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
-        self._started_at = now
+        self._pace.begin(now)
         self._recorder.close_round(now)
         usable_now = self._usable(now)
         if starting and self._should_adopt(usable_now):
@@ -291,11 +287,8 @@ class Rounds:
         if before not in (self.base, result.result):
             self._forget(before)
         self.unmerged = True
-        self._measure_pace(now)
         self.phase = Phase.IDLE
-        # Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
-        pace = self._interval if self._with_training else max(self.period, self._settings.heartbeat_s)
-        return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - (now - self._started_at)))]
+        return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=self._with_training))]
 
     def _steps(self) -> int:
         """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
@@ -303,28 +296,10 @@ class Rounds:
             return 0
         return 1 if self._budget.private else self._charter.training.local_steps
 
-    def _measure_pace(self, now: float) -> None:
-        """Learn the own usual time per training turn, and between updates (waiting included), in seconds."""
-        if self._with_training:
-            turn = now - self._started_at
-            gap = turn if self._published_at is None else now - self._published_at
-            if self._measured is None:
-                self._turn_s, self._measured = turn, gap
-            else:
-                self._turn_s += (1 - CADENCE_DECAY) * (turn - self._turn_s)
-                self._measured += (1 - CADENCE_DECAY) * (gap - self._measured)
-        self._published_at = now
-
-    @property
-    def _patience_s(self) -> float:
-        """How long a silent neighbor may hold a turn back under a lead bound; own waiting does not stretch it."""
-        own = max(self._interval, self._turn_s)
-        return max(self._settings.live_floor_s, self._settings.lead_patience * own)
-
     @property
     def period(self) -> float:
         """The own usual time between updates, in seconds; the charter's interval until it is known."""
-        return self._interval if self._measured is None else max(self._interval, self._measured)
+        return self._pace.period
 
     def on_failed(self, result: JobFailed, now: float) -> list[Effect]:
         """The compute side failed: try the same turn again, later each time.

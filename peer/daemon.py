@@ -27,7 +27,8 @@ from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
 from quidnunc.gossip.member import Member
-from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api, overlay_api
