@@ -33,11 +33,11 @@ from quidnunc.crypto.keyfile import encode_key_file
 from quidnunc.crypto.token import open_token
 from quidnunc.gossip import codec
 from quidnunc.gossip.events import Frame
+from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.genesis import make_genesis
 from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
-from quidnunc.gossip.replicas import PENALIZED
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.peer.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
