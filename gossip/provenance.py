@@ -246,7 +246,7 @@ class MessageRefused:
 
 class MergeRow(NamedTuple):
     """One input of a merge: its state, the log and seq it was published at (nil for states with no entry yet: the
-    genesis params), its weight before and after reputation and clipping, and the clip factor (``_u``)."""
+    genesis params), its weight before and after reputation and clipping, and the clip factor, all in ppb."""
 
     state: bytes
     log_id: bytes | None

@@ -83,7 +83,8 @@ class Peer:
 class Hooks:
     """What a test may look at or change while the world runs.
 
-    ``on_job`` sees every job before it is computed; ``tamper`` may replace a message on its way (None drops it).
+    ``on_result`` sees every job with its result, ``on_commit`` what has just become durable; ``tamper`` may replace
+    a message on its way (None drops it).
     """
 
     on_result: Callable[[Peer, Job, Result], None] | None = None
