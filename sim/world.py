@@ -167,6 +167,8 @@ class World:
         )
         salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{index}-{peer.life}".encode()).digest(), b"salt")
         peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
+        for name in peer.disk.blobs.data.keys() - set(peer.node.in_use()):
+            peer.disk.blobs.discard(name)
         self._feed(peer, Started())
         for other in self.peers:
             if other.node is not None and frozenset((other.index, index)) in self._edges:

@@ -350,6 +350,10 @@ class Bench:
         while self.jobs:
             self.feed(Finished(self.worker(self.jobs.pop(0))))
 
+    def settle_one(self) -> None:
+        """Do the next job that waits."""
+        self.feed(Finished(self.worker(self.jobs.pop(0))))
+
     def turn(self, seconds: float = 1.0) -> None:
         """One whole turn of the node."""
         self.tick(seconds)
