@@ -166,7 +166,6 @@ class Node:
         rounds.round = resume.round
         rounds.trained = resume.trained
         rounds.merges = resume.merges
-        rounds.returning = resume.incarnation > 0 and resume.number > 0
 
     @property
     def refused_total(self) -> int:

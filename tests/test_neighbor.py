@@ -11,7 +11,7 @@ from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import GAPS_KEPT, LEAVES_KEPT, Neighbor, drag_factor, is_live, laggards, usable
 from quidnunc.gossip.settings import Settings
 
-SETTINGS = Settings(live_intervals=5.0, live_floor_s=3.0, lead_ignore=0.25)
+SETTINGS = Settings(live_intervals=5.0, live_floor_s=3.0)
 MEMBER = founders(2)[0].member
 BOUNDED = settings(deadline=None, max_examples=100)
 
@@ -72,9 +72,9 @@ def test_the_cadence_is_time_per_update_smoothed() -> None:
 # Lead.
 
 
-def lagging(number: int, lead: int, *numbers: int, ignore: float = 0.0) -> list[int]:
-    live = [neighbor(0.0, number=n) for n in numbers]
-    return [n.number for n in laggards(number, lead, live, Settings(lead_ignore=ignore))]
+def lagging(number: int, lead: int, *numbers: int, silent: float = 0.0) -> list[int]:
+    live = [neighbor(100.0, number=n) for n in numbers]
+    return [n.number for n in laggards(number, lead, live, 100.0 + silent, 10.0)]
 
 
 def test_a_neighbor_holds_back_at_the_bound_and_not_before() -> None:
@@ -84,17 +84,16 @@ def test_a_neighbor_holds_back_at_the_bound_and_not_before() -> None:
     assert lagging(5, 2) == [], "nobody live"
 
 
-def test_the_slowest_share_cannot_hold_anybody_back() -> None:
-    assert lagging(9, 2, 1, 8, 8, 8, ignore=0.25) == []
-    assert lagging(9, 2, 1, 2, 8, 8, ignore=0.25) == [2]
-    assert lagging(9, 2, 1, 8, 8, ignore=0.25) == [1], "a quarter of three is nobody"
+def test_a_silent_neighbor_holds_back_until_patience_ends() -> None:
+    assert lagging(5, 2, 1, silent=10.0) == [1]
+    assert lagging(5, 2, 1, silent=10.001) == []
 
 
 def test_a_neighbor_back_from_an_absence_is_measured_from_its_return() -> None:
     made = neighbor(0.0, number=3)
     made.lead_offset = 7
-    assert laggards(11, 2, [made], SETTINGS) == []
-    assert laggards(12, 2, [made], SETTINGS) == [made]
+    assert laggards(11, 2, [made], 0.0, 10.0) == []
+    assert laggards(12, 2, [made], 0.0, 10.0) == [made]
 
 
 # Drag.
