@@ -161,9 +161,17 @@ class Rounds:
         slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, self._patience_s)
         if slow and not self.finished:
             return f"waiting for {_names(slow)}", slow
-        if self._budget.private and not self.finished and not live and self._publisher.number:
-            return "isolated: no budget is spent while nobody would hear of it", self._neighbors
+        if self.alone(now) and not any(n.connected for n in self._neighbors):
+            return "isolated: no budget is spent while nobody would hear of it", []
         return "", []
+
+    def alone(self, now: float) -> bool:
+        """Whether to spend no privacy because no neighbor is live.
+
+        As long as one is connected the turn is taken all the same, as a heartbeat: peers that waited for a sign of
+        life from each other and gave none would wait for ever.
+        """
+        return bool(self._budget.private and not self.finished and self._publisher.number and not self.live(now))
 
     def _not_ready(self) -> str:
         """At the start: enough neighbors must have been heard, so that a head start costs no privacy."""
@@ -322,7 +330,7 @@ class Rounds:
     # -- training and publishing --------------------------------------------------------------------------------
 
     def _train(self, now: float) -> list[Effect]:
-        train = not self.paused and not self.finished
+        train = not (self.paused or self.finished or self.alone(now))
         out: list[Effect] = []
         if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():
