@@ -74,9 +74,17 @@ class Gate:
         slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, patience_s)
         if slow:
             return Hold(f"waiting for {_names(slow)}", slow)
-        if self._budget.private and not live and self._publisher.number:
-            return Hold("isolated: no budget is spent while nobody would hear of it", self._neighbors)
+        if self.alone(live, finished=finished) and not any(n.connected for n in self._neighbors):
+            return Hold("isolated: no budget is spent while nobody would hear of it", [])
         return FREE
+
+    def alone(self, live: list[Neighbor], *, finished: bool) -> bool:
+        """Whether to spend no privacy because no neighbor is live.
+
+        As long as one is connected the turn is taken all the same, as a heartbeat: peers that waited for a sign of
+        life from each other and gave none would wait for ever.
+        """
+        return bool(self._budget.private and not finished and self._publisher.number and not live)
 
     def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
         """Ask ``neighbors`` where they stand, each at most once per ``repair_retry_s``."""

@@ -130,6 +130,10 @@ class Rounds:
                 return hold
         return self._gate.before_any(self.live(now), now, self._pace.patience_s, finished=self.finished)
 
+    def alone(self, now: float) -> bool:
+        """Whether a turn now would spend privacy that nobody hears of."""
+        return self._gate.alone(self.live(now), finished=self.finished)
+
     # -- the turn -----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
@@ -222,7 +226,7 @@ class Rounds:
     # -- training and publishing --------------------------------------------------------------------------------
 
     def _train(self, now: float) -> list[Effect]:
-        train = not self.paused and not self.finished
+        train = not (self.paused or self.finished or self.alone(now))
         out: list[Effect] = []
         if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():

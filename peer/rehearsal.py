@@ -68,11 +68,11 @@ class Actor:
     def log(self) -> Path:
         return self.home.root / "daemon.log"
 
-    def start(self) -> None:
+    def start(self, *arguments: str) -> None:
         """Start (or restart) the daemon; its log is appended to ``daemon.log``."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "--home", str(self.home.root), "run"],
+                [*COMMAND, "--home", str(self.home.root), "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
