@@ -163,7 +163,6 @@ class Node:
         rounds.round = resume.round
         rounds.trained = resume.trained
         rounds.merges = resume.merges
-        rounds.returning = resume.incarnation > 0 and resume.number > 0
 
     # -- the one way in -----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from statistics import median
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.identity import tagged_hash
@@ -92,10 +93,12 @@ class Rounds:
         self._budget = budget
         self._settings = settings
         self._forget = forget
+        self._known = {n.log_id: n.number for n in replicas.neighbors.values()}
         self._dataset = dataset
         self._size_bucket = size_bucket
         self._interval = charter.rounds.interval_ms / 1000
         self._rule = tagged_hash("rule", encode(charter.merge.to_value()))
+        self._woke_at: float | None = None
         self._started_at = 0.0
         self._published_at: float | None = None
         self._turn_s = 0.0
@@ -112,7 +115,6 @@ class Rounds:
         self.round = 0
         self.trained = 0
         self.merges = 0
-        self.returning = False
         self.drag = 1.0
         self.last_failure = ""
         self.steps_back = 0
@@ -135,7 +137,7 @@ class Rounds:
     def _hold(self, now: float) -> tuple[str, list[Neighbor]]:
         """Why no turn may start now (empty if one may), and the neighbors to be asked for news."""
         if self.phase == Phase.STARTING:
-            waiting = self._not_ready()
+            waiting = self._not_ready(now)
             if waiting:
                 return waiting, [n for n in self._neighbors if n.connected]
             behind = [n for n in self._neighbors if self._catching_up(n)]
@@ -149,18 +151,19 @@ class Rounds:
             return "isolated: no budget is spent while nobody would hear of it", self._neighbors
         return "", []
 
-    def _not_ready(self) -> str:
+    def _not_ready(self, now: float) -> str:
         """At the start: enough neighbors must have been heard, so that a head start costs no privacy."""
-        heard = sum(n.heard for n in self._neighbors)
         total = len(self._neighbors)
-        if self._publisher.number or self.returning:
-            needed = min(1, total)
+        silent = [n for n in self._neighbors if not n.heard]
+        ahead = sum(n.claimed > self._settings.absent_rounds for n in self._neighbors)
+        if self._publisher.number or 2 * ahead > total:  # the federation runs: no need to wait for the dead
+            patient = self._woke_at is None or now - self._woke_at < self._settings.gather_s
+            needed = total if patient else min(1, total)
         else:
             needed = total if self._charter.rounds.start == "all" else total // 2 + 1
-        if heard >= needed:
+        if total - len(silent) >= needed:
             return ""
-        silent = [n for n in self._neighbors if not n.heard]
-        return f"heard {heard} of {needed} neighbors needed to start; silent: {_names(silent)}"
+        return f"heard {total - len(silent)} of {needed} neighbors needed to start; silent: {_names(silent)}"
 
     def _catching_up(self, neighbor: Neighbor) -> bool:
         stuck = neighbor.fetch_attempts >= self._settings.fetch_attempts
@@ -172,6 +175,8 @@ class Rounds:
         """The round timer fired, or a neighbor advanced while a turn was held back."""
         if self.phase not in (Phase.STARTING, Phase.IDLE):
             return []
+        if self._woke_at is None:
+            self._woke_at = now
         self._recorder.new_round(now)
         out: list[Effect] = []
         for neighbor in self._neighbors:
@@ -199,9 +204,8 @@ class Rounds:
         self._started_at = now
         if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
-            current = [n for n in self._neighbors if n.number and not n.missing]
-            self._inputs = [(n.log_id, n.state, n.seq) for n in current]
-            states = tuple(n.state for n in current)
+            self._inputs = [(n.log_id, n.state, n.seq) for n in self._current()]
+            states = tuple(state for _, state, _ in self._inputs)
             return [*committed(self._recorder.flush()), Run(MedianJob(states))]
         self.phase = Phase.IDLE
         self.round += 1
@@ -209,12 +213,19 @@ class Rounds:
             return self._merge(now)
         return self._train(now)
 
+    def _current(self) -> list[Neighbor]:
+        """Neighbors heard since the start whose newest replica is here."""
+        return [n for n in self._neighbors if n.heard and n.number and not (n.behind or n.missing or n.quarantined)]
+
     def _should_adopt(self) -> bool:
-        """Back from an absence, or new among experienced peers: three rounds behind, and enough states for a median."""
-        current = [n for n in self._neighbors if n.number and not n.missing]
-        if len(current) < ADOPTION_MINIMUM:
-            return False
-        return max(n.number for n in current) - self._publisher.number > self._settings.absent_rounds
+        """Back from a long absence, or new among experienced peers, with enough states for a median."""
+        missed = [self._missed(n) for n in self._current()]
+        return len(missed) >= ADOPTION_MINIMUM and median(missed) > self._settings.absent_rounds
+
+    def _missed(self, neighbor: Neighbor) -> float:
+        """Own rounds missed, by a neighbor's progress since our last word of it and its speed relative to ours."""
+        known, own = self._known[neighbor.log_id], self._publisher.number
+        return (neighbor.number - known) * (own / known if known and own else 1.0)
 
     # -- merging ------------------------------------------------------------------------------------------------
 
@@ -288,8 +299,9 @@ class Rounds:
         self._record_merge(result.result, tuple(rows), True, STEP_ADOPTED, now)
         self.drag = 1.0
         for neighbor in self._neighbors:
-            neighbor.reset_pace(now)
-            neighbor.lead_offset = self._publisher.number - neighbor.number
+            if neighbor.heard:
+                neighbor.reset_pace(now)
+                neighbor.lead_offset = self._publisher.number - neighbor.number
         out: list[Effect] = committed(self._recorder.flush())
         out.append(Run(EvaluateJob(self.round, self.base)))
         return out + self._train(now)

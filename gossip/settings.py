@@ -18,7 +18,9 @@ class Settings:
     ``wants_per_window``: repairs served to one neighbor in ``wants_window_s``.
     ``refusals_per_round``: distinct (sender, reason) refusals recorded per own round; the rest is only counted.
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
-    ``absent_rounds``: a peer that fell this many updates behind adopts its neighbors' median on return.
+    ``gather_s``: how long a returning or late peer waits for all neighbors to speak before it goes on with those it
+    has heard.
+    ``absent_rounds``: a peer that missed more own rounds than this adopts its neighbors' median on return.
     ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
     so a stalling neighbor slows this peer down at most by this factor.
     """
@@ -34,6 +36,7 @@ class Settings:
     wants_window_s: float = 10.0
     refusals_per_round: int = 64
     fetch_attempts: int = 5
+    gather_s: float = 5.0
     absent_rounds: int = 3
     keep_rounds: int = 4
     lead_patience: float = 10.0
