@@ -61,7 +61,7 @@ def breast_cancer(site: Site) -> Task:
     inputs, labels = load_breast_cancer(return_X_y=True)
     low, high = np.array(_CANCER_LOW), np.array(_CANCER_HIGH)
     return _task(
-        site, (np.asarray(inputs) - low) / (high - low), np.asarray(labels), test=114, sizes=(30, 16, 2)
+        site, np.clip((np.asarray(inputs) - low) / (high - low), 0, 1), np.asarray(labels), test=114, sizes=(30, 16, 2)
     )
 
 

@@ -56,9 +56,7 @@ def encode_int8(vector: Vector, uniform: NDArray[np.float64]) -> bytes:
     mantissa, exponent = frexp(largest / _LEVELS)
     exponent = max(exponent - (mantissa == 0.5), MIN_EXPONENT)
     if exponent > MAX_EXPONENT:
-        raise LocalProtocolError(
-            f"delta reaches {largest:.3g}, codec int8 ends at {_LEVELS}*2**{MAX_EXPONENT}"
-        )
+        raise LocalProtocolError(f"delta reaches {largest:.3g}, codec int8 ends at {_LEVELS}*2**{MAX_EXPONENT}")
     steps = np.floor(vector.astype(np.float64) * 2.0**-exponent + uniform)
     levels = np.clip(steps, -_LEVELS, _LEVELS).astype(np.int8)
     peak = _peak(levels)
@@ -109,9 +107,7 @@ def decode(code: int, data: bytes, dim: int) -> Vector:
     levels = np.frombuffer(data, dtype=np.int8, offset=1)
     peak = _peak(levels)
     if peak > _LEVELS:
-        raise RemoteProtocolError(
-            Reason.BAD_CODEC, f"delta holds level -128, must be -{_LEVELS} to {_LEVELS}"
-        )
+        raise RemoteProtocolError(Reason.BAD_CODEC, f"delta holds level -128, must be -{_LEVELS} to {_LEVELS}")
     if peak < _NORMAL and exponent != MIN_EXPONENT:
         raise RemoteProtocolError(
             Reason.BAD_CODEC,
@@ -143,9 +139,7 @@ def parse_state(data: bytes, dim: int) -> Vector:
     Raises RemoteProtocolError: BAD_SHAPE for a wrong length, NON_FINITE.
     """
     if len(data) != 4 * dim:
-        raise RemoteProtocolError(
-            Reason.BAD_SHAPE, f"state has {len(data)} bytes, {dim} params take {4 * dim}"
-        )
+        raise RemoteProtocolError(Reason.BAD_SHAPE, f"state has {len(data)} bytes, {dim} params take {4 * dim}")
     vector = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
     if not np.isfinite(vector).all():
         raise RemoteProtocolError(Reason.NON_FINITE, "state holds a value that is not finite")

@@ -72,7 +72,7 @@ class Vectors:
     def __init__(self, blobs: Blobs, capacity_bytes: int = _CACHE_BYTES) -> None:
         self._blobs = blobs
         self._capacity = capacity_bytes
-        self._held = 0
+        self.held_bytes = 0
         self._cache: OrderedDict[bytes, Vector] = OrderedDict()
 
     def data(self, name: bytes) -> bytes:
@@ -105,9 +105,9 @@ class Vectors:
             return
         vector.flags.writeable = False
         self._cache[name] = vector
-        self._held += vector.nbytes
-        while self._held > self._capacity and len(self._cache) > 1:
-            self._held -= self._cache.popitem(last=False)[1].nbytes
+        self.held_bytes += vector.nbytes
+        while self.held_bytes > self._capacity and len(self._cache) > 1:
+            self.held_bytes -= self._cache.popitem(last=False)[1].nbytes
 
 
 class Compute:
@@ -172,9 +172,7 @@ class Compute:
         if self._loaded is None:
             task = self._task_function(self._site)
             if not isinstance(task, Task):
-                raise ConfigError(
-                    f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task"
-                )
+                raise ConfigError(f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task")
             poison = DATA_ATTACKS.get(self._attack)
             if poison is not None:
                 task = replace(task, train=(task.train[0], poison(task.train[1])))

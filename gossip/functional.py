@@ -68,9 +68,7 @@ class Functional:
         hidden = inputs
         for layer in self.layers:
             if layer.kind == "linear":
-                hidden = linear(
-                    hidden, tensors[layer.weight], tensors[layer.bias] if layer.bias >= 0 else None
-                )
+                hidden = linear(hidden, tensors[layer.weight], tensors[layer.bias] if layer.bias >= 0 else None)
             else:
                 hidden = activate(layer.kind, hidden)
         return hidden
@@ -140,6 +138,7 @@ def activate(kind: str, hidden: Tensor) -> Tensor:
 
 def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] | None:
     """The layers of ``module`` if it is a plain stack with no hooks, ties or frozen tensors, else None."""
+    parts: list[tuple[str, nn.Module]]
     if type(module) is nn.Linear:
         parts = [("", module)]
     elif type(module) is nn.Sequential and not _hooked(module):

@@ -148,7 +148,7 @@ class MergeJob:
 
 @dataclass(frozen=True, slots=True)
 class MergedRow:
-    """How one input entered a merge: its effective weight, by how much it was clipped, and its new standing."""
+    """How one input entered a merge: effective weight and clip factor in ppb, and its new standing."""
 
     author: bytes
     state: bytes

@@ -124,9 +124,7 @@ def merge_repute(
     standings, suspects, own = _judge(pivot, inputs, probe, clips, options, untrained)
     rows = [
         MergeRow(floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, suspect)
-        for weight, standing, clip, suspect in zip(
-            inputs.weights, standings, clips.tolist(), suspects, strict=True
-        )
+        for weight, standing, clip, suspect in zip(inputs.weights, standings, clips.tolist(), suspects, strict=True)
     ]
     limit = max(options.validate_factor * own + options.validate_margin, untrained)
     return _validated(pivot, inputs.stack, rows, probe, limit)
@@ -222,8 +220,6 @@ def merge(
     if rule == "repute":
         return merge_repute(pivot, inputs, probe, repute_options(options), untrained)
     if rule not in MERGE_RULES or options:
-        what = (
-            f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
-        )
+        what = f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
         raise ConfigError(what, hint=f"known rules are {', '.join(MERGE_RULES)}")
     return merge_mean(pivot, inputs) if rule == "mean" else merge_median(pivot, inputs)

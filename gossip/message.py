@@ -116,7 +116,7 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
         case "quidnunc/v1/unavailable", [int() as first, int() as last]:
             return Unavailable(federation, *_span(first, last))
     if tag.startswith("quidnunc/") and not tag.startswith("quidnunc/v1/"):
-        raise RemoteProtocolError(Reason.VERSION, f"message {tag!r}: this version speaks quidnunc/v1")
+        raise RemoteProtocolError(Reason.VERSION, f"message {tag[:64]!r}: this version speaks quidnunc/v1")
     raise Malformed(f"message {tag[:64]!r}: unknown tag or wrong fields")
 
 

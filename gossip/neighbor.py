@@ -36,8 +36,10 @@ class Neighbor:
     """What is known of one neighbor: its tracked replica, its pace, its standing.
 
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
-    number it has proved to have published. ``missing`` says that our copy of ``state`` is lost. ``asked`` holds the
-    numbers we asked for again: if they then come twice, nobody is to blame.
+    number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
+    whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
+    lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
+    twice, nobody is to blame.
     """
 
     member: Member
@@ -52,6 +54,8 @@ class Neighbor:
     missing: bool = False
     fresh: bool = False
     claimed: int = 0
+    goal: int = 0
+    rejected: int = 0
     last_advance: float | None = None
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
     cadence: float | None = None
@@ -60,11 +64,13 @@ class Neighbor:
     leaves: dict[int, bytes] = field(default_factory=dict)
     fetch_until: float | None = None
     fetch_attempts: int = 0
+    requests: int = 0
     polled_at: float | None = None
     asked: set[int] = field(default_factory=set)
     snapshots_due: int = 0
     served: int = 0
-    served_since: float = 0.0
+    messages: int = 0
+    window_since: float = 0.0
     lead_offset: int = 0
     accepted: int = 0
     refused: int = 0
@@ -77,8 +83,20 @@ class Neighbor:
 
     @property
     def behind(self) -> bool:
-        """Whether it has proved an update that we have not applied."""
-        return self.claimed > self.number
+        """Whether it has proved an update that we might apply and have not."""
+        return self.claimed > max(self.number, self.rejected)
+
+    @property
+    def applying(self) -> int:
+        """The number its replica will have once the job in flight is done."""
+        return self.number if self.in_flight is None else self.in_flight.signed.update.number
+
+    def count_message(self, now: float, settings: Settings) -> bool:
+        """Count a message of its; False if it is one too many for the current window."""
+        if now - self.window_since >= settings.window_s:
+            self.window_since, self.messages, self.served = now, 0, 0
+        self.messages += 1
+        return self.messages <= settings.messages_per_window
 
     def remember(self, number: int, leaf: bytes) -> None:
         """Keep the leaf of an applied update, to recognize a second history."""

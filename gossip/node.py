@@ -35,6 +35,7 @@ from quidnunc.gossip.events import (
     Stopping,
     TimerFired,
 )
+from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.jobs import (
     Adopted,
     Advanced,
@@ -105,7 +106,9 @@ class Node:
         _check_task(charter, own.described)
         self._retention = Retention(self.settings.keep_rounds)
         self._resume = resume
-        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=self.settings.refusals_per_round)
+        per_round = self.settings.refusals_per_round
+        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused)
+        evidence = Evidence(self.recorder)
         self.neighbors = _neighbors(charter, own.log_id, resume)
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = _budget(charter, own, resume)
@@ -113,7 +116,7 @@ class Node:
         self.replicas = Replicas(
             charter,
             self.neighbors,
-            self.recorder,
+            evidence,
             self.settings,
             self._retention.let_go,
             own_number=lambda: self.publisher.number,
@@ -123,6 +126,7 @@ class Node:
             charter,
             own.log_id,
             self.recorder,
+            evidence,
             self.replicas,
             self.publisher,
             self.budget,
@@ -132,7 +136,6 @@ class Node:
             size_bucket=max(0, own.described.examples.bit_length() - 1),
         )
         self._restore_rounds(resume)
-        self.refused_total = resume.refused
         self.evaluated: Evaluated | None = None
 
     # -- building from the ledger -------------------------------------------------------------------------------
@@ -164,6 +167,11 @@ class Node:
         rounds.trained = resume.trained
         rounds.merges = resume.merges
 
+    @property
+    def refused_total(self) -> int:
+        """Everything this peer has ever refused, as far as its ledger knows."""
+        return self.recorder.refused
+
     # -- the one way in -----------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -187,6 +195,7 @@ class Node:
             case Started():
                 out = self._start(now)
             case Stopping():
+                self.recorder.close_round(now)
                 out = committed(self.recorder.flush())
             case TimerFired():
                 raise LocalProtocolError(f"timer {event.timer!r} was never set")
@@ -256,6 +265,12 @@ class Node:
             known = self.charter.by_transport(event.peer) is not None
             reason = Reason.NOT_NEIGHBOR if known else Reason.STRANGER
             raise RemoteProtocolError(reason, f"frame from {event.peer.hex()[:16]}")
+        if not neighbor.count_message(now, self.settings):
+            raise RemoteProtocolError(
+                Reason.RATE_LIMITED,
+                f"{neighbor.member.name}: message {neighbor.messages} within {self.settings.window_s:g} s, "
+                f"limit is {self.settings.messages_per_window} (messages_per_window)",
+            )
         message = parse_message(frame.header, self.charter.federation_id)
         match message:
             case Update():
@@ -265,12 +280,14 @@ class Node:
             case Hello():
                 out = self._hello(neighbor, message, now)
             case Want():
-                out = self.publisher.serve(neighbor, message, now)
+                out = self.publisher.serve(neighbor, message)
             case Unavailable():
-                self.replicas.on_unavailable(neighbor)
-                out = []
+                out = []  # what it cannot serve now is asked for again when its time comes
+        return self._with_evidence(out)
+
+    def _with_evidence(self, out: list[Effect]) -> list[Effect]:
+        """Evidence is durable before the sender learns of the refusal."""
         if any(isinstance(effect, Refuse) for effect in out):
-            # Evidence is durable before the sender learns of the refusal.
             return [*committed(self.recorder.flush()), *out]
         return out
 
@@ -289,11 +306,12 @@ class Node:
         self, neighbor: Neighbor | None, event: Received, error: RemoteProtocolError, now: float
     ) -> list[Effect]:
         frame = event.frame
-        digest = hashlib.sha256(frame.header + frame.body).digest()
-        sender = None if neighbor is None else neighbor.log_id
+        digest = hashlib.sha256(frame.header)
+        digest.update(frame.body)
+        member = self.charter.by_transport(event.peer)
+        sender = None if member is None else member.log_id
         size = len(frame.header) + len(frame.body)
-        recorded = self.recorder.refuse(sender, error.reason, size, digest, now)
-        self.refused_total += 1
+        recorded = self.recorder.refuse(sender, error.reason, size, digest.digest(), now)
         out: list[Effect] = [Refuse(event.peer, error.reason)]
         if recorded:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]
@@ -314,11 +332,9 @@ class Node:
             case Adopted():
                 out = self.rounds.on_adopted(result, now)
             case Advanced():
-                out = self.replicas.on_advanced(result, now)
-                out += self._wake()
+                out = self._applied(self.replicas.on_advanced(result, now)) + self._wake()
             case Rejected():
-                out = self.replicas.on_rejected(result, now)
-                out = [*committed(self.recorder.flush()), *out]
+                out = self._applied(self.replicas.on_rejected(result, now))
             case Evaluated():
                 self.evaluated = result
                 out = []
@@ -327,6 +343,12 @@ class Node:
             case Described():
                 out = []
         return out
+
+    def _applied(self, out: list[Effect]) -> list[Effect]:
+        """What follows from applying an update; the transport was answered long ago."""
+        if self.recorder.pending >= self.settings.pending_entries:
+            out = [*committed(self.recorder.flush()), *out]
+        return [effect for effect in self._with_evidence(out) if not isinstance(effect, Refuse)]
 
     def _job_failed(self, result: JobFailed, now: float) -> list[Effect]:
         if result.job in ("AdvanceJob", "AdoptJob"):
@@ -340,10 +362,11 @@ class Node:
         return [SetTimer(ROUND_TIMER, 0.0)] if self.rounds.blocked else []
 
     def _prune(self) -> list[Effect]:
-        gone = self._retention.next_round(self._in_use())
+        gone = self._retention.next_round(self.in_use())
         return [Forget(gone)] if gone else []
 
-    def _in_use(self) -> Iterable[bytes]:
+    def in_use(self) -> Iterable[bytes]:
+        """The blobs this node cannot do without: all others may be discarded before it starts."""
         yield self.rounds.base
         yield from self.publisher.in_use()
         for neighbor in self.neighbors.values():
@@ -378,7 +401,7 @@ def _neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neigh
         if tracked is not None:
             neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
             neighbor.claimed = tracked.number
-            neighbor.remember(tracked.number, tracked.leaf)
+            neighbor.leaves = dict(tracked.leaves)
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from quidnunc.crypto.encoding import encode
+from quidnunc.crypto.encoding import Encodable, encode
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.codec import Vector
@@ -45,15 +45,13 @@ def layout(module: nn.Module) -> tuple[Slot, ...]:
         slots.append(Slot(name, tuple(tensor.shape), start, stop))
         start = stop
     if not slots:
-        raise ConfigError(
-            "model has no trainable parameters", hint="set requires_grad on what is to be learned"
-        )
+        raise ConfigError("model has no trainable parameters", hint="set requires_grad on what is to be learned")
     return tuple(slots)
 
 
 def schema_of(module: nn.Module) -> bytes:
     """SHA-256 that names the vector's layout: two models with the same schema can exchange params."""
-    rows = [[slot.name, "float32", list(slot.shape)] for slot in layout(module)]
+    rows: list[Encodable] = [[slot.name, "float32", list(slot.shape)] for slot in layout(module)]
     return tagged_hash("schema", encode(rows))
 
 

@@ -60,9 +60,7 @@ def clipped_sum(
     return total.numpy(), loss
 
 
-def per_example(
-    net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float
-) -> tuple[Tensor, float]:
+def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
     """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d]."""
     net.module.train()
     named = {slot.name: view for slot, view in zip(net.slots, net.views(flat), strict=True)}
@@ -71,18 +69,14 @@ def per_example(
         outputs = functional_call(net.module, params, (x.unsqueeze(0),))
         return net.losses(outputs, y.unsqueeze(0))[0]
 
-    grads, losses = vmap(grad_and_value(one_loss), in_dims=(None, 0, 0), randomness="different")(
-        named, inputs, targets
-    )
+    grads, losses = vmap(grad_and_value(one_loss), in_dims=(None, 0, 0), randomness="different")(named, inputs, targets)
     rows = torch.cat([grads[slot.name].reshape(len(inputs), -1) for slot in net.slots], dim=1).double()
     factors = _factors(rows.square().sum(1), clip)
     rows = rows.masked_fill((factors == 0).unsqueeze(1), 0.0)
     return factors @ rows, float(losses.double().sum())
 
 
-def _ghost(
-    net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float
-) -> tuple[Tensor, float]:
+def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
     """:func:`clipped_sum` for plain stacks without forming per-example gradients (Goodfellow 2015, Li et al.
     2022).
 
@@ -106,13 +100,13 @@ def _ghost(
     )
     pieces, square = _backward(net, tensors, trail, hidden, errors.double())
     factors = _factors(square, clip)
+    broken = (factors == 0).unsqueeze(1)
     total = torch.zeros(net.dim, dtype=torch.float64)
     for slot, error, source in pieces:
-        scaled = (error * factors.unsqueeze(1)).masked_fill((factors == 0).unsqueeze(1), 0.0)
+        scaled = (error * factors.unsqueeze(1)).masked_fill(broken, 0.0)
         place = net.slots[slot]
-        total[place.start : place.stop] = (scaled.sum(0) if source is None else scaled.mT @ source).reshape(
-            -1
-        )
+        part = scaled.sum(0) if source is None else scaled.mT @ source.masked_fill(broken, 0.0)
+        total[place.start : place.stop] = part.reshape(-1)
     return total, float(losses.double().sum())
 
 

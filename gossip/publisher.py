@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.events import Commit, Effect, Frame, Send
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
+from quidnunc.gossip.events import Commit, Effect, Send
+from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.recorder import Recorder
@@ -50,10 +50,10 @@ class Publisher:
         self._deltas[update.number] = update.delta
         self._drop_old()
         out: list[Effect] = [commit]
-        header = write_message(Update(self._charter.federation_id, token))
+        message = frame(Update(self._charter.federation_id, token))
         for neighbor in neighbors:
             if neighbor.connected:
-                out.append(Send(neighbor.member.transport, Frame(header), update.delta))
+                out.append(Send(neighbor.member.transport, message, update.delta))
         return out
 
     def _drop_old(self) -> None:
@@ -71,32 +71,24 @@ class Publisher:
     def hello(self, peer: bytes, *, reply: bool) -> Send:
         """Tell one neighbor where this peer stands."""
         token = self._tokens.get(self.number, b"")
-        return Send(peer, Frame(write_message(Hello(self._charter.federation_id, token, reply))))
+        return Send(peer, frame(Hello(self._charter.federation_id, token, reply)))
 
-    def serve(self, neighbor: Neighbor, want: Want, now: float) -> list[Effect]:
+    def serve(self, neighbor: Neighbor, want: Want) -> list[Effect]:
         """Answer a repair request: the deltas if they are few and still here, else the replica, else nothing."""
         peer = neighbor.member.transport
-        if now - neighbor.served_since >= self._settings.wants_window_s:
-            neighbor.served, neighbor.served_since = 0, now
-        if neighbor.served >= self._settings.wants_per_window:
-            return [Send(peer, Frame(write_message(Unavailable(want.federation, want.first, want.last))))]
+        unavailable = Send(peer, frame(Unavailable(want.federation, want.first, want.last)))
+        if neighbor.served >= self._settings.wants_per_window or want.first > self.number:
+            return [unavailable]
         neighbor.served += 1
         self.served += 1
         last = min(want.last, self.number)
         span = range(want.first, last + 1) if last - want.first < self._settings.fetch_deltas else range(0)
         if span and not want.snapshot and all(n in self._tokens and n in self._deltas for n in span):
-            return [
-                Send(
-                    peer,
-                    Frame(write_message(Update(want.federation, self._tokens[n]))),
-                    self._deltas[n],
-                )
-                for n in span
-            ]
+            return [Send(peer, frame(Update(want.federation, self._tokens[n])), self._deltas[n]) for n in span]
         token = self._tokens.get(self.number)
         if token is None:
-            return [Send(peer, Frame(write_message(Unavailable(want.federation, want.first, want.last))))]
-        return [Send(peer, Frame(write_message(Snapshot(want.federation, token))), self.replica)]
+            return [unavailable]
+        return [Send(peer, frame(Snapshot(want.federation, token)), self.replica)]
 
 
 def committed(commit: Commit | None) -> list[Effect]:

@@ -20,7 +20,7 @@ SALT_BYTES = 16
 
 @dataclass(slots=True)
 class _Refusals:
-    """Refusals of one (sender, reason) in the current round that have no entry yet."""
+    """Refusals of one (sender, reason) in the current round that have no entry yet; ``first`` is a message's hash."""
 
     count: int
     size: int
@@ -31,17 +31,21 @@ class Recorder:
     """Appends typed entries to the own log and hands them out as commits.
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
+    ``refused`` counts every refusal of this log, those without an entry of their own included.
     """
 
-    def __init__(self, log: Log, key: SecretKey, entropy: Entropy, *, refusals_per_round: int) -> None:
+    def __init__(
+        self, log: Log, key: SecretKey, entropy: Entropy, *, refusals_per_round: int, refused: int = 0
+    ) -> None:
         self.log = log
         self._key = key
         self._entropy = entropy
         self._pending: list[Entry] = []
         self._tokens: list[tuple[bytes, bytes, int, bytes]] = []
         self._refused: dict[tuple[bytes | None, Reason], _Refusals] = {}
-        self._refusals_left = refusals_per_round
+        self._slots_used: dict[bytes | None, int] = {}
         self._refusals_per_round = refusals_per_round
+        self.refused = refused
 
     @property
     def size(self) -> int:
@@ -81,55 +85,63 @@ class Recorder:
         """Have a token stored with the next commit."""
         self._tokens.append((token_hash, author, number, token))
 
+    @property
+    def pending(self) -> int:
+        """Entries that the next commit will hold."""
+        return len(self._pending)
+
     def refuse(self, sender: bytes | None, reason: Reason, size: int, digest: bytes, now: float) -> bool:
-        """Record an unattributable refusal; True if that made an entry at once (else it is counted)."""
+        """Record a refusal that blames no author; True if that made an entry at once, else it is only counted.
+
+        What is counted becomes one entry per (sender, reason) when the round closes.
+        """
+        self.refused += 1
         key = (sender, reason)
         counted = self._refused.get(key)
         if counted is not None:
             counted.count += 1
             counted.size += size
             return False
-        if self._refusals_left == 0:
+        if not self.take_refusal_slot(sender):
+            self._refused[key] = _Refusals(1, size, digest)
             return False
-        self._refusals_left -= 1
         self._refused[key] = _Refusals(0, 0, digest)
         self.append(MessageRefused(sender, int(reason), 1, size, digest), now)
         return True
 
-    def take_refusal_slot(self) -> bool:
-        """Whether this round may still have an entry for an attributable refusal."""
-        if self._refusals_left == 0:
+    def take_refusal_slot(self, sender: bytes | None) -> bool:
+        """Whether this round may still have an entry of its own for a refusal of ``sender``'s."""
+        used = self._slots_used.get(sender, 0)
+        if used >= self._refusals_per_round:
             return False
-        self._refusals_left -= 1
+        self._slots_used[sender] = used + 1
         return True
 
-    def new_round(self, now: float) -> None:
+    def close_round(self, now: float) -> None:
         """Write what was only counted in the round that ends, and start counting afresh."""
         for (sender, reason), counted in sorted(self._refused.items(), key=lambda i: (i[0][0] or b"", i[0][1])):
             if counted.count:
                 record = MessageRefused(sender, int(reason), counted.count, counted.size, counted.first)
                 self.append(record, now)
         self._refused.clear()
-        self._refusals_left = self._refusals_per_round
+        self._slots_used.clear()
 
     def flush(self) -> Commit | None:
         """The pending entries as one commit under a fresh checkpoint; None if there are none."""
         if not self._pending:
             return None
-        note = self.log.checkpoint(self._key)
-        commit = Commit(tuple(self._pending), note, tuple(self._tokens))
-        self._pending.clear()
-        self._tokens.clear()
-        return commit
+        return self._commit(self.log.checkpoint(self._key))
 
     def publish(self, record: UpdatePublished, author: bytes, now: float) -> tuple[Commit, bytes, int]:
         """Append an update and commit: returns the commit, the update's token and its seq."""
         seq = self.append(record, now)
-        entry = self._pending[-1]
         note = self.log.checkpoint(self._key)
-        token = make_token(entry, self.log.inclusion(seq), note)
+        token = make_token(self._pending[-1], self.log.inclusion(seq), note)
         self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)
+        return self._commit(note), token, seq
+
+    def _commit(self, note: bytes) -> Commit:
         commit = Commit(tuple(self._pending), note, tuple(self._tokens))
         self._pending.clear()
         self._tokens.clear()
-        return commit, token, seq
+        return commit

@@ -67,10 +67,7 @@ def _text(limit: int) -> Callable[[str, Any], str]:
 UINT = Kind(_uint, _same)
 BOOL = Kind(_boolean, _same)
 HASH = Kind(_fixed(32), _same)
-BYTES16 = Kind(_fixed(16), _same)
-BYTES64 = Kind(_fixed(64), _same)
 WORD = Kind(_text(64), _same)
-TEXT = Kind(_text(4096), _same)
 
 
 def optional(kind: Kind) -> Kind:
@@ -136,7 +133,7 @@ def parse_map(make: Callable[..., Any], fields: Fields, value: Any, where: str =
     if type(value) is not dict:
         raise _fail(where, "expected a map")
     if value.keys() != fields.keys():
-        odd = sorted(value.keys() ^ fields.keys())
+        odd = sorted(key[:16] for key in value.keys() ^ fields.keys())
         raise _fail(where, f"unknown or missing keys {odd[:4]}")
     return make(**{attribute: kind.parse(key, value[key]) for key, (attribute, kind) in fields.items()})
 

@@ -8,39 +8,27 @@ snapshot that must hash to what its publisher signed.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.events import Effect, Frame, Refuse, Report, Run, Send, SetTimer, StoreBlob
-from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected, Standing
-from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, open_update, write_message
+from quidnunc.gossip.events import Effect, Run, Send, SetTimer, StoreBlob
+from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
+from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, frame, open_update
 from quidnunc.gossip.neighbor import Neighbor, Waiting
-from quidnunc.gossip.provenance import Decision, ReputationChange, UpdateReceived, standing_code
-from quidnunc.gossip.recorder import Recorder
-from quidnunc.gossip.reputation import BAD_CAP, StandingClass, classify, punish
 from quidnunc.gossip.settings import Settings
 
 REPAIR_TIMER = "repair"
 SNAPSHOTS_DUE_MAX = 8
+RECEIVED_MAX = 4096
+"""Seqs of accepted updates that one merge entry lists; of more, the newest."""
+BACKOFF_DOUBLINGS = 6
+TIMER_SLACK_S = 0.001
+"""A timer may fire this much early by its clock's rounding."""
 FLOAT_BYTES = 4
 INT8_OVERHEAD = 1
-PENALIZED = frozenset(
-    {
-        Reason.BAD_RESULT,
-        Reason.NON_FINITE,
-        Reason.BAD_SHAPE,
-        Reason.BAD_CODEC,
-        Reason.WRONG_SCHEMA,
-        Reason.TOO_LARGE,
-    }
-)
-"""Refusals that only the signer of the update can have caused."""
-
-
-def standing_class(neighbor: Neighbor) -> StandingClass:
-    """The public class of a neighbor: quarantined by proof, or what its standing says."""
-    return StandingClass.QUARANTINED if neighbor.quarantined else classify(neighbor.standing)
 
 
 class Replicas:
@@ -50,7 +38,7 @@ class Replicas:
         self,
         charter: Charter,
         neighbors: dict[bytes, Neighbor],
-        recorder: Recorder,
+        evidence: Evidence,
         settings: Settings,
         forget: Callable[[bytes], None],
         *,
@@ -60,16 +48,18 @@ class Replicas:
         self._own_number = own_number
         self._live = live
         self._charter = charter
-        self._recorder = recorder
+        self._evidence = evidence
         self._settings = settings
         self._forget = forget
         self.neighbors = neighbors
-        self.received: list[int] = []
+        self._received: deque[int] = deque(maxlen=RECEIVED_MAX)
+        self._armed = False
         self.repairs = 0
 
     def take_received(self) -> tuple[int, ...]:
-        """Seqs of the update.received entries since the last call."""
-        taken, self.received = tuple(self.received), []
+        """Seqs of the entries of updates accepted since the last call, the newest ``RECEIVED_MAX`` of them."""
+        taken = tuple(self._received)
+        self._received.clear()
         return taken
 
     # -- what comes in ------------------------------------------------------------------------------------------
@@ -77,33 +67,38 @@ class Replicas:
     def on_update(self, neighbor: Neighbor, message: Update, body: bytes, now: float) -> list[Effect]:
         """A neighbor's update; raises RemoteProtocolError where nothing can be blamed on the signer."""
         signed = self._open(neighbor, message.token)
-        reason = self._judge(neighbor, signed, body)
+        number = signed.update.number
+        reason = self._judge(signed, body)
         if reason is not None:
-            return self._refuse_signed(neighbor, signed, reason, now)
-        known = neighbor.leaves.get(signed.update.number)
-        early = neighbor.waiting.get(signed.update.number) or neighbor.in_flight
-        if early is not None and early.signed.update.number == signed.update.number:
-            known = early.signed.token.leaf
-        if known is not None and known != signed.token.leaf:
-            return self.convict(neighbor, signed, now)
-        if known is not None and signed.update.number in neighbor.asked:
-            return []
+            return self._evidence.refuse(neighbor, signed, reason, now)
+        known = self._known_leaf(neighbor, number)
         if known is not None:
-            raise RemoteProtocolError(Reason.DUPLICATE, f"update {signed.update.number} is known already")
-        if signed.update.number <= neighbor.number:
-            return self._refuse_signed(neighbor, signed, Reason.STALE, now)
-        if signed.update.number > neighbor.number + self._settings.future_updates:
-            return self._refuse_signed(neighbor, signed, Reason.FUTURE, now)
-        neighbor.claimed = max(neighbor.claimed, signed.update.number)
+            if known != signed.token.leaf:
+                return self._convict(neighbor, signed, now)
+            if number in neighbor.asked:
+                return []
+            raise RemoteProtocolError(Reason.DUPLICATE, f"update {number} is known already")
+        if number <= neighbor.number:
+            return self._evidence.refuse(neighbor, signed, Reason.STALE, now)
+        if number > neighbor.number + self._settings.future_updates:
+            return self._evidence.refuse(neighbor, signed, Reason.FUTURE, now)
+        neighbor.claimed = max(neighbor.claimed, number)
         self.greet(neighbor, now)
         if len(neighbor.waiting) >= self._settings.buffered_updates:
             # The oldest are worth most: they come first. What is dropped here is asked for again.
             newest = max(neighbor.waiting)
-            if signed.update.number > newest:
+            if number > newest:
                 return self.fetch(neighbor, now)
             self._forget(neighbor.waiting.pop(newest).signed.update.delta)
-        neighbor.waiting[signed.update.number] = Waiting(signed)
+        neighbor.waiting[number] = Waiting(signed)
         return [StoreBlob(body), *self._apply_next(neighbor, now)]
+
+    def _known_leaf(self, neighbor: Neighbor, number: int) -> bytes | None:
+        """The leaf of update ``number`` if it was applied, is being applied, or waits."""
+        for held in (neighbor.waiting.get(number), neighbor.in_flight):
+            if held is not None and held.signed.update.number == number:
+                return held.signed.token.leaf
+        return neighbor.leaves.get(number)
 
     def on_snapshot(self, neighbor: Neighbor, message: Snapshot, body: bytes, now: float) -> list[Effect]:
         """A replica that was asked for; raises RemoteProtocolError."""
@@ -118,12 +113,13 @@ class Replicas:
         if reason is None and len(body) != FLOAT_BYTES * self._charter.task.dim:
             reason = Reason.BAD_SHAPE
         if reason is not None:
-            return self._refuse_signed(neighbor, signed, reason, now)
-        known = neighbor.leaves.get(update.number)
+            return self._evidence.refuse(neighbor, signed, reason, now)
+        known = self._known_leaf(neighbor, update.number)
         if known is not None and known != signed.token.leaf:
-            return self.convict(neighbor, signed, now)
+            return self._convict(neighbor, signed, now)
         neighbor.claimed = max(neighbor.claimed, update.number)
-        useful = update.number > neighbor.number or (update.number == neighbor.number and neighbor.missing)
+        newer = update.number > max(neighbor.number, neighbor.rejected)
+        useful = newer or (update.number == neighbor.number and neighbor.missing)
         if not useful or neighbor.in_flight is not None:
             return []  # a late answer to a repair that succeeded in another way
         neighbor.in_flight = Waiting(signed, snapshot=True)
@@ -135,58 +131,64 @@ class Replicas:
         signed = self._open(neighbor, token)
         reason = self._judge_header(signed)
         if reason is not None:
-            return self._refuse_signed(neighbor, signed, reason, now)
-        known = neighbor.leaves.get(signed.update.number)
+            return self._evidence.refuse(neighbor, signed, reason, now)
+        known = self._known_leaf(neighbor, signed.update.number)
         if known is not None and known != signed.token.leaf:
-            return self.convict(neighbor, signed, now)
+            return self._convict(neighbor, signed, now)
         neighbor.claimed = max(neighbor.claimed, signed.update.number)
         return self.fetch(neighbor, now) if neighbor.behind else []
-
-    def on_unavailable(self, neighbor: Neighbor) -> None:
-        """Our repair request cannot be served; ask again later."""
-        neighbor.fetch_until = None
 
     # -- repair -------------------------------------------------------------------------------------------------
 
     def repair(self, now: float) -> list[Effect]:
         """The repair timer fired: ask again for what is still missing."""
-        out: list[Effect] = []
-        for neighbor in self.neighbors.values():
-            if neighbor.behind or neighbor.missing:
-                out += self.fetch(neighbor, now)
-        return out
+        self._armed = False
+        lacking = [n for n in self.neighbors.values() if self.lacks(n)]
+        out = [effect for neighbor in lacking for effect in self.fetch(neighbor, now)]
+        return out + self._arm() if lacking else out
+
+    def lacks(self, neighbor: Neighbor) -> bool:
+        """Whether there is something to ask a neighbor for, and anybody to ask."""
+        return neighbor.connected and not neighbor.quarantined and (neighbor.behind or neighbor.missing)
+
+    def _arm(self) -> list[Effect]:
+        """One repair timer for all neighbors; no neighbor can put it off."""
+        if self._armed:
+            return []
+        self._armed = True
+        return [SetTimer(REPAIR_TIMER, self._settings.repair_retry_s)]
 
     def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Ask for what is missing, one request at a time and neighbor."""
-        if neighbor.quarantined or not neighbor.connected:
+        if not self.lacks(neighbor) or (neighbor.missing and neighbor.in_flight is not None):
             return []
-        if neighbor.fetch_until is not None and now < neighbor.fetch_until:
+        if neighbor.fetch_until is not None and now + TIMER_SLACK_S < neighbor.fetch_until:
             return []
-        first = neighbor.number + 1
+        first = neighbor.applying + 1
         early = [n for n in neighbor.waiting if n >= first]
         last = min(early) - 1 if early else neighbor.claimed
         if neighbor.missing:
             first, last = max(1, neighbor.number), max(1, neighbor.claimed)
         if last < first:
             return []
-        snapshot = neighbor.missing or last - first + 1 > self._settings.fetch_deltas
-        return self._want(neighbor, first, last, snapshot, now)
+        return self._want(neighbor, first, last, now)
 
-    def _want_snapshot(self, neighbor: Neighbor, now: float) -> list[Effect]:
-        last = max(1, neighbor.claimed)
-        return self._want(neighbor, min(neighbor.number + 1, last), last, True, now)
-
-    def _want(self, neighbor: Neighbor, first: int, last: int, snapshot: bool, now: float) -> list[Effect]:
-        if snapshot:
-            neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
-        else:
+    def _want(self, neighbor: Neighbor, first: int, last: int, now: float) -> list[Effect]:
+        settings = self._settings
+        unanswered = neighbor.fetch_attempts >= settings.snapshot_attempts
+        lost = neighbor.missing or first <= neighbor.rejected
+        snapshot = lost or unanswered or last - first >= settings.fetch_deltas
+        if not snapshot:
             neighbor.asked.update(range(first, last + 1))
-        neighbor.fetch_until = now + self._settings.repair_retry_s
+        # Whoever has no deltas left answers with a snapshot in any case.
+        neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
+        doublings = min(max(0, neighbor.fetch_attempts - settings.fetch_attempts), BACKOFF_DOUBLINGS)
+        neighbor.fetch_until = now + settings.repair_retry_s * 2**doublings
         neighbor.fetch_attempts += 1
+        neighbor.requests += 1
         self.repairs += 1
-        want = Want(self._charter.federation_id, first, last, snapshot)
-        again = SetTimer(REPAIR_TIMER, self._settings.repair_retry_s)
-        return [Send(neighbor.member.transport, Frame(write_message(want))), again]
+        want = frame(Want(self._charter.federation_id, first, last, snapshot))
+        return [Send(neighbor.member.transport, want), *self._arm()]
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -200,13 +202,14 @@ class Replicas:
         if following is None:
             return self.fetch(neighbor, now) if neighbor.behind else []
         update = following.signed.update
-        if update.replica_before != neighbor.state or neighbor.missing:
-            del neighbor.waiting[update.number]
-            if neighbor.missing:
-                return self._want_snapshot(neighbor, now)
-            refused = self._refuse_signed(neighbor, following.signed, Reason.BAD_BASE, now)
-            return [*refused, *self._want_snapshot(neighbor, now)]
         del neighbor.waiting[update.number]
+        if neighbor.missing or update.replica_before != neighbor.state:
+            self._forget(update.delta)
+            refused: list[Effect] = []
+            if not neighbor.missing:
+                neighbor.missing = True
+                refused = self._evidence.refuse(neighbor, following.signed, Reason.BAD_BASE, now)
+            return [*refused, *self.fetch(neighbor, now)]
         neighbor.in_flight = following
         job = AdvanceJob(neighbor.log_id, update.number, neighbor.state, update.delta, update.replica_after)
         return [Run(job)]
@@ -215,9 +218,9 @@ class Replicas:
         """A replica advanced: record the update as received, go on with the next."""
         neighbor = self.neighbors[result.author]
         applied = neighbor.in_flight
-        neighbor.in_flight = None
         if applied is None or applied.signed.update.number != result.number:
             return []
+        neighbor.in_flight = None
         signed = applied.signed
         if neighbor.state != result.result:
             self._forget(neighbor.state)
@@ -228,7 +231,7 @@ class Replicas:
         neighbor.accepted += 1
         if not applied.snapshot:
             self._forget(signed.update.delta)
-        self.received.append(self._record(signed, Decision.ACCEPT, None, applied.snapshot, now))
+        self._received.append(self._evidence.accept(signed, applied.snapshot, now))
         return self._apply_next(neighbor, now)
 
     def _align(self, neighbor: Neighbor, was_live: bool) -> None:
@@ -240,30 +243,39 @@ class Replicas:
         """First word of a neighbor since our start: it counts as live from here, at the pace it will show."""
         if not neighbor.heard:
             neighbor.heard = True
+            neighbor.goal = neighbor.claimed
             neighbor.reset_pace(now)
             neighbor.lead_offset = max(0, self._own_number() - neighbor.claimed)
 
     def on_rejected(self, result: Rejected, now: float) -> list[Effect]:
-        """The body of a signed update was wrong: evidence against its signer, and another way to its replica."""
+        """A signed body was wrong: evidence against its signer, whose later updates need a snapshot to follow."""
         neighbor = self.neighbors[result.author]
-        applied = neighbor.in_flight
-        neighbor.in_flight = None
+        applied = self._land(neighbor)
         if applied is None:
             return []
-        self._forget(applied.signed.update.delta)
-        out = self._refuse_signed(neighbor, applied.signed, result.reason, now)
-        return out[1:]  # the transport was answered long ago
+        neighbor.rejected = max(neighbor.rejected, result.number)
+        neighbor.remember(result.number, applied.signed.token.leaf)
+        refused = self._evidence.refuse(neighbor, applied.signed, result.reason, now)
+        return [*refused, *self._apply_next(neighbor, now)]
 
     def on_failed(self, result: JobFailed, now: float) -> list[Effect]:
         """Our own compute side failed: nothing is held against the neighbor; fetch again when it comes to it."""
         neighbor = self.neighbors.get(result.author)
         if neighbor is None:
             return []
-        neighbor.in_flight = None
+        self._land(neighbor)
         if result.missing and result.missing == neighbor.state:
             neighbor.missing = True
-            return self._want_snapshot(neighbor, now)
+            return self.fetch(neighbor, now)
         return []
+
+    def _land(self, neighbor: Neighbor) -> Waiting | None:
+        """Take what was being applied to ``neighbor`` and was not: its body is of no more use."""
+        applied, neighbor.in_flight = neighbor.in_flight, None
+        if applied is not None:
+            update = applied.signed.update
+            self._forget(update.replica_after if applied.snapshot else update.delta)
+        return applied
 
     # -- judging ------------------------------------------------------------------------------------------------
 
@@ -282,7 +294,7 @@ class Replicas:
             return Reason.BAD_CODEC
         return None
 
-    def _judge(self, neighbor: Neighbor, signed: SignedUpdate, body: bytes) -> Reason | None:
+    def _judge(self, signed: SignedUpdate, body: bytes) -> Reason | None:
         """What is wrong with a verified update and its body, if anything; raises where the transport is to blame."""
         reason = self._judge_header(signed)
         if reason is not None:
@@ -299,63 +311,8 @@ class Replicas:
             return Reason.BAD_SHAPE
         return None
 
-    def _refuse_signed(self, neighbor: Neighbor, signed: SignedUpdate, reason: Reason, now: float) -> list[Effect]:
-        neighbor.refused += 1
-        neighbor.last_reason = reason.label
-        if self._recorder.take_refusal_slot():
-            seq = self._record(signed, Decision.REJECT, reason, False, now)
-            if reason in PENALIZED:
-                self._punish(neighbor, seq, now)
-        else:
-            digest = signed.token_hash
-            self._recorder.refuse(neighbor.log_id, reason, len(signed.token_bytes), digest, now)
-        text = f"update {signed.update.number} of {neighbor.member.name} refused: {reason.label}"
-        return [Refuse(neighbor.member.transport, reason), Report("refused", text)]
-
-    def _punish(self, neighbor: Neighbor, seq: int, now: float) -> None:
-        before = standing_class(neighbor)
-        neighbor.standing = punish(neighbor.standing)
-        self.note_class(neighbor, before, (seq,), now)
-
-    def convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
-        """Two updates under one number, both signed: quarantine for the life of the charter."""
-        self._recorder.keep_token(signed.token_hash, neighbor.log_id, signed.update.number, signed.token_bytes)
-        before = standing_class(neighbor)
-        seq = self._record(signed, Decision.REJECT, Reason.EQUIVOCATION, False, now)
-        neighbor.quarantined = True
-        neighbor.standing = Standing(0.0, BAD_CAP, 0.0)
-        neighbor.refused += 1
-        neighbor.last_reason = Reason.EQUIVOCATION.label
+    def _convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
+        for waiting in neighbor.waiting.values():
+            self._forget(waiting.signed.update.delta)
         neighbor.waiting.clear()
-        self.note_class(neighbor, before, (seq,), now)
-        text = f"{neighbor.member.name} signed two different updates {signed.update.number}: quarantined"
-        return [Refuse(neighbor.member.transport, Reason.EQUIVOCATION), Report("equivocation", text)]
-
-    def note_class(self, neighbor: Neighbor, before: StandingClass, evidence: tuple[int, ...], now: float) -> None:
-        """Record a change of the public class of a neighbor, if it changed."""
-        after = standing_class(neighbor)
-        if after != before:
-            change = ReputationChange(neighbor.log_id, standing_code(before), standing_code(after), evidence)
-            self._recorder.append(change, now)
-
-    def _record(
-        self, signed: SignedUpdate, decision: Decision, reason: Reason | None, snapshot: bool, now: float
-    ) -> int:
-        update, token = signed.update, signed.token
-        if decision == Decision.ACCEPT:
-            self._recorder.keep_token(signed.token_hash, signed.author, update.number, signed.token_bytes)
-        record = UpdateReceived(
-            sender=signed.author,
-            seq=token.header.seq,
-            leaf=token.leaf,
-            size=token.size,
-            root=token.root,
-            token=signed.token_hash,
-            number=update.number,
-            delta=update.delta,
-            replica=update.replica_after,
-            snapshot=snapshot,
-            decision=int(decision),
-            reasons=() if reason is None else (int(reason),),
-        )
-        return self._recorder.append(record, now)
+        return self._evidence.convict(neighbor, signed, now)

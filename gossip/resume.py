@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from quidnunc.crypto.entry import Entry, EntryType, commit_private, open_entry
+from quidnunc.crypto.entry import Entry, EntryType, open_entry
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
+from quidnunc.gossip.evidence import CONVICTED, PENALIZED
 from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.neighbor import LEAVES_KEPT
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Decision,
@@ -22,16 +24,17 @@ from quidnunc.gossip.provenance import (
     parse_record,
     parse_standings,
 )
+from quidnunc.gossip.reputation import FOUNDER, punish
 
 
 @dataclass(slots=True)
 class Tracked:
-    """The last update of a neighbor that our ledger holds as accepted."""
+    """The last update of a neighbor that our ledger holds as accepted, and the leaves of the newest ones."""
 
     number: int
     seq: int
     state: bytes
-    leaf: bytes
+    leaves: dict[int, bytes]
 
 
 @dataclass(slots=True)
@@ -65,15 +68,13 @@ class Resume:
 def fold(entries: Iterable[Entry]) -> Resume:
     """The state a ledger leads to; raises LedgerCorrupt for an own entry that does not parse."""
     state = Resume()
-    for entry in entries:
-        header = open_entry(entry)
-        if header.type == EntryType.GENESIS:
-            continue
+    for seq, entry in enumerate(entries):
         try:
-            record = parse_record(header.type, entry.payload)
-            _apply(state, record, header.seq, entry)
+            header = open_entry(entry)
+            if header.type != EntryType.GENESIS:
+                _apply(state, parse_record(header.type, entry.payload), seq, entry)
         except Malformed as error:
-            raise LedgerCorrupt(header.seq, error.message) from error
+            raise LedgerCorrupt(seq, error.message) from error
     return state
 
 
@@ -86,8 +87,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
         case UpdatePublished():
             _apply_published(state, record, seq)
         case UpdateReceived(decision=Decision.ACCEPT):
-            leaf = Tracked(record.number, record.seq, record.replica, record.leaf)
-            state.tracked[record.sender] = leaf
+            _apply_accepted(state, record)
         case Merge():
             _apply_merge(state, record, entry)
         case PrivacySpend():
@@ -97,9 +97,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
         case PrivacyExhausted():
             state.exhausted = True
         case UpdateReceived():
-            state.refused += 1
-            if Reason.EQUIVOCATION in record.reasons:
-                state.quarantined.add(record.sender)
+            _apply_rejected(state, record)
         case MessageRefused():
             state.refused += record.count
 
@@ -113,12 +111,29 @@ def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
     state.trained += record.steps > 0
 
 
+def _apply_accepted(state: Resume, record: UpdateReceived) -> None:
+    before = state.tracked.get(record.sender)
+    leaves = {} if before is None else before.leaves
+    leaves[record.number] = record.leaf
+    for old in [n for n in leaves if n <= record.number - LEAVES_KEPT]:
+        del leaves[old]
+    state.tracked[record.sender] = Tracked(record.number, record.seq, record.replica, leaves)
+
+
+def _apply_rejected(state: Resume, record: UpdateReceived) -> None:
+    """A refusal changes a standing at once; later merges record the standings they lead to."""
+    state.refused += 1
+    standing = state.standings.get(record.sender, FOUNDER)
+    if Reason.EQUIVOCATION in record.reasons:
+        state.quarantined.add(record.sender)
+        state.standings[record.sender] = CONVICTED
+    elif PENALIZED.intersection(record.reasons):
+        state.standings[record.sender] = punish(standing)
+
+
 def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
     state.base = record.result
     state.unmerged = False
     state.merges += 1
-    if record.private is None or not entry.private:
-        return
-    if commit_private(entry.private_salt, entry.private) != record.private:
-        raise Malformed("private part does not match its commitment")
-    state.standings.update(parse_standings(entry.private))
+    if entry.private:
+        state.standings.update(parse_standings(entry.private))

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from statistics import median
+from typing import NamedTuple
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
+from quidnunc.gossip.evidence import Evidence, standing_class
 from quidnunc.gossip.jobs import (
     PPB,
     Adopted,
@@ -25,6 +27,7 @@ from quidnunc.gossip.jobs import (
     Merged,
     MergeInput,
     MergeJob,
+    Standing,
     Trained,
     TrainJob,
 )
@@ -39,6 +42,7 @@ from quidnunc.gossip.neighbor import (
 from quidnunc.gossip.provenance import (
     Merge,
     MergeRow,
+    PrivacyClaim,
     PrivacyExhausted,
     PrivacySpend,
     UpdatePublished,
@@ -46,7 +50,8 @@ from quidnunc.gossip.provenance import (
 )
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
-from quidnunc.gossip.replicas import Replicas, standing_class
+from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.reputation import BAD_CAP
 from quidnunc.gossip.settings import Settings
 
 ROUND_TIMER = "round"
@@ -68,6 +73,14 @@ class Phase(StrEnum):
     TRAINING = "training"
 
 
+class _Input(NamedTuple):
+    """What a merge in progress reads of one neighbor."""
+
+    state: bytes
+    seq: int | None
+    standing: Standing
+
+
 class Rounds:
     """The turn-taking of one peer."""
 
@@ -76,6 +89,7 @@ class Rounds:
         charter: Charter,
         me: bytes,
         recorder: Recorder,
+        evidence: Evidence,
         replicas: Replicas,
         publisher: Publisher,
         budget: Budget,
@@ -88,6 +102,7 @@ class Rounds:
         self._charter = charter
         self._me = me
         self._recorder = recorder
+        self._evidence = evidence
         self._replicas = replicas
         self._publisher = publisher
         self._budget = budget
@@ -106,7 +121,7 @@ class Rounds:
         self._spend: tuple[PrivacySpend, int] | None = None
         self._with_training = False
         self._failures = 0
-        self._inputs: list[tuple[bytes, bytes, int | None]] = []
+        self._inputs: dict[bytes, _Input] = {}
         self.phase = Phase.STARTING
         self.blocked = ""
         self.paused = False
@@ -166,8 +181,10 @@ class Rounds:
         return f"heard {total - len(silent)} of {needed} neighbors needed to start; silent: {_names(silent)}"
 
     def _catching_up(self, neighbor: Neighbor) -> bool:
-        stuck = neighbor.fetch_attempts >= self._settings.fetch_attempts
-        return neighbor.connected and (neighbor.behind or neighbor.missing) and not stuck
+        """Whether to wait for a neighbor's replica, as it stood when we first heard of it, before the first turn."""
+        reached = neighbor.number >= neighbor.goal and not neighbor.missing
+        stuck = neighbor.requests >= self._settings.fetch_attempts
+        return self._replicas.lacks(neighbor) and not reached and not stuck
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
@@ -177,7 +194,6 @@ class Rounds:
             return []
         if self._woke_at is None:
             self._woke_at = now
-        self._recorder.new_round(now)
         out: list[Effect] = []
         for neighbor in self._neighbors:
             if neighbor.behind or neighbor.missing:
@@ -202,10 +218,12 @@ class Rounds:
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
         self._started_at = now
+        self._recorder.close_round(now)
         if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
-            self._inputs = [(n.log_id, n.state, n.seq) for n in self._current()]
-            states = tuple(state for _, state, _ in self._inputs)
+            current = self._current()
+            self._take_inputs(current)
+            states = tuple(n.state for n in current)
             return [*committed(self._recorder.flush()), Run(MedianJob(states))]
         self.phase = Phase.IDLE
         self.round += 1
@@ -214,8 +232,9 @@ class Rounds:
         return self._train(now)
 
     def _current(self) -> list[Neighbor]:
-        """Neighbors heard since the start whose newest replica is here."""
-        return [n for n in self._neighbors if n.heard and n.number and not (n.behind or n.missing or n.quarantined)]
+        """Neighbors heard since the start whose replica, as it stood then, is here."""
+        heard = [n for n in self._neighbors if n.heard and not n.quarantined]
+        return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
 
     def _should_adopt(self) -> bool:
         """Back from a long absence, or new among experienced peers, with enough states for a median."""
@@ -227,12 +246,19 @@ class Rounds:
         known, own = self._known[neighbor.log_id], self._publisher.number
         return (neighbor.number - known) * (own / known if known and own else 1.0)
 
+    def _usable(self, now: float) -> list[Neighbor]:
+        """Neighbors whose replicas a merge may read now."""
+        return [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
+
+    def _take_inputs(self, neighbors: list[Neighbor]) -> None:
+        self._inputs = {n.log_id: _Input(n.state, n.seq, n.standing) for n in neighbors}
+
     # -- merging ------------------------------------------------------------------------------------------------
 
     def _merge(self, now: float) -> list[Effect]:
-        live = [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
+        live = self._usable(now)
         inputs = tuple(MergeInput(n.log_id, n.state, n.weight, n.standing, n.fresh) for n in live)
-        self._inputs = [(n.log_id, n.state, n.seq) for n in live]
+        self._take_inputs(live)
         cap = self._charter.merge.drag_cap_u / 1e6
         self.drag = drag_factor(self.drag, cap, live, now, self.period)
         for neighbor in live:
@@ -245,15 +271,14 @@ class Rounds:
         if self.phase != Phase.MERGING:
             return []
         rows = [self._own_row(result)]
-        seqs = {author: seq for author, _, seq in self._inputs}
         for row in result.rows:
             neighbor = self._replicas.neighbors[row.author]
             before = standing_class(neighbor)
-            neighbor.standing = row.standing
+            given = self._inputs[row.author]
+            neighbor.standing = _with_offenses(row.standing, neighbor.standing.bad - given.standing.bad)
             neighbor.last_weight = row.effective
-            seq = seqs.get(row.author)
-            rows.append(MergeRow(row.state, row.author, seq, row.weight, row.effective, row.clip))
-            self._replicas.note_class(neighbor, before, (), now)
+            rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
+            self._evidence.note_class(neighbor, before, (), now)
         self.steps_back += result.step > 0
         self._record_merge(result.result, tuple(rows), result.approximate, result.step, now)
         out: list[Effect] = committed(self._recorder.flush())
@@ -264,7 +289,7 @@ class Rounds:
     def _own_row(self, result: Merged) -> MergeRow:
         own = PPB - sum(row.effective for row in result.rows)
         weight = PPB - sum(row.weight for row in result.rows)
-        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, 1_000_000)
+        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)
 
     def _record_merge(
         self, result: bytes, rows: tuple[MergeRow, ...], approximate: bool, step: int, now: float
@@ -293,7 +318,7 @@ class Rounds:
         if self.phase != Phase.ADOPTING:
             return []
         share = PPB // len(self._inputs)
-        rows = [MergeRow(state, who, seq, share, share, 1_000_000) for who, state, seq in self._inputs]
+        rows = [MergeRow(i.state, who, i.seq, share, share, PPB) for who, i in self._inputs.items()]
         rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self.round += 1
         self._record_merge(result.result, tuple(rows), True, STEP_ADOPTED, now)
@@ -311,8 +336,7 @@ class Rounds:
     def _train(self, now: float) -> list[Effect]:
         train = not self.paused and not self.finished
         out: list[Effect] = []
-        self._spend = None
-        if train and self._budget.private:
+        if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():
                 spend = self._budget.spend(self.round)
                 self._spend = (spend, self._recorder.append(spend, now))
@@ -334,6 +358,14 @@ class Rounds:
             privacy=self._budget.step() if train else None,
         )
         return [*out, Run(job)]
+
+    def _claim(self) -> PrivacyClaim | None:
+        """What the training now to be published has cost; the spend is used up by that."""
+        if not self._with_training or self._spend is None:
+            return None
+        claim = self._budget.claim(*self._spend)
+        self._spend = None
+        return claim
 
     def _exhausted(self) -> PrivacyExhausted:
         budget = self._budget
@@ -357,10 +389,10 @@ class Rounds:
             delta=result.delta,
             size=result.size,
             codec=self._charter.codec,
-            steps=self._charter.training.local_steps if self._with_training else 0,
+            steps=self._steps(),
             dataset=self._dataset,
             size_bucket=self._size_bucket,
-            privacy=None if self._spend is None else self._budget.claim(*self._spend),
+            privacy=self._claim(),
         )
         self.trained += self._with_training
         out = self._publisher.publish(update, self._neighbors, now)
@@ -369,17 +401,26 @@ class Rounds:
         self.unmerged = True
         self._measure_pace(now)
         self.phase = Phase.IDLE
-        return [*out, SetTimer(ROUND_TIMER, max(0.0, self._interval - (now - self._started_at)))]
+        # Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
+        pace = self._interval if self._with_training else max(self.period, self._settings.heartbeat_s)
+        return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - (now - self._started_at)))]
+
+    def _steps(self) -> int:
+        """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
+        if not self._with_training:
+            return 0
+        return 1 if self._budget.private else self._charter.training.local_steps
 
     def _measure_pace(self, now: float) -> None:
-        """Learn the own usual time per turn, and between updates (waiting included), in seconds."""
-        turn = now - self._started_at
-        gap = turn if self._published_at is None else now - self._published_at
-        if self._measured is None:
-            self._turn_s, self._measured = turn, gap
-        else:
-            self._turn_s += (1 - CADENCE_DECAY) * (turn - self._turn_s)
-            self._measured += (1 - CADENCE_DECAY) * (gap - self._measured)
+        """Learn the own usual time per training turn, and between updates (waiting included), in seconds."""
+        if self._with_training:
+            turn = now - self._started_at
+            gap = turn if self._published_at is None else now - self._published_at
+            if self._measured is None:
+                self._turn_s, self._measured = turn, gap
+            else:
+                self._turn_s += (1 - CADENCE_DECAY) * (turn - self._turn_s)
+                self._measured += (1 - CADENCE_DECAY) * (gap - self._measured)
         self._published_at = now
 
     @property
@@ -394,21 +435,41 @@ class Rounds:
         return self._interval if self._measured is None else max(self._interval, self._measured)
 
     def on_failed(self, result: JobFailed, now: float) -> list[Effect]:
-        """The compute side failed: try the turn again, later each time; a spend already committed stays spent."""
+        """The compute side failed: try the same turn again, later each time.
+
+        A training that failed has released nothing, so trying it again is paid for by the spend already committed.
+        """
+        if self.phase not in (Phase.MERGING, Phase.ADOPTING, Phase.TRAINING):
+            return []
         self._failures += 1
         self.last_failure = f"{result.job}: {result.why}"
-        if self.phase == Phase.MERGING:
-            for neighbor in self._neighbors:
-                if result.missing and neighbor.state == result.missing:
-                    neighbor.missing = True
-        self.phase = Phase.STARTING if self.phase == Phase.ADOPTING else Phase.IDLE
+        if result.missing:
+            self._note_missing(result.missing)
+        if self.phase == Phase.ADOPTING:
+            self.phase = Phase.STARTING
+        else:
+            self.phase = Phase.IDLE
+            self.round -= 1
         delay = min(FAILURE_BACKOFF_MAX_S, FAILURE_BACKOFF_S * 2 ** min(self._failures - 1, 10))
         return [Report("compute", self.last_failure), SetTimer(ROUND_TIMER, delay)]
+
+    def _note_missing(self, name: bytes) -> None:
+        """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica."""
+        for neighbor in self._neighbors:
+            if neighbor.state == name:
+                neighbor.missing = True
+        if name == self.base and self.phase == Phase.TRAINING:
+            self.base = self._publisher.replica
 
     @property
     def failures(self) -> int:
         """Numeric jobs that failed in a row."""
         return self._failures
+
+
+def _with_offenses(standing: Standing, bad: float) -> Standing:
+    """The standing a merge led to, with ``bad`` mass that offenses added while the merge was computed."""
+    return standing if bad <= 0 else Standing(standing.good, min(BAD_CAP, standing.bad + bad), standing.harm)
 
 
 def _names(neighbors: list[Neighbor]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.replicas import standing_class
 
 
 def state_of(node: Node, now: float) -> tuple[str, str]:

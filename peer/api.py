@@ -19,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from quidnunc.peer.home import unwritable
+
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
@@ -40,16 +42,16 @@ class Daemon(Protocol):
 
 
 def bind(path: Path) -> socket.socket:
-    """A listening unix socket of mode 0600 at ``path``, which must not exist."""
+    """A listening unix socket of mode 0600 at ``path``, which must not exist; raises StoreUnwritable."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
         path.chmod(SOCKET_MODE)
         sock.listen(64)
         sock.setblocking(False)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise unwritable(path, error) from error
     return sock
 
 

@@ -7,18 +7,19 @@ never imports torch.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
 import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import CharterError, LedgerCorrupt, QuidnuncError
+from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
@@ -47,13 +48,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("quidnunc.peer")
 
 KEEP_DELTAS = Settings().keep_deltas
-STOP_GRACE_S = 15.0
+STOP_GRACE_S = 25.0
 """How long an orderly stop may take before everything is cancelled."""
+TRANSPORT = "quidnunc.peer.transport"
+"""Imports libp2p, which takes most of a second: done while the compute process imports torch."""
 DATASET_SALT = "dataset-salt"
 """Name of the salt of the dataset commitment in the store's private table."""
 
 
-class DataRefused(QuidnuncError):
+class DataRefused(ConfigError):
     """The task could not be built from the local data."""
 
 
@@ -97,9 +100,10 @@ def load_charter(home: Home, keys: Keys) -> tuple[Charter, Member, bytes]:
 
 
 def open_store(home: Home, member: Member) -> Store:
-    """The ledger of this home, made at the first start; raises LedgerCorrupt when it is another log's."""
+    """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
-        return Store.create(home.ledger, member.log_id, member.log)
+        why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
+        raise LedgerCorrupt(0, why, hint="restore it from a backup")
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()
@@ -142,7 +146,8 @@ def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -
     book = config.network.peers
     neighbors = [
         overlay_api.Member(
-            neighbor.transport, book.get(neighbor.name) or book.get(neighbor.log_id.hex()) or neighbor.addresses
+            neighbor.transport,
+            book.get(neighbor.name) or book.get(neighbor.log_id.hex()) or neighbor.addresses,
         )
         for neighbor in charter.neighbors(member.log_id)
     ]
@@ -170,7 +175,13 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
 
 
 def build_node(
-    charter: Charter, member: Member, note_hash: bytes, keys: Keys, config: Config, store: Store, described: Described
+    charter: Charter,
+    member: Member,
+    note_hash: bytes,
+    keys: Keys,
+    config: Config,
+    store: Store,
+    described: Described,
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry."""
     entries = list(store.entries())
@@ -214,6 +225,9 @@ class Daemon:
         data["bytes_sent"] = sum(s.bytes_sent for s in stats.values())
         data["bytes_received"] = sum(s.bytes_received for s in stats.values())
         data["addresses"] = self.addresses
+        # What is durable, not what the node has in mind: this much can be held against the peer later.
+        data["ledger_entries"], root = self._host.durable
+        data["ledger_root"] = root.hex()
         data["pid"] = os.getpid()
         data["home"] = str(self._home.root)
         data["trainer"] = {"pid": self._computer.pid, "restarts": self._computer.restarts}
@@ -260,36 +274,78 @@ async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> N
 
 
 async def run_daemon(
-    home: Home, config: Config, secret: bytes, ready: Callable[[Daemon], None], *, paused: bool = False
+    home: Home,
+    config: Config,
+    secret: bytes,
+    ready: Callable[[Daemon], None],
+    *,
+    paused: bool = False,
+    early: Sequence[int] = (),
 ) -> None:
     """Be this home's peer until a signal asks for an orderly stop. Call it under the home's lock.
 
-    ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers.
+    ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers. A signal that
+    comes before that ends the start at once: nothing was begun that a kill could not end as well. ``early`` holds
+    the signals that came before this function could hear them.
     """
+    stop, serving = trio.Event(), trio.Event()
+
+    def told(daemon: Daemon) -> None:
+        serving.set()
+        ready(daemon)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watch_signals, stop)
+        if early:
+            stop.set()
+        nursery.start_soon(_end_when, stop, serving, nursery.cancel_scope)
+        await _run(home, config, secret, stop, told, paused=paused)
+        nursery.cancel_scope.cancel()
+
+
+async def _end_when(stop: trio.Event, serving: trio.Event, scope: trio.CancelScope) -> None:
+    """Bound an orderly stop, and end a start that was not finished."""
+    await stop.wait()
+    if serving.is_set():
+        await trio.sleep(STOP_GRACE_S)
+    scope.cancel()
+
+
+async def _run(
+    home: Home,
+    config: Config,
+    secret: bytes,
+    stop: trio.Event,
+    ready: Callable[[Daemon], None],
+    *,
+    paused: bool,
+) -> None:
+    """Start-up, which is also recovery, then service; long steps leave the loop free to hear signals."""
     keys = Keys.derive(secret)
     charter, member, note_hash = load_charter(home, keys)
-    stop = trio.Event()
-    with closing(open_store(home, member)) as store:
+    overlay = make_overlay(charter, member, keys, config)
+    setup = compute_setup(charter, config, home)
+    with closing(await trio.to_thread.run_sync(open_store, home, member)) as store:
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
-        setup = compute_setup(charter, config, home)
         async with trio.open_nursery() as nursery:
-            await nursery.start(watch_signals, stop)
-            nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+            nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer)
-                node, clock = build_node(charter, member, note_hash, keys, config, store, described)
+                node, clock = await trio.to_thread.run_sync(
+                    build_node, charter, member, note_hash, keys, config, store, described
+                )
                 node.rounds.paused = paused
-                overlay = make_overlay(charter, member, keys, config)
+                await trio.to_thread.run_sync(discard_unused, blobs, node)
                 host = Host(node, store, blobs, overlay, computer, clock)
-                daemon = Daemon(host, home, computer, overlay)
-                await serve(home, host, daemon, stop, ready)
+                await serve(home, host, Daemon(host, home, computer, overlay), stop, ready)
 
 
-async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
-    """Before the host runs, a signal ends the start at once; afterwards the host has stopped by then."""
-    await stop.wait()
-    await trio.sleep(STOP_GRACE_S)
-    scope.cancel()
+def discard_unused(blobs: FileBlobs, node: Node) -> None:
+    """Discard what crashes left behind: blobs that no job of ``node`` will ever ask for."""
+    used = set(node.in_use())
+    for name in list(blobs.names()):
+        if name not in used:
+            blobs.discard(name)
 
 
 async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]) -> None:
@@ -303,4 +359,4 @@ async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready:
             await host.stopped.wait()
             nursery.cancel_scope.cancel()
     finally:
-        home.socket().unlink(missing_ok=True)
+        home.remove_socket()

@@ -142,6 +142,12 @@ class Home:
                 plain.symlink_to(path)
         return path
 
+    def remove_socket(self) -> None:
+        """Remove the control socket and what leads to it. Call under the lock."""
+        for path in (self.socket(), self.run / "control.sock"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only process that writes here, until the block ends or the process dies, however it dies.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from quidnunc.crypto.errors import Reason, StoreError
+from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.events import (
@@ -53,6 +53,10 @@ log = logging.getLogger("quidnunc.peer")
 EVENT_QUEUE = 256
 SEND_QUEUE = 64
 REPORTS_KEPT = 100
+TURN_GRACE_S = 8.0
+"""How long an orderly stop waits for the turn that runs."""
+SEND_GRACE_S = 1.0
+"""How long it then waits for what is queued to be sent; the protocol repairs the rest."""
 
 
 class Computer(Protocol):
@@ -76,6 +80,12 @@ class _Outbox:
 
     queue: deque[tuple[Frame, bytes]] = field(default_factory=deque)
     wake: trio.Event = field(default_factory=trio.Event)
+    sending: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way or waits for it."""
+        return self.sending or bool(self.queue)
 
 
 class Host:
@@ -89,6 +99,8 @@ class Host:
         self.overlay = overlay
         self.reports: deque[tuple[float, Report]] = deque(maxlen=REPORTS_KEPT)
         self.dropped_sends = 0
+        self.durable = (store.size, store.root)
+        """Size and Merkle root of the ledger as last committed."""
         self._store = store
         self._blobs = blobs
         self._computer = computer
@@ -98,6 +110,9 @@ class Host:
         self._outboxes: dict[bytes, _Outbox] = {}
         self._timers: dict[str, float] = {}
         self._timer_changed = trio.Event()
+        self._heavy_left = 0
+        self._draining = False
+        self._progress = trio.Event()
         self._one_writer = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
         self.stopped = trio.Event()
@@ -119,17 +134,32 @@ class Host:
     async def _serve(self, stop: trio.Event, task_status: TaskStatus[list[str]]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._run_jobs, self._heavy, self._computer.run)
-            nursery.start_soon(self._run_jobs, self._light, self._run_light)
+            nursery.start_soon(self._run_heavy)
+            nursery.start_soon(self._run_light)
             nursery.start_soon(self._run_timers)
             nursery.start_soon(self._run_events)
             await self.feed(Started())
             addresses = await nursery.start(self.overlay.serve, self)
             task_status.started(addresses)
             await stop.wait()
-            with trio.move_on_after(10):
-                await self.feed(Stopping())
+            await self._drain()
+            await self.feed(Stopping())
             nursery.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        """Start no turn any more, but let the one that runs be published and sent: its privacy is spent."""
+        self._draining = True
+        self._timer_changed.set()
+        with trio.move_on_after(TURN_GRACE_S):
+            while self._heavy_left:
+                await self._progress.wait()
+        with trio.move_on_after(SEND_GRACE_S):
+            while any(outbox.busy for outbox in self._outboxes.values()):
+                await self._progress.wait()
+
+    def _progressed(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
 
     async def feed(self, event: Event) -> Reason | None:
         """Have the node handle an event; returns once its effects are performed, with the refusal if there was one."""
@@ -158,17 +188,19 @@ class Host:
 
     async def _run_events(self) -> None:
         async for pending in self._events:
-            try:
-                for effect in self.node.handle(pending.event, self.clock.now()):
-                    await self._perform(effect, pending)
-            finally:
-                if pending.done is not None:
-                    pending.done.set()
+            # An error here ends the host and everybody who waits: nobody is told that what failed was done.
+            for effect in self.node.handle(pending.event, self.clock.now()):
+                await self._perform(effect, pending)
+            if pending.done is not None:
+                pending.done.set()
+            if isinstance(pending.event, Stopping):
+                return
 
     async def _perform(self, effect: Effect, pending: _Pending) -> None:
         match effect:
             case Commit(entries, note, tokens):
                 await self._in_writer(lambda: self._store.commit(entries, note, tokens))
+                self.durable = (self._store.size, self._store.root)
             case StoreBlob(data):
                 await self._in_writer(lambda: self._blobs.put(data))
             case Forget(names):
@@ -178,9 +210,11 @@ class Host:
             case SetTimer(timer, delay):
                 self._timers[timer] = self.clock.now() + delay
                 self._timer_changed.set()
+            case Run(job) if isinstance(job, AdvanceJob | AdoptJob):
+                self._send_light.send_nowait(job)
             case Run(job):
-                light = isinstance(job, AdvanceJob | AdoptJob)
-                (self._send_light if light else self._send_heavy).send_nowait(job)
+                self._heavy_left += 1
+                self._send_heavy.send_nowait(job)
             case Refuse(_, reason):
                 pending.refused = reason
             case Report(kind, text):
@@ -194,25 +228,27 @@ class Host:
     async def _in_writer(self, action: Callable[[], object]) -> None:
         await trio.to_thread.run_sync(action, limiter=self._one_writer)
 
-    async def _run_jobs(self, jobs: trio.MemoryReceiveChannel[Job], run: Callable[[Job], Awaitable[Result]]) -> None:
-        async for job in jobs:
-            result = await run(job)
-            await self._send_events.send(_Pending(Finished(result)))
+    async def _run_heavy(self) -> None:
+        async for job in self._heavy:
+            await self.feed(Finished(await self._computer.run(job)))
+            self._heavy_left -= 1
+            self._progressed()
 
-    async def _run_light(self, job: Job) -> Result:
+    async def _run_light(self) -> None:
         dim, codec = self.node.charter.task.dim, self.node.charter.codec
-        return await trio.to_thread.run_sync(advance, job, self._blobs, dim, codec)
+        async for job in self._light:
+            await self.feed(Finished(await trio.to_thread.run_sync(advance, job, self._blobs, dim, codec)))
 
     async def _run_timers(self) -> None:
-        while True:
+        while not self._draining:
             self._timer_changed = trio.Event()
-            now = self.clock.now()
-            for timer, due in sorted(self._timers.items(), key=lambda item: item[1]):
-                if due <= now:
-                    del self._timers[timer]
-                    await self._send_events.send(_Pending(TimerFired(timer)))
-            next_due = min(self._timers.values(), default=float("inf"))
-            with trio.move_on_after(max(0.0, next_due - self.clock.now())):
+            timer, due = min(self._timers.items(), key=lambda item: item[1], default=("", float("inf")))
+            left = due - self.clock.now()
+            if left <= 0:
+                del self._timers[timer]
+                await self.feed(TimerFired(timer))
+                continue
+            with trio.move_on_after(left):
                 await self._timer_changed.wait()
 
     # -- sending ------------------------------------------------------------------------------------------------
@@ -231,23 +267,25 @@ class Host:
 
     async def _run_outbox(self, peer: bytes, outbox: _Outbox) -> None:
         while True:
-            if not outbox.queue:
-                outbox.wake = trio.Event()
-                await outbox.wake.wait()
-            frame, body_blob = outbox.queue.popleft()
-            if peer not in self.overlay.connected():
-                continue
-            if body_blob:
-                try:
-                    body = await trio.to_thread.run_sync(self._blobs.get, body_blob)
-                except StoreError as error:
-                    log.warning("blob %s cannot be read: %s", body_blob.hex()[:12], error)
-                    continue
-                if body is None:
-                    log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
-                    continue
-                frame = Frame(frame.header, body)
-            try:
-                await self.overlay.send(peer, frame)
-            except SendFailed as failed:
-                log.info("%s", failed)
+            while outbox.queue:
+                outbox.sending = True
+                await self._send_one(peer, *outbox.queue.popleft())
+                outbox.sending = False
+            self._progressed()
+            outbox.wake = trio.Event()
+            await outbox.wake.wait()
+
+    async def _send_one(self, peer: bytes, frame: Frame, body_blob: bytes) -> None:
+        """Send a frame, or drop it when that cannot work."""
+        if peer not in self.overlay.connected():
+            return
+        if body_blob:
+            body = await trio.to_thread.run_sync(self._blobs.get, body_blob)
+            if body is None:
+                log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
+                return
+            frame = Frame(frame.header, body)
+        try:
+            await self.overlay.send(peer, frame)
+        except SendFailed as failed:
+            log.info("%s", failed)

@@ -79,12 +79,14 @@ class MemoryOverlay:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._network.serving[self.public] = self
-                task_status.started(list(self.addresses()))
-                self._network.changed()
-                await trio.sleep_forever()
+                try:
+                    self._network.serving[self.public] = self
+                    task_status.started(list(self.addresses()))
+                    self._network.changed()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None
         finally:
-            self._nursery = None
             self._network.serving.pop(self.public, None)
             self._up.clear()
             self._network.changed()

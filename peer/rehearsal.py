@@ -37,7 +37,10 @@ class RehearsalFailed(QuidnuncError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to rehearse. ``create`` are further arguments of ``federation create``."""
+    """What to rehearse. ``create`` are further arguments of ``federation create``.
+
+    ``paths`` are the peers' local data, one each, for a task that reads some.
+    """
 
     peers: int
     task: str = "digits"
@@ -47,6 +50,7 @@ class Plan:
     attackers: int = 0
     attack: str = "sign_flip"
     ping_interval_s: float = 2.0
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -64,11 +68,11 @@ class Actor:
     def log(self) -> Path:
         return self.home.root / "daemon.log"
 
-    def start(self) -> None:
+    def start(self, *arguments: str) -> None:
         """Start (or restart) the daemon; its log is appended to ``daemon.log``."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "--home", str(self.home.root), "run"],
+                [*COMMAND, "--home", str(self.home.root), "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -170,7 +174,9 @@ class Rehearsal:
         cards = [str(actor.home.card) for actor in self.actors]
         created = command(
             *("federation", "create", *cards, "--task", self.plan.task, "--seed", str(self.plan.seed)),
-            *("--site-peers", str(self.plan.peers), "--start", "all", *self.plan.create, "--out", str(self.charter)),
+            *("--site-peers", str(self.plan.peers), "--start", "all", "--out", str(self.charter)),
+            *("--data-path", self.plan.paths[0] if self.plan.paths else ""),
+            *self.plan.create,
         )
         for actor in self.actors:
             command("federation", "sign", str(self.charter), home=actor.home.root)
@@ -185,6 +191,8 @@ class Rehearsal:
         share = {"index": actor.index, "peers": plan.peers, "alpha": float(plan.alpha), "seed": plan.seed}
         changes: dict[str, Any] = {f"data.{key}": value for key, value in share.items()}
         changes["network.ping_interval_s"] = plan.ping_interval_s
+        if plan.paths:
+            changes["data.path"] = plan.paths[actor.index]
         if actor.attacker:
             changes["drill.attack"] = plan.attack
         text = actor.home.config.read_text()

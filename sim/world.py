@@ -83,7 +83,8 @@ class Peer:
 class Hooks:
     """What a test may look at or change while the world runs.
 
-    ``on_job`` sees every job before it is computed; ``tamper`` may replace a message on its way (None drops it).
+    ``on_result`` sees every job with its result, ``on_commit`` what has just become durable; ``tamper`` may replace
+    a message on its way (None drops it).
     """
 
     on_result: Callable[[Peer, Job, Result], None] | None = None
@@ -166,6 +167,8 @@ class World:
         )
         salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{index}-{peer.life}".encode()).digest(), b"salt")
         peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
+        for name in peer.disk.blobs.data.keys() - set(peer.node.in_use()):
+            peer.disk.blobs.discard(name)
         self._feed(peer, Started())
         for other in self.peers:
             if other.node is not None and frozenset((other.index, index)) in self._edges:

@@ -37,9 +37,11 @@ def recompute(pivot: Vector, rows: Sequence[tuple[Vector, int]]) -> Vector:
 def distances(pivot: Vector, stack: Stack) -> Reals:
     """||stack_j - pivot||, float64 [..., k], for ``pivot`` [..., d] and ``stack`` [..., k, d]."""
     difference = (stack - pivot[..., None, :]).astype(np.float64)
-    return np.sqrt(np.einsum("...kd,...kd->...k", difference, difference))
+    squares: Reals = np.einsum("...kd,...kd->...k", difference, difference)
+    return np.sqrt(squares)
 
 
 def mean(stack: Stack, weights: Reals) -> Stack:
     """The weighted mean [..., d] of ``stack`` [..., k, d]; ``weights`` [..., k] sum to one, own row included."""
-    return np.einsum("...kd,...k->...d", stack, weights.astype(stack.dtype))
+    result: Stack = np.einsum("...kd,...k->...d", stack, weights.astype(stack.dtype))
+    return result

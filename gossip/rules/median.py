@@ -14,7 +14,8 @@ def coordinate_median(stack: Stack) -> Vector:
     rows does not change a bit of the result.
     """
     k = stack.shape[-2]
-    ranked = np.sort(stack, axis=-2)
+    # Adding 0 turns -0 into +0: the two compare equal, so sorting would keep them in the order they came in.
+    ranked = np.sort(stack + np.float32(0), axis=-2)
     low, high = ranked[..., (k - 1) // 2, :], ranked[..., k // 2, :]
     if k % 2:
         return low

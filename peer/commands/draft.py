@@ -95,6 +95,12 @@ def register(parser: CommandParser) -> None:
         metavar="N",
         help="shares a built-in data set is cut into, to describe it",
     )
+    add(
+        "--data-path",
+        default="",
+        metavar="PATH",
+        help="local data for a task that reads some, as data.path in config.toml; needed to build it, never sent",
+    )
     add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
     parser.set_defaults(command=create)
 
@@ -130,7 +136,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=_PAYLOAD_BYTES,
     )
     context.out.talk(f"building task {args.task} to name its model")
-    described = _describe(unbuilt, args.site_peers, context.timeout_s or _TIMEOUT_S)
+    described = _describe(unbuilt, args.site_peers, args.data_path, context.timeout_s or _TIMEOUT_S)
     charter = replace(
         unbuilt,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
@@ -178,7 +184,7 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     )
 
 
-def _describe(charter: Charter, site_peers: int, timeout_s: float) -> Described:
+def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) -> Described:
     """What the task's model is, found out in a compute process: this one never loads torch or user code."""
     import trio
 
@@ -191,6 +197,7 @@ def _describe(charter: Charter, site_peers: int, timeout_s: float) -> Described:
         setup = Setup(
             task=charter.task.reference,
             blobs=blobs,
+            path=path,
             peers=site_peers,
             options=charter.task.options,
             genesis_seed=plan.seed,
@@ -209,7 +216,10 @@ def _describe(charter: Charter, site_peers: int, timeout_s: float) -> Described:
     if isinstance(result, Described):
         return result
     why = result.why if isinstance(result, JobFailed) else f"answered with {type(result).__name__}"
-    raise ConfigError(f"task {charter.task.reference!r}: {why}", hint="it is built here once, to name its model")
+    hint = "it is built here once, to name its model"
+    if not path and ":" in charter.task.reference:
+        hint += "; does it read data? name some with --data-path"
+    raise ConfigError(f"task {charter.task.reference!r}: {why}", hint=hint)
 
 
 def _defaults(task: str) -> Defaults:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import trio
 
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import require_home
-from quidnunc.peer.config import Config, Log, load
+from quidnunc.peer.config import Log, load
 from quidnunc.peer.output import Outcome
 
 
@@ -26,6 +30,22 @@ def register(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace, context: Context) -> Outcome:
     """Run the daemon; returns after an orderly stop."""
+    with early_signals() as early:
+        return _run(args, context, early)
+
+
+@contextmanager
+def early_signals() -> Iterator[list[int]]:
+    """Collects SIGTERMs until the daemon itself can hear them: one that comes during its imports is not lost."""
+    early: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: early.append(number))
+    try:
+        yield early
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcome:
     from quidnunc.peer import daemon
 
     home = context.home
@@ -42,15 +62,10 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
         logging.getLogger("quidnunc.peer").info("ready addresses=%s", ",".join(running.addresses))
 
     home.create()
+    serve = partial(daemon.run_daemon, home, config, secret, ready, paused=args.paused, early=early)
     with home.lock():
-        trio.run(lambda: _serve(home, config, secret, ready, args.paused))
-    return Outcome(None, [])
-
-
-async def _serve(home: object, config: Config, secret: bytes, ready: object, paused: bool) -> None:
-    from quidnunc.peer import daemon
-
-    await daemon.run_daemon(home, config, secret, ready, paused=paused)  # type: ignore[arg-type]
+        trio.run(serve)
+    return Outcome()
 
 
 class JsonLines(logging.Formatter):

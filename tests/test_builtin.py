@@ -1,0 +1,73 @@
+"""Built-in data: fixed splits, shards that depend on the site only, and defaults that learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import Site
+from quidnunc.gossip.builtin import BUILTIN, DEFAULTS
+from quidnunc.gossip.params import layout
+
+
+def rows(part: tuple[torch.Tensor, torch.Tensor]) -> set[bytes]:
+    return {row.numpy().tobytes() for row in part[0]}
+
+
+@pytest.mark.parametrize(("name", "shared", "tested"), [("digits", 1437, 360), ("breast-cancer", 455, 114)])
+def test_shards_are_disjoint_complete_and_share_one_test_split(name: str, shared: int, tested: int) -> None:
+    tasks = [BUILTIN[name](Site(index=i, peers=5, seed=4)) for i in range(5)]
+    sizes = [len(task.train[0]) + len(task.holdout[0]) for task in tasks]
+    assert sum(sizes) == shared
+    assert max(sizes) - min(sizes) <= 1
+    for task in tasks:
+        assert len(task.test[0]) == tested
+        assert torch.equal(task.test[0], tasks[0].test[0])
+        assert len(task.holdout[0]) == max(8, round(0.15 * (len(task.train[0]) + len(task.holdout[0]))))
+        assert 0 <= float(task.train[0].min()) <= float(task.train[0].max()) <= 1
+    together = [row for task in tasks for row in rows(task.train) | rows(task.holdout)]
+    assert len(set(together)) == len(together) == shared
+    assert not set(together) & rows(tasks[0].test)
+
+
+def test_a_site_always_gets_the_same_shard() -> None:
+    one, same = (BUILTIN["digits"](Site(index=2, peers=4, seed=1)) for _ in range(2))
+    other = BUILTIN["digits"](Site(index=2, peers=4, seed=2))
+    assert torch.equal(one.train[0], same.train[0])
+    assert one.train[0].shape != other.train[0].shape or not torch.equal(one.train[0], other.train[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "dim"),
+    [
+        ("digits", "softmax", 650),
+        ("digits", "mlp", 2410),
+        ("breast-cancer", "softmax", 62),
+        ("breast-cancer", "mlp", 530),
+    ],
+)
+def test_models_have_the_documented_size(name: str, model: str, dim: int) -> None:
+    task = BUILTIN[name](Site(options={"model": model}))
+    assert layout(task.model())[-1].stop == dim
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ConfigError, match="option model is 'cnn', must be 'softmax' or 'mlp'"):
+        BUILTIN["digits"](Site(options={"model": "cnn"}))
+    with pytest.raises(ConfigError, match="site index is 3, must be 0 to 2"):
+        BUILTIN["digits"](Site(index=3, peers=3))
+    with pytest.raises(ConfigError, match="below 20 each"):
+        BUILTIN["breast-cancer"](Site(peers=23))
+
+
+def test_every_task_has_defaults() -> None:
+    assert set(DEFAULTS) == set(BUILTIN)
+
+
+def test_columns_are_scaled_by_public_ranges_not_by_local_statistics() -> None:
+    whole = BUILTIN["breast-cancer"](Site())
+    part = BUILTIN["breast-cancer"](Site(index=1, peers=10))
+    assert rows(part.train) | rows(part.holdout) <= rows(whole.train) | rows(whole.holdout)
+    assert np.median(whole.train[0].numpy()) < 0.5

@@ -1,0 +1,177 @@
+"""Anything in any order: three nodes, and what must hold after every step."""
+
+from __future__ import annotations
+
+from founders import private
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from node_helpers import GENESIS_NAME, Bench
+
+from quidnunc.gossip.charter import RoundSpec
+from quidnunc.gossip.events import Finished, Frame, PeerUp, Received, Stopping, TimerFired
+from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, JobFailed
+from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
+from quidnunc.gossip.resume import fold
+
+PRIVATE = private(rounds=20)
+
+
+class Federation(RuleBasedStateMachine):
+    """Three nodes whose messages are delivered, dropped, doubled and reordered at will, and whose power fails."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.benches = [Bench(3, me=me, privacy=PRIVATE, rounds=RoundSpec(20, 0, 2, "majority")) for me in range(3)]
+        self.signed: dict[tuple[bytes, int], bytes] = {}
+        self.taken = [0, 0, 0]
+        self.air: list[tuple[int, int, Frame]] = []
+        for index in range(3):
+            self.link(index)
+        self.work(3)
+
+    def link(self, index: int) -> None:
+        """Connect one node to the others, and the others to it."""
+        for other in range(3):
+            if other != index:
+                self.benches[index].feed(PeerUp(self.transport(other)))
+                self.benches[other].feed(PeerUp(self.transport(index)))
+        self.collect()
+
+    def transport(self, index: int) -> bytes:
+        return self.benches[0].founders[index].member.transport
+
+    def collect(self) -> None:
+        """What was sent is in the air now."""
+        for index, bench in enumerate(self.benches):
+            for send in bench.sent[self.taken[index] :]:
+                target = next(i for i in range(3) if self.transport(i) == send.peer)
+                body = bench.disk.blobs.get(send.body_blob) if send.body_blob else b""
+                if body is not None:
+                    self.air.append((index, target, Frame(send.frame.header, body)))
+            self.taken[index] = len(bench.sent)
+        self.air = self.air[-60:]
+
+    @rule(pick=st.integers(0, 59), copies=st.integers(0, 2))
+    def deliver(self, pick: int, copies: int) -> None:
+        """Deliver a message, twice, or never."""
+        if not self.air:
+            return
+        sender, target, frame = self.air.pop(pick % len(self.air))
+        for _ in range(copies):
+            self.benches[target].feed(Received(self.transport(sender), frame))
+        self.collect()
+
+    @rule(rounds=st.integers(1, 3))
+    def work(self, rounds: int) -> None:
+        """Everything goes well for a while."""
+        for _ in range(rounds):
+            for bench in self.benches:
+                bench.turn(1.0)
+            self.collect()
+            while self.air:
+                self.deliver(0, 1)
+            for bench in self.benches:
+                bench.settle()
+            self.collect()
+
+    @rule(count=st.integers(1, 12))
+    def deliver_in_order(self, count: int) -> None:
+        for _ in range(min(count, len(self.air))):
+            self.deliver(0, 1)
+
+    @rule(index=st.integers(0, 2), seconds=st.floats(0.0, 3.0))
+    def turn(self, index: int, seconds: float) -> None:
+        self.benches[index].turn(seconds)
+        self.collect()
+
+    @rule(index=st.integers(0, 2), jobs=st.integers(1, 3))
+    def compute(self, index: int, jobs: int) -> None:
+        bench = self.benches[index]
+        for job in [bench.jobs.pop(0) for _ in range(min(jobs, len(bench.jobs)))]:
+            bench.feed(Finished(bench.worker(job)))
+        self.collect()
+
+    @rule(index=st.integers(0, 2))
+    def tick(self, index: int) -> None:
+        self.benches[index].tick(0.5)
+        self.collect()
+
+    @rule(index=st.integers(0, 2))
+    def repair(self, index: int) -> None:
+        self.benches[index].now += 1.0
+        self.benches[index].feed(TimerFired("repair"))
+        self.collect()
+
+    @rule(index=st.integers(0, 2))
+    def fail(self, index: int) -> None:
+        """The compute process dies with the job it has."""
+        bench = self.benches[index]
+        if bench.jobs:
+            job = bench.jobs.pop(0)
+            author = job.author if isinstance(job, AdvanceJob | AdoptJob) else b""
+            bench.feed(Finished(JobFailed(type(job).__name__, "killed", b"", author)))
+            self.collect()
+
+    @rule(index=st.integers(0, 2), cleanly=st.booleans())
+    def restart(self, index: int, cleanly: bool) -> None:
+        bench = self.benches[index]
+        if cleanly:
+            bench.feed(Stopping())
+        bench.restart()
+        used = set(bench.node.in_use())
+        for name in set(bench.disk.blobs.data) - used:
+            bench.disk.blobs.discard(name)
+        self.link(index)
+
+    @invariant()
+    def replicas_are_as_signed(self) -> None:
+        for bench in self.benches:
+            for record in bench.records():
+                if isinstance(record, UpdatePublished):
+                    key = bench.own.log_id, record.number
+                    assert self.signed.setdefault(key, record.replica_after) == record.replica_after
+        for bench in self.benches:
+            for neighbor in bench.node.neighbors.values():
+                assert not neighbor.quarantined
+                assert neighbor.standing.bad == 0, neighbor.last_reason
+                if neighbor.number:
+                    assert self.signed[neighbor.log_id, neighbor.number] == neighbor.state
+                assert len(neighbor.waiting) <= bench.settings.buffered_updates
+                assert len(neighbor.asked) <= 256
+                assert len(neighbor.leaves) <= 64
+
+    @invariant()
+    def ledgers_hold(self) -> None:
+        for bench in self.benches:
+            entries = bench.entries()
+            numbers = [record.number for _, record in entries if isinstance(record, UpdatePublished)]
+            assert numbers == list(range(1, len(numbers) + 1))
+            spends = {header.seq for header, record in entries if isinstance(record, PrivacySpend)}
+            claims = [record.privacy for _, record in entries if isinstance(record, UpdatePublished)]
+            paid = [claim.spend_seq for claim in claims if claim is not None]
+            assert len(set(paid)) == len(paid)
+            assert set(paid) <= spends
+            assert bench.node.budget.releases == len(spends)
+
+    @invariant()
+    def restarting_leads_to_the_same_place(self) -> None:
+        for bench in self.benches:
+            node, state = bench.node, fold(bench.disk.entries)
+            if node.recorder.pending:
+                continue
+            assert (state.number, state.trained, state.merges) == (
+                node.publisher.number,
+                node.rounds.trained,
+                node.rounds.merges,
+            )
+            assert (state.base or GENESIS_NAME) == node.rounds.base
+            assert (state.replica or GENESIS_NAME) == node.publisher.replica
+            assert state.unmerged == node.rounds.unmerged
+            for neighbor in node.neighbors.values():
+                tracked = state.tracked.get(neighbor.log_id)
+                assert (0 if tracked is None else tracked.number) == neighbor.number
+
+
+Federation.TestCase.settings = hypothesis_settings(deadline=None, max_examples=15, stateful_step_count=40)
+TestFederation = Federation.TestCase

@@ -1,0 +1,117 @@
+"""Merge rules against three-line versions and hand-worked numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from quidnunc.gossip.rules import repute
+from quidnunc.gossip.rules.linear import distances, mean, recompute
+from quidnunc.gossip.rules.median import coordinate_median, weighted_median
+
+FLOATS = st.floats(-100, 100, width=32)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 7).flatmap(lambda k: arrays(np.float32, (k, 4), elements=FLOATS)))
+def test_coordinate_median_is_numpys_and_ignores_the_order(stack: np.ndarray) -> None:
+    result = coordinate_median(stack)
+    np.testing.assert_allclose(result, np.median(stack.astype(np.float64), axis=0), atol=1e-4)
+    assert coordinate_median(stack[::-1]).tobytes() == result.tobytes()
+
+
+def test_the_median_of_an_even_number_is_between_the_middle_two() -> None:
+    assert coordinate_median(np.array([[1], [2], [3], [10]], np.float32)).tolist() == [2.5]
+    assert coordinate_median(np.array([[1], [10], [3]], np.float32)).tolist() == [3]
+
+
+def test_rules_take_leading_batch_dimensions() -> None:
+    stack = np.random.Generator(np.random.PCG64(1)).normal(size=(3, 2, 5, 4)).astype(np.float32)
+    weights = np.full((3, 2, 5), 0.2)
+    assert (coordinate_median(stack)[1, 1] == coordinate_median(stack[1, 1])).all()
+    np.testing.assert_allclose(mean(stack, weights), stack.mean(axis=2), atol=1e-6)
+    pivot = stack[..., 0, :]
+    np.testing.assert_allclose(distances(pivot, stack)[2, 0], distances(pivot[2, 0], stack[2, 0]))
+    assert (distances(pivot, stack)[..., 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "expected"),
+    [
+        ([1, 2, 3], [1, 1, 1], 2),
+        ([3, 1, 2, 10], [1, 1, 1, 1], 2.5),
+        ([1, 2, 100], [1, 1, 0], 1.5),
+        ([1, 2, 100], [0.2, 0.2, 1], 100),
+        ([1, 5, 9], [0.5, 0, 0.5], 5),
+        ([4], [0], 4),
+        ([4, 6], [0, 0], 5),
+        ([7, 8, 9], [0, 0, 1], 9),
+    ],
+)
+def test_weighted_median_by_hand(values: list[float], weights: list[float], expected: float) -> None:
+    assert weighted_median(np.array(values, float), np.array(weights, float)) == expected
+
+
+def test_recompute_by_hand_and_zero_rows_leave_every_bit() -> None:
+    pivot = np.array([1.0, -0.0, 4.0], np.float32)
+    other = np.array([3.0, 5.0, 4.0], np.float32)
+    assert recompute(pivot, [(other, 250_000_000)]).tolist() == [1.5, 1.25, 4.0]
+    assert recompute(pivot, [(other, 0)]).tobytes() == pivot.tobytes()
+    assert recompute(pivot, []).tobytes() == pivot.tobytes()
+
+
+def test_recompute_is_sequential_and_unfused() -> None:
+    """The arithmetic is part of the wire format: compare with scalar float32 steps in row order."""
+    generator = np.random.Generator(np.random.PCG64(2))
+    pivot, *states = generator.normal(size=(5, 1000)).astype(np.float32)
+    weights = [123456789, 333333333, 1, 200000000]
+    expected = []
+    for i in range(1000):
+        value = pivot[i]
+        for state, weight in zip(states, weights, strict=True):
+            step = np.float32(weight / 1e9) * np.float32(state[i] - pivot[i])
+            value = np.float32(value + step)
+        expected.append(value)
+    result = recompute(pivot, list(zip(states, weights, strict=True)))
+    assert result.tobytes() == np.array(expected, np.float32).tobytes()
+
+
+def test_the_radius_follows_trust() -> None:
+    away = np.array([1.0, 1.0, 9.0, 9.0])
+    assert repute.clip_radius(away, np.array([1.0, 1.0, 0.2, 0.2]), 1.5) == 1.5
+    assert repute.clip_factors(away, 3.0).tolist() == [1, 1, 1 / 3, 1 / 3]
+    assert repute.clip_factors(np.zeros(2), 0.0).tolist() == [1, 1]
+
+
+def test_harm_is_judged_against_the_neighborhood() -> None:
+    spread_out = np.array([0.5, 0.6, 0.7, 0.8])
+    assert not repute.bad_by_loss(spread_out, 0.05, 4.0, 0.2).any()
+    assert repute.bad_by_loss(np.array([0.0, 0.0, 0.01, 0.4]), 0.05, 4.0, 0.2).tolist() == [False] * 3 + [True]
+
+
+def test_a_loss_that_is_not_finite_is_the_greatest_harm() -> None:
+    assert repute.relative_harm(np.array([np.nan, np.inf, 2.0, 0.0]), 1.0, 2.0, 10.0).tolist() == [10, 10, 0.5, -0.5]
+
+
+def test_distance_is_judged_from_the_center_of_the_neighborhood() -> None:
+    generator = np.random.Generator(np.random.PCG64(3))
+    common = generator.normal(size=400)
+    honest = (common + 0.5 * generator.normal(size=(5, 400))).astype(np.float32)
+    pivot, stack = honest[0], honest[1:]
+    assert not repute.bad_by_distance(pivot, stack, 5.0, 0.2).any()
+    stack[2] *= -1
+    assert repute.bad_by_distance(pivot, stack, 5.0, 0.2).tolist() == [False, False, True, False]
+
+
+def test_one_neighbor_cannot_be_told_from_oneself() -> None:
+    assert not repute.bad_by_distance(np.zeros(3, np.float32), np.full((1, 3), 1e6, np.float32), 5.0, 0.2).any()
+
+
+def test_the_gate_never_shuts_out_more_than_half() -> None:
+    pivot = np.ones(4, np.float32)
+    far, near = np.full(4, 9.0, np.float32), np.full(4, 1.1, np.float32)
+    assert repute.outside_gate(pivot, np.stack([far, near, near]), 0.3).tolist() == [True, False, False]
+    assert not repute.outside_gate(pivot, np.stack([far, far, near]), 0.3).any()

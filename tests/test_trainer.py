@@ -1,0 +1,99 @@
+"""One round of local training: plain SGD is plain SGD, a private round is one step, and bits repeat."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from learners import blobs_task
+from torch import nn
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.gossip.functional import Functional
+from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.params import load_vector, to_vector
+from quidnunc.gossip.privacy import private_gradient
+from quidnunc.gossip.task import Training
+from quidnunc.gossip.trainer import train
+
+
+def stream(name: bytes = b"round") -> NoiseStream:
+    return NoiseStream(bytes(32), name)
+
+
+def test_full_batches_with_momentum_equal_torch_sgd() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    start = to_vector(net.module)
+    result, loss = train(net, task.train, start, Training(0.1, 0.9, 5, 1000), None, stream())
+    module = task.model()
+    load_vector(module, start)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        value = task.loss(module(task.train[0]), task.train[1]).mean()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    np.testing.assert_allclose(result, to_vector(module), rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_training_learns_and_repeats_bit_for_bit() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    vector = to_vector(net.module)
+    for _ in range(5):
+        result, _ = train(net, task.train, vector, Training(0.3, 0.0, 20, 8), None, stream())
+        again, _ = train(net, task.train, vector, Training(0.3, 0.0, 20, 8), None, stream())
+        other, _ = train(net, task.train, vector, Training(0.3, 0.0, 20, 8), None, stream(b"other"))
+        assert result.tobytes() == again.tobytes() != other.tobytes()
+        vector = result
+    assert (net.predict(vector, task.test[0]).argmax(1) == task.test[1]).float().mean() > 0.9
+
+
+def test_momentum_does_not_outlive_a_round() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    start = to_vector(net.module)
+    one_step = Training(0.1, 0.9, 1, 1000)
+    first, _ = train(net, task.train, start, one_step, None, stream())
+    second, _ = train(net, task.train, first, one_step, None, stream())
+    gradient, _ = net.gradient(torch.tensor(first), *task.train)
+    np.testing.assert_allclose(second, first - 0.1 * gradient.numpy(), atol=1e-6)
+
+
+def test_a_private_round_is_exactly_one_step_whatever_local_steps_says() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    start = to_vector(net.module)
+    step = PrivacyStep(0.5, 1.0)
+    result, _ = train(net, task.train, start, Training(0.7, 0.9, 9, 4), step, stream())
+    gradient, _ = private_gradient(net, start, *task.train, step, stream().child(b"noise"))
+    assert result.tobytes() == (start - np.float32(0.7) * gradient).tobytes()
+
+
+def test_dropout_repeats_too_and_the_global_generator_is_left_alone() -> None:
+    task = replace(blobs_task(), model=lambda: nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
+    net = Functional(task.model(), task)
+    vector = to_vector(net.module)
+    before = torch.get_rng_state()
+    for privacy in (None, PrivacyStep(1.0, 0.5)):
+        one, same, other = (
+            train(net, task.train, vector, Training(0.3), privacy, stream(name))[0].tobytes()
+            for name in (b"a", b"a", b"b")
+        )
+        assert one == same != other
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_diverging_is_an_error_with_the_remedy() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    with pytest.raises(ConfigError, match="not finite") as caught:
+        train(net, task.train, to_vector(net.module), Training(1e38, 0.9, 50, 8), None, stream())
+    assert caught.value.hint == "lower training.learning_rate"
