@@ -36,9 +36,10 @@ class Neighbor:
     """What is known of one neighbor: its tracked replica, its pace, its standing.
 
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
-    number it has proved to have published, ``rejected`` the newest one whose body was refused: only a snapshot of a
-    later one leads past it; ``goal`` is what it claimed when we first heard of it. ``missing`` says that our copy of ``state`` is lost, or not what its next update starts
-    from. ``asked`` holds the numbers we asked for again: if they then come twice, nobody is to blame.
+    number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
+    whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
+    lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
+    twice, nobody is to blame.
     """
 
     member: Member

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
-from quidnunc.crypto.encoding import Encodable, decode, encode
+from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.jobs import Standing
@@ -408,14 +408,14 @@ def write_standings(standings: dict[bytes, Standing]) -> bytes:
 def parse_standings(data: bytes) -> dict[bytes, Standing]:
     """Inverse of :func:`write_standings`; raises Malformed."""
     value = decode(data, max_bytes=PAYLOAD_BYTES_MAX)
-    standings: dict[bytes, Standing] = {}
     if not isinstance(value, list):
         raise Malformed("private standings: expected a list")
-    for item in value:
-        if not (isinstance(item, list) and len(item) == 4 and isinstance(item[0], bytes)):
-            raise Malformed("private standings: expected rows of four")
-        good, bad, harm = item[1:]
-        if not (isinstance(good, int) and isinstance(bad, int) and isinstance(harm, int)):
-            raise Malformed("private standings: expected integers")
-        standings[item[0]] = Standing(good / 1e6, bad / 1e6, harm / 1e6)
-    return standings
+    return dict(_parse_standing(item) for item in value)
+
+
+def _parse_standing(item: Value) -> tuple[bytes, Standing]:
+    match item:
+        case [bytes(who), *values] if len(who) == 32 and [type(value) for value in values] == [int, int, int]:
+            good, bad, harm = (int(value) / 1e6 for value in values if isinstance(value, int))
+            return who, Standing(good, bad, harm)
+    raise Malformed("private standings: expected rows of a log id and three integers")

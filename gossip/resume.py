@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from quidnunc.crypto.entry import Entry, EntryType, commit_private, open_entry
+from quidnunc.crypto.entry import Entry, EntryType, open_entry
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
 from quidnunc.gossip.evidence import CONVICTED, PENALIZED
 from quidnunc.gossip.jobs import Standing
@@ -68,15 +68,13 @@ class Resume:
 def fold(entries: Iterable[Entry]) -> Resume:
     """The state a ledger leads to; raises LedgerCorrupt for an own entry that does not parse."""
     state = Resume()
-    for entry in entries:
-        header = open_entry(entry)
-        if header.type == EntryType.GENESIS:
-            continue
+    for seq, entry in enumerate(entries):
         try:
-            record = parse_record(header.type, entry.payload)
-            _apply(state, record, header.seq, entry)
+            header = open_entry(entry)
+            if header.type != EntryType.GENESIS:
+                _apply(state, parse_record(header.type, entry.payload), seq, entry)
         except Malformed as error:
-            raise LedgerCorrupt(header.seq, error.message) from error
+            raise LedgerCorrupt(seq, error.message) from error
     return state
 
 
@@ -137,8 +135,5 @@ def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
     state.base = record.result
     state.unmerged = False
     state.merges += 1
-    if record.private is None or not entry.private:
-        return
-    if commit_private(entry.private_salt, entry.private) != record.private:
-        raise Malformed("private part does not match its commitment")
-    state.standings.update(parse_standings(entry.private))
+    if entry.private:
+        state.standings.update(parse_standings(entry.private))

@@ -27,7 +27,8 @@ from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
 from quidnunc.gossip.member import Member
-from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api, overlay_api
@@ -348,8 +349,17 @@ async def _run(
                     build_node, charter, member, note_hash, keys, config, store, described
                 )
                 node.rounds.paused = paused
+                await trio.to_thread.run_sync(discard_unused, blobs, node)
                 host = Host(node, store, blobs, overlay, computer, clock)
                 await serve(home, host, Daemon(host, home, computer, overlay), stop, ready)
+
+
+def discard_unused(blobs: FileBlobs, node: Node) -> None:
+    """Discard what crashes left behind: blobs that no job of ``node`` will ever ask for."""
+    used = set(node.in_use())
+    for name in list(blobs.names()):
+        if name not in used:
+            blobs.discard(name)
 
 
 async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]) -> None:

@@ -38,8 +38,9 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
-from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Network
@@ -167,6 +168,8 @@ class World:
         )
         salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{index}-{peer.life}".encode()).digest(), b"salt")
         peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
+        for name in peer.disk.blobs.data.keys() - set(peer.node.in_use()):
+            peer.disk.blobs.discard(name)
         self._feed(peer, Started())
         for other in self.peers:
             if other.node is not None and frozenset((other.index, index)) in self._edges:

@@ -137,6 +137,12 @@ def test_invented_patients_depend_on_the_seed_only(monkeypatch: pytest.MonkeyPat
     assert len(texts[0].splitlines()) == 51
 
 
+def python_path(first: str) -> str:
+    """``first`` before where this process was told to look; a process started elsewhere must find the same."""
+    given = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    return os.pathsep.join([first, *(str(Path(each).absolute()) for each in given)])
+
+
 def readme_commands() -> str:
     """The first block of commands of the README."""
     return (EXAMPLES / "README.md").read_text("utf-8").split("```sh\n")[1].split("```")[0]
@@ -150,8 +156,7 @@ def test_the_commands_of_the_readme_found_a_federation(tmp_path: Path) -> None:
     for name, words in (("python", ""), ("quidnunc", " -m quidnunc.peer")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
         (tools / name).chmod(0o755)
-    given = os.environ.get("PYTHONPATH", "")
-    script = readme_commands().replace("PYTHONPATH=$PWD/examples", f"PYTHONPATH=$PWD/examples:{given}")
+    script = readme_commands().replace("PYTHONPATH=$PWD/examples", f"PYTHONPATH={python_path('$PWD/examples')}")
     done = subprocess.run(
         ["sh", "-eu", "-c", script],
         cwd=tmp_path,
@@ -167,8 +172,7 @@ def test_the_commands_of_the_readme_found_a_federation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_wards_learn_together(tmp_path: Path, wards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    given = os.environ.get("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONPATH", f"{EXAMPLES}{os.pathsep}{given}" if given else str(EXAMPLES))
+    monkeypatch.setenv("PYTHONPATH", python_path(str(EXAMPLES)))
     rounds = 10
     create = ("--rounds", str(rounds), "--interval", "0.05", "--epsilon", "inf", "--lr", "0.5", "--rule", "mean")
     plan = Rehearsed(2, REFERENCE, create=create, paths=tuple(wards[:2]))

@@ -27,18 +27,20 @@ from quidnunc.crypto.entry import (
     log_id_of,
     parse_header,
 )
-from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.errors import CharterError, Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.keyfile import encode_key_file
 from quidnunc.crypto.token import open_token
 from quidnunc.gossip import codec
+from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Frame
+from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.genesis import make_genesis
 from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
-from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.rules.linear import recompute
+from quidnunc.gossip.terms import PrivacySpec, TaskSpec
 from quidnunc.peer.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,6 +167,48 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
     assert keys("11.2 Member") == body["members"][0].keys()
     for name in ("task", "training", "merge", "privacy", "rounds"):
         assert keys(f"charter.{name}") == body[name].keys()
+
+
+def number(text: str) -> int:
+    """``2^28``, ``2^63-1`` or ``1000``."""
+    power, minus, less = text.partition("-") if "^" in text else (text, "", "")
+    base, _, exponent = power.partition("^")
+    return int(base) ** int(exponent or 1) - (int(less) if minus else 0)
+
+
+def ranged() -> list[tuple[str, str, int, int]]:
+    """Every number of a charter whose bounds the document gives: map, key, least, most."""
+    maps = {"": "11.4 Charter", "member": "11.2 Member"}
+    maps |= {name: f"charter.{name}" for name in ("task", "training", "merge", "privacy", "rounds")}
+    found = []
+    for name, start in maps.items():
+        for row in table(start):
+            match = re.fullmatch(r"int, ([\d^-]+) to ([\d^-]+)", row["kind"])
+            if match:
+                found.append((name, row["key"], number(match[1]), number(match[2])))
+    return found
+
+
+ROOMY = PrivacySpec("dp-sgd-full-batch", 8_000_000, 5, 1, 1_000_000_000_000, 1_000_000)
+"""Privacy whose noise suffices for any delta and any number of rounds."""
+
+
+@pytest.mark.parametrize(("name", "key", "least", "most"), ranged(), ids=lambda value: str(value))
+def test_bounds_of_a_charter_are_the_documents(name: str, key: str, least: int, most: int) -> None:
+    base = charter(privacy=ROOMY, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
+    for value, allowed in ((least - 1, False), (least, True), (most, True), (most + 1, False)):
+        body = mapping(decode(base.body(), max_bytes=1 << 20))
+        place = {"": body, "member": body["members"][0]}.get(name) or body[name]
+        place[key] = value
+        if allowed:
+            assert Charter.parse(encode(body)).body() == encode(body)
+        else:
+            with pytest.raises(CharterError):
+                Charter.parse(encode(body))
+
+
+def test_the_document_bounds_most_numbers_of_a_charter() -> None:
+    assert len(ranged()) >= 13
 
 
 def test_a_header_holds_the_documents_fields() -> None:

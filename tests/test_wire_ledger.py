@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Iterator
 from functools import cache
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import EntryType, commit_private, open_entry
+from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.builtin import breast_cancer
 from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived, parse_record
 from quidnunc.gossip.settings import Settings
@@ -138,6 +141,43 @@ def test_replicas_follow_from_the_deltas(codec: int) -> None:
             before = state(peer, update.replica_before)
             values = np.frombuffer(data, "<f4") if codec == 0 else int8_values(data)
             assert hashlib.sha256((before + values).tobytes()).digest() == update.replica_after
+
+
+def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
+    """Section 5, map dp: the smallest e with Q(e*s - 1/(2s)) - exp(e) * Q(e*s + 1/(2s)) <= delta, by halving."""
+    s = noise_multiplier / math.sqrt(releases)
+
+    def exceeds(e: float) -> bool:
+        tails = [math.erfc((e * s + sign / (2 * s)) / math.sqrt(2)) / 2 for sign in (-1, 1)]
+        return tails[0] - math.exp(e) * tails[1] > delta
+
+    low, high = 0.0, 20.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
+    return high
+
+
+def test_spent_epsilon_follows_from_noise_and_releases() -> None:
+    for peer in ran(epsilon=8.0, attack="").peers:
+        spends = [record for _, record in records(peer) if isinstance(record, PrivacySpend)]
+        assert [spend.release for spend in spends] == list(range(1, ROUNDS + 1))
+        for spend in spends:
+            expected = epsilon(spend.noise_u / 1e6, spend.release, 10.0**-spend.delta_exp)
+            assert spend.cumulative_u - 1.001 < expected * 1e6 <= spend.cumulative_u + 1e-3
+        assert sum(spend.epsilon_u for spend in spends) == spends[-1].cumulative_u <= spends[-1].cap_u == 8_000_000
+
+
+def test_schema_size_and_rule_are_named_as_the_document_says() -> None:
+    world = ran()
+    rows = [["0.bias", "float32", [2]], ["0.weight", "float32", [2, 30]]]
+    for peer in world.peers:
+        for _, record in records(peer):
+            if isinstance(record, UpdatePublished):
+                assert record.schema == tagged_hash("schema", encode(rows))
+                assert 2**record.size_bucket <= peer.described.examples < 2 ** (record.size_bucket + 1)
+            if isinstance(record, Merge):
+                assert record.rule == tagged_hash("rule", encode(world.charter.merge.to_value()))
 
 
 def test_spends_precede_their_updates_and_private_parts_open() -> None:

@@ -1,0 +1,122 @@
+"""The privacy budget: what a release costs, and that it ends."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from founders import charter, founders, private
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_helpers import Bench, toy_charter
+
+from quidnunc.gossip.accountant import epsilon_of
+from quidnunc.gossip.budget import Budget, micro_up
+from quidnunc.gossip.charter import PrivacySpec, RoundSpec
+from quidnunc.gossip.jobs import PrivacyStep, TrainJob
+from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend, UpdatePublished
+
+BOUNDED = settings(deadline=None, max_examples=100)
+
+
+def budget(cap_u: int = 8_000_000, **state: int) -> Budget:
+    return Budget(charter(privacy=private()), cap_u, NoiseSource.TEST_SEED, bytes(32), **state)
+
+
+def test_the_charters_releases_fit_its_epsilon_and_one_more_does_not() -> None:
+    made = budget()
+    for _ in range(50):
+        assert made.affords_next()
+        made.spend(1)
+    assert not made.affords_next()
+    assert 7.9 < made.epsilon <= 8.0
+
+
+def test_every_spend_says_what_it_adds() -> None:
+    made = budget()
+    spends = [made.spend(n) for n in range(1, 11)]
+    assert [spend.release for spend in spends] == list(range(1, 11))
+    total = 0
+    for spend in spends:
+        total += spend.epsilon_u
+        assert spend.cumulative_u == total == made.cost(spend.release)
+    noise = made.charter.privacy.noise_u / 1e6
+    assert total / 1e6 == pytest.approx(epsilon_of(noise, 10, 1e-5), abs=2e-6)
+
+
+def test_a_tighter_cap_stops_earlier() -> None:
+    made = budget(cap_u=2_000_000)
+    releases = 0
+    while made.affords_next():
+        made.spend(1)
+        releases += 1
+    assert 0 < releases < 50
+    assert made.cumulative_u <= 2_000_000 < made.cost(releases + 1)
+
+
+def test_a_peers_own_cap_never_loosens_the_charters() -> None:
+    rules = {"privacy": private(rounds=6), "rounds": RoundSpec(6, 0, 0, "majority")}
+    assert Bench(own={"epsilon_cap_u": 10**9}, **rules).node.budget.cap_u == 8_000_000  # type: ignore[arg-type]
+    assert Bench(own={"epsilon_cap_u": 5}, **rules).node.budget.cap_u == 5  # type: ignore[arg-type]
+
+
+def test_a_restored_total_is_never_lowered() -> None:
+    made = budget(releases=3, cumulative_u=7_000_000)
+    spend = made.spend(4)
+    assert (spend.epsilon_u, spend.cumulative_u) == (0, 7_000_000)
+
+
+def test_the_claim_names_its_spend() -> None:
+    made = budget()
+    spend = made.spend(1)
+    claim = made.claim(spend, 17)
+    assert (claim.spend_seq, claim.cumulative_u, claim.noise_u) == (17, spend.cumulative_u, spend.noise_u)
+    assert claim.noise_source == NoiseSource.TEST_SEED, "a test seed is said openly"
+
+
+def test_without_privacy_nothing_is_counted() -> None:
+    made = Budget(toy_charter(founders(2), privacy=PrivacySpec("none")), 0, NoiseSource.TEST_SEED, bytes(32))
+    assert not made.private
+    assert made.step() is None
+    assert budget().step() == PrivacyStep(1.0, budget().charter.privacy.noise_u / 1e6)
+
+
+@BOUNDED
+@given(value=st.floats(0.0, 1e6))
+def test_an_epsilon_is_rounded_up(value: float) -> None:
+    assert micro_up(value) >= value * 1e6 - 1e-3
+    assert micro_up(value) <= math.ceil(value * 1e6)
+
+
+def test_a_node_stops_training_at_the_cap_and_goes_on_without() -> None:
+    bench = Bench(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"), own={"epsilon_cap_u": 4_000_000})
+    bench.greet()
+    for _ in range(9):
+        for author in bench.authors:
+            bench.receive(author, author.update().frame)
+        bench.settle()
+        bench.turn()
+    published = [record for record in bench.records() if isinstance(record, UpdatePublished)]
+    spends = [record for record in bench.records() if isinstance(record, PrivacySpend)]
+    trained = [record for record in published if record.steps]
+    assert 0 < len(trained) == len(spends) < 6
+    assert all(record.privacy is not None for record in trained)
+    assert all(record.privacy is None for record in published[len(trained) :])
+    assert [type(record) for record in bench.records()].count(PrivacyExhausted) == 1
+    trains = [job.privacy for job in bench.worker.done if isinstance(job, TrainJob)]
+    assert [step is not None for step in trains] == [record.steps > 0 for record in published]
+    assert spends[-1].cumulative_u <= 4_000_000
+
+
+def test_an_isolated_peer_spends_nothing() -> None:
+    bench = Bench(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"))
+    bench.greet()
+    bench.turn()
+    bench.turn(1000.0)
+    assert bench.node.rounds.blocked.startswith("isolated")
+    assert bench.node.budget.releases == 1
+    author = bench.authors[0]
+    bench.receive(author, author.update().frame)
+    bench.settle()
+    bench.turn()
+    assert bench.node.budget.releases == 2

@@ -1,0 +1,162 @@
+"""Headers between peers: what is written is read back, everything else is one typed refusal."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_helpers import Author, founders, toy_charter
+
+from quidnunc.crypto.encoding import decode, encode
+from quidnunc.crypto.entry import Entry, EntryType
+from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.token import make_token
+from quidnunc.gossip.message import (
+    HEADER_BYTES_MAX,
+    NUMBER_MAX,
+    Hello,
+    Message,
+    Snapshot,
+    Unavailable,
+    Update,
+    Want,
+    open_update,
+    parse_message,
+    write_message,
+)
+from quidnunc.gossip.provenance import NodeStart
+
+FEDERATION = b"f" * 32
+BOUNDED = settings(deadline=None, max_examples=150)
+NUMBERS = st.integers(1, NUMBER_MAX)
+TOKENS = st.binary(max_size=200)
+SPANS = st.tuples(NUMBERS, NUMBERS).map(sorted)
+MESSAGES = st.one_of(
+    TOKENS.map(lambda token: Update(FEDERATION, token)),
+    TOKENS.map(lambda token: Snapshot(FEDERATION, token)),
+    st.builds(Hello, st.just(FEDERATION), TOKENS, st.booleans()),
+    st.tuples(SPANS, st.booleans()).map(lambda t: Want(FEDERATION, t[0][0], t[0][1], t[1])),
+    SPANS.map(lambda span: Unavailable(FEDERATION, *span)),
+)
+
+
+@BOUNDED
+@given(message=MESSAGES)
+def test_what_is_written_is_read_back(message: Message) -> None:
+    assert parse_message(write_message(message), FEDERATION) == message
+
+
+@BOUNDED
+@given(data=st.binary(max_size=400))
+def test_arbitrary_bytes_are_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_message(data, FEDERATION)
+
+
+@BOUNDED
+@given(message=MESSAGES, where=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_another_message_or_a_refusal(message: Message, where: int, bit: int) -> None:
+    raw = bytearray(write_message(message))
+    raw[where % len(raw)] ^= 1 << bit
+    try:
+        parsed = parse_message(bytes(raw), FEDERATION)
+    except RemoteProtocolError:
+        return
+    assert parsed != message
+    assert write_message(parsed) == bytes(raw), "one message has one spelling"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ([], Reason.MALFORMED),
+        (["quidnunc/v1/update", FEDERATION], Reason.MALFORMED),
+        (["quidnunc/v1/update", FEDERATION, b"", b""], Reason.MALFORMED),
+        (["quidnunc/v1/update", FEDERATION, "token"], Reason.MALFORMED),
+        (["quidnunc/v1/update", FEDERATION[:31], b""], Reason.MALFORMED),
+        (["quidnunc/v1/update", b"g" * 32, b""], Reason.WRONG_FEDERATION),
+        (["quidnunc/v1/hello", FEDERATION, b"", 1], Reason.MALFORMED),
+        (["quidnunc/v1/want", FEDERATION, True, 2, False], Reason.MALFORMED),
+        (["quidnunc/v1/want", FEDERATION, 0, 2, False], Reason.MALFORMED),
+        (["quidnunc/v1/want", FEDERATION, 3, 2, False], Reason.MALFORMED),
+        (["quidnunc/v1/want", FEDERATION, 1, NUMBER_MAX + 1, False], Reason.MALFORMED),
+        (["quidnunc/v1/unavailable", FEDERATION, -1, 2], Reason.MALFORMED),
+        (["quidnunc/v1/other", FEDERATION, 1], Reason.MALFORMED),
+        (["quidnunc/v2/update", FEDERATION, b""], Reason.VERSION),
+        ([1, FEDERATION, b""], Reason.MALFORMED),
+    ],
+)
+def test_wrong_fields_are_refused(fields: list[object], reason: Reason) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        parse_message(encode(fields), FEDERATION)  # type: ignore[arg-type]
+    assert caught.value.reason == reason
+
+
+def test_a_header_at_the_limit_is_read_and_one_past_it_is_not() -> None:
+    empty = len(write_message(Update(FEDERATION, bytes(60_000)))) - 60_000
+    at = write_message(Update(FEDERATION, bytes(HEADER_BYTES_MAX - empty)))
+    assert len(at) == HEADER_BYTES_MAX
+    parse_message(at, FEDERATION)
+    with pytest.raises(Malformed):
+        parse_message(write_message(Update(FEDERATION, bytes(HEADER_BYTES_MAX - empty + 1))), FEDERATION)
+
+
+def test_what_a_remote_tag_adds_to_a_message_is_bounded() -> None:
+    for tag in ("quidnunc/v9/" + "x" * 4000, "y" * 4000):
+        with pytest.raises(RemoteProtocolError) as caught:
+            parse_message(encode([tag, FEDERATION, b""]), FEDERATION)
+        assert len(caught.value.message) < 200
+
+
+@pytest.fixture
+def author() -> Author:
+    group = founders(2)
+    return Author(group[0], toy_charter(group))
+
+
+def opened(author: Author, token: bytes) -> object:
+    return open_update(token, log_id=author.member.log_id, public=author.member.log)
+
+
+def test_a_signed_update_says_what_was_signed_and_where(author: Author) -> None:
+    signed = author.update()
+    token = open_update(signed.token, log_id=author.member.log_id, public=author.member.log)
+    assert token.update == signed.update
+    assert token.author == author.member.log_id
+    assert token.token.header.seq == author.log.size - 1
+    assert token.token.leaf == author.log.head
+    assert token.token_hash == hashlib.sha256(signed.token).digest()
+
+
+def test_an_update_number_of_zero_or_past_the_limit_is_malformed(author: Author) -> None:
+    for number in (0, NUMBER_MAX + 1):
+        with pytest.raises(Malformed):
+            opened(author, author.update(number=number).token)
+    opened(author, author.update(number=NUMBER_MAX).token)
+
+
+def test_a_token_of_another_entry_type_is_malformed(author: Author) -> None:
+    with pytest.raises(Malformed):
+        opened(author, author.sign(NodeStart(1, "", "", "", "")))
+    payload = encode({"un": 1})
+    entry: Entry = author.log.append(EntryType.UPDATE_PUBLISHED, payload, salt=bytes(16), t_ms=0)
+    token = make_token(entry, author.log.inclusion(author.log.size - 1), author.log.checkpoint(author.key))
+    with pytest.raises(Malformed):
+        opened(author, token)
+
+
+@BOUNDED
+@given(data=st.data())
+def test_a_mutated_token_never_verifies(data: st.DataObject) -> None:
+    group = founders(2)
+    maker = Author(group[0], toy_charter(group))
+    token = bytearray(maker.update().token)
+    where = data.draw(st.integers(0, len(token) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda v: v != token[where]))
+    token[where] = value
+    # The one part of a token that is not signed is the text around the signature line; it may not matter.
+    with pytest.raises(RemoteProtocolError):
+        opened(maker, bytes(token))
+    assert decode(bytes(maker.update().token), max_bytes=20_000)
