@@ -20,7 +20,9 @@ class Settings:
     ``refusals_per_round``: refusals of one sender recorded one by one in an own round; the rest is only counted.
     ``pending_entries``: entries that may wait for the next commit.
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
-    ``absent_rounds``: a peer that fell more than this many updates behind adopts its neighbors' median on return.
+    ``gather_s``: how long a returning or late peer waits for all neighbors to speak before it goes on with those it
+    has heard.
+    ``absent_rounds``: a peer that missed more own rounds than this adopts its neighbors' median on return.
     ``keep_rounds``: own rounds for which a vector that was replaced is kept, because a job may still read it.
     ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
     so a stalling neighbor slows this peer down at most by this factor.
@@ -42,6 +44,7 @@ class Settings:
     refusals_per_round: int = 16
     pending_entries: int = 256
     fetch_attempts: int = 5
+    gather_s: float = 5.0
     absent_rounds: int = 3
     keep_rounds: int = 4
     lead_patience: float = 10.0

@@ -168,7 +168,8 @@ def test_heartbeats_keep_the_pace_of_training_and_never_hurry() -> None:
         assert bench.timers["round"] - bench.now == pytest.approx(5.0)
     bench.restart()
     bench.connect()
-    bench.receive(bench.authors[0], header_of(Hello(bench.charter.federation_id, b"", False)))
+    for author in bench.authors:
+        bench.receive(author, header_of(Hello(bench.charter.federation_id, b"", False)))
     bench.tick(0)
     bench.settle()
     assert bench.timers["round"] - bench.now == pytest.approx(bench.settings.heartbeat_s)
