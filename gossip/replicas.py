@@ -24,8 +24,8 @@ REPAIR_TIMER = "repair"
 SNAPSHOTS_DUE_MAX = 8
 RECEIVED_MAX = 4096
 """Seqs of accepted updates that one merge entry lists; of more, the newest."""
-BACKOFF_AFTER = 10
-"""Unanswered requests before the pauses between them double; with half of the messages lost, 1 in 18 gets there."""
+BACKOFF_AFTER = 50
+"""Unanswered requests before the pauses between them double: no loss alone explains so many."""
 BACKOFF_DOUBLINGS = 6
 TIMER_SLACK_S = 0.001
 """A timer may fire this much early by its clock's rounding."""

@@ -20,7 +20,7 @@ from node_helpers import (
 )
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason, SchemaMismatch
-from quidnunc.gossip import codec
+from quidnunc.gossip import codec, replicas
 from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import (
     Finished,
@@ -248,7 +248,8 @@ def test_a_snapshot_that_is_not_what_was_signed_is_refused(bench: Bench) -> None
     assert bench.params() == before
 
 
-def test_a_lost_request_is_repeated_then_escalated_then_slowed_down() -> None:
+def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "BACKOFF_AFTER", 10)
     bench = Bench(settings=Settings(snapshot_attempts=3))
     bench.greet()
     author = bench.authors[0]
