@@ -3,7 +3,7 @@
 The real node in virtual time: 16 peers on a random 6-regular graph, digits with Dirichlet(0.5) label skew, training
 takes 1 to 5 virtual seconds (log-spaced), messages take 0.02 s + Exp(0.2 s) and 20% of them are lost, unless the row
 says otherwise. A run lasts as long as 150 rounds per peer take on average. Accuracy is the mean over the last tenth of
-the time, over all peers and over two seeds; "worst" is the worst peer of the worse seed. ``--quick``: 7 peers, one seed.
+the time, over all peers and over two seeds; "worst" is the worst peer of the worse seed. ``--quick``: 7 peers, 1 seed.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def fairness(size: Size, seed: int, *, ratio: float, drag_cap: float = 1.0) -> V
         periods_s=(1.0,) * half + (ratio,) * half,
         rule="mean",
         drag_cap=drag_cap,
+        lead=0,
         link=Link(loss=0.2),
         settings=PACE,
         seed=seed,
