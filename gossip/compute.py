@@ -136,6 +136,7 @@ class Compute:
         self._attack = attack
         self._attack_stream = noise.child(b"attack")
         self._private: Vector | None = None
+        self._noised = False
         self._untrained: float | None = None
         self._loaded: tuple[Task, Functional] | None = None
 
@@ -197,6 +198,8 @@ class Compute:
     def _train(self, job: TrainJob) -> Trained:
         task, net = self._load()
         base, replica = self._state(job.base), self._state(job.replica)
+        # One private round makes this a federation with privacy noise; later heartbeats do not change that.
+        self._noised = self._noised or job.privacy is not None
         name = b"train/%d/%d/" % (job.round, job.number)
         stream = self._noise.child(name + job.base + job.replica)
         start = base if self._private is None else self._private
@@ -261,7 +264,7 @@ class Compute:
         chosen = probe if len(task.holdout[0]) else None
         plan = self._plan
         untrained = self._untrained_loss() if chosen else 0.0
-        merged = merge(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained)
+        merged = merge(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained, private=self._noised)
         if self._private is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
             self._private = recompute(self._private, pairs)

@@ -52,7 +52,10 @@ class Evidence:
         """Record an update that was not applied, and punish its author if only the author can have caused it."""
         neighbor.refused += 1
         neighbor.last_reason = reason.label
+        out: list[Effect] = [Refuse(neighbor.member.transport, reason)]
         if self._recorder.take_refusal_slot(neighbor.log_id):
+            text = f"update {signed.update.number} of {neighbor.member.name} refused: {reason.label}"
+            out.append(Report("refused", text))
             seq = self._record(signed, reason, False, now)
             if reason in PENALIZED:
                 before = standing_class(neighbor)
@@ -61,8 +64,7 @@ class Evidence:
         else:
             size = len(signed.token_bytes) + signed.update.size
             self._recorder.refuse(neighbor.log_id, reason, size, signed.token_hash, now)
-        text = f"update {signed.update.number} of {neighbor.member.name} refused: {reason.label}"
-        return [Refuse(neighbor.member.transport, reason), Report("refused", text)]
+        return out
 
     def convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
         """Two updates under one number, both signed: quarantine for the life of the charter."""

@@ -83,7 +83,7 @@ class ReputeOptions:
 
     radius: float = 1.5
     outlier_spread: float = 5.0
-    outlier_margin: float = 0.2
+    outlier_margin: float = 0.5
     probe_step: float = 0.5
     harm_scale: float = 0.4
     harm_cap: float = 10.0
@@ -96,7 +96,15 @@ class ReputeOptions:
     validate_margin: float = 0.05
 
 
-def repute_options(options: Mapping[str, float]) -> ReputeOptions:
+PRIVATE = ReputeOptions(outlier_margin=0.2, harm_margin=1.0)
+"""The defaults under privacy noise.
+
+It makes all honest distances nearly equal, so that a margin of a fifth tells a sign flip from them, and it makes losses
+on a small holdout so uneven that they prove little. Without noise honest steps differ by a factor of two and more.
+"""
+
+
+def repute_options(options: Mapping[str, float], *, private: bool = False) -> ReputeOptions:
     """The defaults with ``options`` applied. Raises ConfigError for an unknown name or a negative value."""
     known = [entry.name for entry in fields(ReputeOptions)]
     for name, value in options.items():
@@ -104,7 +112,7 @@ def repute_options(options: Mapping[str, float]) -> ReputeOptions:
             raise ConfigError(f"merge option {name} is unknown", hint=f"known are {', '.join(known)}")
         if not (isfinite(value) and value >= 0):
             raise ConfigError(f"merge option {name} is {value}, must be finite and at least 0")
-    return replace(ReputeOptions(), **options)
+    return replace(PRIVATE if private else ReputeOptions(), **options)
 
 
 def merge_repute(
@@ -215,10 +223,15 @@ def merge(
     probe: Probe | None,
     options: Mapping[str, float],
     untrained: float = 0.0,
+    *,
+    private: bool = False,
 ) -> Merge:
-    """Merge by the rule called ``rule``. Raises ConfigError for an unknown rule or option."""
+    """Merge by the rule called ``rule``; ``private`` chooses its defaults for params with privacy noise.
+
+    Raises ConfigError for an unknown rule or option.
+    """
     if rule == "repute":
-        return merge_repute(pivot, inputs, probe, repute_options(options), untrained)
+        return merge_repute(pivot, inputs, probe, repute_options(options, private=private), untrained)
     if rule not in MERGE_RULES or options:
         what = f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
         raise ConfigError(what, hint=f"known rules are {', '.join(MERGE_RULES)}")

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from quidnunc.crypto.entry import EntryType
-from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError, SchemaMismatch
-from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError
 from quidnunc.crypto.log import Log
-from quidnunc.gossip.budget import Budget
+from quidnunc.gossip import rebuild
 from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import (
     Effect,
@@ -47,45 +45,17 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, open_update, parse_message
+from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor, is_live
-from quidnunc.gossip.provenance import CharterAdopt, NodeStart, NoiseSource
-from quidnunc.gossip.publisher import Publisher, committed
+from quidnunc.gossip.provenance import CharterAdopt, NodeStart
+from quidnunc.gossip.publisher import committed
+from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.recorder import Entropy, Recorder
 from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
 from quidnunc.gossip.rounds import ROUND_TIMER, Rounds
 from quidnunc.gossip.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Software:
-    """What runs here, as recorded in ``node.start``."""
-
-    version: str = ""
-    python: str = ""
-    torch: str = ""
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Self:
-    """Everything a node must be told about its own peer.
-
-    ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
-    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's).
-    """
-
-    log_id: bytes
-    key: SecretKey
-    genesis: bytes
-    charter_note: bytes
-    dataset: bytes
-    described: Described
-    noise_source: NoiseSource = NoiseSource.CHACHA20_OS_KEY
-    epsilon_cap_u: int | None = None
-    software: Software = Software()
 
 
 class Node:
@@ -103,16 +73,16 @@ class Node:
         self.settings = settings or Settings()
         self.charter = charter
         self.own = own
-        _check_task(charter, own.described)
+        rebuild.check_task(charter, own.described)
         self._retention = Retention(self.settings.keep_rounds)
         self._resume = resume
         per_round = self.settings.refusals_per_round
         self.recorder = Recorder(log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused)
         evidence = Evidence(self.recorder)
-        self.neighbors = _neighbors(charter, own.log_id, resume)
+        self.neighbors = rebuild.neighbors(charter, own.log_id, resume)
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
-        self.budget = _budget(charter, own, resume)
-        self.publisher = self._publisher(resume)
+        self.budget = rebuild.budget(charter, own, resume)
+        self.publisher = rebuild.publisher(charter, own, resume, self.recorder, self.settings, self._retention.let_go)
         self.replicas = Replicas(
             charter,
             self.neighbors,
@@ -137,27 +107,6 @@ class Node:
         )
         self._restore_rounds(resume)
         self.evaluated: Evaluated | None = None
-
-    # -- building from the ledger -------------------------------------------------------------------------------
-
-    def _publisher(self, resume: Resume) -> Publisher:
-        public = self.own.key.public
-        deltas = {
-            number: open_update(token, log_id=self.own.log_id, public=public).update.delta
-            for number, token in resume.tokens
-        }
-        return Publisher(
-            self.charter,
-            self.own.log_id,
-            self.recorder,
-            self.settings,
-            self._retention.let_go,
-            replica=resume.replica or self.charter.task.genesis,
-            number=resume.number,
-            seq=resume.replica_seq,
-            tokens=resume.tokens,
-            deltas=deltas,
-        )
 
     def _restore_rounds(self, resume: Resume) -> None:
         rounds = self.rounds
@@ -375,51 +324,3 @@ class Node:
                 if waiting is not None:
                     yield waiting.signed.update.delta
                     yield waiting.signed.update.replica_after
-
-
-def _check_task(charter: Charter, described: Described) -> None:
-    """Refuse to run a model that is not the charter's."""
-    if described.schema != charter.task.schema or described.dim != charter.task.dim:
-        raise SchemaMismatch(
-            f"model schema {described.schema.hex()[:16]} with {described.dim} parameters, "
-            f"the charter names {charter.task.schema.hex()[:16]} with {charter.task.dim}",
-            hint="use the task function and options that the charter was drafted with",
-        )
-    if described.genesis != charter.task.genesis:
-        raise SchemaMismatch(
-            f"genesis params {described.genesis.hex()[:16]}, the charter names {charter.task.genesis.hex()[:16]}",
-            hint="initial parameters differ between torch versions: install the version the charter was drafted with",
-        )
-
-
-def _neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighbor]:
-    weights = charter.weights(me)
-    neighbors: dict[bytes, Neighbor] = {}
-    for member in sorted(charter.neighbors(me), key=lambda m: m.log_id):
-        neighbor = Neighbor(member, weights[member.log_id], charter.task.genesis)
-        tracked = resume.tracked.get(member.log_id)
-        if tracked is not None:
-            neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
-            neighbor.claimed = tracked.number
-            neighbor.leaves = dict(tracked.leaves)
-        standing = resume.standings.get(member.log_id)
-        if standing is not None:
-            neighbor.standing = standing
-        neighbor.quarantined = member.log_id in resume.quarantined
-        neighbors[member.log_id] = neighbor
-    return neighbors
-
-
-def _budget(charter: Charter, own: Self, resume: Resume) -> Budget:
-    cap = charter.privacy.epsilon_u
-    if own.epsilon_cap_u is not None:
-        cap = min(cap, own.epsilon_cap_u)
-    return Budget(
-        charter,
-        cap,
-        own.noise_source,
-        own.dataset,
-        releases=resume.releases,
-        cumulative_u=resume.cumulative_u,
-        exhausted=resume.exhausted,
-    )

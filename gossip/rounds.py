@@ -10,53 +10,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from statistics import median
-from typing import NamedTuple
 
-from quidnunc.crypto.encoding import encode
-from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
-from quidnunc.gossip.evidence import Evidence, standing_class
+from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.gate import Gate, Hold
 from quidnunc.gossip.jobs import (
-    PPB,
     Adopted,
     EvaluateJob,
     JobFailed,
     MedianJob,
     Merged,
-    MergeInput,
     MergeJob,
-    Standing,
     Trained,
     TrainJob,
 )
+from quidnunc.gossip.merging import Merging
 from quidnunc.gossip.neighbor import (
-    CADENCE_DECAY,
     Neighbor,
     drag_factor,
     is_live,
-    laggards,
     usable,
 )
+from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.provenance import (
-    Merge,
-    MergeRow,
     PrivacyClaim,
     PrivacyExhausted,
     PrivacySpend,
     UpdatePublished,
-    write_standings,
 )
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.replicas import Replicas
-from quidnunc.gossip.reputation import BAD_CAP
 from quidnunc.gossip.settings import Settings
 
 ROUND_TIMER = "round"
 ADOPTION_MINIMUM = 3
-STEP_ADOPTED = 3
 RETRY_SHARE = 0.1
 RETRY_MIN_S = 0.02
 FAILURE_BACKOFF_S = 0.5
@@ -71,14 +61,6 @@ class Phase(StrEnum):
     MERGING = "merging"
     ADOPTING = "adopting"
     TRAINING = "training"
-
-
-class _Input(NamedTuple):
-    """What a merge in progress reads of one neighbor."""
-
-    state: bytes
-    seq: int | None
-    standing: Standing
 
 
 class Rounds:
@@ -100,9 +82,7 @@ class Rounds:
         size_bucket: int,
     ) -> None:
         self._charter = charter
-        self._me = me
         self._recorder = recorder
-        self._evidence = evidence
         self._replicas = replicas
         self._publisher = publisher
         self._budget = budget
@@ -111,17 +91,12 @@ class Rounds:
         self._known = {n.log_id: n.number for n in replicas.neighbors.values()}
         self._dataset = dataset
         self._size_bucket = size_bucket
-        self._interval = charter.rounds.interval_ms / 1000
-        self._rule = tagged_hash("rule", encode(charter.merge.to_value()))
-        self._woke_at: float | None = None
-        self._started_at = 0.0
-        self._published_at: float | None = None
-        self._turn_s = 0.0
-        self._measured: float | None = None
+        self._pace = Pace(charter.rounds.interval_ms / 1000, settings)
+        self._gate = Gate(charter, replicas, publisher, budget, settings)
+        self._merging = Merging(charter, me, recorder, evidence, replicas, publisher)
         self._spend: tuple[PrivacySpend, int] | None = None
         self._with_training = False
         self._failures = 0
-        self._inputs: dict[bytes, _Input] = {}
         self.phase = Phase.STARTING
         self.blocked = ""
         self.paused = False
@@ -149,42 +124,16 @@ class Rounds:
         """Neighbors inside their liveness window."""
         return [n for n in self._neighbors if is_live(n, now, self.period, self._settings)]
 
-    def _hold(self, now: float) -> tuple[str, list[Neighbor]]:
-        """Why no turn may start now (empty if one may), and the neighbors to be asked for news."""
+    def _hold(self, now: float) -> Hold:
         if self.phase == Phase.STARTING:
-            waiting = self._not_ready(now)
-            if waiting:
-                return waiting, [n for n in self._neighbors if n.connected]
-            behind = [n for n in self._neighbors if self._catching_up(n)]
-            if behind:
-                return f"catching up with {_names(behind)}", behind
-        live = self.live(now)
-        slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, self._patience_s)
-        if slow and not self.finished:
-            return f"waiting for {_names(slow)}", slow
-        if self._budget.private and not self.finished and not live and self._publisher.number:
-            return "isolated: no budget is spent while nobody would hear of it", self._neighbors
-        return "", []
+            hold = self._gate.before_the_first(now)
+            if hold.why:
+                return hold
+        return self._gate.before_any(self.live(now), now, self._pace.patience_s, finished=self.finished)
 
-    def _not_ready(self, now: float) -> str:
-        """At the start: enough neighbors must have been heard, so that a head start costs no privacy."""
-        total = len(self._neighbors)
-        silent = [n for n in self._neighbors if not n.heard]
-        ahead = sum(n.claimed > self._settings.absent_rounds for n in self._neighbors)
-        if self._publisher.number or 2 * ahead > total:  # the federation runs: no need to wait for the dead
-            patient = self._woke_at is None or now - self._woke_at < self._settings.gather_s
-            needed = total if patient else min(1, total)
-        else:
-            needed = total if self._charter.rounds.start == "all" else total // 2 + 1
-        if total - len(silent) >= needed:
-            return ""
-        return f"heard {total - len(silent)} of {needed} neighbors needed to start; silent: {_names(silent)}"
-
-    def _catching_up(self, neighbor: Neighbor) -> bool:
-        """Whether to wait for a neighbor's replica, as it stood when we first heard of it, before the first turn."""
-        reached = neighbor.number >= neighbor.goal and not neighbor.missing
-        stuck = neighbor.requests >= self._settings.fetch_attempts
-        return self._replicas.lacks(neighbor) and not reached and not stuck
+    def alone(self, now: float) -> bool:
+        """Whether a turn now would spend privacy that nobody hears of."""
+        return self._gate.alone(self.live(now), finished=self.finished)
 
     # -- the turn -----------------------------------------------------------------------------------------------
 
@@ -192,38 +141,25 @@ class Rounds:
         """The round timer fired, or a neighbor advanced while a turn was held back."""
         if self.phase not in (Phase.STARTING, Phase.IDLE):
             return []
-        if self._woke_at is None:
-            self._woke_at = now
         out: list[Effect] = []
         for neighbor in self._neighbors:
             if neighbor.behind or neighbor.missing:
                 out += self._replicas.fetch(neighbor, now)
-        reason, ask = self._hold(now)
-        self.blocked = reason
-        if reason:
-            out += self._poll(ask, now)
+        hold = self._hold(now)
+        self.blocked = hold.why
+        if hold.why:
+            out += self._gate.poll(hold.ask, now)
             retry = max(RETRY_MIN_S, min(self._settings.repair_retry_s, RETRY_SHARE * self.period))
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
         return out + self._begin(now)
 
-    def _poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
-        out: list[Effect] = []
-        for neighbor in neighbors:
-            due = neighbor.polled_at is None or now - neighbor.polled_at >= self._settings.repair_retry_s
-            if neighbor.connected and due:
-                neighbor.polled_at = now
-                out.append(self._publisher.hello(neighbor.member.transport, reply=True))
-        return out
-
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
-        self._started_at = now
+        self._pace.begin(now)
         self._recorder.close_round(now)
         if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
-            current = self._current()
-            self._take_inputs(current)
-            states = tuple(n.state for n in current)
+            states = tuple(each.state for each in self._merging.take(self._current()))
             return [*committed(self._recorder.flush()), Run(MedianJob(states))]
         self.phase = Phase.IDLE
         self.round += 1
@@ -237,7 +173,10 @@ class Rounds:
         return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
 
     def _should_adopt(self) -> bool:
-        """Back from a long absence, or new among experienced peers, with enough states for a median."""
+        """Back from a long absence, or new among experienced peers, with enough states for a median.
+
+        The median of what was missed: one neighbor that claims a large number must not send anybody back to the start.
+        """
         missed = [self._missed(n) for n in self._current()]
         return len(missed) >= ADOPTION_MINIMUM and median(missed) > self._settings.absent_rounds
 
@@ -250,63 +189,29 @@ class Rounds:
         """Neighbors whose replicas a merge may read now."""
         return [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
 
-    def _take_inputs(self, neighbors: list[Neighbor]) -> None:
-        self._inputs = {n.log_id: _Input(n.state, n.seq, n.standing) for n in neighbors}
-
     # -- merging ------------------------------------------------------------------------------------------------
 
     def _merge(self, now: float) -> list[Effect]:
         live = self._usable(now)
-        inputs = tuple(MergeInput(n.log_id, n.state, n.weight, n.standing, n.fresh) for n in live)
-        self._take_inputs(live)
         cap = self._charter.merge.drag_cap_u / 1e6
         self.drag = drag_factor(self.drag, cap, live, now, self.period)
-        for neighbor in live:
-            neighbor.fresh = False
         self.phase = Phase.MERGING
-        return [Run(MergeJob(self.round, self._publisher.replica, inputs))]
+        return [Run(MergeJob(self.round, self._publisher.replica, self._merging.take(live)))]
 
     def on_merged(self, result: Merged, now: float) -> list[Effect]:
         """Record and adopt a merge result, then train from it."""
         if self.phase != Phase.MERGING:
             return []
-        rows = [self._own_row(result)]
-        for row in result.rows:
-            neighbor = self._replicas.neighbors[row.author]
-            before = standing_class(neighbor)
-            given = self._inputs[row.author]
-            neighbor.standing = _with_offenses(row.standing, neighbor.standing.bad - given.standing.bad)
-            neighbor.last_weight = row.effective
-            rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
-            self._evidence.note_class(neighbor, before, (), now)
+        self._merging.record(result, now)
+        self._adopt(result.result)
         self.steps_back += result.step > 0
-        self._record_merge(result.result, tuple(rows), result.approximate, result.step, now)
         out: list[Effect] = committed(self._recorder.flush())
         if self.merges % self._settings.evaluate_every == 0:
             out.append(Run(EvaluateJob(self.round, self.base)))
         return out + self._train(now)
 
-    def _own_row(self, result: Merged) -> MergeRow:
-        own = PPB - sum(row.effective for row in result.rows)
-        weight = PPB - sum(row.weight for row in result.rows)
-        return MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)
-
-    def _record_merge(
-        self, result: bytes, rows: tuple[MergeRow, ...], approximate: bool, step: int, now: float
-    ) -> None:
-        private = write_standings({n.log_id: n.standing for n in self._neighbors})
-        salt, commitment = self._recorder.seal_private(private)
-        record = Merge(
-            round=self.round,
-            result=result,
-            rule=self._rule,
-            rows=rows,
-            approximate=approximate,
-            step=step,
-            received=self._replicas.take_received(),
-            private=commitment,
-        )
-        self._recorder.append_sealed(record, private, salt, now)
+    def _adopt(self, result: bytes) -> None:
+        """A recorded merge result is what the next training starts from."""
         if self.base != result:
             self._forget(self.base)
         self.base = result
@@ -317,11 +222,9 @@ class Rounds:
         """Take the median of the neighbors' states as the own one; publish it as an ordinary delta."""
         if self.phase != Phase.ADOPTING:
             return []
-        share = PPB // len(self._inputs)
-        rows = [MergeRow(i.state, who, i.seq, share, share, PPB) for who, i in self._inputs.items()]
-        rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self.round += 1
-        self._record_merge(result.result, tuple(rows), True, STEP_ADOPTED, now)
+        self._merging.record_adopted(result, self.round, now)
+        self._adopt(result.result)
         self.drag = 1.0
         for neighbor in self._neighbors:
             if neighbor.heard:
@@ -334,7 +237,7 @@ class Rounds:
     # -- training and publishing --------------------------------------------------------------------------------
 
     def _train(self, now: float) -> list[Effect]:
-        train = not self.paused and not self.finished
+        train = not (self.paused or self.finished or self.alone(now))
         out: list[Effect] = []
         if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():
@@ -399,11 +302,8 @@ class Rounds:
         if before not in (self.base, result.result):
             self._forget(before)
         self.unmerged = True
-        self._measure_pace(now)
         self.phase = Phase.IDLE
-        # Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
-        pace = self._interval if self._with_training else max(self.period, self._settings.heartbeat_s)
-        return [*out, SetTimer(ROUND_TIMER, max(0.0, pace - (now - self._started_at)))]
+        return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=self._with_training))]
 
     def _steps(self) -> int:
         """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
@@ -411,28 +311,10 @@ class Rounds:
             return 0
         return 1 if self._budget.private else self._charter.training.local_steps
 
-    def _measure_pace(self, now: float) -> None:
-        """Learn the own usual time per training turn, and between updates (waiting included), in seconds."""
-        if self._with_training:
-            turn = now - self._started_at
-            gap = turn if self._published_at is None else now - self._published_at
-            if self._measured is None:
-                self._turn_s, self._measured = turn, gap
-            else:
-                self._turn_s += (1 - CADENCE_DECAY) * (turn - self._turn_s)
-                self._measured += (1 - CADENCE_DECAY) * (gap - self._measured)
-        self._published_at = now
-
-    @property
-    def _patience_s(self) -> float:
-        """How long a silent neighbor may hold a turn back under a lead bound; own waiting does not stretch it."""
-        own = max(self._interval, self._turn_s)
-        return max(self._settings.live_floor_s, self._settings.lead_patience * own)
-
     @property
     def period(self) -> float:
         """The own usual time between updates, in seconds; the charter's interval until it is known."""
-        return self._interval if self._measured is None else max(self._interval, self._measured)
+        return self._pace.period
 
     def on_failed(self, result: JobFailed, now: float) -> list[Effect]:
         """The compute side failed: try the same turn again, later each time.
@@ -445,6 +327,8 @@ class Rounds:
         self.last_failure = f"{result.job}: {result.why}"
         if result.missing:
             self._note_missing(result.missing)
+        if self.phase in (Phase.MERGING, Phase.ADOPTING):
+            self._merging.give_up()
         if self.phase == Phase.ADOPTING:
             self.phase = Phase.STARTING
         else:
@@ -465,12 +349,3 @@ class Rounds:
     def failures(self) -> int:
         """Numeric jobs that failed in a row."""
         return self._failures
-
-
-def _with_offenses(standing: Standing, bad: float) -> Standing:
-    """The standing a merge led to, with ``bad`` mass that offenses added while the merge was computed."""
-    return standing if bad <= 0 else Standing(standing.good, min(BAD_CAP, standing.bad + bad), standing.harm)
-
-
-def _names(neighbors: list[Neighbor]) -> str:
-    return ", ".join(n.member.name for n in neighbors[:4]) + (" ..." if len(neighbors) > 4 else "")

@@ -26,6 +26,8 @@ def state_of(node: Node, now: float) -> tuple[str, str]:
             return "finished", f"privacy budget spent after {rounds.trained} of {total} rounds; merging goes on"
         return "finished", f"all {total} rounds done; merging and publishing go on"
     live = len(rounds.live(now))
+    if rounds.alone(now):
+        return "isolated", "no neighbor is live: only signs of life are published, no budget is spent"
     return "training", f"round {rounds.trained + 1} of {total}; {live} of {len(node.neighbors)} neighbors live"
 
 

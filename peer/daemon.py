@@ -27,7 +27,8 @@ from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
 from quidnunc.gossip.member import Member
-from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api, overlay_api
@@ -273,6 +274,15 @@ async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> N
             stop.set()
 
 
+async def watch_stdin(stop: trio.Event) -> None:
+    """Ask for an orderly stop when standard input ends: whoever held its other end is gone."""
+    async with trio.lowlevel.FdStream(os.dup(0)) as stream:
+        async for _ in stream:
+            pass
+    log.info("standard input ended: stopping")
+    stop.set()
+
+
 async def run_daemon(
     home: Home,
     config: Config,
@@ -280,13 +290,15 @@ async def run_daemon(
     ready: Callable[[Daemon], None],
     *,
     paused: bool = False,
+    until_eof: bool = False,
     early: Sequence[int] = (),
 ) -> None:
     """Be this home's peer until a signal asks for an orderly stop. Call it under the home's lock.
 
     ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers. A signal that
     comes before that ends the start at once: nothing was begun that a kill could not end as well. ``early`` holds
-    the signals that came before this function could hear them.
+    the signals that came before this function could hear them. With ``until_eof`` the end of standard input is a
+    signal too.
     """
     stop, serving = trio.Event(), trio.Event()
 
@@ -298,6 +310,8 @@ async def run_daemon(
         await nursery.start(watch_signals, stop)
         if early:
             stop.set()
+        if until_eof:
+            nursery.start_soon(watch_stdin, stop)
         nursery.start_soon(_end_when, stop, serving, nursery.cancel_scope)
         await _run(home, config, secret, stop, told, paused=paused)
         nursery.cancel_scope.cancel()

@@ -69,11 +69,11 @@ class Actor:
         return self.home.root / "daemon.log"
 
     def start(self, *arguments: str) -> None:
-        """Start (or restart) the daemon; its log is appended to ``daemon.log``."""
+        """Start (or restart) the daemon; its log is appended to ``daemon.log``. It does not outlive this process."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "--home", str(self.home.root), "run", *arguments],
-                stdin=subprocess.DEVNULL,
+                [*COMMAND, "--home", str(self.home.root), "run", "--until-eof", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -90,9 +90,15 @@ class Actor:
         assert self.process is not None
         try:
             return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             self.process.kill()
-            return self.process.wait()
+            code = self.process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                return code
+            raise
+        finally:
+            if self.process.stdin is not None:
+                self.process.stdin.close()
 
     def status(self) -> dict[str, Any] | None:
         """What the daemon says now, or None while nobody answers."""
@@ -214,11 +220,17 @@ class Rehearsal:
             self.stop()
 
     def stop(self) -> list[int]:
-        """Stop every daemon that runs; returns the exit codes."""
+        """Stop every daemon that runs; returns the exit codes. Interrupted, it kills those that have not ended."""
         alive = [actor for actor in self.actors if actor.process is not None]
-        for actor in alive:
-            actor.signal(signal.SIGTERM)
-        return [actor.wait() for actor in alive]
+        try:
+            for actor in alive:
+                actor.signal(signal.SIGTERM)
+            return [actor.wait() for actor in alive]
+        except BaseException:
+            for actor in alive:
+                actor.signal(signal.SIGKILL)
+                actor.wait()
+            raise
 
     def statuses(self) -> list[dict[str, Any] | None]:
         """What every daemon says now; raises RehearsalFailed when one has ended by itself."""

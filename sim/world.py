@@ -38,8 +38,9 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
-from quidnunc.gossip.node import Node, Self, Software
+from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Network

@@ -35,7 +35,8 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.node import Node, Self
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def blobs_task(*, model: type[nn.Module] | None = None, examples: int = 60, hold
     centers = 2 * torch.randn(3, 5, generator=generator)
     inputs = centers[labels] + 0.5 * torch.randn(total, 5, generator=generator)
     edges = (0, examples, examples + holdout, total)
-    train, held, test = ((inputs[a:b], labels[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    train, held, test = ((inputs[a:b], labels[a:b]) for a, b in pairwise(edges))
     make = model or (lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
     return Task(model=make, loss=per_example, train=train, holdout=held, test=test)
 

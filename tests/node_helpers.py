@@ -62,7 +62,7 @@ from quidnunc.gossip.jobs import (
 )
 from quidnunc.gossip.message import Hello, Message, Snapshot, Update, open_update, parse_message, write_message
 from quidnunc.gossip.neighbor import Neighbor
-from quidnunc.gossip.node import Node, Self
+from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import (
     MessageRefused,
     NoiseSource,
@@ -73,6 +73,7 @@ from quidnunc.gossip.provenance import (
     parse_record,
     payload_of,
 )
+from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.reputation import observe
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.rounds import ROUND_TIMER

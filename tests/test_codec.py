@@ -139,7 +139,7 @@ def test_a_power_of_two_scale_gives_every_kernel_the_same_bits() -> None:
 
 
 def test_a_free_scale_does_not() -> None:
-    """The negative control of the test above: with scale max/127, a fused add rounds once where two steps round twice."""
+    """The negative control of the test above: with a free scale, a fused add rounds once instead of twice."""
     stream = NoiseStream(bytes(32), b"kernels")
     start = torch.from_numpy(stream.gaussian(100_003).astype(np.float32))
     levels = torch.from_numpy(np.clip(40 * stream.gaussian(100_003), -127, 127).astype(np.int8))

@@ -97,7 +97,7 @@ def test_anybody_can_recompute_a_merge_from_its_rows(seed: int, k: int, past: li
 def test_honest_peers_in_good_standing_merge_by_exactly_their_mixing_weights(seed: int, k: int) -> None:
     """B4: the merge is then bit for bit the Metropolis merge, and preserves the average of all peers."""
     pivot, stack = cloud(seed, k, d=300)
-    options = repute_options({"outlier_margin": 1.0})
+    options = ReputeOptions()
     merged = merge_repute(pivot, inputs(stack), bowl, options, 1e30)
     assert [row.effective for row in merged.rows] == [PPB // (k + 1)] * k
     assert [row.clip for row in merged.rows] == [PPB] * k

@@ -72,9 +72,9 @@ def test_the_cadence_is_time_per_update_smoothed() -> None:
 # Lead.
 
 
-def lagging(number: int, lead: int, *numbers: int, now: float = 0.0, patience_s: float = 10.0) -> list[int]:
-    live = [neighbor(0.0, number=n) for n in numbers]
-    return [n.number for n in laggards(number, lead, live, now, patience_s)]
+def lagging(number: int, lead: int, *numbers: int, silent: float = 0.0) -> list[int]:
+    live = [neighbor(100.0, number=n) for n in numbers]
+    return [n.number for n in laggards(number, lead, live, 100.0 + silent, 10.0)]
 
 
 def test_a_neighbor_holds_back_at_the_bound_and_not_before() -> None:
@@ -84,9 +84,9 @@ def test_a_neighbor_holds_back_at_the_bound_and_not_before() -> None:
     assert lagging(5, 2) == [], "nobody live"
 
 
-def test_one_that_was_silent_for_too_long_cannot_hold_anybody_back() -> None:
-    assert lagging(9, 2, 1, 8, now=10.0, patience_s=10.0) == [1]
-    assert lagging(9, 2, 1, 8, now=10.1, patience_s=10.0) == []
+def test_a_silent_neighbor_holds_back_until_patience_ends() -> None:
+    assert lagging(5, 2, 1, silent=10.0) == [1]
+    assert lagging(5, 2, 1, silent=10.001) == []
 
 
 def test_a_neighbor_back_from_an_absence_is_measured_from_its_return() -> None:

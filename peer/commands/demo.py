@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ PLAIN_LINE_EVERY_S = 3.0
 
 
 def register(parser: CommandParser) -> None:
-    """How many peers, what they learn, how privately, and where it is left."""
+    """How many peers, what they learn, how privately; their homes go under ``--home``, else a temporary directory."""
     add = parser.add_argument
     add("--peers", type=int, default=4, metavar="N", help="number of peers, 2 to 16 (default: 4)")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
@@ -39,12 +40,6 @@ def register(parser: CommandParser) -> None:
     add("--attack", default="sign_flip", help="what they do (default: sign_flip)")
     add("--rule", default="repute", help="merge rule (default: repute)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
-    add(
-        "--dir",
-        type=Path,
-        metavar="DIR",
-        help="where the peers' homes go (default: --home, else a fresh temporary one)",
-    )
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
     parser.set_defaults(command=demo)
 
@@ -52,6 +47,7 @@ def register(parser: CommandParser) -> None:
 def demo(args: argparse.Namespace, context: Context) -> Outcome:
     """Found a federation, run it, compare with training alone, verify every ledger."""
     plan = _plan(args)
+    signal.signal(signal.SIGTERM, _terminated)
     root, ours = _root(args, context)
     began = time.monotonic()
     rehearsal = Rehearsal(plan, root)
@@ -67,6 +63,11 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
     return _outcome(args, rehearsal, rows, time.monotonic() - began)
 
 
+def _terminated(number: int, frame: object) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: in order, with nothing left behind."""
+    raise SystemExit(ExitCode.TERMINATED)
+
+
 def _plan(args: argparse.Namespace) -> Plan:
     if not 2 <= args.peers <= PEERS_MAX:
         raise UsageError(f"--peers is {args.peers}, must be 2 to {PEERS_MAX}")
@@ -74,12 +75,21 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--attackers is {args.attackers}, must be 0 to {args.peers - 1}")
     if args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}, must be 1 or more")
+    if not _number(args.epsilon) > 0:
+        raise UsageError(f"--epsilon is {args.epsilon[:40]!r}, must be a number above 0, or inf")
     if args.attackers:
         from quidnunc.gossip.attack import check_attack
 
         check_attack(args.attack)
     create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:
@@ -153,7 +163,7 @@ def _row(actor: Actor, status: dict[str, Any], alone: float, verdict: dict[str, 
         "updates_refused": status["refused_total"],
         "bytes_sent": status["bytes_sent"],
         "epsilon": status["privacy"]["epsilon"],
-        "ledger_entries": status["ledger_entries"],
+        "ledger_entries": verdict["data"]["entries"],
         "ledger_verified": verdict["code"] == ExitCode.OK,
     }
 

@@ -24,6 +24,7 @@ from quidnunc.peer.output import Outcome
 def register(parser: CommandParser) -> None:
     """The daemon's few flags; everything lasting stands in config.toml."""
     parser.add_argument("--paused", action="store_true", help="start without training; resume over the control API")
+    parser.add_argument("--until-eof", action="store_true", help="stop in order when standard input ends")
     parser.add_argument("--check", action="store_true", help="check configuration, keys and charter, then exit")
     parser.set_defaults(command=run)
 
@@ -62,7 +63,8 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
         logging.getLogger("quidnunc.peer").info("ready addresses=%s", ",".join(running.addresses))
 
     home.create()
-    serve = partial(daemon.run_daemon, home, config, secret, ready, paused=args.paused, early=early)
+    options = {"paused": args.paused, "until_eof": args.until_eof}
+    serve = partial(daemon.run_daemon, home, config, secret, ready, early=early, **options)
     with home.lock():
         trio.run(serve)
     return Outcome()

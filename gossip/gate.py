@@ -1,0 +1,105 @@
+"""What holds a turn back: silence at the start, replicas to catch up with, the lead bound, isolation.
+
+Nothing here waits for a time that a user must guess, and no single neighbor can hold a peer back for good.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from quidnunc.gossip.budget import Budget
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.events import Effect
+from quidnunc.gossip.neighbor import Neighbor, laggards
+from quidnunc.gossip.publisher import Publisher
+from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.settings import Settings
+
+NAMED_MAX = 4
+
+
+class Hold(NamedTuple):
+    """Why no turn may start now (empty if one may), and the neighbors to be asked for news."""
+
+    why: str
+    ask: list[Neighbor]
+
+
+FREE = Hold("", [])
+
+
+class Gate:
+    """Decides whether a turn may start."""
+
+    def __init__(
+        self, charter: Charter, replicas: Replicas, publisher: Publisher, budget: Budget, settings: Settings
+    ) -> None:
+        self._charter = charter
+        self._replicas = replicas
+        self._publisher = publisher
+        self._budget = budget
+        self._settings = settings
+        self._woke_at: float | None = None
+
+    @property
+    def _neighbors(self) -> list[Neighbor]:
+        return list(self._replicas.neighbors.values())
+
+    def before_the_first(self, now: float) -> Hold:
+        """Before the first turn since our start: hear enough neighbors, then have their replicas."""
+        if self._woke_at is None:
+            self._woke_at = now
+        silent = [n for n in self._neighbors if not n.heard]
+        total = len(self._neighbors)
+        heard, needed = total - len(silent), self._needed(total, now - self._woke_at)
+        if heard < needed:
+            why = f"heard {heard} of {needed} neighbors needed to start; silent: {_names(silent)}"
+            return Hold(why, [n for n in self._neighbors if n.connected])
+        behind = [n for n in self._neighbors if self._catching_up(n)]
+        return Hold(f"catching up with {_names(behind)}", behind) if behind else FREE
+
+    def _needed(self, total: int, waited_s: float) -> int:
+        """Neighbors to be heard first: with none of them, a head start costs privacy and serves nobody."""
+        ahead = sum(n.claimed > self._settings.absent_rounds for n in self._neighbors)
+        if self._publisher.number or 2 * ahead > total:  # the federation runs: no need to wait for the dead
+            return total if waited_s < self._settings.gather_s else min(1, total)
+        return total if self._charter.rounds.start == "all" else total // 2 + 1
+
+    def _catching_up(self, neighbor: Neighbor) -> bool:
+        """Whether to wait for a neighbor's replica, as it stood when we first heard of it."""
+        reached = neighbor.number >= neighbor.goal and not neighbor.missing
+        stuck = neighbor.requests >= self._settings.fetch_attempts
+        return self._replicas.lacks(neighbor) and not reached and not stuck
+
+    def before_any(self, live: list[Neighbor], now: float, patience_s: float, *, finished: bool) -> Hold:
+        """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more."""
+        if finished:
+            return FREE
+        slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, patience_s)
+        if slow:
+            return Hold(f"waiting for {_names(slow)}", slow)
+        if self.alone(live, finished=finished) and not any(n.connected for n in self._neighbors):
+            return Hold("isolated: no budget is spent while nobody would hear of it", [])
+        return FREE
+
+    def alone(self, live: list[Neighbor], *, finished: bool) -> bool:
+        """Whether to spend no privacy because no neighbor is live.
+
+        As long as one is connected the turn is taken all the same, as a heartbeat: peers that waited for a sign of
+        life from each other and gave none would wait for ever.
+        """
+        return bool(self._budget.private and not finished and self._publisher.number and not live)
+
+    def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
+        """Ask ``neighbors`` where they stand, each at most once per ``repair_retry_s``."""
+        out: list[Effect] = []
+        for neighbor in neighbors:
+            due = neighbor.polled_at is None or now - neighbor.polled_at >= self._settings.repair_retry_s
+            if neighbor.connected and due:
+                neighbor.polled_at = now
+                out.append(self._publisher.hello(neighbor.member.transport, reply=True))
+        return out
+
+
+def _names(neighbors: list[Neighbor]) -> str:
+    return ", ".join(n.member.name for n in neighbors[:NAMED_MAX]) + (" ..." if len(neighbors) > NAMED_MAX else "")

@@ -1,0 +1,105 @@
+"""One merge at a time: what it reads of the neighbors, and the ledger entry it becomes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from quidnunc.crypto.encoding import encode
+from quidnunc.crypto.identity import tagged_hash
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.evidence import Evidence, standing_class
+from quidnunc.gossip.jobs import PPB, Adopted, Merged, MergeInput, Standing
+from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.provenance import Merge, MergeRow, write_standings
+from quidnunc.gossip.publisher import Publisher
+from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.reputation import BAD_CAP
+
+STEP_ADOPTED = 3
+
+
+class _Input(NamedTuple):
+    """What the merge in progress reads of one neighbor."""
+
+    state: bytes
+    seq: int | None
+    standing: Standing
+    fresh: bool
+
+
+class Merging:
+    """Hands a merge its inputs and records its result."""
+
+    def __init__(
+        self,
+        charter: Charter,
+        me: bytes,
+        recorder: Recorder,
+        evidence: Evidence,
+        replicas: Replicas,
+        publisher: Publisher,
+    ) -> None:
+        self._me = me
+        self._recorder = recorder
+        self._evidence = evidence
+        self._replicas = replicas
+        self._publisher = publisher
+        self._rule = tagged_hash("rule", encode(charter.merge.to_value()))
+        self._inputs: dict[bytes, _Input] = {}
+
+    def take(self, neighbors: list[Neighbor]) -> tuple[MergeInput, ...]:
+        """The replicas of ``neighbors`` as they are now; each advance is judged once."""
+        self._inputs = {n.log_id: _Input(n.state, n.seq, n.standing, n.fresh) for n in neighbors}
+        inputs = tuple(MergeInput(n.log_id, n.state, n.weight, n.standing, n.fresh) for n in neighbors)
+        for neighbor in neighbors:
+            neighbor.fresh = False
+        return inputs
+
+    def give_up(self) -> None:
+        """The merge failed: what it was to judge is still to be judged."""
+        for log_id, given in self._inputs.items():
+            self._replicas.neighbors[log_id].fresh |= given.fresh
+
+    def record(self, result: Merged, now: float) -> None:
+        """Take over the standings a merge led to, and append its entry."""
+        own = PPB - sum(row.effective for row in result.rows)
+        weight = PPB - sum(row.weight for row in result.rows)
+        rows = [MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)]
+        for row in result.rows:
+            neighbor, given = self._replicas.neighbors[row.author], self._inputs[row.author]
+            before = standing_class(neighbor)
+            neighbor.standing = _with_offenses(row.standing, neighbor.standing.bad - given.standing.bad)
+            neighbor.last_weight = row.effective
+            rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
+            self._evidence.note_class(neighbor, before, (), now)
+        self._append(result.round, result.result, rows, result.approximate, result.step, now)
+
+    def record_adopted(self, result: Adopted, round_: int, now: float) -> None:
+        """Append the entry of a coordinate median taken as the own state: every input weighs the same."""
+        share = PPB // len(self._inputs)
+        rows = [MergeRow(given.state, who, given.seq, share, share, PPB) for who, given in self._inputs.items()]
+        rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
+        self._append(round_, result.result, rows, True, STEP_ADOPTED, now)
+
+    def _append(
+        self, round_: int, result: bytes, rows: list[MergeRow], approximate: bool, step: int, now: float
+    ) -> None:
+        private = write_standings({n.log_id: n.standing for n in self._replicas.neighbors.values()})
+        salt, commitment = self._recorder.seal_private(private)
+        record = Merge(
+            round=round_,
+            result=result,
+            rule=self._rule,
+            rows=tuple(rows),
+            approximate=approximate,
+            step=step,
+            received=self._replicas.take_received(),
+            private=commitment,
+        )
+        self._recorder.append_sealed(record, private, salt, now)
+
+
+def _with_offenses(standing: Standing, bad: float) -> Standing:
+    """The standing a merge led to, with ``bad`` mass that offenses added while the merge was computed."""
+    return standing if bad <= 0 else Standing(standing.good, min(BAD_CAP, standing.bad + bad), standing.harm)

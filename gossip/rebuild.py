@@ -1,0 +1,125 @@
+"""What a node is built from: facts on its own peer, and its parts as its ledger left them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quidnunc.crypto.errors import SchemaMismatch
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.gossip.budget import Budget
+from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.jobs import Described
+from quidnunc.gossip.message import open_update
+from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.publisher import Publisher
+from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.resume import Resume
+from quidnunc.gossip.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What runs here, as recorded in ``node.start``."""
+
+    version: str = ""
+    python: str = ""
+    torch: str = ""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """Everything a node must be told about its own peer.
+
+    ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
+    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's).
+    """
+
+    log_id: bytes
+    key: SecretKey
+    genesis: bytes
+    charter_note: bytes
+    dataset: bytes
+    described: Described
+    noise_source: NoiseSource = NoiseSource.CHACHA20_OS_KEY
+    epsilon_cap_u: int | None = None
+    software: Software = Software()
+
+
+def check_task(charter: Charter, described: Described) -> None:
+    """Refuse to run a model that is not the charter's."""
+    if described.schema != charter.task.schema or described.dim != charter.task.dim:
+        raise SchemaMismatch(
+            f"model schema {described.schema.hex()[:16]} with {described.dim} parameters, "
+            f"the charter names {charter.task.schema.hex()[:16]} with {charter.task.dim}",
+            hint="use the task function and options that the charter was drafted with",
+        )
+    if described.genesis != charter.task.genesis:
+        raise SchemaMismatch(
+            f"genesis params {described.genesis.hex()[:16]}, the charter names {charter.task.genesis.hex()[:16]}",
+            hint="initial parameters differ between torch versions: install the version the charter was drafted with",
+        )
+
+
+def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighbor]:
+    """The neighbors of ``me``, by log id, as the ledger has them; none counts as heard or live yet."""
+    weights = charter.weights(me)
+    known: dict[bytes, Neighbor] = {}
+    for member in sorted(charter.neighbors(me), key=lambda m: m.log_id):
+        neighbor = Neighbor(member, weights[member.log_id], charter.task.genesis)
+        tracked = resume.tracked.get(member.log_id)
+        if tracked is not None:
+            neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
+            neighbor.claimed = tracked.number
+            neighbor.leaves = dict(tracked.leaves)
+        standing = resume.standings.get(member.log_id)
+        if standing is not None:
+            neighbor.standing = standing
+        neighbor.quarantined = member.log_id in resume.quarantined
+        known[member.log_id] = neighbor
+    return known
+
+
+def budget(charter: Charter, own: Self, resume: Resume) -> Budget:
+    """What is left of the privacy budget; the own cap may only be tighter than the charter's."""
+    cap = charter.privacy.epsilon_u
+    if own.epsilon_cap_u is not None:
+        cap = min(cap, own.epsilon_cap_u)
+    return Budget(
+        charter,
+        cap,
+        own.noise_source,
+        own.dataset,
+        releases=resume.releases,
+        cumulative_u=resume.cumulative_u,
+        exhausted=resume.exhausted,
+    )
+
+
+def publisher(
+    charter: Charter,
+    own: Self,
+    resume: Resume,
+    recorder: Recorder,
+    settings: Settings,
+    forget: Callable[[bytes], None],
+) -> Publisher:
+    """The own replica and the newest own updates, ready to be served again."""
+    deltas = {
+        number: open_update(token, log_id=own.log_id, public=own.key.public).update.delta
+        for number, token in resume.tokens
+    }
+    return Publisher(
+        charter,
+        own.log_id,
+        recorder,
+        settings,
+        forget,
+        replica=resume.replica or charter.task.genesis,
+        number=resume.number,
+        seq=resume.replica_seq,
+        tokens=resume.tokens,
+        deltas=deltas,
+    )
