@@ -106,6 +106,7 @@ def tug_of_war(ratio: float, rounds_of_slowest: float, **others: object) -> floa
         periods_s=(1.0, 1.0, ratio, ratio),
         rule="mean",
         drag_cap=1.0,
+        lead=0,
         link=Link(loss=0.2),
         settings=PACE,
     )
