@@ -71,7 +71,9 @@ def running(rehearsal: Rehearsal) -> Iterator[list[Actor]]:
         rehearsal.stop()
 
 
-def until(condition: Callable[[], Any], what: str, actors: list[Actor] | None = None, within: float = PATIENCE_S) -> Any:
+def until(
+    condition: Callable[[], Any], what: str, actors: list[Actor] | None = None, within: float = PATIENCE_S
+) -> Any:
     """Poll for a state and return what was found; fails the test, with the daemons' last words, when it never comes."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

@@ -203,9 +203,7 @@ class Table:
             log.replay(entry)
         node = Node(self.charter, own, log, fold(entries), os.urandom, self.settings)
         members = [Member(each.transport) for each in self.charter.members]
-        inner = MemoryOverlay(
-            transport.public, self.network, federation=self.charter.federation_id, members=members
-        )
+        inner = MemoryOverlay(transport.public, self.network, federation=self.charter.federation_id, members=members)
         overlay = Spy(inner, happenings)
         watched = Watched(store, happenings)
         host = Host(node, watched, blobs, overlay, computer, Clock())  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -177,6 +178,7 @@ def test_a_running_federation(federation: Rehearsal) -> None:
         _trainer_killed(first)
         _stopped_and_continued(second, [first, third])
         _one_is_gone(first, third)
+        _disk_full(first)
     for actor in actors:
         check_ledger(actor)
         assert actor.home.locked_by() is None
@@ -295,9 +297,19 @@ def _one_is_gone(actor: Actor, leaver: Actor) -> None:
     assert not row["connected"]
 
 
+def _disk_full(actor: Actor) -> None:
+    """A ledger that cannot be written ends the peer with its own exit code; what it holds stays valid."""
+    assert actor.process is not None
+    resource.prlimit(actor.process.pid, resource.RLIMIT_FSIZE, (1, 1))
+    assert actor.process.wait(60) == 73
+    assert actor.home.locked_by() is None
+    assert not daemons.sockets(actor.home.root)
+
+
 def test_a_task_that_fails_stalls_the_peer_and_it_recovers(federation: Rehearsal, tmp_path: Path) -> None:
     """With a failing task it is stalled and says what the task said; without its neighbors it is degraded."""
     actor = federation.actors[0]
+    assert not (tmp_path / "fail").exists()
     os.environ["TINY_TASK"] = str(tmp_path)
     try:
         for each in federation.actors:
@@ -311,11 +323,11 @@ def test_a_task_that_fails_stalls_the_peer_and_it_recovers(federation: Rehearsal
         assert "ward 7 is on fire" in envelope["data"]["last_failure"]
         (tmp_path / "fail").unlink()
         until(lambda: (actor.status() or {}).get("failures") == 0, "recovered", [actor])
-        for other in federation.actors[1:]:
-            other.signal(signal.SIGKILL)
-            other.wait()
-        until(lambda: cli(actor, "status")["code"] == 10, "degraded", [actor])
         _second_signal(actor, tmp_path)
+        other, leaver = federation.actors[1:]
+        leaver.signal(signal.SIGKILL)
+        leaver.wait()
+        until(lambda: cli(other, "status")["code"] == 10, "degraded", [other])
     finally:
         del os.environ["TINY_TASK"]
         federation.stop()
@@ -334,6 +346,7 @@ def _second_signal(actor: Actor, switches: Path) -> None:
     actor.signal(signal.SIGTERM)
     assert actor.wait() == 128 + signal.SIGTERM
     assert time.monotonic() - began < 5
+    (switches / "hang").unlink()
     until(lambda: not daemons.alive(actor.home.root), "nothing is left")
     assert actor.home.locked_by() is None
 

@@ -37,13 +37,15 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 
 @contextmanager
 def early_signals() -> Iterator[list[int]]:
-    """Collects SIGTERMs until the daemon itself can hear them: one that comes during its imports is not lost."""
+    """Collects signals until the daemon itself can hear them: one that comes during its imports is not lost."""
     early: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: early.append(number))
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda number, frame: early.append(number)) for number in numbers]
     try:
         yield early
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcome:
