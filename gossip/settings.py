@@ -14,7 +14,7 @@ class Settings:
     ``keep_deltas``: own deltas kept for repair; ``fetch_deltas``: longest gap repaired by deltas, else a snapshot.
     ``future_updates``: how far ahead of the known number an update may claim to be.
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
-    ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after ``fetch_attempts``.
+    ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after ten.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
     ``messages_per_window``: messages of one neighbor read in ``window_s``, ``wants_per_window``: repairs served to it.
     ``refusals_per_round``: refusals of one sender recorded one by one in an own round; the rest is only counted.
@@ -37,7 +37,7 @@ class Settings:
     future_updates: int = 1_000_000
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
-    snapshot_attempts: int = 3
+    snapshot_attempts: int = 8
     messages_per_window: int = 4096
     wants_per_window: int = 8
     window_s: float = 10.0

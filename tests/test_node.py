@@ -248,7 +248,9 @@ def test_a_snapshot_that_is_not_what_was_signed_is_refused(bench: Bench) -> None
     assert bench.params() == before
 
 
-def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(bench: Bench) -> None:
+def test_a_lost_request_is_repeated_then_escalated_then_slowed_down() -> None:
+    bench = Bench(settings=Settings(snapshot_attempts=3))
+    bench.greet()
     author = bench.authors[0]
     bench.receive(author, updates(author, 2)[-1].frame)
     asked = []
@@ -262,7 +264,10 @@ def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(bench: Bench
     assert [snapshot for _, snapshot in asked[:2]] == [False, False]
     assert all(snapshot for _, snapshot in asked[2:])
     assert asked[0][0] <= 1.5, "the first repeat comes after repair_retry_s"
-    assert 8 <= len(asked) <= 12, "forty seconds of silence"
+    pauses = [b - a for (a, _), (b, _) in pairwise(asked)]
+    assert pauses[:10] == pytest.approx([1.0] * 10, abs=0.15), "nobody waits for the timer of another"
+    assert pauses[10:] == pytest.approx([2.0, 4.0, 8.0], abs=0.25)
+    assert 12 <= len(asked) <= 14, "forty seconds of silence"
 
 
 def test_no_neighbor_puts_off_the_repair_of_another(bench: Bench) -> None:
