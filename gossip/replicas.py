@@ -239,9 +239,13 @@ class Replicas:
         return self._apply_next(neighbor, now)
 
     def _align(self, neighbor: Neighbor, was_live: bool) -> None:
-        """Keep a neighbor that comes back from an absence from holding us until it has caught up in numbers."""
-        ahead = max(0, self._own_number() - neighbor.number)
-        neighbor.lead_offset = min(neighbor.lead_offset, ahead) if was_live else ahead
+        """Keep a neighbor that comes back from an absence from holding us until it has caught up in numbers.
+
+        From then on it may run ``lead`` ahead of us, as others do, before its new place counts.
+        """
+        ahead = self._own_number() - neighbor.number
+        caught_up = max(0, ahead + self._charter.rounds.lead)
+        neighbor.lead_offset = min(neighbor.lead_offset, caught_up) if was_live else max(0, ahead)
 
     def greet(self, neighbor: Neighbor, now: float) -> None:
         """First word of a neighbor since our start: it counts as live from here, at the pace it will show."""
