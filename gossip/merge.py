@@ -70,13 +70,13 @@ class ReputeOptions:
     """The thresholds of REPUTE, by the names they have in a charter.
 
     ``radius``: clip radius in median distances. ``least_share``: bad holds less than this part of what the median
-    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from that median than median + spread *
-    MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that is probed.
-    ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at harm_cap.
-    ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``, ``harm_margin``: bad is
-    above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none, never with privacy.
-    ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both factor * own + margin
-    and the loss of untrained params.
+    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from the common coordinate median
+    than median + spread * MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that
+    is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at
+    harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``,
+    ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none,
+    never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both
+    factor * own + margin and the loss of untrained params.
     """
 
     radius: float = 1.5
@@ -117,8 +117,7 @@ def repute_options(options: Mapping[str, float], *, private: bool = False) -> Re
 def merge_repute(
     pivot: Vector, inputs: Inputs, probe: Probe | None, options: ReputeOptions, untrained: float = 0.0
 ) -> Merge:
-    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only
-    evidence.
+    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only evidence.
 
     ``untrained`` is the holdout loss of the genesis params.
     """
@@ -202,9 +201,7 @@ def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
 
 
 def merge_median(pivot: Vector, inputs: Inputs) -> Merge:
-    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is
-    approximate.
-    """
+    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is approximate."""
     rows = [
         MergeRow(weight, PPB, standing, False)
         for weight, standing in zip(inputs.weights, inputs.standings, strict=True)

@@ -1,6 +1,4 @@
-"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can
-repeat.
-"""
+"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can repeat."""
 
 from __future__ import annotations
 

@@ -28,9 +28,10 @@ def medians_without_each(stack: Stack) -> Stack:
     ranked = np.sort(stack + np.float32(0), axis=0)
     h = k // 2
     if k % 2 == 0:
-        return np.where(stack <= ranked[h - 1], ranked[h], ranked[h - 1])
-    low = np.where(stack < ranked[h], ranked[h], ranked[h - 1])
-    high = np.where(stack <= ranked[h], ranked[h + 1], ranked[h])
+        middle: Stack = np.where(stack <= ranked[h - 1], ranked[h], ranked[h - 1])
+        return middle
+    low: Stack = np.where(stack < ranked[h], ranked[h], ranked[h - 1])
+    high: Stack = np.where(stack <= ranked[h], ranked[h + 1], ranked[h])
     return low + np.float32(0.5) * (high - low)
 
 

@@ -1,5 +1,4 @@
-"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its
-inputs.
+"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its inputs.
 
 All arrays are float64 [k], one row per neighbor. See ``gossip/merge.py`` for the order they are applied in.
 """
@@ -52,9 +51,9 @@ def bad_by_loss(harm: Reals, floor: float, spread: float, margin: float) -> Flag
 class Geometry:
     """Everybody's place relative to the neighborhood; row 0 is the own state, float64 [k+1].
 
-    ``away`` are the distances to the coordinate median of all states. ``share`` are the parts <x, m>/<m, m> that a state
-    x holds of the coordinate median m of all *other* states: about equal for honest peers, 0 for the origin, negative
-    for a flipped model.
+    ``away`` are the distances to the coordinate median of all states. ``share`` are the parts <x, m>/<m, m> that a
+    state x holds of the coordinate median m of all *other* states: about equal for honest peers, 0 for the origin,
+    negative for a flipped model.
     """
 
     away: Reals
