@@ -69,7 +69,7 @@ def replicas(size: Size, seed: int) -> Values:
     """S1: wrong advances, advances, and snapshots among them."""
     audit = Audit()
     scenario = digits_trial(peers=size.peers, loss=0.5, model="softmax", learning_rate=0.5, seed=seed)
-    until = time_for(scenario.periods_s, 1.2 * size.rounds if size.peers > 8 else 4.5 * size.rounds)
+    until = time_for(scenario.periods_s, 1.6 * size.rounds if size.peers > 8 else 4.5 * size.rounds)
     first, *rest = size.bad
     happenings = [(0.2, crash(first)), (0.3, start(first)), (0.4, crash(*rest, 0)), (0.7, start(*rest, 0))]
     world = begin(scenario, until, happenings, hooks=audit.hooks())

@@ -63,7 +63,7 @@ def test_every_replica_equals_its_signed_hash_at_every_holder() -> None:
     """S1: half of the messages lost, speeds 1 to 5, three peers crash and come back from their disks."""
     audit = Audit()
     scenario = digits_trial(loss=0.5, model="softmax", learning_rate=0.5)
-    until = time_for(scenario.periods_s, 160)
+    until = time_for(scenario.periods_s, 240)
     happenings = [(0.2, crash(3)), (0.3, start(3)), (0.4, crash(0, 9)), (0.7, start(0, 9))]
     world = begin(scenario, until, happenings, hooks=audit.hooks())
     world.run(until)
