@@ -23,7 +23,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import unicodedata
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ MAX_NAME_BYTES = 256
 KEY_ID_BYTES = 4
 _TIME_BYTES = 8
 _MAX_TIME = 2**63 - 1
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Signature(NamedTuple):
@@ -80,9 +81,7 @@ def sign_note(text: str, name: str, key: SecretKey, sig_type: int = ED25519, *, 
     ``time``, in seconds since 1970, is signed by a :data:`COSIGNATURE` and by nothing else.
     """
     if not text.endswith("\n") or not _is_clean(text):
-        raise LocalProtocolError(
-            "the text of a note must be UTF-8, end in a newline and hold no other control"
-        )
+        raise LocalProtocolError("the text of a note must be UTF-8, end in a newline and hold no other control")
     return format_note(Note(text, (_make_signature(text, name, key, sig_type, time),)))
 
 
@@ -120,9 +119,7 @@ def parse_signature(line: str) -> Signature:
         raise Malformed("a signature line of a note must be an em dash, a name and base64")
     raw = decode_base64(content)
     if len(raw) <= KEY_ID_BYTES:
-        raise Malformed(
-            f"a signature line of a note holds {len(raw)} bytes, must be more than {KEY_ID_BYTES}"
-        )
+        raise Malformed(f"a signature line of a note holds {len(raw)} bytes, must be more than {KEY_ID_BYTES}")
     return Signature(name, raw[:KEY_ID_BYTES], raw[KEY_ID_BYTES:])
 
 
@@ -210,9 +207,7 @@ def _split(content: str) -> tuple[str, list[str]]:
 
 
 def _is_clean(text: str) -> bool:
-    if text.isascii():
-        return text.replace("\n", "").isprintable()
-    return not any(unicodedata.category(each) in ("Cc", "Cs") and each != "\n" for each in text)
+    return _CONTROL.search(text) is None
 
 
 def _cosigned(text: str, time: int) -> bytes:

@@ -46,9 +46,7 @@ def delta_of(epsilon: float, sigma_total: float) -> float:
 
 
 def epsilon_of(noise_multiplier: float, releases: int, delta: float) -> float:
-    """The epsilon that ``releases`` releases at ``noise_multiplier`` have cost, at ``delta``; inf without
-    noise.
-    """
+    """The epsilon that ``releases`` releases at ``noise_multiplier`` have cost, at ``delta``; inf without noise."""
     _check("delta", delta, 0 < delta < 1)
     _check("releases", releases, releases >= 0)
     if releases == 0:

@@ -109,9 +109,7 @@ def _model(name: str, sizes: tuple[int, int, int]) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Training settings that suit a task: without privacy, and with it (there ``clip`` is the gradient
-    bound).
-    """
+    """Training settings that suit a task: without privacy, and with it (there ``clip`` is the gradient bound)."""
 
     plain: Training
     private: Training

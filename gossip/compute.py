@@ -1,16 +1,13 @@
-"""The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind
-``handle``.
+"""The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind ``handle``.
 
-A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, and an
-attacker's private copy of the params, it keeps nothing. Streams of randomness are named by round and by the
-params a job starts from, so that a repeated job gives the same bits and a different job never shares noise
-with it.
+A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, an attacker's private
+copy of the params and whether a round was private, it keeps nothing. Streams of randomness are named by round and by
+the params a job starts from, so that a repeated job gives the same bits and a different job never shares noise with it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -50,64 +47,12 @@ from quidnunc.gossip.rules.linear import Reals, Stack, recompute
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.gossip.task import Plan, Site, Task, TaskFunction
 from quidnunc.gossip.trainer import train
+from quidnunc.gossip.vectors import MissingBlob, Vectors
 
 __all__ = ["Compute", "Plan"]
 
-_CACHE_BYTES = 64 << 20
 _WHY_CHARS = 400
 _HEARTBEAT_EXAMPLES = 1024
-
-
-class MissingBlob(Exception):
-    """A job names a blob that is not in the store."""
-
-    def __init__(self, name: bytes) -> None:
-        super().__init__(f"blob {name.hex()} is not in the store")
-        self.name = name
-
-
-class Vectors:
-    """Params by hash: the blobs, behind a bounded cache of decoded vectors."""
-
-    def __init__(self, blobs: Blobs, capacity_bytes: int = _CACHE_BYTES) -> None:
-        self._blobs = blobs
-        self._capacity = capacity_bytes
-        self.held_bytes = 0
-        self._cache: OrderedDict[bytes, Vector] = OrderedDict()
-
-    def data(self, name: bytes) -> bytes:
-        """The raw blob. Raises MissingBlob."""
-        data = self._blobs.get(name)
-        if data is None:
-            raise MissingBlob(name)
-        return data
-
-    def get(self, name: bytes, dim: int) -> Vector:
-        """The params [dim] called ``name``. Raises MissingBlob, or RemoteProtocolError if they are no such
-        params.
-        """
-        vector = self._cache.get(name)
-        if vector is None:
-            vector = codec.parse_state(self.data(name), dim)
-            self._keep(name, vector)
-        else:
-            self._cache.move_to_end(name)
-        return vector
-
-    def put(self, vector: Vector, *, durable: bool = False) -> bytes:
-        """Store params and return their hash."""
-        name = self._blobs.put(codec.state_bytes(vector), durable=durable)
-        self._keep(name, vector)
-        return name
-
-    def _keep(self, name: bytes, vector: Vector) -> None:
-        if name in self._cache:
-            return
-        vector.flags.writeable = False
-        self._cache[name] = vector
-        self.held_bytes += vector.nbytes
-        while self.held_bytes > self._capacity and len(self._cache) > 1:
-            self.held_bytes -= self._cache.popitem(last=False)[1].nbytes
 
 
 class Compute:
@@ -141,9 +86,7 @@ class Compute:
         self._loaded: tuple[Task, Functional] | None = None
 
     def handle(self, job: Job) -> Result:
-        """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives
-        JobFailed.
-        """
+        """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives JobFailed."""
         try:
             return self._dispatch(job)
         except MissingBlob as error:
@@ -304,9 +247,7 @@ class Compute:
 
 
 def top1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """The share of rows of ``outputs`` [n, classes] whose largest entry is at ``targets`` [n]; nan for other
-    shapes.
-    """
+    """The share of rows of ``outputs`` [n, classes] whose largest entry is at ``targets`` [n]; nan for other shapes."""
     if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():
         return float("nan")
     return float((outputs.argmax(1) == targets).double().mean())

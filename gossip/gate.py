@@ -39,26 +39,30 @@ class Gate:
         self._publisher = publisher
         self._budget = budget
         self._settings = settings
+        self._woke_at: float | None = None
 
     @property
     def _neighbors(self) -> list[Neighbor]:
         return list(self._replicas.neighbors.values())
 
-    def before_the_first(self) -> Hold:
+    def before_the_first(self, now: float) -> Hold:
         """Before the first turn since our start: hear enough neighbors, then have their replicas."""
+        if self._woke_at is None:
+            self._woke_at = now
         silent = [n for n in self._neighbors if not n.heard]
         total = len(self._neighbors)
-        heard, needed = total - len(silent), self._needed(total)
+        heard, needed = total - len(silent), self._needed(total, now - self._woke_at)
         if heard < needed:
             why = f"heard {heard} of {needed} neighbors needed to start; silent: {_names(silent)}"
             return Hold(why, [n for n in self._neighbors if n.connected])
         behind = [n for n in self._neighbors if self._catching_up(n)]
         return Hold(f"catching up with {_names(behind)}", behind) if behind else FREE
 
-    def _needed(self, total: int) -> int:
+    def _needed(self, total: int, waited_s: float) -> int:
         """Neighbors to be heard first: with none of them, a head start costs privacy and serves nobody."""
-        if self._publisher.number:
-            return min(1, total)
+        ahead = sum(n.claimed > self._settings.absent_rounds for n in self._neighbors)
+        if self._publisher.number or 2 * ahead > total:  # the federation runs: no need to wait for the dead
+            return total if waited_s < self._settings.gather_s else min(1, total)
         return total if self._charter.rounds.start == "all" else total // 2 + 1
 
     def _catching_up(self, neighbor: Neighbor) -> bool:

@@ -2,18 +2,16 @@
 
 REPUTE in order:
 
-1. distances d_j = ||x_j - pivot||, and the clip radius tau = 1.5 * median of d weighted by the *old*
-standings; 2. evidence, for inputs that advanced since they were last judged: the distance to the coordinate
-median of the
-   neighborhood, and the smoothed holdout harm of half a clipped step toward x_j, each compared with the
-   others';
-3. new standings; weights w_j * s_j * min(1, tau/d_j), rounded down to parts per billion. Lost weight goes to
-self; 4. the merge in float32, exactly as :func:`~quidnunc.gossip.rules.linear.recompute` does it; 5.
-validation on the holdout: a quarter step if the result is clearly worse than the pivot, none if that is worse
-too.
+1. distances d_j = ||x_j - pivot||, and the clip radius tau = 1.5 * median of d weighted by the *old* standings;
+2. evidence, for inputs that advanced since they were last judged: how much x_j holds of the others' coordinate
+   median, how far it is from everybody's, and the smoothed holdout harm of half a clipped step toward it, each
+   compared with the other neighbors;
+3. new standings; weights w_j * s_j * min(1, tau/d_j), rounded down to parts per billion. Lost weight goes to self;
+4. the merge in float32, exactly as :func:`~quidnunc.gossip.rules.linear.recompute` does it;
+5. validation on the holdout: a quarter step if the result is clearly worse than the pivot, none if that is worse too.
 
-Hence, whatever bad peers B send: ||result - result without B|| <= tau * sum of w_j over B, with tau held
-fixed. Neighbors in good standing and within tau enter with exactly their mixing weight.
+Hence, whatever bad peers B send: ||result - result without B|| <= tau * sum of w_j over B, with tau held fixed.
+Neighbors in good standing and within tau enter with exactly their mixing weight.
 """
 
 from __future__ import annotations
@@ -71,19 +69,20 @@ class Inputs:
 class ReputeOptions:
     """The thresholds of REPUTE, by the names they have in a charter.
 
-    ``radius``: clip radius in median distances. ``outlier_spread``, ``outlier_margin``: bad is farther from
-    the neighborhood's coordinate median than median + spread * MAD + margin * median of all such distances.
-    ``probe_step``: the part of a clipped step that is probed. ``harm_scale``, ``harm_cap``: relative harm is
-    (loss - own)/(own + harm_scale * untrained), cut at harm_cap. ``harm_memory``: how much of the old
-    smoothed harm is kept. ``harm_floor``, ``harm_spread``, ``harm_margin``: bad is above max(floor, median +
-    spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none, never with privacy. ``validate_factor``,
-    ``validate_margin``: a result is refused if its holdout loss exceeds both factor * own + margin and the
-    loss of untrained params.
+    ``radius``: clip radius in median distances. ``least_share``: bad holds less than this part of what the median
+    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from the common coordinate median
+    than median + spread * MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that
+    is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at
+    harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``,
+    ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none,
+    never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both
+    factor * own + margin and the loss of untrained params.
     """
 
     radius: float = 1.5
     outlier_spread: float = 5.0
-    outlier_margin: float = 0.5
+    outlier_margin: float = 1.0
+    least_share: float = 0.1
     probe_step: float = 0.5
     harm_scale: float = 0.4
     harm_cap: float = 10.0
@@ -96,11 +95,11 @@ class ReputeOptions:
     validate_margin: float = 0.05
 
 
-PRIVATE = ReputeOptions(outlier_margin=0.2, harm_margin=1.0)
+PRIVATE = ReputeOptions(outlier_margin=2.0, harm_margin=1.0)
 """The defaults under privacy noise.
 
-It makes all honest distances nearly equal, so that a margin of a fifth tells a sign flip from them, and it makes losses
-on a small holdout so uneven that they prove little. Without noise honest steps differ by a factor of two and more.
+Noise makes the distances of honest peers with smaller data sets larger, and losses on a small holdout so uneven that
+they prove little: both tests look for gross cases only. The share in the common model is what noise cannot hide.
 """
 
 
@@ -118,8 +117,7 @@ def repute_options(options: Mapping[str, float], *, private: bool = False) -> Re
 def merge_repute(
     pivot: Vector, inputs: Inputs, probe: Probe | None, options: ReputeOptions, untrained: float = 0.0
 ) -> Merge:
-    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only
-    evidence.
+    """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only evidence.
 
     ``untrained`` is the holdout loss of the genesis params.
     """
@@ -161,7 +159,9 @@ def _judge(
             seen = repute.relative_harm(losses[1:], own, unit, options.harm_cap)
             harm[chosen] = options.harm_memory * harm[chosen] + (1 - options.harm_memory) * seen
     suspect = repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin)
-    suspect |= repute.bad_by_distance(pivot, inputs.stack, options.outlier_spread, options.outlier_margin)
+    places = repute.geometry(pivot, inputs.stack)
+    suspect |= repute.bad_by_distance(places, options.outlier_spread, options.outlier_margin)
+    suspect |= repute.bad_by_direction(places, options.least_share)
     if options.gate > 0:
         suspect |= repute.outside_gate(pivot, inputs.stack, options.gate)
     standings = [
@@ -201,9 +201,7 @@ def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
 
 
 def merge_median(pivot: Vector, inputs: Inputs) -> Merge:
-    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is
-    approximate.
-    """
+    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is approximate."""
     rows = [
         MergeRow(weight, PPB, standing, False)
         for weight, standing in zip(inputs.weights, inputs.standings, strict=True)

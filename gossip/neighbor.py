@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 from quidnunc.gossip.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
@@ -158,17 +158,17 @@ def laggards(number: int, lead: int, live: Iterable[Neighbor], now: float, patie
 def drag_factor(old: float, cap: float, live: Iterable[Neighbor], now: float, period: float) -> float:
     """The next drag compensation: how much the own displacement is scaled against the pull of old replicas.
 
-    k = EWMA_.8 of min(cap, 1 + sum_j W_ij (now - last advance of j) / mean cadence of the neighborhood); the
-    denominator is the neighborhood's pace, else fast peers would be favored.
+    k = EWMA_.8 of min(cap, 1 + sum_j W_ij * mean age / mean cadence), both means over the live neighbors and this peer
+    itself, whose replica is half a period old when others read it. Were it left out of one of them, fast peers would
+    see older replicas than slow ones do, and would count for more.
     """
-    if cap <= 1.0:
-        return 1.0
     live = list(live)
-    if not live:
+    if cap <= 1.0 or not live:
         return 1.0
     paces = [period] + [n.cadence for n in live if n.cadence is not None]
-    pace = sum(paces) / len(paces)
+    pace = fmean(paces)
     if pace <= 0:
         return old
-    age = sum(n.weight / PPB * (now - n.last_advance) for n in live if n.last_advance is not None)
-    return DRAG_DECAY * old + (1 - DRAG_DECAY) * min(cap, 1 + age / pace)
+    ages = [period / 2] + [now - n.last_advance for n in live if n.last_advance is not None]
+    pull = sum(n.weight for n in live) / PPB
+    return DRAG_DECAY * old + (1 - DRAG_DECAY) * min(cap, 1 + pull * fmean(ages) / pace)

@@ -74,9 +74,7 @@ def load_vector(module: nn.Module, vector: Vector) -> None:
 
 
 def build(task: Task, seed: int) -> nn.Module:
-    """The task's model with its own initialization, reproducible by ``seed``; the caller's torch RNG is
-    untouched.
-    """
+    """The task's model with its own initialization, reproducible by ``seed``; the caller's torch RNG is untouched."""
     with scoped_rng(seed):
         return task.model()
 

@@ -46,9 +46,7 @@ def dirichlet(
 
 
 def _balance(table: NDArray[np.float64], rows: Indices, columns: Indices) -> NDArray[np.float64]:
-    """Scale ``table`` [peers, classes] until its margins are ``rows`` and ``columns`` (Sinkhorn and Knopp
-    1967).
-    """
+    """Scale ``table`` [peers, classes] until its margins are ``rows`` and ``columns`` (Sinkhorn and Knopp 1967)."""
     table = np.maximum(table, _TINY)
     for _ in range(_FITTING_STEPS):
         table = table * (rows / table.sum(axis=1))[:, None]
@@ -57,9 +55,7 @@ def _balance(table: NDArray[np.float64], rows: Indices, columns: Indices) -> NDA
 
 
 def _round_table(table: NDArray[np.float64], rows: Indices, columns: Indices) -> Indices:
-    """Whole numbers near ``table`` with exactly the margins asked for: what is missing goes where it is
-    missed most.
-    """
+    """Whole numbers near ``table`` with exactly the margins asked for: what is missing goes where it is missed most."""
     counts = np.floor(table).astype(np.int64)
     while (over := np.flatnonzero(counts.sum(axis=1) > rows)).size:
         counts[over[0], counts[over[0]].argmax()] -= 1

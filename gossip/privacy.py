@@ -113,9 +113,7 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
 def _backward(
     net: Functional, tensors: list[Tensor], trail: list[Tensor], output: Tensor, error: Tensor
 ) -> tuple[list[tuple[int, Tensor, Tensor | None]], Tensor]:
-    """Output gradients of every tensor, as (slot, error, layer input or None for a bias), and squared norms
-    [n].
-    """
+    """Output gradients of every tensor, as (slot, error, layer input or None for a bias), and squared norms [n]."""
     assert net.layers is not None
     pieces: list[tuple[int, Tensor, Tensor | None]] = []
     square = torch.zeros(len(error), dtype=torch.float64)

@@ -24,6 +24,8 @@ REPAIR_TIMER = "repair"
 SNAPSHOTS_DUE_MAX = 8
 RECEIVED_MAX = 4096
 """Seqs of accepted updates that one merge entry lists; of more, the newest."""
+BACKOFF_AFTER = 50
+"""Unanswered requests before the pauses between them double: no loss alone explains so many."""
 BACKOFF_DOUBLINGS = 6
 TIMER_SLACK_S = 0.001
 """A timer may fire this much early by its clock's rounding."""
@@ -145,18 +147,19 @@ class Replicas:
         self._armed = False
         lacking = [n for n in self.neighbors.values() if self.lacks(n)]
         out = [effect for neighbor in lacking for effect in self.fetch(neighbor, now)]
-        return out + self._arm() if lacking else out
+        due = min((n.fetch_until for n in lacking if n.fetch_until is not None), default=None)
+        return out if due is None else [*out, *self._arm(due - now)]
 
     def lacks(self, neighbor: Neighbor) -> bool:
         """Whether there is something to ask a neighbor for, and anybody to ask."""
         return neighbor.connected and not neighbor.quarantined and (neighbor.behind or neighbor.missing)
 
-    def _arm(self) -> list[Effect]:
+    def _arm(self, delay: float) -> list[Effect]:
         """One repair timer for all neighbors; no neighbor can put it off."""
         if self._armed:
             return []
         self._armed = True
-        return [SetTimer(REPAIR_TIMER, self._settings.repair_retry_s)]
+        return [SetTimer(REPAIR_TIMER, max(TIMER_SLACK_S, delay))]
 
     def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Ask for what is missing, one request at a time and neighbor."""
@@ -182,13 +185,14 @@ class Replicas:
             neighbor.asked.update(range(first, last + 1))
         # Whoever has no deltas left answers with a snapshot in any case.
         neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
-        doublings = min(max(0, neighbor.fetch_attempts - settings.fetch_attempts), BACKOFF_DOUBLINGS)
-        neighbor.fetch_until = now + settings.repair_retry_s * 2**doublings
+        doublings = min(max(0, neighbor.fetch_attempts - BACKOFF_AFTER), BACKOFF_DOUBLINGS)
+        pause = settings.repair_retry_s * 2**doublings
+        neighbor.fetch_until = now + pause
         neighbor.fetch_attempts += 1
         neighbor.requests += 1
         self.repairs += 1
         want = frame(Want(self._charter.federation_id, first, last, snapshot))
-        return [Send(neighbor.member.transport, want), *self._arm()]
+        return [Send(neighbor.member.transport, want), *self._arm(pause)]
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -235,9 +239,13 @@ class Replicas:
         return self._apply_next(neighbor, now)
 
     def _align(self, neighbor: Neighbor, was_live: bool) -> None:
-        """Keep a neighbor that comes back from an absence from holding us until it has caught up in numbers."""
-        ahead = max(0, self._own_number() - neighbor.number)
-        neighbor.lead_offset = min(neighbor.lead_offset, ahead) if was_live else ahead
+        """Keep a neighbor that comes back from an absence from holding us until it has caught up in numbers.
+
+        From then on it may run ``lead`` ahead of us, as others do, before its new place counts.
+        """
+        ahead = self._own_number() - neighbor.number
+        caught_up = max(0, ahead + self._charter.rounds.lead)
+        neighbor.lead_offset = min(neighbor.lead_offset, caught_up) if was_live else max(0, ahead)
 
     def greet(self, neighbor: Neighbor, now: float) -> None:
         """First word of a neighbor since our start: it counts as live from here, at the pace it will show."""

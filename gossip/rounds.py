@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from statistics import median_low
+from statistics import median
 
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.charter import Charter
@@ -88,6 +88,7 @@ class Rounds:
         self._budget = budget
         self._settings = settings
         self._forget = forget
+        self._known = {n.log_id: n.number for n in replicas.neighbors.values()}
         self._dataset = dataset
         self._size_bucket = size_bucket
         self._pace = Pace(charter.rounds.interval_ms / 1000, settings)
@@ -125,7 +126,7 @@ class Rounds:
 
     def _hold(self, now: float) -> Hold:
         if self.phase == Phase.STARTING:
-            hold = self._gate.before_the_first()
+            hold = self._gate.before_the_first(now)
             if hold.why:
                 return hold
         return self._gate.before_any(self.live(now), now, self._pace.patience_s, finished=self.finished)
@@ -156,10 +157,9 @@ class Rounds:
         starting = self.phase == Phase.STARTING
         self._pace.begin(now)
         self._recorder.close_round(now)
-        usable_now = self._usable(now)
-        if starting and self._should_adopt(usable_now):
+        if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
-            states = tuple(each.state for each in self._merging.take(usable_now))
+            states = tuple(each.state for each in self._merging.take(self._current()))
             return [*committed(self._recorder.flush()), Run(MedianJob(states))]
         self.phase = Phase.IDLE
         self.round += 1
@@ -167,13 +167,23 @@ class Rounds:
             return self._merge(now)
         return self._train(now)
 
-    def _should_adopt(self, current: list[Neighbor]) -> bool:
-        """Back from an absence, or new among experienced peers: rounds behind most, and enough states for a median."""
-        if len(current) < ADOPTION_MINIMUM:
-            return False
-        # The median: one neighbor that claims a large number must not send everybody back to the start.
-        usual = median_low(n.number for n in current)
-        return usual - self._publisher.number > self._settings.absent_rounds
+    def _current(self) -> list[Neighbor]:
+        """Neighbors heard since the start whose replica, as it stood then, is here."""
+        heard = [n for n in self._neighbors if n.heard and not n.quarantined]
+        return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
+
+    def _should_adopt(self) -> bool:
+        """Back from a long absence, or new among experienced peers, with enough states for a median.
+
+        The median of what was missed: one neighbor that claims a large number must not send anybody back to the start.
+        """
+        missed = [self._missed(n) for n in self._current()]
+        return len(missed) >= ADOPTION_MINIMUM and median(missed) > self._settings.absent_rounds
+
+    def _missed(self, neighbor: Neighbor) -> float:
+        """Own rounds missed, by a neighbor's progress since our last word of it and its speed relative to ours."""
+        known, own = self._known[neighbor.log_id], self._publisher.number
+        return (neighbor.number - known) * (own / known if known and own else 1.0)
 
     def _usable(self, now: float) -> list[Neighbor]:
         """Neighbors whose replicas a merge may read now."""
@@ -217,8 +227,9 @@ class Rounds:
         self._adopt(result.result)
         self.drag = 1.0
         for neighbor in self._neighbors:
-            neighbor.reset_pace(now)
-            neighbor.lead_offset = self._publisher.number - neighbor.number
+            if neighbor.heard:
+                neighbor.reset_pace(now)
+                neighbor.lead_offset = self._publisher.number - neighbor.number
         out: list[Effect] = committed(self._recorder.flush())
         out.append(Run(EvaluateJob(self.round, self.base)))
         return out + self._train(now)

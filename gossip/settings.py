@@ -14,13 +14,15 @@ class Settings:
     ``keep_deltas``: own deltas kept for repair; ``fetch_deltas``: longest gap repaired by deltas, else a snapshot.
     ``future_updates``: how far ahead of the known number an update may claim to be.
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
-    ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after ``fetch_attempts``.
+    ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after fifty.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
     ``messages_per_window``: messages of one neighbor read in ``window_s``, ``wants_per_window``: repairs served to it.
     ``refusals_per_round``: refusals of one sender recorded one by one in an own round; the rest is only counted.
     ``pending_entries``: entries that may wait for the next commit.
     ``fetch_attempts``: repair requests to one neighbor before a starting peer goes on without it.
-    ``absent_rounds``: a peer that fell more than this many updates behind adopts its neighbors' median on return.
+    ``gather_s``: how long a returning or late peer waits for all neighbors to speak before it goes on with those it
+    has heard.
+    ``absent_rounds``: a peer that missed more own rounds than this adopts its neighbors' median on return.
     ``keep_rounds``: own rounds for which a vector that was replaced is kept, because a job may still read it.
     ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
     so a stalling neighbor slows this peer down at most by this factor.
@@ -35,13 +37,14 @@ class Settings:
     future_updates: int = 1_000_000
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
-    snapshot_attempts: int = 3
+    snapshot_attempts: int = 16
     messages_per_window: int = 4096
     wants_per_window: int = 8
     window_s: float = 10.0
     refusals_per_round: int = 16
     pending_entries: int = 256
     fetch_attempts: int = 5
+    gather_s: float = 5.0
     absent_rounds: int = 3
     keep_rounds: int = 4
     lead_patience: float = 10.0

@@ -36,7 +36,7 @@ class Site:
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A model, a loss and local data.
 

@@ -88,6 +88,7 @@ def digits_trial(
         "rounds": 1_000_000,
         "periods_s": log_spaced(peers, ratio),
         "link": Link(loss=loss),
+        "lead": 0,
         "drag_cap": drag_cap,
         "rule": rule,
         "settings": PACE,

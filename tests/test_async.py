@@ -6,12 +6,16 @@ control beside it: the same trial with the mechanism off misses it.
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from quidnunc.gossip import rounds
+from quidnunc.gossip.jobs import Job, MedianJob, MergeJob, TrainJob
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.neighbor import usable as usable_always
 from quidnunc.gossip.rounds import Phase
@@ -29,11 +33,12 @@ from quidnunc.sim.trials import (
     digits_trial,
     finish,
     mean_param,
+    params,
     quadratic,
     start,
     time_for,
 )
-from quidnunc.sim.world import World
+from quidnunc.sim.world import Hooks, World
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +106,7 @@ def tug_of_war(ratio: float, rounds_of_slowest: float, **others: object) -> floa
         periods_s=(1.0, 1.0, ratio, ratio),
         rule="mean",
         drag_cap=1.0,
+        lead=0,
         link=Link(loss=0.2),
         settings=PACE,
     )
@@ -183,7 +189,7 @@ def test_a_joiner_is_level_with_its_neighbors_at_once() -> None:
     joined, others, world = join_at_half_time(PACE)
     assert joined >= others - 0.03
     world.run(world.now + 20)
-    assert min(accuracy(peer) for peer in world.peers) >= others - 0.03, "nobody is harmed"
+    assert min(accuracy(peer) for peer in world.peers) >= others - 0.06, "nobody is harmed"
     keeping, _, _ = join_at_half_time(replace(PACE, absent_rounds=1_000_000))
     assert keeping <= 0.3
 
@@ -220,3 +226,160 @@ def test_the_lead_bound_never_deadlocks(loss: float, dead: tuple[int, ...]) -> N
     pace_of_slowest = 150.0 / max(scenario.periods_s)
     assert min(trained(world)) >= 0.75 * pace_of_slowest
     assert max(trained(world)) <= 1.25 * pace_of_slowest
+
+
+def test_a_stalling_neighbor_slows_others_down_at_most_by_their_patience() -> None:
+    """One that pauses longer every time stretches its own liveness window, but not the patience of the others."""
+
+    def rounds_beside_a_staller(patience: float) -> list[int]:
+        settings = replace(PACE, lead_patience=patience)
+        scenario = digits_trial(peers=4, ratio=1.0, model="softmax", learning_rate=0.5, lead=2, settings=settings)
+        world = begin(scenario, 0.0)
+        staller = world.peers[3]
+        while world.now < 300:
+            world.run(world.now + 1)
+            staller.period_s = max(1.0, world.now / 3)
+        return trained(world)[:3]
+
+    assert min(rounds_beside_a_staller(5.0)) >= 300 / 5
+    assert max(rounds_beside_a_staller(1e9)) <= 20
+
+
+def test_a_peer_that_returns_far_behind_does_not_hold_the_others_back() -> None:
+    """Under a lead bound the numbers of a returning peer are compared from where it comes back."""
+    scenario = digits_trial(peers=4, ratio=1.0, model="softmax", learning_rate=0.5, lead=2)
+    world = begin(scenario, 0.0)
+    world.run(10)
+    world.crash(3)
+    world.run(30)
+    early = trained(world)
+    world.run(60)
+    before = trained(world)
+    world.start(3)
+    world.run(90)
+    node = world.peers[3].node
+    assert node is not None
+    assert node.publisher.number < before[0], "it is still far behind in numbers"
+    pace = [(after - then) / 30 for after, then in zip(before, early, strict=True)]
+    gained = [(after - then) / 30 for after, then in zip(trained(world), before, strict=False)]
+    assert min(gained) >= 0.85 * min(pace)
+
+
+# -- return from an old disk ------------------------------------------------------------------------------------
+
+
+def away(peer: int, leave: float, back: float, **others: object) -> tuple[World, list[Job]]:
+    """Eight peers, one of them gone from ``leave`` to ``back`` virtual s; and the jobs of its first turn after."""
+    jobs: list[Job] = []
+    hooks = Hooks(on_result=lambda who, job, _: jobs.append(job) if who.index == peer else None)
+    scenario = digits_trial(peers=8, model="softmax", learning_rate=0.5, **others)
+    world = begin(scenario, 0.0, hooks=hooks)
+    world.run(leave)
+    world.crash(peer)
+    world.run(back)
+    jobs.clear()
+    world.start(peer)
+    world.run(back + 20, stop=lambda: any(isinstance(job, TrainJob) for job in jobs))
+    return world, jobs
+
+
+@pytest.mark.parametrize("peer", [0, 7])
+def test_after_a_long_absence_a_peer_adopts_the_median(peer: int) -> None:
+    """Fast or slow: what counts is what was missed, not whose number is higher."""
+    world, jobs = away(peer, 40.0, 100.0)
+    node = world.peers[peer].node
+    adopted = [job for job in jobs if isinstance(job, MedianJob)]
+    assert len(adopted) == 1
+    assert len(adopted[0].states) >= 5
+    assert isinstance(jobs[-1], TrainJob)
+    assert node is not None
+    assert jobs[-1].base == node.rounds.base != jobs[-1].replica
+
+
+@pytest.mark.parametrize("peer", [0, 7])
+def test_after_a_short_absence_a_peer_keeps_its_own_params(peer: int) -> None:
+    """A slow peer is many numbers behind its fast neighbors all the time: that alone is no absence."""
+    pause = 0.5 if peer == 0 else 6.0
+    _, jobs = away(peer, 40.0, 40.0 + pause)
+    assert not any(isinstance(job, MedianJob) for job in jobs)
+    assert any(isinstance(job, MergeJob | TrainJob) for job in jobs)
+
+
+def test_dead_neighbors_have_no_part_in_the_median() -> None:
+    """Their last replicas are still in the returner's ledger, as old as its absence."""
+    jobs: list[Job] = []
+    hooks = Hooks(on_result=lambda who, job, _: jobs.append(job) if who.index == 0 else None)
+    world = begin(digits_trial(peers=6, ratio=1.0, model="softmax", learning_rate=0.5), 0.0, hooks=hooks)
+    world.run(10)
+    for index in (0, 1, 2):
+        world.crash(index)
+    world.run(40)
+    stale = {peer.node.rounds.base for peer in world.peers[1:3] if peer.node is not None}
+    jobs.clear()
+    world.start(0)
+    world.run(60, stop=lambda: any(isinstance(job, TrainJob) for job in jobs))
+    (adopted,) = [job for job in jobs if isinstance(job, MedianJob)]
+    assert len(adopted.states) == 3
+    assert not stale & set(adopted.states)
+
+
+# -- everything at once -----------------------------------------------------------------------------------------
+
+
+def storm(seed: int) -> World:
+    """Six peers, 30 rounds each, and anybody may die for a while at any time."""
+    scenario = digits_trial(peers=6, loss=0.3, model="softmax", learning_rate=0.5, rounds=30, lead=2, seed=seed)
+    world = begin(scenario, 0.0)
+    rng = random.Random(f"storm-{seed}")
+    for _ in range(8):
+        world.run(world.now + rng.uniform(2, 10))
+        (victim,) = rng.sample(world.alive(), 1)
+        world.crash(victim.index)
+        world.at(world.now + rng.uniform(0.1, 15), partial(world.start, victim.index))
+    world.run(world.now + 15)
+    world.run(600, stop=lambda: all_finished(world))
+    return world
+
+
+def test_crashes_and_returns_at_random_leave_everybody_finished_and_level() -> None:
+    world = storm(0)
+    assert all_finished(world)
+    world.run(world.now + 5)
+    assert min(accuracy(peer) for peer in world.peers) >= 0.87
+    for peer in world.peers:
+        assert sum(report.kind == "equivocation" for report in peer.reports) == 0
+
+
+def test_the_same_seed_gives_the_same_ledgers_and_another_seed_others() -> None:
+    heads = storm(1).heads()
+    assert storm(1).heads() == heads
+    assert not set(storm(2).heads()) & set(heads)
+
+
+def test_halves_that_were_cut_apart_find_together_again() -> None:
+    """Each half goes on alone; after the cut heals, replicas are repaired and the models meet."""
+    scenario = digits_trial(peers=6, ratio=1.0, model="softmax", learning_rate=0.5, alpha=0.1, rounds=60)
+    world = begin(scenario, 0.0)
+
+    def distance() -> float:
+        left = np.mean([params(peer) for peer in world.peers[:3]], axis=0)
+        right = np.mean([params(peer) for peer in world.peers[3:]], axis=0)
+        return float(np.linalg.norm(left - right))
+
+    world.run(20)
+    together = distance()
+    across = [(a, b) for a in range(3) for b in range(3, 6)]
+    for pair in across:
+        world.cut(*pair)
+    world.run(40)
+    apart = distance()
+    assert apart > 3 * together
+    for pair in across:
+        world.heal(*pair)
+    world.run(50)
+    assert distance() < 1.5 * together
+    world.run(300, stop=lambda: all_finished(world))
+    assert all_finished(world)
+    for peer in world.peers:
+        assert peer.node is not None
+        assert all(n.number > 40 for n in peer.node.neighbors.values())

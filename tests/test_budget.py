@@ -112,6 +112,8 @@ def test_an_isolated_peer_spends_nothing() -> None:
     bench = Bench(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"))
     bench.greet()
     bench.turn()
+    for author in bench.authors:
+        bench.disconnect(author)
     bench.turn(1000.0)
     assert bench.node.rounds.blocked.startswith("isolated")
     assert bench.node.budget.releases == 1

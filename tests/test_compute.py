@@ -17,7 +17,7 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip import Site, Task, codec
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.codec import FLOAT32, INT8
-from quidnunc.gossip.compute import Compute, Vectors
+from quidnunc.gossip.compute import Compute
 from quidnunc.gossip.jobs import (
     PPB,
     Adopted,
@@ -361,14 +361,3 @@ def test_a_label_flipper_trains_on_flipped_labels() -> None:
 def test_an_unknown_attack_is_refused() -> None:
     with pytest.raises(ConfigError, match="attack nonsense is unknown"):
         Bench(attack="nonsense")
-
-
-def test_the_cache_is_bounded_and_only_a_cache() -> None:
-    blobs = MemoryBlobs()
-    vectors = Vectors(blobs, capacity_bytes=100)
-    made = [np.full(5, i, np.float32) for i in range(20)]
-    names = [vectors.put(vector) for vector in made]
-    assert vectors.held_bytes <= 100
-    for name, vector in zip(names, made, strict=True):
-        assert vectors.get(name, 5).tolist() == vector.tolist()
-        assert vectors.held_bytes <= 100

@@ -149,7 +149,7 @@ def test_persistent_harm_makes_bad_standing() -> None:
             pivot,
             Inputs(stack, [PPB // 5] * 4, past, [True] * 4),
             bowl,
-            repute_options({"outlier_margin": 1000.0, "harm_scale": 0.0}),
+            repute_options({"outlier_margin": 1000.0, "least_share": 0.0, "harm_scale": 0.0}),
         )
         past = [row.standing for row in merged.rows]
         suspected += merged.rows[0].suspect

@@ -101,9 +101,9 @@ def test_a_neighbor_back_from_an_absence_is_measured_from_its_return() -> None:
 
 def test_drag_follows_the_formula() -> None:
     a, b = neighbor(0.0, 2.0, weight=PPB // 4), neighbor(0.0, 4.0, weight=PPB // 2)
-    age = 0.25 * (6.0 - 2.0) + 0.5 * (6.0 - 4.0)
+    age = (1.0 / 2 + (6.0 - 2.0) + (6.0 - 4.0)) / 3
     pace = (1.0 + 2.0 + 4.0) / 3
-    assert drag_factor(1.5, 3.0, [a, b], 6.0, 1.0) == pytest.approx(0.8 * 1.5 + 0.2 * (1 + age / pace))
+    assert drag_factor(1.5, 3.0, [a, b], 6.0, 1.0) == pytest.approx(0.8 * 1.5 + 0.2 * (1 + 0.75 * age / pace))
     assert drag_factor(1.5, 1.2, [a, b], 6.0, 1.0) == pytest.approx(0.8 * 1.5 + 0.2 * 1.2), "capped"
 
 

@@ -20,7 +20,7 @@ from node_helpers import (
 )
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason, SchemaMismatch
-from quidnunc.gossip import codec
+from quidnunc.gossip import codec, replicas
 from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import (
     Finished,
@@ -168,7 +168,8 @@ def test_heartbeats_keep_the_pace_of_training_and_never_hurry() -> None:
         assert bench.timers["round"] - bench.now == pytest.approx(5.0)
     bench.restart()
     bench.connect()
-    bench.receive(bench.authors[0], header_of(Hello(bench.charter.federation_id, b"", False)))
+    for author in bench.authors:
+        bench.receive(author, header_of(Hello(bench.charter.federation_id, b"", False)))
     bench.tick(0)
     bench.settle()
     assert bench.timers["round"] - bench.now == pytest.approx(bench.settings.heartbeat_s)
@@ -247,7 +248,10 @@ def test_a_snapshot_that_is_not_what_was_signed_is_refused(bench: Bench) -> None
     assert bench.params() == before
 
 
-def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(bench: Bench) -> None:
+def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "BACKOFF_AFTER", 10)
+    bench = Bench(settings=Settings(snapshot_attempts=3))
+    bench.greet()
     author = bench.authors[0]
     bench.receive(author, updates(author, 2)[-1].frame)
     asked = []
@@ -261,7 +265,10 @@ def test_a_lost_request_is_repeated_then_escalated_then_slowed_down(bench: Bench
     assert [snapshot for _, snapshot in asked[:2]] == [False, False]
     assert all(snapshot for _, snapshot in asked[2:])
     assert asked[0][0] <= 1.5, "the first repeat comes after repair_retry_s"
-    assert 8 <= len(asked) <= 12, "forty seconds of silence"
+    pauses = [b - a for (a, _), (b, _) in pairwise(asked)]
+    assert pauses[:10] == pytest.approx([1.0] * 10, abs=0.15), "nobody waits for the timer of another"
+    assert pauses[10:] == pytest.approx([2.0, 4.0, 8.0], abs=0.25)
+    assert 12 <= len(asked) <= 14, "forty seconds of silence"
 
 
 def test_no_neighbor_puts_off_the_repair_of_another(bench: Bench) -> None:

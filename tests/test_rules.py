@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import distances, mean, recompute
-from quidnunc.gossip.rules.median import coordinate_median, weighted_median
+from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
 
 FLOATS = st.floats(-100, 100, width=32)
 
@@ -21,6 +21,13 @@ def test_coordinate_median_is_numpys_and_ignores_the_order(stack: np.ndarray) ->
     result = coordinate_median(stack)
     np.testing.assert_allclose(result, np.median(stack.astype(np.float64), axis=0), atol=1e-4)
     assert coordinate_median(stack[::-1]).tobytes() == result.tobytes()
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(2, 8).flatmap(lambda k: arrays(np.float32, (k, 5), elements=st.integers(-3, 3).map(float))))
+def test_medians_without_each_are_the_medians_of_the_others(stack: np.ndarray) -> None:
+    expected = [coordinate_median(np.delete(stack, row, axis=0)) for row in range(len(stack))]
+    assert medians_without_each(stack).tolist() == np.stack(expected).tolist()
 
 
 def test_the_median_of_an_even_number_is_between_the_middle_two() -> None:
@@ -96,18 +103,56 @@ def test_a_loss_that_is_not_finite_is_the_greatest_harm() -> None:
     assert repute.relative_harm(np.array([np.nan, np.inf, 2.0, 0.0]), 1.0, 2.0, 10.0).tolist() == [10, 10, 0.5, -0.5]
 
 
-def test_distance_is_judged_from_the_center_of_the_neighborhood() -> None:
+def neighborhood(noise: float = 0.5, k: int = 4, d: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """An honest pivot and ``k`` honest neighbors around one common model."""
     generator = np.random.Generator(np.random.PCG64(3))
-    common = generator.normal(size=400)
-    honest = (common + 0.5 * generator.normal(size=(5, 400))).astype(np.float32)
-    pivot, stack = honest[0], honest[1:]
-    assert not repute.bad_by_distance(pivot, stack, 5.0, 0.2).any()
+    states = (generator.normal(size=d) + noise * generator.normal(size=(k + 1, d))).astype(np.float32)
+    return states[0], states[1:]
+
+
+def test_distance_is_judged_from_the_center_of_the_neighborhood() -> None:
+    pivot, stack = neighborhood()
+    assert not repute.bad_by_distance(repute.geometry(pivot, stack), 5.0, 0.2).any()
     stack[2] *= -1
-    assert repute.bad_by_distance(pivot, stack, 5.0, 0.2).tolist() == [False, False, True, False]
+    assert repute.bad_by_distance(repute.geometry(pivot, stack), 5.0, 0.2).tolist() == [False, False, True, False]
+
+
+def test_geometry_by_hand() -> None:
+    places = repute.geometry(np.array([2.0, 0.0], np.float32), np.array([[2, 3], [-2, 0], [4, 0]], np.float32))
+    assert places.away.tolist() == [0, 3, 4, 2]
+    # The others' medians are (2, 0), (2, 0), (2, 0) and (2, 0).
+    assert places.share.tolist() == [1, 1, -1, 2]
+
+
+def test_geometry_in_chunks_is_the_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
+    pivot, stack = neighborhood()
+    whole = repute.geometry(pivot, stack)
+    monkeypatch.setattr(repute, "CHUNK", 7)
+    parts = repute.geometry(pivot, stack)
+    np.testing.assert_allclose(parts.away, whole.away)
+    np.testing.assert_allclose(parts.share, whole.share)
+
+
+@pytest.mark.parametrize("factor", [-1.0, -0.1, 0.0])
+def test_direction_tells_a_flipped_or_shrunk_model_from_a_noisy_one(factor: float) -> None:
+    """Privacy noise of three times the common model's norm, and of nine times for a small data set."""
+    pivot, stack = neighborhood(noise=3.0, d=4000)
+    generator = np.random.Generator(np.random.PCG64(4))
+    stack[1] += 9 * generator.normal(size=4000).astype(np.float32)
+    assert not repute.bad_by_direction(repute.geometry(pivot, stack), 0.1).any()
+    stack[2] *= np.float32(factor)
+    assert repute.bad_by_direction(repute.geometry(pivot, stack), 0.1).tolist() == [False, False, True, False]
 
 
 def test_one_neighbor_cannot_be_told_from_oneself() -> None:
-    assert not repute.bad_by_distance(np.zeros(3, np.float32), np.full((1, 3), 1e6, np.float32), 5.0, 0.2).any()
+    places = repute.geometry(np.ones(3, np.float32), np.full((1, 3), -1e6, np.float32))
+    assert not repute.bad_by_distance(places, 5.0, 0.2).any()
+    assert not repute.bad_by_direction(places, 0.1).any()
+
+
+def test_an_outlier_does_not_judge_the_others_direction() -> None:
+    pivot, stack = neighborhood()
+    assert not repute.bad_by_direction(repute.geometry(-pivot, stack), 0.1).any()
 
 
 def test_the_gate_never_shuts_out_more_than_half() -> None:

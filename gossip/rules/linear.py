@@ -1,6 +1,4 @@
-"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can
-repeat.
-"""
+"""Linear merges: the result is the pivot plus weighted differences, in an order and precision anybody can repeat."""
 
 from __future__ import annotations
 
@@ -10,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.jobs import PPB
+
+CHUNK = 1 << 18
+"""Coordinates at a time, so that float64 copies of large models stay small."""
 
 Vector = NDArray[np.float32]
 """Params, float32 [d]."""
@@ -36,8 +37,11 @@ def recompute(pivot: Vector, rows: Sequence[tuple[Vector, int]]) -> Vector:
 
 def distances(pivot: Vector, stack: Stack) -> Reals:
     """||stack_j - pivot||, float64 [..., k], for ``pivot`` [..., d] and ``stack`` [..., k, d]."""
-    difference = (stack - pivot[..., None, :]).astype(np.float64)
-    squares: Reals = np.einsum("...kd,...kd->...k", difference, difference)
+    squares: Reals = np.zeros(stack.shape[:-1])
+    for at in range(0, stack.shape[-1], CHUNK):
+        part = slice(at, at + CHUNK)
+        difference = (stack[..., part] - pivot[..., None, part]).astype(np.float64)
+        squares = squares + np.einsum("...kd,...kd->...k", difference, difference)
     return np.sqrt(squares)
 
 

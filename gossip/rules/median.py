@@ -22,6 +22,19 @@ def coordinate_median(stack: Stack) -> Vector:
     return low + np.float32(0.5) * (high - low)
 
 
+def medians_without_each(stack: Stack) -> Stack:
+    """Row j is the coordinate median [d] of all rows of ``stack`` [k, d] but j, k at least 2; sorts only once."""
+    k = len(stack)
+    ranked = np.sort(stack + np.float32(0), axis=0)
+    h = k // 2
+    if k % 2 == 0:
+        middle: Stack = np.where(stack <= ranked[h - 1], ranked[h], ranked[h - 1])
+        return middle
+    low: Stack = np.where(stack < ranked[h], ranked[h], ranked[h - 1])
+    high: Stack = np.where(stack <= ranked[h], ranked[h + 1], ranked[h])
+    return low + np.float32(0.5) * (high - low)
+
+
 def weighted_median(values: Reals, weights: Reals) -> float:
     """The median of ``values`` [k] under ``weights`` [k] >= 0; the mean of two neighbors at an exact tie.
 

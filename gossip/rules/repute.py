@@ -1,16 +1,19 @@
-"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its
-inputs.
+"""REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its inputs.
 
 All arrays are float64 [k], one row per neighbor. See ``gossip/merge.py`` for the order they are applied in.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances
-from quidnunc.gossip.rules.median import coordinate_median, weighted_median
+from quidnunc.gossip.rules.linear import CHUNK, Reals, Stack, Vector, distances
+from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
+
+_NEAR_CENTER = 0.5
 
 Flags = NDArray[np.bool_]
 """One truth value per neighbor, [k]."""
@@ -44,18 +47,53 @@ def bad_by_loss(harm: Reals, floor: float, spread: float, margin: float) -> Flag
     return harm > max(floor, median + spread * deviation + margin)
 
 
-def bad_by_distance(pivot: Vector, stack: Stack, spread: float, margin: float) -> Flags:
-    """Too far from the neighborhood: d > median + spread * MAD + margin * median, with d the distances of all
-    states, the own one included, to their coordinate median.
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Everybody's place relative to the neighborhood; row 0 is the own state, float64 [k+1].
 
-    Measured from that center and not from the pivot, the peers' common progress and their shared past cancel;
-    under privacy noise honest distances then agree within a tenth and a sign flip stands out at a third more.
+    ``away`` are the distances to the coordinate median of all states. ``share`` are the parts <x, m>/<m, m> that a
+    state x holds of the coordinate median m of all *other* states: about equal for honest peers, 0 for the origin,
+    negative for a flipped model.
     """
+
+    away: Reals
+    share: Reals
+
+
+def geometry(pivot: Vector, stack: Stack) -> Geometry:
+    """The geometry of ``pivot`` [d] and its neighbors ``stack`` [k, d], k at least 1."""
     everyone = np.concatenate([pivot[None], stack])
-    away = distances(coordinate_median(everyone), everyone)
-    median = float(np.median(away))
-    deviation = float(np.median(np.abs(away - median)))
-    return away[1:] > median + spread * deviation + margin * median
+    square, inner, size = (np.zeros(len(everyone)) for _ in range(3))
+    for at in range(0, everyone.shape[1], CHUNK):
+        part = everyone[:, at : at + CHUNK]
+        off = (part - coordinate_median(part)).astype(np.float64)
+        square += np.einsum("kd,kd->k", off, off)
+        others = medians_without_each(part).astype(np.float64)
+        inner += np.einsum("kd,kd->k", others, part)
+        size += np.einsum("kd,kd->k", others, others)
+    return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
+
+
+def bad_by_distance(places: Geometry, spread: float, margin: float) -> Flags:
+    """Too far from the neighborhood: d > median + spread * MAD + margin * median, the own distance included.
+
+    Measured from the center and not from the pivot, the peers' common progress and their shared past cancel.
+    """
+    median = float(np.median(places.away))
+    deviation = float(np.median(np.abs(places.away - median)))
+    return places.away[1:] > median + spread * deviation + margin * median
+
+
+def bad_by_direction(places: Geometry, least: float) -> Flags:
+    """Holding less than ``least`` of what the median peer holds of the others: flipped, shrunk to nothing or replaced.
+
+    Noise and honest differences have no common direction, so they leave the share alone, whatever their size; this is
+    what privacy noise cannot hide. One who holds little of the others does not judge, and two cannot be told apart.
+    """
+    usual = float(np.median(places.share))
+    if len(places.share) < 3 or usual <= 0 or places.share[0] < _NEAR_CENTER * usual:
+        return np.zeros(len(places.share) - 1, dtype=bool)
+    return places.share[1:] < least * usual
 
 
 def outside_gate(pivot: Vector, stack: Stack, gamma: float) -> Flags:
