@@ -233,7 +233,12 @@ class Output:
         text = escape(text)
         if style and self.color:
             text = f"\x1b[{_COLORS[style]}m{text}\x1b[0m"
-        print(text, file=stream)
+        try:
+            print(text, file=stream)
+        except OSError:
+            # Talk that cannot be written (a log on a full disk) must not change how the command ends.
+            if stream is not self.stderr:
+                raise
 
 
 def escape(text: str) -> str:

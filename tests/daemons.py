@@ -183,7 +183,9 @@ def sockets(root: Path) -> list[Path]:
 
 def maps(pid: int) -> str:
     """The files a process has mapped."""
-    return Path(f"/proc/{pid}/maps").read_text()
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/maps").read_text()
+    return ""
 
 
 def is_running(pid: int) -> bool:
