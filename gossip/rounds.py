@@ -181,9 +181,9 @@ class Rounds:
         return len(missed) >= ADOPTION_MINIMUM and median(missed) > self._settings.absent_rounds
 
     def _missed(self, neighbor: Neighbor) -> float:
-        """Own rounds missed, by a neighbor's progress since our last word of it and its speed relative to ours."""
+        """Own rounds missed: how far a neighbor had come when we heard of it again, at its speed relative to ours."""
         known, own = self._known[neighbor.log_id], self._publisher.number
-        return (neighbor.number - known) * (own / known if known and own else 1.0)
+        return (neighbor.goal - known) * (own / known if known and own else 1.0)
 
     def _usable(self, now: float) -> list[Neighbor]:
         """Neighbors whose replicas a merge may read now."""

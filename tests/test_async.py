@@ -299,7 +299,7 @@ def test_after_a_long_absence_a_peer_adopts_the_median(peer: int) -> None:
 @pytest.mark.parametrize("peer", [0, 7])
 def test_after_a_short_absence_a_peer_keeps_its_own_params(peer: int) -> None:
     """A slow peer is many numbers behind its fast neighbors all the time: that alone is no absence."""
-    pause = 0.5 if peer == 0 else 6.0
+    pause = 0.5 if peer == 0 else 3.0  # its last word of the others is up to one own round old already
     _, jobs = away(peer, 40.0, 40.0 + pause)
     assert not any(isinstance(job, MedianJob) for job in jobs)
     assert any(isinstance(job, MergeJob | TrainJob) for job in jobs)
