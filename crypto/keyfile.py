@@ -47,9 +47,7 @@ def decode_key_file(data: bytes) -> KeyFile:
     fields = _fields(data)
     kind, public, secret = fields["kind"], fields["pub"], fields["secret"]
     if not isinstance(kind, str) or kind not in KINDS:
-        raise KeyFileError(
-            f"the key file holds a key of kind {kind!r}, known are {', '.join(KINDS)}", hint=_UPGRADE
-        )
+        raise KeyFileError(f"the key file holds a key of kind {kind!r}, known are {', '.join(KINDS)}", hint=_UPGRADE)
     if not isinstance(secret, bytes) or len(secret) != SEED_BYTES:
         raise KeyFileError(f"the secret in the key file is not {SEED_BYTES} bytes", hint=_RESTORE)
     if public != SecretKey(secret).public:

@@ -148,9 +148,7 @@ class Log:
         if header.seq != seq:
             raise LedgerCorrupt(seq, f"calls itself entry {header.seq}")
         if header.prev != self.head:
-            raise LedgerCorrupt(
-                seq, f"follows {header.prev.hex()[:16]}, the last entry is {self.head.hex()[:16]}"
-            )
+            raise LedgerCorrupt(seq, f"follows {header.prev.hex()[:16]}, the last entry is {self.head.hex()[:16]}")
         if header.t_ms < self._last_t_ms:
             raise LedgerCorrupt(seq, f"is of {header.t_ms} ms, the last entry of {self._last_t_ms} ms")
         self._add(data, header.t_ms)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError
-from quidnunc.gossip import codec
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, Job, JobFailed, Rejected
+from quidnunc.gossip.learning import codec
 
 
 def advance(job: Job, blobs: Blobs, dim: int, code: int) -> Advanced | Rejected | JobFailed:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import RemoteProtocolError
-from quidnunc.gossip.genesis import Genesis, parse_genesis
+from quidnunc.gossip.federation.genesis import Genesis, parse_genesis
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import (
     RECORDS,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quidnunc.gossip.accountant import epsilon_of
-from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.gossip.provenance import Mechanism, NoiseSource, PrivacyClaim, PrivacySpend
 
 ACCOUNTANT = "analytic-gaussian/1"

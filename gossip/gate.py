@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from quidnunc.gossip.budget import Budget
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.neighbor import Neighbor, laggards
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.replicas import Replicas

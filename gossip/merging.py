@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.identity import tagged_hash
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.evidence import Evidence, standing_class
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import PPB, Adopted, Merged, MergeInput, Standing
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import Merge, MergeRow, write_standings

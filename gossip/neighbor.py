@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from quidnunc.gossip.charter import Member
+from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.message import SignedUpdate
 from quidnunc.gossip.settings import Settings

@@ -16,7 +16,6 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import rebuild
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import (
     Effect,
     Event,
@@ -34,6 +33,7 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import (
     Adopted,
     Advanced,

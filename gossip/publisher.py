@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Commit, Effect, Send
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished

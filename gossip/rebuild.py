@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quidnunc.crypto.errors import SchemaMismatch
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.budget import Budget
-from quidnunc.gossip.charter import Charter
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Described
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor

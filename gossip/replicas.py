@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
 from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, frame, open_update
 from quidnunc.gossip.neighbor import Neighbor, Waiting

@@ -12,9 +12,9 @@ from enum import StrEnum
 from statistics import median
 
 from quidnunc.gossip.budget import Budget
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
 from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.gate import Gate, Hold
 from quidnunc.gossip.jobs import (
     Adopted,

@@ -107,8 +107,8 @@ class Training:
 class Plan:
     """The part of a charter that the compute side follows.
 
-    ``seed`` is the genesis seed, ``codec`` a code of ``gossip/codec.py``, ``merge_rule`` a name of
-    ``gossip/merge.py`` with ``merge_options`` for it.
+    ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
+    ``gossip/learning/merge.py`` with ``merge_options`` for it.
     """
 
     seed: int

@@ -15,10 +15,10 @@ from pathlib import Path
 from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.compute import Compute
-from quidnunc.gossip.founding import open_charter
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.founding import open_charter
 from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, Trained, TrainJob
+from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.task import Site
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.home import Home

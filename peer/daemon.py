@@ -23,25 +23,26 @@ from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
-from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.founding import NOTE_BYTES, open_charter, require_signed
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
+from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
-from quidnunc.gossip.member import Member
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import fold
 from quidnunc.gossip.settings import Settings
-from quidnunc.peer import api, overlay_api
+from quidnunc.peer import api
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.config import Config
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
-from quidnunc.peer.overlay_api import Overlay
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.network import overlay_api
+from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.release import program_version, torch_version
-from quidnunc.peer.store import Store
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -51,7 +52,7 @@ log = logging.getLogger("quidnunc.peer")
 KEEP_DELTAS = Settings().keep_deltas
 STOP_GRACE_S = 25.0
 """How long an orderly stop may take before everything is cancelled."""
-TRANSPORT = "quidnunc.peer.transport"
+TRANSPORT = "quidnunc.peer.network.transport"
 """Imports libp2p, which takes most of a second: done while the compute process imports torch."""
 DATASET_SALT = "dataset-salt"
 """Name of the salt of the dataset commitment in the store's private table."""
@@ -142,7 +143,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
 
 def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -> Overlay:
     """The overlay to this member's neighbors; the local address book wins over the charter's addresses."""
-    from quidnunc.peer.overlay import Libp2pOverlay
+    from quidnunc.peer.network.overlay import Libp2pOverlay
 
     book = config.network.peers
     neighbors = [

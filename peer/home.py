@@ -7,7 +7,7 @@
     card.note               the public keys handed to the other founders
     keys/root.key           0600 in a 0700 directory; belongs offline once the federation is founded
     keys/operational.key    0600
-    state/ledger.db         SQLite, see peer/store.py
+    state/ledger.db         SQLite, see peer/ledger/store.py
     state/blobs/            params and deltas by hash, see peer/blobs.py
     state/lock              held (flock) by the one process that may write here
     run/control.sock        the control API

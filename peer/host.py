@@ -42,8 +42,8 @@ from quidnunc.gossip.events import (
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
 from quidnunc.gossip.node import Node
 from quidnunc.peer.clock import Clock
-from quidnunc.peer.overlay_api import Overlay, SendFailed
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.network.overlay_api import Overlay, SendFailed
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus

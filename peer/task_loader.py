@@ -22,7 +22,7 @@ def load_task(reference: str) -> Callable[[Site], Task]:
     take the place of an installed module. Raises ConfigError naming module, attribute and what is there.
     """
     if ":" not in reference:
-        from quidnunc.gossip.builtin import BUILTIN
+        from quidnunc.gossip.learning.builtin import BUILTIN
 
         if reference not in BUILTIN:
             raise ConfigError(

@@ -54,7 +54,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Computer(Protocol):
-    """What answers jobs: :class:`quidnunc.gossip.compute.Compute`.
+    """What answers jobs: :class:`quidnunc.gossip.learning.compute.Compute`.
 
     An integer attribute ``progress`` that grows with every local step tells a long job from one that hangs.
     """
@@ -70,7 +70,7 @@ def build_compute(setup: Setup) -> Computer:
     import torch
 
     from quidnunc.crypto.noise import NoiseStream
-    from quidnunc.gossip.compute import Compute
+    from quidnunc.gossip.learning.compute import Compute
     from quidnunc.gossip.task import Plan, Site, Training
 
     torch.set_num_threads(setup.threads)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.accountant import noise_for
-from quidnunc.gossip.charter import (
+from quidnunc.gossip.federation.charter import (
     Charter,
     Member,
     MergeSpec,
@@ -21,11 +20,12 @@ from quidnunc.gossip.charter import (
     TrainingSpec,
     default_quorum,
 )
-from quidnunc.gossip.compute import Compute
-from quidnunc.gossip.genesis import make_genesis
+from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.federation.topology import founding_edges
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.task import Plan, Site, TaskFunction, Training
-from quidnunc.gossip.topology import founding_edges
 from quidnunc.sim.network import Link, Network
 from quidnunc.sim.world import Disk, Hooks, Peer, World, describe
 

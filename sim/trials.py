@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quidnunc.crypto.entry import EntryType, parse_header
-from quidnunc.gossip.builtin import digits
-from quidnunc.gossip.codec import Vector, parse_state
 from quidnunc.gossip.events import Commit
 from quidnunc.gossip.jobs import AdoptJob, Advanced, Evaluated, EvaluateJob, Job, Result
+from quidnunc.gossip.learning.builtin import digits
+from quidnunc.gossip.learning.codec import Vector, parse_state
 from quidnunc.gossip.provenance import UpdatePublished, parse_record
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.task import Site, Task, Training

@@ -18,7 +18,6 @@ from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import (
     Commit,
     Effect,
@@ -37,6 +36,7 @@ from quidnunc.gossip.events import (
     StoreBlob,
     TimerFired,
 )
+from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource

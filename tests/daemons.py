@@ -13,8 +13,8 @@ from typing import Any
 
 from quidnunc.crypto.entry import Entry, EntryType, parse_header
 from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished, UpdateReceived, parse_record
+from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, command
-from quidnunc.peer.store import Store
 
 PATIENCE_S = 90.0
 POLL_S = 0.02

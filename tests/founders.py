@@ -9,8 +9,7 @@ from typing import Any
 
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.gossip.accountant import noise_for
-from quidnunc.gossip.charter import (
+from quidnunc.gossip.federation.charter import (
     Charter,
     Member,
     MergeSpec,
@@ -20,7 +19,8 @@ from quidnunc.gossip.charter import (
     TrainingSpec,
     default_quorum,
 )
-from quidnunc.gossip.genesis import make_genesis
+from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.learning.accountant import noise_for
 
 MICRO = 1_000_000
 

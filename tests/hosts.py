@@ -18,10 +18,9 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import StoreUnwritable
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
-from quidnunc.gossip import codec
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.charter import Charter, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.events import Frame
+from quidnunc.gossip.federation.charter import Charter, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.jobs import (
     Described,
     Evaluated,
@@ -35,6 +34,7 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
+from quidnunc.gossip.learning import codec
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.resume import fold
@@ -42,9 +42,9 @@ from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.host import Host
-from quidnunc.peer.memory_overlay import MemoryNetwork, MemoryOverlay
-from quidnunc.peer.overlay_api import Member
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.network.memory_overlay import MemoryNetwork, MemoryOverlay
+from quidnunc.peer.network.overlay_api import Member
 
 DIM = 16
 GENESIS = codec.state_bytes(np.zeros(DIM, np.float32))

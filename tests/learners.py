@@ -13,9 +13,7 @@ from torch.nn.functional import cross_entropy
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip import Site, Task
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.builtin import BUILTIN
-from quidnunc.gossip.codec import INT8
-from quidnunc.gossip.compute import Compute
+from quidnunc.gossip.federation.mixing import metropolis
 from quidnunc.gossip.jobs import (
     Described,
     DescribeJob,
@@ -28,7 +26,9 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.mixing import metropolis
+from quidnunc.gossip.learning.builtin import BUILTIN
+from quidnunc.gossip.learning.codec import INT8
+from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.reputation import FOUNDER, standing_weight
 from quidnunc.gossip.task import Plan, Training
 

@@ -18,11 +18,8 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token, open_token
-from quidnunc.gossip import codec
 from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
-from quidnunc.gossip.charter import Charter, Member, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
-from quidnunc.gossip.codec import Vector
 from quidnunc.gossip.events import (
     Commit,
     Effect,
@@ -42,6 +39,7 @@ from quidnunc.gossip.events import (
     StoreBlob,
     TimerFired,
 )
+from quidnunc.gossip.federation.charter import Charter, Member, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.jobs import (
     Adopted,
     AdoptJob,
@@ -60,6 +58,8 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
+from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.message import Hello, Message, Snapshot, Update, open_update, parse_message, write_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.node import Node

@@ -13,7 +13,7 @@ import trio
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay import Libp2pOverlay, Member, OverlaySettings
+from quidnunc.peer.network.overlay import Libp2pOverlay, Member, OverlaySettings
 
 
 def report(event: str, **values: Any) -> None:

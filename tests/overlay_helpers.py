@@ -19,9 +19,9 @@ import trio
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings
-from quidnunc.peer.transfer import FRAME_PROTOCOL, Offer, StreamEnded, encode_offer
-from quidnunc.peer.transport import Connection, MuxStream, Transport
+from quidnunc.peer.network.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, StreamEnded, encode_offer
+from quidnunc.peer.network.transport import Connection, MuxStream, Transport
 
 FEDERATION = hashlib.sha256(b"a federation").digest()
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -197,9 +197,7 @@ async def child(
 
 
 @asynccontextmanager
-async def intruder(
-    seed: bytes, target: Libp2pOverlay | str, public: bytes = KEYS[1]
-) -> AsyncIterator[Connection]:
+async def intruder(seed: bytes, target: Libp2pOverlay | str, public: bytes = KEYS[1]) -> AsyncIterator[Connection]:
     """A raw connection to ``target`` under any key, for doing what no overlay would do."""
     address = target if isinstance(target, str) else target.addresses()[0]
     transport = Transport(seed, lambda peer: True, buffer_bytes_max=1 << 30)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.accountant import combined_noise, delta_of, epsilon_of, epsilon_of_total, noise_for
+from quidnunc.gossip.learning.accountant import combined_noise, delta_of, epsilon_of, epsilon_of_total, noise_for
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "accountant.json").read_text())
 

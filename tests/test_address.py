@@ -10,7 +10,7 @@ from libp2p.peer.id import ID
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.identity import SecretKey
-from quidnunc.peer.address import Endpoint, multihash_of, parse_address, peer_id_of, public_of
+from quidnunc.peer.network.address import Endpoint, multihash_of, parse_address, peer_id_of, public_of
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason
-from quidnunc.gossip import codec
 from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, DescribeJob, JobFailed, Rejected, Result
+from quidnunc.gossip.learning import codec
 
 DIM = 5
 AUTHOR = b"a" * 32

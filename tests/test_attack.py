@@ -8,7 +8,7 @@ import torch
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.attack import ATTACKS, DATA_ATTACKS, check_attack
+from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, check_attack
 
 BASE = np.array([1.0, -2.0, 3.0], np.float32)
 TRAINED = np.array([1.5, -2.0, 2.0], np.float32)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_helpers import Bench, toy_charter
 
-from quidnunc.gossip.accountant import epsilon_of
 from quidnunc.gossip.budget import Budget, micro_up
-from quidnunc.gossip.charter import PrivacySpec, RoundSpec
+from quidnunc.gossip.federation.charter import PrivacySpec, RoundSpec
 from quidnunc.gossip.jobs import PrivacyStep, TrainJob
+from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend, UpdatePublished
 
 BOUNDED = settings(deadline=None, max_examples=100)

@@ -11,10 +11,10 @@ from learners import Scenario, run
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip import Site
-from quidnunc.gossip.accountant import noise_for
-from quidnunc.gossip.builtin import BUILTIN, DEFAULTS
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.params import layout
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.builtin import BUILTIN, DEFAULTS
+from quidnunc.gossip.learning.params import layout
 
 
 def rows(part: tuple[torch.Tensor, torch.Tensor]) -> set[bytes]:

@@ -15,8 +15,8 @@ from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import CharterError, ConfigError, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.note import sign_note
-from quidnunc.gossip.card import CARD_BYTES, CARD_LINE, make_card, open_card, root_key_name
-from quidnunc.gossip.genesis import checked_name, make_genesis, parse_genesis
+from quidnunc.gossip.federation.card import CARD_BYTES, CARD_LINE, make_card, open_card, root_key_name
+from quidnunc.gossip.federation.genesis import checked_name, make_genesis, parse_genesis
 
 BOUNDED = settings(deadline=None, max_examples=150)
 ADDRESSES = ("/ip4/192.0.2.7/tcp/4901", "/dns4/ward.example.org/tcp/4901")

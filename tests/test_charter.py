@@ -14,7 +14,7 @@ from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.errors import CharterError, CharterUnsigned, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.note import sign_note
-from quidnunc.gossip.charter import (
+from quidnunc.gossip.federation.charter import (
     MAX_BODY_BYTES,
     Charter,
     MergeSpec,
@@ -25,7 +25,7 @@ from quidnunc.gossip.charter import (
     default_quorum,
     smallest_quorum,
 )
-from quidnunc.gossip.founding import (
+from quidnunc.gossip.federation.founding import (
     NOTE_BYTES,
     draft_note,
     merge_notes,
@@ -33,8 +33,8 @@ from quidnunc.gossip.founding import (
     require_signed,
     sign_charter,
 )
-from quidnunc.gossip.genesis import parse_genesis
-from quidnunc.gossip.topology import founding_edges
+from quidnunc.gossip.federation.genesis import parse_genesis
+from quidnunc.gossip.federation.topology import founding_edges
 
 BOUNDED = settings(deadline=None, max_examples=150)
 FOUNDERS = founders(4)

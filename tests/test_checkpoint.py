@@ -48,9 +48,7 @@ def test_every_checkpoint_reads_back(origin: str, size: int, root: bytes) -> Non
     assert open_checkpoint(sign_checkpoint(checkpoint, KEY), origin, KEY.public) == checkpoint
 
 
-@given(
-    st.text(max_size=60) | st.lists(st.sampled_from([ORIGIN, "5", "05", "\n", "-", "AA==", " "])).map("".join)
-)
+@given(st.text(max_size=60) | st.lists(st.sampled_from([ORIGIN, "5", "05", "\n", "-", "AA==", " "])).map("".join))
 @settings(deadline=None, max_examples=200)
 def test_arbitrary_text_is_a_checkpoint_or_refused(text: str) -> None:
     try:
@@ -90,10 +88,7 @@ def test_arbitrary_text_is_a_checkpoint_or_refused(text: str) -> None:
         ),
         f"{ORIGIN}\n{'9' * 5000}\n{ROOT}\n",
         f"{ORIGIN}\n0\n{ROOT}\n",
-        *(
-            f"{ORIGIN}\n5\n{root}\n"
-            for root in ["", "AAAA", ROOT[:-1], ROOT[:-1] + "A", ROOT + "=", ROOT + ROOT]
-        ),
+        *(f"{ORIGIN}\n5\n{root}\n" for root in ["", "AAAA", ROOT[:-1], ROOT[:-1] + "A", ROOT + "=", ROOT + ROOT]),
         f"{ORIGIN}\n5\n{ROOT[:-2]}N=\n",
     ],
 )

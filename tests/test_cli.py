@@ -372,7 +372,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_nothing_heavy_is_imported(home: Path, words: list[str]) -> None:
     from founders import charter
 
-    from quidnunc.gossip.founding import draft_note
+    from quidnunc.gossip.federation.founding import draft_note
 
     path = home / "a-charter.note"
     path.write_bytes(draft_note(charter(3)))

@@ -12,13 +12,13 @@ from cli_helpers import make_home, quidnunc
 from founders import charter, founder
 
 from quidnunc.crypto.encoding import encode
-from quidnunc.gossip.builtin import DEFAULTS
-from quidnunc.gossip.card import open_card
-from quidnunc.gossip.founding import draft_note, open_charter, sign_charter
+from quidnunc.gossip.federation.card import open_card
+from quidnunc.gossip.federation.founding import draft_note, open_charter, sign_charter
+from quidnunc.gossip.learning.builtin import DEFAULTS
 from quidnunc.peer import keys
 from quidnunc.peer.config import load
 from quidnunc.peer.home import Home
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
 
 
 @dataclass(frozen=True)
@@ -487,7 +487,7 @@ def test_a_person_is_asked_before_signing(founding: Founding, monkeypatch: pytes
 
 
 def test_a_member_signature_by_library_is_the_same(founding: Founding) -> None:
-    """What the command writes is what :mod:`quidnunc.gossip.founding` writes: one format."""
+    """What the command writes is what :mod:`quidnunc.gossip.federation.founding` writes: one format."""
     from quidnunc.crypto.identity import SecretKey
 
     root = SecretKey(keys.load(founding.home("a") / "keys" / "root.key", "root"))

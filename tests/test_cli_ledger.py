@@ -18,9 +18,9 @@ from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import Entry, EntryType, commit_private
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
-from quidnunc.gossip.accountant import epsilon_of
-from quidnunc.gossip.card import open_card
-from quidnunc.gossip.founding import draft_note
+from quidnunc.gossip.federation.card import open_card
+from quidnunc.gossip.federation.founding import draft_note
+from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Merge,
@@ -39,7 +39,7 @@ from quidnunc.gossip.provenance import (
 from quidnunc.peer import keys
 from quidnunc.peer.commands.entry_view import entry_data, entry_line
 from quidnunc.peer.home import Home
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
 
 NOISE_U = 4_244_000
 DATASET = b"d" * 32
@@ -389,7 +389,7 @@ def test_budget_is_a_full_statement(written: Path) -> None:
 def test_budget_before_the_first_release(tmp_path: Path) -> None:
     from founders import charter, private
 
-    from quidnunc.gossip.charter import PrivacySpec
+    from quidnunc.gossip.federation.charter import PrivacySpec
 
     make_home(tmp_path / "a", "A")
     note = tmp_path / "a" / "charter.note"

@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip import codec
-from quidnunc.gossip.codec import FLOAT32, INT8, Vector
+from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.codec import FLOAT32, INT8, Vector
 
 NORMAL = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)
 VECTORS = arrays(np.float32, st.integers(1, 40), elements=NORMAL)

@@ -14,10 +14,8 @@ from torch import nn
 
 from quidnunc.crypto.errors import ConfigError, Reason
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip import Site, Task, codec
+from quidnunc.gossip import Site, Task
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.codec import FLOAT32, INT8
-from quidnunc.gossip.compute import Compute
 from quidnunc.gossip.jobs import (
     PPB,
     Adopted,
@@ -39,7 +37,10 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.params import genesis
+from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.codec import FLOAT32, INT8
+from quidnunc.gossip.learning.compute import Compute
+from quidnunc.gossip.learning.params import genesis
 from quidnunc.gossip.reputation import FOUNDER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.task import Plan, Training

@@ -20,13 +20,7 @@ MAX = 65_535
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20).map(
     lambda text: unicodedata.normalize("NFC", text)
 )
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(encoding.MIN_INT, encoding.MAX_INT)
-    | texts
-    | st.binary(max_size=300)
-)
+scalars = st.none() | st.booleans() | st.integers(encoding.MIN_INT, encoding.MAX_INT) | texts | st.binary(max_size=300)
 values: st.SearchStrategy[Value] = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=20) | st.dictionaries(texts, inner, max_size=20),

@@ -13,9 +13,7 @@ import pytest
 import torch
 
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.accountant import noise_for
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.compute import Compute
 from quidnunc.gossip.jobs import (
     Described,
     DescribeJob,
@@ -26,6 +24,8 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.task import Plan, Site, Training
 from quidnunc.peer.rehearsal import Plan as Rehearsed
 from quidnunc.peer.rehearsal import Rehearsal

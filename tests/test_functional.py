@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.functional import Functional
-from quidnunc.gossip.params import load_vector, to_vector
+from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.params import load_vector, to_vector
 
 
 class Residual(nn.Module):

@@ -44,9 +44,7 @@ SEED = bytes(range(32))
     ],
     ids=["A.1", "A.2", "A.3"],
 )
-def test_hkdf_gives_the_answers_of_rfc_5869(
-    secret: str, salt: str, info: str, size: int, output: str
-) -> None:
+def test_hkdf_gives_the_answers_of_rfc_5869(secret: str, salt: str, info: str, size: int, output: str) -> None:
     got = hkdf_sha256(bytes.fromhex(secret), salt=bytes.fromhex(salt), info=bytes.fromhex(info), size=size)
     assert got.hex() == output
 
@@ -155,10 +153,7 @@ def test_derivation_is_frozen() -> None:
     info = b"quidnunc/v1/role-key\0" + b"witness" + b"\0" + b"\0\0\0\x07"
     expected = mac(mac(bytes(32), SEED), info + b"\x01")
     assert derive_seed(SEED, Role.WITNESS, 7) == expected
-    assert (
-        derive_seed(SEED, Role.LOG, 0).hex()
-        == "a3943cf305347c9621095ee5ad8c152319c6e6be96ccedc4bb2fce7c4d4d56cf"
-    )
+    assert derive_seed(SEED, Role.LOG, 0).hex() == "a3943cf305347c9621095ee5ad8c152319c6e6be96ccedc4bb2fce7c4d4d56cf"
 
 
 @pytest.mark.parametrize(("secret", "epoch"), [(bytes(31), 0), (SEED, -1), (SEED, 2**32)])

@@ -34,9 +34,7 @@ def test_a_key_survives_its_file(kind: str, secret: bytes) -> None:
 
 def test_the_bytes_are_frozen() -> None:
     public = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
-    expected = (
-        f"85a36b6466a46e6f6e65a46b696e64a4726f6f74a3707562c420{public}a6736563726574c420{SECRET.hex()}a17601"
-    )
+    expected = f"85a36b6466a46e6f6e65a46b696e64a4726f6f74a3707562c420{public}a6736563726574c420{SECRET.hex()}a17601"
     assert encode_key_file("root", SECRET).hex() == expected
 
 

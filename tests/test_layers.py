@@ -25,13 +25,28 @@ PURE_LAYERS = ("crypto", "gossip")
 NEVER = {"pickle", "asyncio", "marshal", "shelve", "dill", "cloudpickle"}
 ONLY_IN = {
     "msgpack": {"crypto/encoding.py"},
-    "networkx": {"gossip/topology.py"},
-    "sklearn": {"gossip/builtin.py"},
-    "libp2p": {"peer/transport.py", "peer/guards.py", "peer/overlay.py", "peer/link.py"},
-    "multiaddr": {"peer/transport.py", "peer/guards.py", "peer/overlay.py", "peer/link.py"},
+    "networkx": {"gossip/federation/topology.py"},
+    "sklearn": {"gossip/learning/builtin.py"},
+    "libp2p": {
+        "peer/network/transport.py",
+        "peer/network/guards.py",
+        "peer/network/overlay.py",
+        "peer/network/link.py",
+    },
+    "multiaddr": {
+        "peer/network/transport.py",
+        "peer/network/guards.py",
+        "peer/network/overlay.py",
+        "peer/network/link.py",
+    },
     "hypercorn": {"peer/api.py"},
     "starlette": {"peer/api.py"},
-    "sqlite3": {"peer/database.py", "peer/store.py", "peer/ledger_check.py", "peer/ledger_reader.py"},
+    "sqlite3": {
+        "peer/ledger/database.py",
+        "peer/ledger/store.py",
+        "peer/ledger/ledger_check.py",
+        "peer/ledger/ledger_reader.py",
+    },
 }
 
 
@@ -85,7 +100,7 @@ def test_nobody_seeds_the_process(path: Path) -> None:
 
 PROTOCOL = (
     "quidnunc.gossip.node",
-    "quidnunc.gossip.charter",
+    "quidnunc.gossip.federation.charter",
     "quidnunc.gossip.status",
     "quidnunc.gossip.advance",
     "quidnunc.peer.daemon",

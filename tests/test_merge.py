@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PPB, Standing
-from quidnunc.gossip.merge import (
+from quidnunc.gossip.learning.merge import (
     FULL_STEP,
     NO_STEP,
     QUARTER_STEP,

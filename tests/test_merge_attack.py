@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from learners import Outcome, Scenario, run
 
-from quidnunc.gossip.accountant import noise_for
-from quidnunc.gossip.builtin import DEFAULTS
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.builtin import DEFAULTS
 
 SEEDS = (0, 1, 2)
 DIGITS = DEFAULTS["digits"]

@@ -169,12 +169,8 @@ def test_wrong_inclusion_proofs_are_refused() -> None:
             cases: list[tuple[bytes, int, int, list[bytes], bytes]] = [
                 (leaf, index, size, wrong, root) for wrong in wrong_paths(path, root)
             ]
-            cases += [
-                (leaf, other, size, path, root) for other in (index - 1, index + 1, index ^ 2, -1, size)
-            ]
-            cases += [
-                (leaf, index, size, path, other) for other in (leaf_hash(root), b"", TREE.root(size + 1))
-            ]
+            cases += [(leaf, other, size, path, root) for other in (index - 1, index + 1, index ^ 2, -1, size)]
+            cases += [(leaf, index, size, path, other) for other in (leaf_hash(root), b"", TREE.root(size + 1))]
             cases += [(leaf_hash(leaf), index, size, path, root), (leaf[:-1], index, size, path, root)]
             cases += [(leaf, index, 0, path, root), (leaf, index, -size, path, root)]
             for case in cases:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import LocalProtocolError
+from quidnunc.gossip.federation.mixing import metropolis
 from quidnunc.gossip.jobs import PPB
-from quidnunc.gossip.mixing import metropolis
 
 
 @st.composite

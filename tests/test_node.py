@@ -20,8 +20,7 @@ from node_helpers import (
 )
 
 from quidnunc.crypto.errors import LocalProtocolError, Reason, SchemaMismatch
-from quidnunc.gossip import codec, replicas
-from quidnunc.gossip.charter import RoundSpec
+from quidnunc.gossip import replicas
 from quidnunc.gossip.events import (
     Finished,
     Frame,
@@ -30,7 +29,9 @@ from quidnunc.gossip.events import (
     Run,
     TimerFired,
 )
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import JobFailed, MedianJob, TrainJob
+from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import Hello, Update, Want
 from quidnunc.gossip.provenance import (
     CharterAdopt,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from node_helpers import GENESIS_NAME, Bench
 
-from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import Finished, Frame, PeerUp, Received, Stopping, TimerFired
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, JobFailed
 from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
 from quidnunc.gossip.resume import fold

@@ -12,9 +12,9 @@ from node_helpers import DIM, Author, Bench, Signed, header_of, line
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
-from quidnunc.gossip import codec
 from quidnunc.gossip.events import Frame, Received, Refuse, Send
 from quidnunc.gossip.evidence import standing_class
+from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import Hello, Want
 from quidnunc.gossip.provenance import MessageRefused, ReputationChange, UpdateReceived
 from quidnunc.gossip.reputation import StandingClass

@@ -9,8 +9,8 @@ from founders import private
 from node_helpers import parsed, start_all, toy_world
 
 from quidnunc.crypto.errors import Reason
-from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import Commit
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Peer, World

@@ -12,8 +12,8 @@ from overlay_helpers import FEDERATION, KEYS, LOOPBACK, SEEDS, Recorder, serving
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.memory_overlay import MemoryNetwork, MemoryOverlay
-from quidnunc.peer.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings, SendFailed
+from quidnunc.peer.network.memory_overlay import MemoryNetwork, MemoryOverlay
+from quidnunc.peer.network.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings, SendFailed
 
 pytestmark = pytest.mark.trio
 
@@ -22,9 +22,7 @@ class Libp2pWorld:
     """Real hosts on loopback."""
 
     def make(self, index: int, federation: bytes = FEDERATION, **settings: Any) -> Overlay:
-        return Libp2pOverlay(
-            SEEDS[index], listen=LOOPBACK, federation=federation, settings=OverlaySettings(**settings)
-        )
+        return Libp2pOverlay(SEEDS[index], listen=LOOPBACK, federation=federation, settings=OverlaySettings(**settings))
 
 
 class MemoryWorld:
@@ -34,9 +32,7 @@ class MemoryWorld:
         self.network = MemoryNetwork()
 
     def make(self, index: int, federation: bytes = FEDERATION, **settings: Any) -> Overlay:
-        return MemoryOverlay(
-            KEYS[index], self.network, federation=federation, settings=OverlaySettings(**settings)
-        )
+        return MemoryOverlay(KEYS[index], self.network, federation=federation, settings=OverlaySettings(**settings))
 
 
 World = Libp2pWorld | MemoryWorld

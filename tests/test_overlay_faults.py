@@ -38,10 +38,10 @@ from overlay_helpers import (
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.address import multihash_of
-from quidnunc.peer.overlay import Libp2pOverlay, Member, SendFailed
-from quidnunc.peer.transfer import FRAME_PROTOCOL, StreamEnded
-from quidnunc.peer.transport import MuxStream
+from quidnunc.peer.network.address import multihash_of
+from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, StreamEnded
+from quidnunc.peer.network.transport import MuxStream
 
 pytestmark = pytest.mark.trio
 STRANGER = hashlib.sha256(b"a stranger").digest()
@@ -82,9 +82,7 @@ async def speaks(host: object, overlay: Libp2pOverlay, frame: Frame) -> bool:
     [(SEEDS[0], "noise", True), (STRANGER, "noise", False), (SEEDS[0], "plaintext", False)],
     ids=["friend", "stranger", "plaintext"],
 )
-async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(
-    seed: bytes, security: str, welcome: bool
-) -> None:
+async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(seed: bytes, security: str, welcome: bool) -> None:
     overlay = node(1, members=[Member(KEYS[0])])
     with trio.fail_after(60):
         async with serving(overlay) as events:

@@ -29,8 +29,8 @@ from overlay_helpers import (
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay import Libp2pOverlay, Member, SendFailed
-from quidnunc.peer.transfer import FRAME_PROTOCOL
+from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL
 
 pytestmark = pytest.mark.trio
 
@@ -259,12 +259,10 @@ def _holdings() -> tuple[int, int]:
 
 def _imports_libp2p(module: str) -> bool:
     program = f"import sys, {module}; print(any(name.split('.')[0] == 'libp2p' for name in sys.modules))"
-    return (
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"True\n"
-    )
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"True\n"
 
 
 async def test_only_a_running_overlay_pays_for_libp2p() -> None:
-    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.overlay")
-    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.memory_overlay")
-    assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.transport")
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.overlay")
+    assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.memory_overlay")
+    assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.transport")

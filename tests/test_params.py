@@ -9,7 +9,7 @@ from learners import blobs_task
 from torch import nn
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
-from quidnunc.gossip import params
+from quidnunc.gossip.learning import params
 
 
 class Named(nn.Module):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.partition import dirichlet
+from quidnunc.gossip.learning.partition import dirichlet
 
 LABELS = np.arange(1437) % 10
 

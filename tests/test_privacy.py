@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.functional import Functional
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.params import to_vector
-from quidnunc.gossip.privacy import clipped_sum, per_example, private_gradient
+from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.params import to_vector
+from quidnunc.gossip.learning.privacy import clipped_sum, per_example, private_gradient
 from quidnunc.gossip.task import Task
 
 MODELS: list[Callable[[], nn.Module]] = [

@@ -13,9 +13,9 @@ from node_helpers import GENESIS_NAME, Author, Bench, Signed, header_of
 from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, Reason
 from quidnunc.crypto.log import Log
-from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import Frame, Stopping
 from quidnunc.gossip.evidence import CONVICTED, PENALIZED
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.message import Hello
 from quidnunc.gossip.provenance import NodeStart, payload_of

@@ -8,8 +8,8 @@ import pytest
 from founders import private
 from node_helpers import Bench, header_of
 
-from quidnunc.gossip.charter import RoundSpec
 from quidnunc.gossip.events import Frame, Paused
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.message import Hello
 from quidnunc.gossip.status import peers, state_of, status
 

@@ -28,9 +28,9 @@ from quidnunc.crypto.errors import (
     StoreNewer,
     StoreUnwritable,
 )
-from quidnunc.peer import database
-from quidnunc.peer.ledger_check import LAYERS, PROBLEMS_MAX
-from quidnunc.peer.store import META_BYTES_MAX, Store
+from quidnunc.peer.ledger import database
+from quidnunc.peer.ledger.ledger_check import LAYERS, PROBLEMS_MAX
+from quidnunc.peer.ledger.store import META_BYTES_MAX, Store
 
 FIXTURE = Path(__file__).parent / "vectors" / "ledger-v1.db.gz"
 
@@ -330,7 +330,7 @@ def test_a_real_file_system_that_fills_up(tmp_path: Path) -> None:
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from ledgers import Author
 from quidnunc.crypto.errors import StoreUnwritable
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
 author, path = Author(), Path(sys.argv[1]) / "ledger.db"
 store = Store.create(path, author.log_id, author.key.public)
 size = 0
@@ -355,7 +355,7 @@ def test_a_read_only_medium_can_be_verified_but_not_opened_for_writing(filled: S
     script = """
 import sys; from pathlib import Path
 from quidnunc.crypto.errors import StoreUnwritable
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
 path = Path(sys.argv[1]) / "ledger.db"
 with Store.open(path, readonly=True) as store:
     assert store.size == 10 and store.verify().ok
@@ -579,7 +579,7 @@ def test_a_backup_taken_in_mid_run_is_a_whole_ledger(filled: Store, author: Auth
 WRITER = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from ledgers import Author
-from quidnunc.peer.store import Store
+from quidnunc.peer.ledger.store import Store
 author = Author()
 with Store.open(Path(sys.argv[1])) as store:
     for entry in store.entries(): author.log.replay(entry)

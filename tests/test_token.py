@@ -130,11 +130,7 @@ def test_arbitrary_bytes_are_refused(data: bytes) -> None:
         opened(data)
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-9, 9) | st.binary(max_size=40), st.lists, max_leaves=9
-    )
-)
+@given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.binary(max_size=40), st.lists, max_leaves=9))
 @settings(deadline=None, max_examples=100)
 def test_any_other_value_in_any_place_is_refused(value: Any) -> None:
     for index in range(6):

@@ -12,12 +12,12 @@ from torch import nn
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.functional import Functional
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.params import load_vector, to_vector
-from quidnunc.gossip.privacy import private_gradient
+from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.params import load_vector, to_vector
+from quidnunc.gossip.learning.privacy import private_gradient
+from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.task import Training
-from quidnunc.gossip.trainer import train
 
 
 def stream(name: bytes = b"round") -> NoiseStream:

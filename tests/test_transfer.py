@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError, Malformed, Reason, RemoteProtocolError
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay_api import OverlaySettings
-from quidnunc.peer.transfer import (
+from quidnunc.peer.network.overlay_api import OverlaySettings
+from quidnunc.peer.network.transfer import (
     OFFER_BYTES,
     VERSION,
     WRITE_BYTES,
@@ -157,9 +157,7 @@ def test_arbitrary_bytes_are_an_offer_or_one_typed_refusal(data: bytes) -> None:
         (0, 5, Reason.MALFORMED),
     ],
 )
-def test_lengths_are_judged_before_anything_else_happens(
-    header: int, body: int, reason: Reason | None
-) -> None:
+def test_lengths_are_judged_before_anything_else_happens(header: int, body: int, reason: Reason | None) -> None:
     assert judge(Offer(FEDERATION, header, body, b"d" * 32), FEDERATION, LIMITS) is reason
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.blobs import MemoryBlobs
-from quidnunc.gossip.vectors import MissingBlob, Vectors
+from quidnunc.gossip.learning.vectors import MissingBlob, Vectors
 
 
 def test_the_cache_is_bounded_and_only_a_cache() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -31,17 +32,17 @@ from quidnunc.crypto.errors import CharterError, Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.keyfile import encode_key_file
 from quidnunc.crypto.token import open_token
-from quidnunc.gossip import codec
-from quidnunc.gossip.charter import Charter
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
-from quidnunc.gossip.genesis import make_genesis
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.federation.terms import PrivacySpec, TaskSpec
+from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
-from quidnunc.gossip.terms import PrivacySpec, TaskSpec
-from quidnunc.peer.transfer import FRAME_PROTOCOL, Offer, encode_offer
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTOR: dict[str, Any] = json.loads((ROOT / "tests" / "vectors" / "ledger.json").read_text("utf-8"))
@@ -132,7 +133,7 @@ def test_the_tags_are_those_in_the_code() -> None:
 
 
 def test_the_invariants_are_those_that_verification_reports() -> None:
-    text = "".join((ROOT / name).read_text("utf-8") for name in ("peer/ledger_check.py", "gossip/audit.py"))
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("peer/ledger/ledger_check.py", "gossip/audit.py"))
     assert {row["code"] for row in table("13. Invariants")} == set(re.findall(r'"(I\d+)"', text))
 
 
@@ -222,9 +223,9 @@ def test_a_header_holds_the_documents_fields() -> None:
 def looked_up(path: str) -> object:
     """The value of ``module.NAME``, or of a field of a dataclass of settings, by its dotted path."""
     parts = path.split(".")
-    module = importlib.import_module(".".join(["quidnunc", *parts[:2]]))
-    value: Any = module
-    for part in parts[2:]:
+    depth = next(d for d in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(["quidnunc", *parts[:d]])))
+    value: Any = importlib.import_module(".".join(["quidnunc", *parts[:depth]]))
+    for part in parts[depth:]:
         value = getattr(value, part)
         if isinstance(value, type) and dataclasses.is_dataclass(value):
             value = value()

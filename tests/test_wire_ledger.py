@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import EntryType, commit_private, open_entry
 from quidnunc.crypto.identity import tagged_hash
-from quidnunc.gossip.builtin import breast_cancer
+from quidnunc.gossip.learning.builtin import breast_cancer
 from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived, parse_record
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.task import Training

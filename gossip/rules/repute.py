@@ -1,6 +1,6 @@
 """REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its inputs.
 
-All arrays are float64 [k], one row per neighbor. See ``gossip/merge.py`` for the order they are applied in.
+All arrays are float64 [k], one row per neighbor. See ``gossip/learning/merge.py`` for the order they are applied in.
 """
 
 from __future__ import annotations

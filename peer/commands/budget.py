@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quidnunc.crypto.entry import EntryType, parse_header
-from quidnunc.gossip.accountant import combined_noise, epsilon_of_total
+from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
-from quidnunc.gossip.terms import MICRO
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter

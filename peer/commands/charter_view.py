@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.founding import Opened
-from quidnunc.gossip.terms import MICRO
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.founding import Opened
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
 

@@ -78,7 +78,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not _number(args.epsilon) > 0:
         raise UsageError(f"--epsilon is {args.epsilon[:40]!r}, must be a number above 0, or inf")
     if args.attackers:
-        from quidnunc.gossip.attack import check_attack
+        from quidnunc.gossip.learning.attack import check_attack
 
         check_attack(args.attack)
     create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.accountant import epsilon_of, noise_for
-from quidnunc.gossip.charter import NONCE_BYTES, Charter, default_quorum
-from quidnunc.gossip.founding import NOTE_BYTES, Opened, draft_note
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
-from quidnunc.gossip.member import Member
-from quidnunc.gossip.terms import (
+from quidnunc.gossip.federation.charter import NONCE_BYTES, Charter, default_quorum
+from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, draft_note
+from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
     HASH_BYTES,
     MICRO,
@@ -31,13 +29,15 @@ from quidnunc.gossip.terms import (
     TaskSpec,
     TrainingSpec,
 )
+from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
+from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.files import read_card, write_public
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
-    from quidnunc.gossip.builtin import Defaults
+    from quidnunc.gossip.learning.builtin import Defaults
 
 __all__ = ["NOTE_BYTES", "create", "register"]
 
@@ -108,7 +108,7 @@ def register(parser: CommandParser) -> None:
 def create(args: argparse.Namespace, context: Context) -> Outcome:
     """Draft a charter: build the task once to name its model, draw the graph, compute the noise."""
     # networkx and, through the built-in tasks, numpy: only this command needs them.
-    from quidnunc.gossip.topology import founding_edges
+    from quidnunc.gossip.federation.topology import founding_edges
 
     members = tuple(sorted((read_card(path) for path in args.cards), key=lambda member: member.log_id))
     if len(members) < 2:
@@ -223,7 +223,7 @@ def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) ->
 
 
 def _defaults(task: str) -> Defaults:
-    from quidnunc.gossip.builtin import DEFAULTS, Defaults
+    from quidnunc.gossip.learning.builtin import DEFAULTS, Defaults
     from quidnunc.gossip.task import Training
 
     own = Defaults(

@@ -10,8 +10,8 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, EntryType, Header, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
 from quidnunc.gossip import provenance
-from quidnunc.gossip.genesis import parse_genesis
-from quidnunc.gossip.terms import MICRO
+from quidnunc.gossip.federation.genesis import parse_genesis
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.commands.charter_view import when
 
 _STANDINGS = ("normal", "reduced", "quarantined")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quidnunc.crypto.errors import CharterError, KeyFileError
 from quidnunc.crypto.identity import SecretKey
-from quidnunc.gossip.founding import Opened, merge_notes, open_charter, require_signed, sign_charter
+from quidnunc.gossip.federation.founding import Opened, merge_notes, open_charter, require_signed, sign_charter
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import draft

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.card import CARD_BYTES, open_card
-from quidnunc.gossip.charter import Charter
-from quidnunc.gossip.founding import NOTE_BYTES, Opened, open_charter
-from quidnunc.gossip.member import Member
+from quidnunc.gossip.federation.card import CARD_BYTES, open_card
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter
+from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, read_capped
 
 PUBLIC_FILE = 0o644

@@ -11,17 +11,17 @@ from contextlib import contextmanager, suppress
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.gossip.card import make_card
-from quidnunc.gossip.genesis import NONCE_BYTES, checked_name, make_genesis
-from quidnunc.gossip.member import Member
+from quidnunc.gossip.federation.card import make_card
+from quidnunc.gossip.federation.genesis import NONCE_BYTES, checked_name, make_genesis
+from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
+from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
-from quidnunc.peer.store import Store
 
 _NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
 

@@ -13,14 +13,14 @@ from typing import Any
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
 from quidnunc.gossip.audit import Audit
-from quidnunc.gossip.terms import MICRO
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter, require_home
-from quidnunc.peer.ledger_check import Layer, Report
+from quidnunc.peer.ledger.ledger_check import Layer, Report
+from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
-from quidnunc.peer.store import Store
 
 WITNESS_VERDICT = "SELF-ATTESTED"
 """What a ledger without witnesses' cosignatures amounts to: its owner could have rewritten all of it."""

@@ -7,7 +7,7 @@ import platform
 
 from quidnunc.crypto.entry import HEADER_VERSION
 from quidnunc.crypto.identity import DOMAIN
-from quidnunc.gossip import charter
+from quidnunc.gossip.federation import charter
 from quidnunc.peer import config
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.output import Outcome

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from quidnunc.crypto.encoding import Encodable, Value
 from quidnunc.crypto.errors import CharterError, RemoteProtocolError
 from quidnunc.crypto.identity import PUBLIC_BYTES
-from quidnunc.gossip.fields import Fields
-from quidnunc.gossip.genesis import GENESIS_BYTES, NAME_BYTES, parse_genesis
+from quidnunc.gossip.federation.fields import Fields
+from quidnunc.gossip.federation.genesis import GENESIS_BYTES, NAME_BYTES, parse_genesis
 
 MAX_ADDRESSES = 8
 ADDRESS_BYTES = 256

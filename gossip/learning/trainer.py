@@ -9,11 +9,11 @@ from torch import Tensor
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.codec import Vector
-from quidnunc.gossip.functional import Functional
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.params import scoped_rng
-from quidnunc.gossip.privacy import private_gradient
+from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.params import scoped_rng
+from quidnunc.gossip.learning.privacy import private_gradient
 from quidnunc.gossip.task import Training
 
 __all__ = ["Training", "train"]

@@ -21,9 +21,9 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
-from quidnunc.peer import database
-from quidnunc.peer.database import DatabaseCorrupt, row_seal
-from quidnunc.peer.ledger_reader import LedgerReader
+from quidnunc.peer.ledger import database
+from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
+from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
 META_BYTES_MAX = 1024 * 1024
 TAIL_ROWS = 256

@@ -18,10 +18,10 @@ import trio
 
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.address import Endpoint, parse_address
-from quidnunc.peer.door import Door
-from quidnunc.peer.link import Link
-from quidnunc.peer.overlay_api import (
+from quidnunc.peer.network.address import Endpoint, parse_address
+from quidnunc.peer.network.door import Door
+from quidnunc.peer.network.link import Link
+from quidnunc.peer.network.overlay_api import (
     Member,
     Overlay,
     OverlayEvents,
@@ -33,7 +33,7 @@ from quidnunc.peer.overlay_api import (
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-    from quidnunc.peer.transport import Connection, Transport
+    from quidnunc.peer.network.transport import Connection, Transport
 
 __all__ = [
     "Libp2pOverlay",
@@ -99,7 +99,7 @@ class Libp2pOverlay:
     ) -> None:
         """Listen, dial, receive until cancelled; reports the bound addresses. ConfigError if one is taken."""
         # libp2p takes over a second to import: only a running daemon pays for it.
-        from quidnunc.peer.transport import Transport
+        from quidnunc.peer.network.transport import Transport
 
         self._events = events
         self._transport = Transport(
@@ -234,9 +234,7 @@ class Libp2pOverlay:
 
     # Connections that stand
 
-    async def _carry(
-        self, neighbor: _Neighbor, connection: Connection, ended: trio.Event | None = None
-    ) -> None:
+    async def _carry(self, neighbor: _Neighbor, connection: Connection, ended: trio.Event | None = None) -> None:
         stats = self._stats_of(connection.peer)
         link = Link(connection, self._federation, self._settings, self._events, stats, self._bulk)
         self._links.add(link)

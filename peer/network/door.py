@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.peer.address import Endpoint
-from quidnunc.peer.overlay_api import OverlaySettings
+from quidnunc.peer.network.address import Endpoint
+from quidnunc.peer.network.overlay_api import OverlaySettings
 
 if TYPE_CHECKING:
-    from quidnunc.peer.transport import Connection, Transport
+    from quidnunc.peer.network.transport import Connection, Transport
 
 _log = logging.getLogger("quidnunc.overlay")
 

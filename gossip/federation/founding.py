@@ -26,9 +26,9 @@ from quidnunc.crypto.note import (
     sign_note,
     verify_note,
 )
-from quidnunc.gossip.card import root_key_name
-from quidnunc.gossip.charter import MAX_MEMBERS, Charter
-from quidnunc.gossip.member import Member
+from quidnunc.gossip.federation.card import root_key_name
+from quidnunc.gossip.federation.charter import MAX_MEMBERS, Charter
+from quidnunc.gossip.federation.member import Member
 
 CHARTER_LINE = "quidnunc/v1/charter"
 NOTE_BYTES = 1024 * 1024

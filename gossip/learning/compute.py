@@ -16,11 +16,7 @@ import torch
 from quidnunc.crypto.errors import ConfigError, QuidnuncError, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip import codec
-from quidnunc.gossip.attack import ATTACKS, DATA_ATTACKS, check_attack
 from quidnunc.gossip.blobs import Blobs
-from quidnunc.gossip.codec import Vector
-from quidnunc.gossip.functional import Functional
 from quidnunc.gossip.jobs import (
     Adopted,
     AdoptJob,
@@ -41,13 +37,17 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.merge import Inputs, merge
-from quidnunc.gossip.params import build, schema_of, to_vector
+from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, check_attack
+from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.merge import Inputs, merge
+from quidnunc.gossip.learning.params import build, schema_of, to_vector
+from quidnunc.gossip.learning.trainer import train
+from quidnunc.gossip.learning.vectors import MissingBlob, Vectors
 from quidnunc.gossip.rules.linear import Reals, Stack, recompute
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.gossip.task import Plan, Site, Task, TaskFunction
-from quidnunc.gossip.trainer import train
-from quidnunc.gossip.vectors import MissingBlob, Vectors
 
 __all__ = ["Compute", "Plan"]
 
@@ -59,7 +59,7 @@ class Compute:
     """Performs jobs for one peer.
 
     ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer
-    or run has. ``attack`` names a drill of ``gossip/attack.py``. Raises ConfigError for an unknown attack.
+    or run has. ``attack`` names a drill of ``gossip/learning/attack.py``. Raises ConfigError for an unknown attack.
     """
 
     def __init__(

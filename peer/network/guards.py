@@ -14,7 +14,7 @@ from libp2p.peer.id import ID
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
-from quidnunc.peer.address import public_of
+from quidnunc.peer.network.address import public_of
 
 HANDSHAKE_BYTES = 65_536
 _RECEIVE = 131_072

@@ -41,9 +41,7 @@ def parse_address(text: str, *, listen: bool = False) -> Endpoint:
     """
     parts = text.split("/")
     if len(parts) == 7 and parts[5] == "p2p":
-        raise ConfigError(
-            f"address {text!r} ends in a /p2p part", hint="leave it out: keys come from the charter"
-        )
+        raise ConfigError(f"address {text!r} ends in a /p2p part", hint="leave it out: keys come from the charter")
     if len(parts) != 5 or parts[0] or parts[3] != "tcp":
         raise ConfigError(f"address {text!r} is not of the form /ip4/.../tcp/...", hint=_EXAMPLE)
     kind, host = parts[1], parts[2]

@@ -17,7 +17,7 @@ from torch import nn
 from quidnunc.crypto.encoding import Encodable, encode
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.crypto.identity import tagged_hash
-from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.task import Task
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from quidnunc.gossip import codec
 from quidnunc.gossip.blobs import Blobs
-from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.codec import Vector
 
 _CACHE_BYTES = 64 << 20
 

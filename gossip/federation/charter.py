@@ -1,8 +1,8 @@
 """The charter: everything that the members of a federation must agree on, in one canonical map.
 
 It is founded by hand: somebody drafts it from the members' cards, everybody signs it
-(``gossip/founding.py``). Its hash is the federation id. Nothing in it is recomputed at run time: who talks to
-whom stands there edge by edge.
+(``gossip/federation/founding.py``). Its hash is the federation id. Nothing in it is recomputed at run time: who talks
+to whom stands there edge by edge.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from quidnunc.crypto.encoding import Value, decode, encode
 from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
 from quidnunc.crypto.identity import tagged_hash
-from quidnunc.gossip.fields import Fields
-from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.member import Member
-from quidnunc.gossip.mixing import metropolis
-from quidnunc.gossip.task import Plan, Training
-from quidnunc.gossip.terms import (
+from quidnunc.gossip.federation.fields import Fields
+from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.mixing import metropolis
+from quidnunc.gossip.federation.terms import (
     MICRO,
     MergeSpec,
     PrivacySpec,
@@ -29,6 +27,8 @@ from quidnunc.gossip.terms import (
     plain_text,
     within,
 )
+from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.task import Plan, Training
 
 __all__ = [
     "Charter",
@@ -74,7 +74,7 @@ class Charter:
     """A federation's agreement; an instance is always valid, or CharterError was raised.
 
     ``members`` are sorted by log id; ``edges`` are pairs (i, j), i < j, of indices into them, sorted, a
-    connected graph. ``codec`` is a code of ``gossip/codec.py``. ``quorum`` members must sign whatever
+    connected graph. ``codec`` is a code of ``gossip/learning/codec.py``. ``quorum`` members must sign whatever
     replaces this charter. ``payload_bytes`` caps the body of one message and must hold the params as float32.
     ``t_ms`` is the drafter's clock (Unix milliseconds), a claim. ``epoch`` is 0 in this version: the founding
     charter.

@@ -14,7 +14,7 @@ import numpy as np
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.codec import Vector
+from quidnunc.gossip.learning.codec import Vector
 
 if TYPE_CHECKING:
     from torch import Tensor

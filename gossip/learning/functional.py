@@ -16,8 +16,8 @@ from torch.func import functional_call
 from torch.nn.functional import linear
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.codec import Vector
-from quidnunc.gossip.params import layout
+from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.params import layout
 from quidnunc.gossip.task import Task
 
 _ROWS = 4096

@@ -20,7 +20,7 @@ from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed
 from quidnunc.crypto.identity import PUBLIC_BYTES, SIGNATURE_BYTES, SecretKey, tagged, verify
-from quidnunc.gossip.fields import Fields
+from quidnunc.gossip.federation.fields import Fields
 
 NAME_BYTES = 64
 NONCE_BYTES = 16

@@ -36,7 +36,7 @@ import trio
 
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay_api import OverlaySettings
+from quidnunc.peer.network.overlay_api import OverlaySettings
 
 FRAME_PROTOCOL = "/quidnunc/1/frame"
 VERSION = 1
@@ -211,9 +211,7 @@ async def _receive_offered(
     return None
 
 
-async def _receive_bytes(
-    stream: ByteStream, offer: Offer, settings: OverlaySettings
-) -> tuple[Reason | None, Frame]:
+async def _receive_bytes(stream: ByteStream, offer: Offer, settings: OverlaySettings) -> tuple[Reason | None, Frame]:
     await stream.expect(offer.size)
     await stream.write(b"G")
     state = hashlib.sha256()

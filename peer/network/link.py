@@ -21,11 +21,11 @@ import trio
 
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay_api import OverlayEvents, OverlaySettings, PeerStats, SendFailed
-from quidnunc.peer.transfer import FRAME_PROTOCOL, Refused, StreamEnded, receive_frame, send_frame
+from quidnunc.peer.network.overlay_api import OverlayEvents, OverlaySettings, PeerStats, SendFailed
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Refused, StreamEnded, receive_frame, send_frame
 
 if TYPE_CHECKING:
-    from quidnunc.peer.transport import Connection, MuxStream
+    from quidnunc.peer.network.transport import Connection, MuxStream
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 PING_BYTES = 32
@@ -96,9 +96,7 @@ class Link:
 
     async def _move_bytes(self) -> None:
         await self._connection.run()
-        self.drop(
-            "unread bytes over the limit" if self._connection.muxed.overflowed else "closed by the peer"
-        )
+        self.drop("unread bytes over the limit" if self._connection.muxed.overflowed else "closed by the peer")
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -122,9 +120,7 @@ class Link:
                 while True:
                     await stream.write(await stream.read_exactly(PING_BYTES))
             while True:
-                refusal = await receive_frame(
-                    stream, self._federation, self._settings, self._slot, self._deliver
-                )
+                refusal = await receive_frame(stream, self._federation, self._settings, self._slot, self._deliver)
                 if refusal is not None:
                     _count(self._stats.refused_by_us, refusal)
         except StreamEnded:

@@ -25,7 +25,7 @@ from quidnunc.crypto.entry import (
 )
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import Tree, leaf_hash
-from quidnunc.peer.database import quick_check, row_seal
+from quidnunc.peer.ledger.database import quick_check, row_seal
 
 PROBLEMS_MAX = 100
 """Problems kept per layer; the others are counted."""

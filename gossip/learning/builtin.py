@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.partition import dirichlet
+from quidnunc.gossip.learning.partition import dirichlet
 from quidnunc.gossip.task import Site, Task, TaskFunction, Training
 
 if TYPE_CHECKING:

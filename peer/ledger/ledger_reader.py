@@ -20,9 +20,9 @@ from quidnunc.crypto.errors import (
     StoreUnwritable,
 )
 from quidnunc.crypto.merkle import empty_root
-from quidnunc.peer import database
-from quidnunc.peer.database import DatabaseCorrupt, row_seal, translated
-from quidnunc.peer.ledger_check import Report, check
+from quidnunc.peer.ledger import database
+from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal, translated
+from quidnunc.peer.ledger.ledger_check import Report, check
 
 _BATCH = 256
 

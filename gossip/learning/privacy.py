@@ -2,7 +2,7 @@
 
 One release is g = (sum_i clip(grad_i, C) + N(0, (m*C)^2)) / n over all n local examples, with clip(v, C) =
 v * min(1, C/||v||) taken over all trainable tensors jointly. Removing one example moves the sum by at most C,
-so the release is a Gaussian mechanism with noise multiplier m; ``gossip/accountant.py`` says what it costs.
+so the release is a Gaussian mechanism with noise multiplier m; ``gossip/learning/accountant.py`` says what it costs.
 The unit is one record of one peer, add or remove; n counts as public. Noise is drawn in float64 from the
 peer's own ChaCha20 stream.
 """
@@ -17,9 +17,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.codec import Vector
-from quidnunc.gossip.functional import Functional, activate
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.functional import Functional, activate
 
 _ROUNDING = 1 - 1e-9
 _ELEMENTS = 1 << 22

@@ -10,8 +10,8 @@ import trio
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.overlay_api import Member, OverlayEvents, OverlaySettings, PeerStats, SendFailed
-from quidnunc.peer.transfer import Offer, digest_of, judge
+from quidnunc.peer.network.overlay_api import Member, OverlayEvents, OverlaySettings, PeerStats, SendFailed
+from quidnunc.peer.network.transfer import Offer, digest_of, judge
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -48,7 +48,7 @@ class MemoryNetwork:
 
 
 class MemoryOverlay:
-    """An :class:`~quidnunc.peer.overlay_api.Overlay` on a :class:`MemoryNetwork`."""
+    """An :class:`~quidnunc.peer.network.overlay_api.Overlay` on a :class:`MemoryNetwork`."""
 
     def __init__(
         self,

@@ -39,9 +39,9 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from quidnunc.peer.address import multihash_of, public_of
-from quidnunc.peer.guards import GatedNoise, GuardedYamux, HandshakeRefused, Wire
-from quidnunc.peer.transfer import WRITE_BYTES, StreamEnded
+from quidnunc.peer.network.address import multihash_of, public_of
+from quidnunc.peer.network.guards import GatedNoise, GuardedYamux, HandshakeRefused, Wire
+from quidnunc.peer.network.transfer import WRITE_BYTES, StreamEnded
 
 NEGOTIATION_BYTES = 1_024
 _WINDOW = 262_144

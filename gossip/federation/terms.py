@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from quidnunc.crypto.encoding import Encodable
 from quidnunc.crypto.errors import CharterError
-from quidnunc.gossip.accountant import epsilon_of
-from quidnunc.gossip.fields import Fields, checked_text
+from quidnunc.gossip.federation.fields import Fields, checked_text
+from quidnunc.gossip.learning.accountant import epsilon_of
 
 MICRO = 1_000_000
 """One, in micro-units."""

@@ -16,7 +16,7 @@ from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN, SecretKey
 from quidnunc.crypto.note import Verifier, decode_base64, parse_note, sign_note, verify_note
-from quidnunc.gossip.member import Member
+from quidnunc.gossip.federation.member import Member
 
 CARD_LINE = "quidnunc/v1/card"
 CARD_BYTES = 8192

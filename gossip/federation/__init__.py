@@ -1,0 +1,1 @@
+"""Federation: who the members are, what they agreed on, who talks to whom."""
