@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -223,7 +222,7 @@ def test_a_header_holds_the_documents_fields() -> None:
 def looked_up(path: str) -> object:
     """The value of ``module.NAME``, or of a field of a dataclass of settings, by its dotted path."""
     parts = path.split(".")
-    depth = next(d for d in range(len(parts), 0, -1) if importlib.util.find_spec(".".join(["quidnunc", *parts[:d]])))
+    depth = next(d for d in range(len(parts), 0, -1) if (ROOT / "/".join(parts[:d])).with_suffix(".py").exists())
     value: Any = importlib.import_module(".".join(["quidnunc", *parts[:depth]]))
     for part in parts[depth:]:
         value = getattr(value, part)
