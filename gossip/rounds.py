@@ -189,6 +189,19 @@ class Rounds:
         """Neighbors whose replicas a merge may read now."""
         return [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
 
+    def wake(self, now: float) -> list[Effect]:
+        """Somebody trains, or there is somebody new: an idle peer goes back to its usual pace at once."""
+        delay = self._pace.wake(now)
+        waits = self.phase == Phase.IDLE and not self.blocked
+        return [SetTimer(ROUND_TIMER, delay)] if waits and delay is not None else []
+
+    def on_advanced(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """A neighbor's replica advanced: what is held back may start, and an idle peer listens up if it trained."""
+        if self.blocked:
+            return [SetTimer(ROUND_TIMER, 0.0)]
+        would_train = not (self.paused or self.finished)
+        return self.wake(now) if neighbor.trained or would_train else []
+
     # -- merging ------------------------------------------------------------------------------------------------
 
     def _merge(self, now: float) -> list[Effect]:
