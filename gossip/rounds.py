@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from statistics import median
 
+from quidnunc.crypto.errors import BlobLost
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
 from quidnunc.gossip.evidence import Evidence
@@ -46,6 +47,7 @@ from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.settings import Settings
 
 ROUND_TIMER = "round"
+OWN_REPLICA = "the own replica"
 ADOPTION_MINIMUM = 3
 RETRY_SHARE = 0.1
 RETRY_MIN_S = 0.02
@@ -351,7 +353,12 @@ class Rounds:
         return [Report("compute", self.last_failure), SetTimer(ROUND_TIMER, delay)]
 
     def _note_missing(self, name: bytes) -> None:
-        """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica."""
+        """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica.
+
+        Nobody else can give back the own replica: raises BlobLost.
+        """
+        if name == self._publisher.replica:
+            raise BlobLost(name, OWN_REPLICA)
         for neighbor in self._neighbors:
             if neighbor.state == name:
                 neighbor.missing = True

@@ -146,6 +146,7 @@ def test_the_home_comes_from_flag_environment_or_data_directory(
 
 ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
     (errors.LedgerCorrupt(7, "is missing"), 65, "ledger_corrupt"),
+    (errors.BlobLost(bytes(32), "the own replica"), 65, "blob_lost"),
     (errors.LedgerForked("one key, two histories"), 31, "ledger_forked"),
     (errors.KeyFileError("others may read it", hint="chmod 600"), 77, "key_file_error"),
     (errors.ConfigError("no such key"), 64, "config_error"),
