@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from node_helpers import GENESIS_NAME, Bench
+from node_helpers import DIM, GENESIS_NAME, Bench
 
 from quidnunc.crypto.errors import BlobLost
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import MergeJob, TrainJob
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.resume import Resume, fold
+from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.daemon import discard_unused
 from quidnunc.peer.recovery import restore
 
 TURNS = 12
@@ -110,3 +114,21 @@ def test_a_running_peer_that_loses_its_own_replica_stops(bench: Bench, kind: typ
     lose(bench, bench.node.publisher.replica)
     with pytest.raises(BlobLost, match="own replica"):
         bench.settle_one()
+
+
+def test_a_start_discards_what_a_kill_left_behind(bench: Bench, tmp_path: Path) -> None:
+    """A kill between a job's blobs and the commit of its result leaves params that no ledger will ever name."""
+    blobs = FileBlobs(tmp_path)
+    for data in bench.disk.blobs.data.values():
+        blobs.put(data)
+    orphans = [blobs.put(bytes([n]) * 4 * DIM, durable=True) for n in range(1, 4)]
+    bench.restart()
+    used = set(bench.node.in_use()) & bench.disk.blobs.data.keys()
+    assert len(used) > TURNS
+    discard_unused(blobs, bench.node)
+    assert set(blobs.names()) == used
+    assert not any(blobs.path(name).exists() for name in orphans)
+    bench.disk.blobs.data = {name: bench.disk.blobs.data[name] for name in used}
+    bench.greet()
+    bench.turn()
+    assert updates(bench)[-1].number == TURNS + 1, "nothing that is needed was discarded"
