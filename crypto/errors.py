@@ -11,7 +11,8 @@
     ├── BudgetExhausted             the next step would exceed the privacy budget
     ├── LedgerError
     │   ├── LedgerCorrupt           our own disk contradicts itself: stop, never repair silently
-    │   └── LedgerForked            one key signed two histories
+    │   ├── LedgerForked            one key signed two histories
+    │   └── BlobLost                params that our own ledger leads to are not on disk any more
     ├── StoreError
     │   ├── StoreLocked             another process holds this home
     │   ├── StoreUnwritable         disk full, read-only, fsync failed
@@ -107,6 +108,18 @@ class LedgerCorrupt(LedgerError):
 
 class LedgerForked(LedgerError):
     """One key signed two histories."""
+
+
+class BlobLost(LedgerError):
+    """The blob ``name``, params that our own ledger leads to, is missing or damaged, and nothing here rebuilds it."""
+
+    def __init__(self, name: bytes, what: str) -> None:
+        digits = name.hex()
+        super().__init__(
+            f"state/blobs/{digits[:2]}/{digits[2:]} is missing or damaged: it holds {what}",
+            hint="copy what is missing in state/blobs back from a backup, then start again",
+        )
+        self.name = name
 
 
 class StoreError(QuidnuncError):

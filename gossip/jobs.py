@@ -210,7 +210,7 @@ class Evaluated:
 class JobFailed:
     """The compute side could not finish ``job`` (its class name): a crash, a hang, a missing blob, user code.
 
-    ``missing`` names the blob that was not there, if that was the cause.
+    ``missing`` names the blob that was not there, if that was the cause; ``unwritable`` says that our own disk was.
     """
 
     job: str
@@ -218,6 +218,7 @@ class JobFailed:
     missing: bytes = b""
     author: bytes = b""
     number: int = 0
+    unwritable: bool = False
 
 
 Job = DescribeJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob

@@ -39,7 +39,7 @@ class Neighbor:
     number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
     whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
     lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
-    twice, nobody is to blame.
+    twice, nobody is to blame. ``trained`` says whether the update last applied was more than a heartbeat.
     """
 
     member: Member
@@ -53,6 +53,7 @@ class Neighbor:
     heard: bool = False
     missing: bool = False
     fresh: bool = False
+    trained: bool = False
     claimed: int = 0
     goal: int = 0
     rejected: int = 0

@@ -135,12 +135,12 @@ class Node:
             case Finished(result):
                 out = self._finished(result, now)
             case PeerUp(peer):
-                out = self._peer_up(peer)
+                out = self._peer_up(peer, now)
             case PeerDown(peer):
                 out = self._peer_down(peer)
             case Paused(paused):
                 self.rounds.paused = paused
-                out = []
+                out = [] if paused else self.rounds.wake(now)
             case Started():
                 out = self._start(now)
             case Stopping():
@@ -177,13 +177,13 @@ class Node:
 
     # -- connections --------------------------------------------------------------------------------------------
 
-    def _peer_up(self, peer: bytes) -> list[Effect]:
+    def _peer_up(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
         if neighbor is None:
             return []
         neighbor.connected = True
         neighbor.fetch_until = None
-        return [self.publisher.hello(peer, reply=True)]
+        return [self.publisher.hello(peer, reply=True), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -281,7 +281,8 @@ class Node:
             case Adopted():
                 out = self.rounds.on_adopted(result, now)
             case Advanced():
-                out = self._applied(self.replicas.on_advanced(result, now)) + self._wake()
+                out = self._applied(self.replicas.on_advanced(result, now))
+                out += self.rounds.on_advanced(self.neighbors[result.author], now)
             case Rejected():
                 out = self._applied(self.replicas.on_rejected(result, now))
             case Evaluated():
@@ -305,10 +306,6 @@ class Node:
         if result.job == "EvaluateJob":
             return [Report("compute", f"{result.job}: {result.why}")]
         return self.rounds.on_failed(result, now)
-
-    def _wake(self) -> list[Effect]:
-        """A neighbor moved: a held back turn may start now."""
-        return [SetTimer(ROUND_TIMER, 0.0)] if self.rounds.blocked else []
 
     def _prune(self) -> list[Effect]:
         gone = self._retention.next_round(self.in_use())

@@ -5,6 +5,10 @@ from __future__ import annotations
 from quidnunc.gossip.neighbor import CADENCE_DECAY
 from quidnunc.gossip.settings import Settings
 
+HEARTBEAT_GROWTH = 1.2
+"""Growth of the pause from one idle heartbeat to the next. A neighbor judges liveness by five times the median of nine
+gaps: the next pause is 1.2**5 = 2.5 times that median, which leaves it half of its patience."""
+
 
 class Pace:
     """Learns from training turns; times are in seconds, ``interval_s`` is the charter's."""
@@ -16,6 +20,8 @@ class Pace:
         self._published_at: float | None = None
         self._turn_s = 0.0
         self._gap_s: float | None = None
+        self._stretch = 1.0
+        self._awake = True
 
     def begin(self, now: float) -> None:
         """A turn starts."""
@@ -24,13 +30,38 @@ class Pace:
     def publish(self, now: float, *, trained: bool) -> float:
         """A turn ends with an update; returns the delay until the next turn.
 
-        Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger.
+        Without training a turn takes no time; it keeps the pace that training had, or it would fill the ledger. While
+        nobody around trains either, each pause is longer than the one before.
         """
         if trained:
             self._learn(now)
+        if trained or self._awake:
+            self._stretch = 1.0
+        elif self._heartbeat_s * self._stretch < self._settings.heartbeat_max_s:
+            self._stretch *= HEARTBEAT_GROWTH
+        self._awake = trained
         self._published_at = now
-        due = self._interval_s if trained else max(self.period, self._settings.heartbeat_s)
-        return max(0.0, due - (now - self._started_at))
+        return max(0.0, self._due(trained=trained) - (now - self._started_at))
+
+    def _due(self, *, trained: bool) -> float:
+        """Seconds from the start of a turn to the start of the next."""
+        if trained:
+            return self._interval_s
+        longest = max(self._heartbeat_s, self._settings.heartbeat_max_s)
+        return min(longest, self._heartbeat_s * self._stretch)
+
+    @property
+    def _heartbeat_s(self) -> float:
+        """The pause between heartbeats while somebody trains."""
+        return max(self.period, self._settings.heartbeat_s)
+
+    def wake(self, now: float) -> float | None:
+        """There is somebody to keep up with again: the delay until the next turn, None if that has not changed."""
+        self._awake = True
+        if self._stretch == 1.0:
+            return None
+        self._stretch = 1.0
+        return max(0.0, self._started_at + self._heartbeat_s - now)
 
     def _learn(self, now: float) -> None:
         turn = now - self._started_at

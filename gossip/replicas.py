@@ -230,6 +230,7 @@ class Replicas:
             self._forget(neighbor.state)
         was_live = self._live(neighbor, now)
         neighbor.advanced(result.number, result.result, signed.token.header.seq, now)
+        neighbor.trained = signed.update.steps > 0
         self._align(neighbor, was_live)
         neighbor.remember(result.number, signed.token.leaf)
         neighbor.accepted += 1

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from statistics import median
 
+from quidnunc.crypto.errors import BlobLost
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
 from quidnunc.gossip.evidence import Evidence
@@ -46,6 +47,7 @@ from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.settings import Settings
 
 ROUND_TIMER = "round"
+OWN_REPLICA = "the own replica"
 ADOPTION_MINIMUM = 3
 RETRY_SHARE = 0.1
 RETRY_MIN_S = 0.02
@@ -188,6 +190,19 @@ class Rounds:
     def _usable(self, now: float) -> list[Neighbor]:
         """Neighbors whose replicas a merge may read now."""
         return [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
+
+    def wake(self, now: float) -> list[Effect]:
+        """Somebody trains, or there is somebody new: an idle peer goes back to its usual pace at once."""
+        delay = self._pace.wake(now)
+        waits = self.phase == Phase.IDLE and not self.blocked
+        return [SetTimer(ROUND_TIMER, delay)] if waits and delay is not None else []
+
+    def on_advanced(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """A neighbor's replica advanced: what is held back may start, and an idle peer listens up if it trained."""
+        if self.blocked:
+            return [SetTimer(ROUND_TIMER, 0.0)]
+        would_train = not (self.paused or self.finished)
+        return self.wake(now) if neighbor.trained or would_train else []
 
     # -- merging ------------------------------------------------------------------------------------------------
 
@@ -338,7 +353,12 @@ class Rounds:
         return [Report("compute", self.last_failure), SetTimer(ROUND_TIMER, delay)]
 
     def _note_missing(self, name: bytes) -> None:
-        """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica."""
+        """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica.
+
+        Nobody else can give back the own replica: raises BlobLost.
+        """
+        if name == self._publisher.replica:
+            raise BlobLost(name, OWN_REPLICA)
         for neighbor in self._neighbors:
             if neighbor.state == name:
                 neighbor.missing = True

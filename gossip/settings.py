@@ -27,7 +27,8 @@ class Settings:
     ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
     so a stalling neighbor slows this peer down at most by this factor.
     ``evaluate_every``: merges between two measurements on the local test split.
-    ``heartbeat_s``: shortest time between two updates without training.
+    ``heartbeat_s``: shortest time between two updates without training; ``heartbeat_max_s``: what it grows to while
+    no neighbor trains either.
     """
 
     live_intervals: float = 5.0
@@ -50,3 +51,4 @@ class Settings:
     lead_patience: float = 10.0
     evaluate_every: int = 1
     heartbeat_s: float = 0.25
+    heartbeat_max_s: float = 600.0

@@ -19,8 +19,8 @@ from types import TracebackType
 
 import trio
 
-from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed
-from quidnunc.gossip.jobs import Job, Result
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, StoreUnwritable
+from quidnunc.gossip.jobs import Job, JobFailed, Result
 from quidnunc.peer.pipe import (
     TO_CHILD,
     TO_PARENT,
@@ -97,7 +97,10 @@ class ComputeProcess:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the process, which :meth:`run` also does. Raises ConfigError when the task cannot be loaded."""
+        """Start the process, which :meth:`run` also does.
+
+        Raises ConfigError when the task cannot be loaded, StoreUnwritable when the disk fails.
+        """
         async with self._turn:
             try:
                 await self._ensure()
@@ -110,7 +113,8 @@ class ComputeProcess:
     async def run(self, job: Job) -> Result:
         """Compute ``job``, waiting for jobs before it; JobFailed for everything that can go wrong.
 
-        Cancelling it kills the process: a job is a pure function and can be given to the next one.
+        Cancelling it kills the process: a job is a pure function and can be given to the next one. Raises
+        StoreUnwritable when the disk has failed the process: nothing can be computed, nor a ledger be written.
         """
         async with self._turn:
             try:
@@ -139,6 +143,8 @@ class ComputeProcess:
             await self._give_up(child)
             raise
         self._delay = 0.0
+        if isinstance(message, JobFailed) and message.unwritable:
+            raise StoreUnwritable(message.why, hint="free some space, or check the disk")
         return message
 
     async def _ensure(self) -> _Child:
@@ -154,7 +160,8 @@ class ComputeProcess:
             setup = dataclasses.replace(self._setup, noise_key=self._noise_key())
             message = await child.ask(TO_CHILD.encode(setup), self._start_s, "start_s")
             if isinstance(message, SetupFailed):
-                raise ConfigError(message.message, hint=message.hint)
+                kind = StoreUnwritable if message.unwritable else ConfigError
+                raise kind(message.message, hint=message.hint)
             if not isinstance(message, Ready):
                 raise _Died("spoke out of turn")
         except BaseException:

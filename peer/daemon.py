@@ -42,6 +42,7 @@ from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
+from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
 
 if TYPE_CHECKING:
@@ -183,9 +184,13 @@ def build_node(
     keys: Keys,
     config: Config,
     store: Store,
+    blobs: FileBlobs,
     described: Described,
 ) -> tuple[Node, Clock]:
-    """The node that the ledger leads to, and a clock that does not start before its newest entry."""
+    """The node that the ledger leads to, and a clock that does not start before its newest entry.
+
+    Raises BlobLost when the own replica is neither readable nor rebuilt.
+    """
     entries = list(store.entries())
     node_log = Log(member.log_id)
     for entry in entries:
@@ -194,6 +199,7 @@ def build_node(
     newest = range(max(1, resume.number - KEEP_DELTAS + 1), resume.number + 1)
     tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
     resume.tokens = [(number, token) for number, token in tokens if token is not None]
+    restore(resume, blobs, charter, member.log_id, keys.log.public)
     cap = config.privacy.epsilon_cap
     own = Self(
         log_id=member.log_id,
@@ -347,7 +353,7 @@ async def _run(
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer)
                 node, clock = await trio.to_thread.run_sync(
-                    build_node, charter, member, note_hash, keys, config, store, described
+                    build_node, charter, member, note_hash, keys, config, store, blobs, described
                 )
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)

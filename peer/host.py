@@ -60,7 +60,7 @@ SEND_GRACE_S = 1.0
 
 
 class Computer(Protocol):
-    """What runs heavy jobs; answers every job, with JobFailed at worst."""
+    """What runs heavy jobs; answers every job, with JobFailed at worst, unless the disk fails (StoreUnwritable)."""
 
     async def run(self, job: Job) -> Result: ...
 

@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TextIO
 
 from quidnunc.crypto.errors import (
+    BlobLost,
     BudgetExhausted,
     CharterError,
     CharterUnsigned,
@@ -73,6 +74,7 @@ class ExitCode(IntEnum):
 
 _CODES: tuple[tuple[type[QuidnuncError], ExitCode], ...] = (
     (LedgerCorrupt, ExitCode.DATA_CORRUPT),
+    (BlobLost, ExitCode.DATA_CORRUPT),
     (LedgerForked, ExitCode.FORK_PROVEN),
     (KeyFileError, ExitCode.KEY_LOCKED),
     (CharterUnsigned, ExitCode.NO_QUORUM),

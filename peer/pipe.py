@@ -69,10 +69,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class SetupFailed:
-    """The task cannot be loaded; the process ends. ``message`` and ``hint`` are those of a ConfigError."""
+    """The task cannot be loaded; the process ends.
+
+    ``message`` and ``hint`` are those of a ConfigError, or of a StoreUnwritable if ``unwritable``.
+    """
 
     message: str
     hint: str
+    unwritable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

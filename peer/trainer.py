@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError, StoreUnwritable
 from quidnunc.gossip.jobs import Job, Result
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.pipe import (
@@ -160,7 +160,7 @@ class _Server:
         try:
             self._computer = _guarded(lambda: self._build(self._setup))
         except QuidnuncError as error:
-            self._send(SetupFailed(plain(error.message), plain(error.hint)))
+            self._send(SetupFailed(plain(error.message), plain(error.hint), isinstance(error, StoreUnwritable)))
             return 1
         self._busy.clear()
         self._send(Ready())
@@ -177,7 +177,8 @@ class _Server:
         try:
             return TO_PARENT.encode(_guarded(lambda: computer.handle(job)))
         except QuidnuncError as error:
-            return TO_PARENT.encode(failed(job, error.message))
+            failure = failed(job, error.message)
+            return TO_PARENT.encode(dataclasses.replace(failure, unwritable=isinstance(error, StoreUnwritable)))
 
     def _read(self) -> None:
         """Queue jobs; end the process with the pipe, since nobody is left to be answered."""

@@ -12,7 +12,7 @@ import torch
 from learners import blobs_task, per_example
 from torch import nn
 
-from quidnunc.crypto.errors import ConfigError, Reason
+from quidnunc.crypto.errors import ConfigError, Reason, StoreUnwritable
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip import Site, Task
 from quidnunc.gossip.blobs import MemoryBlobs
@@ -362,3 +362,14 @@ def test_a_label_flipper_trains_on_flipped_labels() -> None:
 def test_an_unknown_attack_is_refused() -> None:
     with pytest.raises(ConfigError, match="attack nonsense is unknown"):
         Bench(attack="nonsense")
+
+
+def test_a_full_disk_is_told_from_what_the_task_did() -> None:
+    class Full(MemoryBlobs):
+        def put(self, data: bytes, *, durable: bool = False) -> bytes:
+            raise StoreUnwritable("blobs: cannot be written: no space left on device")
+
+    failed = Bench(blobs=Full()).compute.handle(DescribeJob())
+    assert isinstance(failed, JobFailed)
+    assert failed.unwritable
+    assert failed.why == "blobs: cannot be written: no space left on device"

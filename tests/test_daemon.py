@@ -20,6 +20,8 @@ import daemons
 import pytest
 from daemons import answers, check_ledger, children, cli, copied, found, is_running, plan, reaches, running, until
 
+from quidnunc.gossip.federation.founding import open_charter, require_signed
+from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.peer.client import ask
 from quidnunc.peer.rehearsal import COMMAND, Actor, Rehearsal, command
 
@@ -356,6 +358,54 @@ def _second_signal(actor: Actor, switches: Path) -> None:
     (switches / "hang").unlink()
     until(lambda: not daemons.alive(actor.home.root), "nothing is left")
     assert actor.home.locked_by() is None
+
+
+# What its disk lost
+
+
+def newest(actor: Actor) -> UpdatePublished:
+    update: UpdatePublished = daemons.records(daemons.ledger(actor), UpdatePublished)[-1]
+    return update
+
+
+def flip(actor: Actor, name: bytes) -> Path:
+    """Flip a bit of a blob."""
+    path = actor.home.blobs / name.hex()[:2] / name.hex()[2:]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_a_damaged_replica_is_rebuilt_at_the_start_or_named(federation: Rehearsal) -> None:
+    """Regression: the peer came up, and tried the same turn again for ever."""
+    actor = federation.actors[0]
+    with running(federation) as actors:
+        for each in actors:
+            reaches(each, 3)
+    lost = newest(actor)
+    path = flip(actor, lost.replica_after)
+    with running(federation):
+        reaches(actor, lost.number + 1)
+    assert f"blob {lost.replica_after.hex()}, the own replica, was missing or damaged" in actor.log.read_text()
+    check_ledger(actor)
+    lost = newest(actor)
+    path = flip(actor, lost.replica_after)
+    for each in daemons.records(daemons.ledger(actor), UpdatePublished)[-64:]:
+        flip(actor, each.delta)
+    error = refused(actor, 65)
+    assert str(path.relative_to(actor.home.root)) in error["message"]
+    assert "backup" in error["hint"]
+
+
+def test_a_start_whose_compute_process_cannot_write_blames_the_disk(federation: Rehearsal) -> None:
+    """Regression: it ended with 64, and blamed the data."""
+    actor = federation.actors[0]
+    genesis = require_signed(open_charter(actor.home.charter.read_bytes())).task.genesis.hex()
+    (actor.home.blobs / genesis[:2]).touch()
+    error = refused(actor, 73)
+    assert f"state/blobs/{genesis[:2]}/{genesis[2:]}: cannot be written" in error["message"]
+    assert "disk" in error["hint"]
 
 
 # How it ends

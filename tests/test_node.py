@@ -33,6 +33,7 @@ from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import JobFailed, MedianJob, TrainJob
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import Hello, Update, Want
+from quidnunc.gossip.pace import HEARTBEAT_GROWTH
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Merge,
@@ -163,10 +164,10 @@ def test_heartbeats_keep_the_pace_of_training_and_never_hurry() -> None:
         bench.tick(0)
         bench.now += 5.0
         bench.settle()
-    for _ in range(4):
+    for heartbeats in range(4):
         bench.tick(bench.timers["round"] - bench.now)
         bench.settle()
-        assert bench.timers["round"] - bench.now == pytest.approx(5.0)
+        assert bench.timers["round"] - bench.now == pytest.approx(5.0 * HEARTBEAT_GROWTH**heartbeats)
     bench.restart()
     bench.connect()
     for author in bench.authors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import struct
@@ -41,7 +42,7 @@ from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.address import multihash_of
 from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, StreamEnded
-from quidnunc.peer.network.transport import MuxStream
+from quidnunc.peer.network.transport import Connection, MuxStream
 
 pytestmark = pytest.mark.trio
 STRANGER = hashlib.sha256(b"a stranger").digest()
@@ -219,6 +220,75 @@ async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -
     assert limit <= pushed < 400_000_000
     # Kernel buffers and one frame in hand come on top of the limit; 400 MB would not fit.
     assert report["rss_kb"] < 250_000
+
+
+async def test_connections_that_prove_nothing_give_way_to_newer_ones_of_the_same_peer() -> None:
+    two = node(1, members=[Member(KEYS[0]), Member(KEYS[2])], ping_interval_s=3_600.0)
+    async with serving(two) as events, AsyncExitStack() as stack:
+        connections = []
+        for _ in range(6):
+            connections.append(await stack.enter_async_context(intruder(SEEDS[0], two)))
+            await connections[-1].open(FRAME_PROTOCOL)
+        other = await stack.enter_async_context(intruder(SEEDS[2], two))
+        await other.open(FRAME_PROTOCOL)
+        with trio.fail_after(10):
+            for connection in connections[:4]:
+                while not connection.muxed.is_closed:
+                    await trio.sleep(0.01)
+        for connection in (*connections[4:], other):
+            await connection.open(FRAME_PROTOCOL)
+        assert len(two._links) == 3
+        assert events.log == []
+        good = await stack.enter_async_context(intruder(SEEDS[0], two))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_pings, good)
+            await events.until_up(KEYS[0])
+            assert not connections[5].muxed.is_closed
+            nursery.cancel_scope.cancel()
+
+
+async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None:
+    """Regression: each of any number of connections could hold as much."""
+    limit, piece = 4_194_304, 65_507
+    two = node(
+        1,
+        members=[Member(KEYS[0]), Member(KEYS[2])],
+        buffer_bytes_max=limit,
+        inbound_transfers=1,
+        ping_interval_s=3_600.0,
+        idle_timeout_s=300.0,
+    )
+    bulk = valid_offer(Frame(b"h", bytes(1_000_000)))
+
+    async def push(connection: Connection, count: int) -> None:
+        unread = await connection.open(FRAME_PROTOCOL)
+        await unread.write(bulk)
+        header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, piece)
+        for _ in range(count // piece):
+            await connection.muxed._write_frame(header + bytes(piece))
+
+    def held(key: bytes) -> int:
+        return two._transport._held(key)
+
+    async with serving(two), intruder(SEEDS[0], two) as first, intruder(SEEDS[2], two) as other:
+        holder = await other.open(FRAME_PROTOCOL)
+        await holder.write(bulk)
+        assert await holder.read_exactly(1) == b"G"
+        with trio.fail_after(30):
+            await push(first, 3 * limit // 4)
+            await push(other, 3 * limit // 4)
+            for key in (KEYS[0], KEYS[2]):
+                while held(key) < limit // 2:
+                    await trio.sleep(0.01)
+            async with intruder(SEEDS[0], two) as second:
+                with contextlib.suppress(ConnectionClosedError):
+                    await push(second, 3 * limit // 4)
+                while not second.muxed.is_closed:
+                    assert held(KEYS[0]) <= limit
+                    await trio.sleep(0.01)
+            assert not first.muxed.is_closed
+            assert not other.muxed.is_closed
+            assert limit // 2 < held(KEYS[0]) <= 3 * limit // 4, "what a closed connection held is not counted"
 
 
 async def test_a_four_gigabyte_header_is_refused_and_the_stream_goes_on() -> None:

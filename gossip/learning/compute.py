@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from quidnunc.crypto.errors import ConfigError, QuidnuncError, Reason, RemoteProtocolError
+from quidnunc.crypto.errors import ConfigError, QuidnuncError, Reason, RemoteProtocolError, StoreUnwritable
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import Blobs
@@ -91,6 +91,8 @@ class Compute:
             return self._dispatch(job)
         except MissingBlob as error:
             return _failed(job, str(error), missing=error.name)
+        except StoreUnwritable as error:
+            return _failed(job, error.message, unwritable=True)
         except Exception as error:  # noqa: BLE001  user code may raise anything, and must not take the peer down
             return _failed(job, _explain(error))
 
@@ -263,10 +265,10 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{hint}"
 
 
-def _failed(job: Job, why: str, *, missing: bytes = b"") -> JobFailed:
+def _failed(job: Job, why: str, *, missing: bytes = b"", unwritable: bool = False) -> JobFailed:
     author, number = b"", 0
     if isinstance(job, AdvanceJob | AdoptJob):
         author, number = job.author, job.number
     elif isinstance(job, TrainJob):
         number = job.number
-    return JobFailed(type(job).__name__, why[:_WHY_CHARS], missing, author, number)
+    return JobFailed(type(job).__name__, why[:_WHY_CHARS], missing, author, number, unwritable)

@@ -31,6 +31,7 @@ class Wire(ReadWriteCloser):  # type: ignore[misc]
         self._tcp = tcp
         self._buffer = bytearray()
         self._budget: int | None = HANDSHAKE_BYTES
+        self.aborted = False
         self.sent = 0
         self.received = 0
 
@@ -70,6 +71,7 @@ class Wire(ReadWriteCloser):  # type: ignore[misc]
 
     def abort(self) -> None:
         """Close the socket at once; every blocked call on it ends."""
+        self.aborted = True
         self._tcp.socket.close()
 
     async def close(self) -> None:
@@ -98,15 +100,26 @@ class GatedNoise(Noise):  # type: ignore[misc]
 
 
 class GuardedYamux(Yamux):  # type: ignore[misc]
-    """Yamux that closes a connection whose unread bytes pass ``buffer_bytes_max``."""
+    """Yamux that closes a connection by which the unread bytes of its peer pass ``buffer_bytes_max``.
 
-    def __init__(self, secured: ISecureConn, peer: ID, *, is_initiator: bool, buffer_bytes_max: int) -> None:
+    ``held`` counts those of all connections of this peer.
+    """
+
+    def __init__(
+        self, secured: ISecureConn, peer: ID, held: Callable[[], int], *, is_initiator: bool, buffer_bytes_max: int
+    ) -> None:
         super().__init__(secured, peer, is_initiator=is_initiator)
+        self._held = held
         self._buffer_bytes_max = buffer_bytes_max
         self.overflowed = False
 
+    @property
+    def unread(self) -> int:
+        """Bytes received on this connection that nobody has read."""
+        return sum(map(len, self.stream_buffers.values()))
+
     async def _read_data_body(self, length: int) -> bytes:
-        if length + sum(map(len, self.stream_buffers.values())) > self._buffer_bytes_max:
+        if length + self._held() > self._buffer_bytes_max:
             self.overflowed = True
             # The one exception of this hook upon which yamux closes the whole connection.
             raise trio.TooSlowError

@@ -66,6 +66,7 @@ class Link:
         self._sends: set[trio.CancelScope] = set()
         self._scope = trio.CancelScope()
         self.why = "connection closed"
+        self.proved = False
 
     def drop(self, why: str) -> None:
         """End the connection, now; the first reason given is kept."""
@@ -74,6 +75,11 @@ class Link:
             _log.info("connection to %s: %s", self.peer.hex()[:12], why)
             self._scope.cancel()
             self._connection.abort()
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it stands and has not answered a ping yet."""
+        return not self.proved and not self._scope.cancel_called
 
     @property
     def wire_bytes(self) -> tuple[int, int]:
@@ -153,7 +159,6 @@ class Link:
         interval = self._settings.ping_interval_s
         stream: MuxStream | None = None
         number = misses = 0
-        alive = False
         while misses < self._settings.ping_misses:
             number += 1
             sent_at = trio.current_time()
@@ -165,8 +170,8 @@ class Link:
                     misses = 0
                 except StreamEnded:
                     stream = None
-            if misses == 0 and not alive:
-                alive = True
+            if misses == 0 and not self.proved:
+                self.proved = True
                 await proved(self)
             await trio.sleep_until(sent_at + interval)
         self.drop(f"{misses} pings without an answer")

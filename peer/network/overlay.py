@@ -85,7 +85,7 @@ class Libp2pOverlay:
         self._settings = settings or OverlaySettings()
         self._neighbors: dict[bytes, _Neighbor] = {}
         self._stats: dict[bytes, PeerStats] = {}
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}
         self._bulk = trio.Semaphore(self._settings.inbound_transfers)
         self._random = random.Random(self.public)
         self._bound: tuple[str, ...] = ()
@@ -237,7 +237,8 @@ class Libp2pOverlay:
     async def _carry(self, neighbor: _Neighbor, connection: Connection, ended: trio.Event | None = None) -> None:
         stats = self._stats_of(connection.peer)
         link = Link(connection, self._federation, self._settings, self._events, stats, self._bulk)
-        self._links.add(link)
+        self._make_room(connection.peer)
+        self._links[link] = None
         proved_at = float("inf")
 
         async def proved(link: Link) -> None:
@@ -250,7 +251,7 @@ class Libp2pOverlay:
         except Exception:  # noqa: BLE001 - the boundary: one connection must not end the process
             _log.exception("connection to %s failed", link.peer.hex()[:12])
         finally:
-            self._links.discard(link)
+            del self._links[link]
             sent, received = link.wire_bytes
             stats.bytes_sent += sent
             stats.bytes_received += received
@@ -262,6 +263,12 @@ class Libp2pOverlay:
         neighbor.lived = max(0.0, trio.current_time() - proved_at)
         if ended is not None:
             ended.set()
+
+    def _make_room(self, peer: bytes) -> None:
+        """The oldest connections of ``peer`` that have proved nothing give way to one more."""
+        unproven = [link for link in self._links if link.peer == peer and link.unproven]
+        for link in unproven[: len(unproven) + 1 - self._settings.unproven_per_peer]:
+            link.drop("too many connections that answer no ping")
 
     async def _proved(self, neighbor: _Neighbor, link: Link) -> None:
         """Make ``link`` the connection to its peer, unless a better one exists."""

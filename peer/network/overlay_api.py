@@ -67,11 +67,13 @@ class OverlaySettings:
     handshake_timeout_s: float = 3.0
     handshakes_max: int = 64
     """Unauthenticated connections held at once; the oldest gives way to the newest."""
+    unproven_per_peer: int = 2
+    """Authenticated connections of one peer that have not answered a ping yet; the oldest gives way to the newest."""
     redial_min_s: float = 0.5
     redial_max_s: float = 30.0
     """Bounds of the pause between dials; also how long the higher key waits before it dials itself."""
     buffer_bytes_max: int = 67_108_864
-    """Unread bytes one connection may hold; a peer that pushes more is disconnected."""
+    """Unread bytes that all connections of one peer may hold together; the one that pushes more is ended."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -10,7 +10,7 @@ module guards:
 
 - noise only, yamux only; the peer must be a member before the multiplexer is even negotiated;
 - before that it may make us hold 64 KiB, no more;
-- unread bytes of one connection are capped: yamux itself lets a peer ignore its window;
+- unread bytes of one peer are capped, whatever its connections: yamux itself lets a peer ignore its window;
 - a write that is cancelled halfway leaves half a noise message on the wire, so it ends the connection;
 - flow control is ours: credit returned in large steps, 1 MiB for an announced transfer, never 16 MiB; the
   sender waits for it without yamux's 10 ms steps and 5 s limit (16 MB: 0.14 s instead of 0.33 s).
@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from weakref import WeakSet
 
 import trio
 from libp2p.abc import ISecureConn
@@ -202,6 +204,11 @@ class Transport:
         self._security = SecurityMultistream({NOISE_ID: noise})
         self._muxers = MuxerMultistream({TProtocol(YAMUX_ID): GuardedYamux})
         self._buffer_bytes_max = buffer_bytes_max
+        self._open: WeakSet[Connection] = WeakSet()
+
+    def _held(self, peer: bytes) -> int:
+        """Unread bytes of all connections of ``peer`` that stand."""
+        return sum(each.muxed.unread for each in self._open if each.peer == peer and not each.wire.aborted)
 
     async def accept(self, tcp: trio.SocketStream) -> Connection:
         """Authenticate whoever connected; HandshakeRefused or another exception ends in a closed socket."""
@@ -232,7 +239,10 @@ class Transport:
         muxed = GuardedYamux(
             secured,
             secured.get_remote_peer(),
+            partial(self._held, public),
             is_initiator=outbound,
             buffer_bytes_max=self._buffer_bytes_max,
         )
-        return Connection(public, wire, muxed, outbound=outbound)
+        connection = Connection(public, wire, muxed, outbound=outbound)
+        self._open.add(connection)
+        return connection
