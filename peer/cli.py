@@ -256,13 +256,13 @@ def _unexpected(error: Exception, out: Output, home: Home | None) -> int:
 
 
 def _keep(text: str, home: Home | None) -> Path | None:
-    directory = str(home.root) if home is not None and home.root.is_dir() else None
     try:
+        directory = str(home.root) if home is not None and home.root.is_dir() else None
         # mkstemp makes it readable by the owner only: a traceback may quote data.
         descriptor, path = tempfile.mkstemp(prefix="quidnunc-error-", suffix=".txt", dir=directory)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return Path(path)
 

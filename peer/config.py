@@ -101,7 +101,7 @@ class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Drill(Struct, frozen=True, forbid_unknown_fields=True):
-    """Exercises. Leave empty in production: a drill misbehaves on purpose and the ledger says so."""
+    """Exercises. Leave empty in production: a drill misbehaves on purpose, and the ledger does not record it."""
 
     attack: Annotated[str, Meta(max_length=64, description="name of an attack to act out, for example sign_flip")] = ""
 
@@ -176,7 +176,7 @@ def parse(text: str, source: str = "config.toml") -> Config:
 def render(config: Config) -> str:
     """``config`` as a TOML file with a comment on every key. ``parse(render(c)) == c``."""
     lines = [
-        "# Configuration of one quidnunc peer. Check it with: quidnunc config check",
+        "# Configuration of one quidnunc peer. Check it with: quidnunc run --check",
         "# What all members agreed on (task, merge rule, privacy) stands in the charter, not here.",
         f"version = {VERSION}",
     ]

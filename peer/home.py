@@ -37,8 +37,15 @@ from quidnunc.crypto.errors import ConfigError, StoreLocked, StoreUnwritable
 SOCKET_PATH_MAX = 103
 """Bytes in a unix socket's address that work everywhere (Linux allows 107, macOS 103)."""
 
+NAME_BYTES_MAX = 255
+PATH_BYTES_MAX = 3800
+"""Linux takes names of 255 and paths of 4095 bytes; what lies in a home needs the rest."""
+
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
+
+
+_OTHER_HOME = "name another directory with --home"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,18 @@ class Home:
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> Home:
-        """The home at ``path``, made absolute, so that a later change of directory does not move it."""
-        return cls(Path(path).expanduser().absolute())
+        """The home at ``path``, made absolute, so that a later change of directory does not move it.
+
+        Raises ConfigError for a path that no directory can have.
+        """
+        try:
+            root = Path(path).expanduser().absolute()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"home {_short(path)}: {str(error)[:200].lower()}", hint=_OTHER_HOME) from None
+        why = _impossible(root)
+        if why:
+            raise ConfigError(f"home {_short(path)}: {why}", hint=_OTHER_HOME)
+        return cls(root)
 
     @property
     def config(self) -> Path:
@@ -97,14 +114,29 @@ class Home:
         return self.root / "run"
 
     def exists(self) -> bool:
-        """Whether ``quidnunc init`` was here (reads the disk)."""
-        return self.config.exists() or self.operational_key.exists()
+        """Whether ``quidnunc init`` was here (reads the disk). Raises ConfigError when the disk will not tell."""
+        try:
+            return self.config.exists() or self.operational_key.exists()
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            raise ConfigError(f"home {_short(self.root)}: cannot be read: {why}", hint=_OTHER_HOME) from None
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """All that :meth:`create` makes, the outer ones first."""
+        return (self.root, self.keys, self.state, self.blobs, self.run)
 
     def create(self) -> None:
-        """Make the directories, 0700, keeping those that are there. Raises StoreUnwritable."""
-        for directory in (self.root, self.keys, self.state, self.blobs, self.run):
+        """Make the directories, 0700, keeping those that are there.
+
+        Raises StoreUnwritable, or ConfigError when something else than a directory is in the way.
+        """
+        for directory in self.directories:
             with _writing(directory):
-                directory.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+                try:
+                    directory.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+                except FileExistsError:
+                    raise ConfigError(f"{directory}: not a directory", hint=_OTHER_HOME) from None
                 if directory != self.root and stat.S_IMODE(directory.stat().st_mode) & 0o077:
                     directory.chmod(PRIVATE_DIR)
 
@@ -258,6 +290,27 @@ def unwritable(path: Path, error: OSError) -> StoreUnwritable:
     }
     reason = (error.strerror or type(error).__name__).lower()
     return StoreUnwritable(f"{path}: cannot be written: {reason}", hint=hints.get(error.errno or 0, ""))
+
+
+def _impossible(root: Path) -> str:
+    """Why no peer can live at this path, or nothing."""
+    try:
+        path = str(root).encode()
+    except UnicodeEncodeError:
+        return "not UTF-8"
+    if b"\0" in path:
+        return "a path has no zero bytes"
+    longest = max(len(part) for part in path.split(b"/"))
+    if longest > NAME_BYTES_MAX:
+        return f"a name of {longest} bytes, limit is {NAME_BYTES_MAX}"
+    if len(path) > PATH_BYTES_MAX:
+        return f"a path of {len(path)} bytes, limit is {PATH_BYTES_MAX}"
+    return ""
+
+
+def _short(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import trio
 
 from quidnunc.crypto.errors import LocalProtocolError, Malformed
 from quidnunc.gossip import jobs
-from quidnunc.gossip.jobs import Job, JobFailed, Result
+from quidnunc.gossip.jobs import Job, JobFailed
 
 FRAME_BYTES_MAX = 1024 * 1024
 """Messages name params by hash, so that a merge of a thousand neighbors fits."""
@@ -144,30 +144,6 @@ _RESULTS = (
 
 TO_CHILD = Codec(Setup, *_JOBS)
 TO_PARENT = Codec(Ready, SetupFailed, Heartbeat, *_RESULTS)
-_JOB = Codec(*_JOBS)
-_RESULT = Codec(*_RESULTS)
-
-
-def encode_job(job: Job) -> bytes:
-    """A job as bytes. Raises LocalProtocolError for a field of the wrong type."""
-    return _JOB.encode(job)
-
-
-def decode_job(data: bytes) -> Job:
-    """The job that ``data`` encodes. Raises Malformed."""
-    job: Job = _JOB.decode(data)
-    return job
-
-
-def encode_result(result: Result) -> bytes:
-    """A result as bytes. Raises LocalProtocolError for a field of the wrong type."""
-    return _RESULT.encode(result)
-
-
-def decode_result(data: bytes) -> Result:
-    """The result that ``data`` encodes. Raises Malformed."""
-    result: Result = _RESULT.decode(data)
-    return result
 
 
 def failed(job: Job, why: str, missing: bytes = b"") -> JobFailed:

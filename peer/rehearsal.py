@@ -14,7 +14,7 @@ import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ COMMAND_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.1
 LOG_TAIL_LINES = 8
+DAEMONS_MIN = 2
+"""With fewer daemons left there is nobody to learn with."""
 
 
 class RehearsalFailed(QuidnuncError):
@@ -55,7 +57,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Actor:
-    """One peer of a rehearsal and its daemon process, if it runs."""
+    """One peer of a rehearsal and its daemon process, if it runs.
+
+    ``ended`` is the exit code of a daemon that ended by itself and was given up.
+    """
 
     index: int
     name: str
@@ -63,6 +68,7 @@ class Actor:
     attacker: bool
     process: subprocess.Popen[bytes] | None = None
     last_status: dict[str, Any] = field(default_factory=dict)
+    ended: int | None = None
 
     @property
     def log(self) -> Path:
@@ -70,6 +76,7 @@ class Actor:
 
     def start(self, *arguments: str) -> None:
         """Start (or restart) the daemon; its log is appended to ``daemon.log``. It does not outlive this process."""
+        self.ended = None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "--home", str(self.home.root), "run", "--until-eof", *arguments],
@@ -108,10 +115,14 @@ class Actor:
             return None
         return self.last_status
 
+    def exit_code(self) -> int | None:
+        """How the daemon ended, or None while it runs or was never started."""
+        return None if self.process is None else self.process.poll()
+
     def check(self) -> None:
         """Raise RehearsalFailed if the daemon has ended by itself."""
-        if self.process is not None and self.process.poll() is not None:
-            code = self.process.returncode
+        code = self.exit_code()
+        if code is not None:
             last = self.tail().splitlines()
             why = f": {last[-1]}" if last else ""
             raise RehearsalFailed(f"{self.name} ended with exit code {code}{why}", hint=f"see {self.log}")
@@ -232,23 +243,47 @@ class Rehearsal:
                 actor.wait()
             raise
 
-    def statuses(self) -> list[dict[str, Any] | None]:
-        """What every daemon says now; raises RehearsalFailed when one has ended by itself."""
-        for actor in self.actors:
-            actor.check()
-        return [actor.status() for actor in self.actors]
+    def statuses(self, lost: Callable[[Actor], None] | None = None) -> list[dict[str, Any] | None]:
+        """What every daemon that is left says now.
 
-    def until(self, done: Any, timeout_s: float, what: str) -> list[dict[str, Any]]:
-        """Poll until ``done(statuses)`` holds for complete statuses; RehearsalFailed after ``timeout_s``."""
+        When one has ended by itself, it is given up and ``lost`` called with it; raises RehearsalFailed instead
+        without ``lost``, or when fewer than DAEMONS_MIN are left.
+        """
+        for actor in self._left():
+            code = actor.exit_code()
+            if code is None:
+                continue
+            if lost is None or len(self._left()) <= DAEMONS_MIN:
+                actor.check()
+            actor.ended = code
+            if lost is not None:
+                lost(actor)
+        return [actor.status() for actor in self._left()]
+
+    def until(
+        self,
+        done: Callable[[list[dict[str, Any]]], bool],
+        timeout_s: float,
+        what: str,
+        lost: Callable[[Actor], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Poll until ``done(statuses)`` holds for complete statuses of the daemons that are left.
+
+        Returns the last status of every daemon, also of one that was ``lost`` (see :meth:`statuses`);
+        RehearsalFailed after ``timeout_s``.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            found = self.statuses()
+            found = self.statuses(lost)
             complete = [each for each in found if each is not None]
             if len(complete) == len(found) and done(complete):
-                return complete
+                return [actor.last_status for actor in self.actors]
             time.sleep(POLL_S)
         logs = "\n".join(f"{actor.name}: {actor.tail()}" for actor in self.actors)
         raise RehearsalFailed(f"not {what} within {timeout_s:g} s; last lines:\n{logs}")
+
+    def _left(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.ended is None]
 
     # -- afterwards ---------------------------------------------------------------------------------------------
 

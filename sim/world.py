@@ -254,10 +254,6 @@ class World:
 
         return deliver
 
-    def inject(self, index: int, event: Event) -> None:
-        """Give a peer an event from outside the world, for example a stranger's frame."""
-        self._feed(self.peers[index], event)
-
     def _set_timer(self, peer: Peer, timer: str, delay: float) -> None:
         generation = peer.timers.get(timer, 0) + 1
         peer.timers[timer] = generation

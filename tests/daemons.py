@@ -178,7 +178,9 @@ def children(pid: int) -> list[int]:
 
 def sockets(root: Path) -> list[Path]:
     """Sockets and links to sockets under ``root``."""
-    return [path for path in root.rglob("*.sock") if path.is_socket() or path.is_symlink()]
+    # Unlike rglob, walk does not mind a directory that goes away meanwhile.
+    found = [Path(where) / name for where, _, names in os.walk(root) for name in names if name.endswith(".sock")]
+    return [path for path in found if path.is_socket() or path.is_symlink()]
 
 
 def maps(pid: int) -> str:

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.peer import cli, output
 from quidnunc.peer.cli import CommandParser, Context, Group, default_home
 from quidnunc.peer.client import NotReachable
+from quidnunc.peer.home import Home
 from quidnunc.peer.naming import base58, fingerprint, peer_id
 from quidnunc.peer.output import ExitCode, Outcome, Output, Styled, error_id_of, escape, exit_code_of
 
@@ -140,6 +142,115 @@ def test_the_home_comes_from_flag_environment_or_data_directory(
     assert default_home() == str(tmp_path / "xdg" / "quidnunc")
     monkeypatch.delenv("XDG_DATA_HOME")
     assert default_home() == str(Path("~/.local/share/quidnunc").expanduser())
+
+
+BAD_HOMES = [
+    ("x" * 300, 64),
+    ("/tmp/" + "y" * 256, 64),
+    ("/tmp/" + "é" * 150, 64),
+    ("/tmp/" + "d/" * 3000, 64),
+    ("/dev/null", 64),
+    ("/proc/zz", 73),
+    ("/proc/zz/deeper", 73),
+    ("/dev/null/deeper", 73),
+    ("/tmp/quidnunc-\udcff\udcfe", 64),
+    ("/tmp/quidnunc\0zero", 64),
+    ("~nobody-of-this-name/home", 64),
+]
+VERBS = (
+    *(["run"], ["run", "--check"], ["status"], ["peers"], ["id"], ["budget", "show"], ["federation", "show"]),
+    *(["ledger", "status"], ["ledger", "verify"], ["ledger", "log"]),
+)
+
+
+@pytest.mark.parametrize(("home", "code"), BAD_HOMES, ids=range(len(BAD_HOMES)))
+def test_an_impossible_home_is_one_clean_error(
+    home: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["init", "--name", "A"], *VERBS):
+        result = quidnunc("--home", home, "--json", *words)
+        error = result.envelope["error"]
+        assert result.code == (code if words[0] == "init" else 64), (words, error)
+        assert error["id"] in ("config_error", "store_unwritable")
+        assert 0 < len(error["message"]) < 400
+        assert result.err.count("error: ") == 1
+        assert all(line.isprintable() for line in result.err.splitlines())
+    assert quidnunc("--home", home, "--json", "demo").code in (2, 64, 73)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_of_bytes_that_are_no_text_is_one_clean_error(tmp_path: Path) -> None:
+    home = os.fsencode(tmp_path) + b"/\xff\xfe"
+    for option, variable in (([b"--home", home], {}), ([], {"QUIDNUNC_HOME": os.fsdecode(home)})):
+        words: list[str | bytes] = [sys.executable, "-m", "quidnunc.peer", *option, "--json", "init", "--name", "A"]
+        done = subprocess.run(words, env={**os.environ, **variable}, capture_output=True, check=False)
+        assert (done.returncode, json.loads(done.stdout)["error"]["id"]) == (64, "config_error")
+        assert b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_init_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        raise errors.StoreUnwritable(f"{path}: cannot be written: no space left on device")
+
+    monkeypatch.setattr("quidnunc.peer.commands.init.atomic_write", full)
+    assert quidnunc("--home", tmp_path / "new" / "home", "init", "--name", "A").code == 73
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes").touch()
+    assert quidnunc("--home", tmp_path / "kept", "init", "--name", "A").code == 73
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "notes"]
+    monkeypatch.undo()
+    (tmp_path / "kept" / "run").touch()
+    assert quidnunc("--home", tmp_path / "kept", "init", "--name", "A").code == 64
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "notes", "run"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "address"),
+    [
+        ("--listen", "/ip4/999.1.1.1/tcp/70000"),
+        ("--listen", "/ip4/127.0.0.1/tcp/70000"),
+        ("--listen", "/ip4/127.0.0.1/udp/4901"),
+        ("--listen", "/dns/peer.example.org/tcp/4901"),
+        ("--listen", "127.0.0.1:4901"),
+        ("--announce", "/ip4/192.0.2.7/tcp/0"),
+        ("--announce", "/ip4/192.0.2.7/udp/4901"),
+        ("--announce", "/ip4/192.0.2.7/tcp/4901/p2p/12D3KooW"),
+    ],
+)
+def test_init_refuses_an_address_at_once(tmp_path: Path, flag: str, address: str) -> None:
+    result = quidnunc("--home", tmp_path / "a", "--json", "init", "--name", "A", flag, address)
+    assert result.code == 64
+    assert repr(address) in result.envelope["error"]["message"]
+    assert result.envelope["error"]["hint"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_says_when_the_daemon_is_starting(tmp_path: Path) -> None:
+    make_home(tmp_path, "A")
+    home = Home.at(tmp_path)
+    for verb in ("status", "peers"):
+        result = quidnunc("--home", tmp_path, "--json", verb)
+        assert (result.code, result.envelope["error"]["id"]) == (3, "not_reachable")
+        assert "start it" in result.envelope["error"]["hint"]
+    with home.lock():
+        for verb in ("status", "peers"):
+            result = quidnunc("--home", tmp_path, "--json", verb)
+            assert (result.code, result.envelope["error"]["id"]) == (11, "starting")
+            assert result.envelope["error"]["message"].startswith(f"starting (process {os.getpid()})")
+            assert "start it" not in result.envelope["error"]["hint"]
+        # A socket left by one that was killed: the next one is starting.
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(home.prepare_socket()))
+        assert quidnunc("--home", tmp_path, "status").code == 11
+        # One that took the call and says nothing is not starting.
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(home.prepare_socket()))
+            silent.listen()
+            assert quidnunc("--home", tmp_path, "--timeout", "0.1", "status").code == 3
+    assert quidnunc("--home", tmp_path, "status").code == 3
 
 
 # Endings.

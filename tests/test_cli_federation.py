@@ -99,8 +99,8 @@ def test_init_twice_is_two_identities_and_never_one_home(tmp_path: Path) -> None
         (["--name", ""], 2, "no name given"),
         (["--name", "a\x1b[31m"], 64, "a\\x1b[31m"),
         (["--name", "x" * 65], 64, "65 bytes"),
-        (["--name", "A", "--listen", "127.0.0.1"], 64, "network.listen"),
-        (["--name", "A", "--announce", "/ip4/1.2.3.4 /tcp/1"], 64, "network.announce"),
+        (["--name", "A", "--listen", "127.0.0.1"], 64, "--listen: address"),
+        (["--name", "A", "--announce", "/ip4/1.2.3.4 /tcp/1"], 64, "--announce: address"),
         (["--name", "A", "--examples", "-1"], 2, "--examples"),
     ],
 )

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.peer import config
+from quidnunc.peer.cli import CommandParser
+from quidnunc.peer.commands import run
 from quidnunc.peer.config import (
     CONFIG_BYTES_MAX,
     Config,
@@ -241,3 +243,13 @@ def test_any_text_is_a_configuration_or_one_error(text: str) -> None:
             parse(candidate)
         except ConfigError:
             continue
+
+
+def test_the_comments_of_a_new_file_are_true() -> None:
+    text = render_default_config("A")
+    words = text.splitlines()[0].rpartition("quidnunc ")[2].split()
+    assert words == ["run", "--check"]
+    parser = CommandParser()
+    run.register(parser)
+    assert parser.parse_args(words[1:]).check
+    assert "the ledger does not record it" in text

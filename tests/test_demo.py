@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import daemons
 import pytest
+from cli_helpers import quidnunc
 from daemons import until
 
+from quidnunc.peer.client import NotReachable, ask
+from quidnunc.peer.commands.demo_view import table, verdict_lines
 from quidnunc.peer.home import Home
 from quidnunc.peer.rehearsal import COMMAND, command
 
 pytestmark = pytest.mark.slow
 
 FACTS = {
-    *("name", "home", "accuracy", "alone_accuracy", "updates_sent", "updates_merged", "updates_refused"),
+    *("name", "home", "ended", "accuracy", "alone_accuracy", "updates_sent", "updates_merged", "updates_refused"),
     *("bytes_sent", "epsilon", "ledger_entries", "ledger_verified"),
 }
 
@@ -57,6 +62,7 @@ def test_a_whole_demo(tmp_path: Path) -> None:
         assert each["bytes_sent"] > 6 * 2 * 650
         assert 0 < each["epsilon"] <= 8
         assert each["ledger_verified"] is True
+        assert each["ended"] is None
         home = Home.at(each["home"])
         verdict = command("ledger", "verify", home=home.root)
         assert verdict["data"]["entries"] == each["ledger_entries"]
@@ -128,17 +134,102 @@ def test_a_demo_that_is_killed_takes_its_daemons_with_it(tmp_path: Path) -> None
     until(lambda: not daemons.alive(tmp_path), "no daemon is left", within=30)
 
 
-def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    homes = [Home.at(root / f"peer-{letter}") for letter in "abc"]
+    small = ("--peers", "3", "--rounds", "40", "--task", daemons.TASK, "--alpha", "100", "--epsilon", "inf")
+    with daemons.importable():
+        process = demo("--json", "demo", *small, "--home", str(root), temporary=tmp_path)
+    try:
+        until(lambda: process.poll() is not None or all(trained(home) >= 5 for home in homes), "all have trained")
+        pid = homes[1].locked_by()
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 10, err
+    envelope = json.loads(out)
+    assert envelope["warnings"] == ["peer-b ended with exit code -9; the others go on"]
+    assert envelope["error"]["message"] == "1 of 3 daemons ended before the end: peer-b"
+    assert envelope["error"]["hint"] == f"start it again: quidnunc --home {homes[1].root} run"
+    peers = envelope["data"]["peers"]
+    assert [each["ended"] for each in peers] == [None, -9, None]
+    assert all(each["ledger_verified"] for each in peers)
+    assert [each["updates_sent"] >= 40 for each in peers] == [True, False, True]
+    survivors = [peers[0], peers[2]]
+    for key in ("accuracy", "alone_accuracy"):
+        assert envelope["data"][f"mean_{key}"] == pytest.approx(sum(each[key] for each in survivors) / 2)
+    assert daemons.alive(root) == []
+
+
+def trained(home: Home) -> int:
+    """How many rounds a daemon has trained; 0 while it does not answer."""
+    try:
+        return int(ask(home.socket(), "/v1/status")["trained"])
+    except NotReachable:
+        return 0
+
+
+def test_a_demo_ends_when_only_one_daemon_is_left(tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    small = ("--peers", "2", "--rounds", "1000", "--task", daemons.TASK, "--epsilon", "inf")
+    with daemons.importable():
+        process = demo("--json", "demo", *small, "--home", str(root), temporary=tmp_path)
+    victim = Home.at(root / "peer-a")
+    try:
+        until(lambda: process.poll() is not None or trained(victim), "it has trained")
+        pid = victim.locked_by()
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1, err
+    assert json.loads(out)["error"]["message"].startswith("peer-a ended with exit code -9")
+    until(lambda: not daemons.alive(root), "no process is left", within=30)
+
+
+def test_the_verdict_names_who_ended_and_how_to_start_it_again() -> None:
+    row = {"name": "peer-a", "home": "/h/peer-a", "attacker": False, "ended": None, "ledger_verified": True}
+    shown = {"accuracy": 0.9, "alone_accuracy": 0.8, "updates_sent": 3, "updates_merged": 3, "updates_refused": 0}
+    rest = {"bytes_sent": 9, "epsilon": None, "ledger_entries": 5}
+    dead = {"name": "peer-b", "home": "/h/peer-b", "ended": -9, "accuracy": None}
+    rows: list[dict[str, Any]] = [{**row, **shown, **rest}, {**row, **shown, **rest, **dead}]
+    text = [line if isinstance(line, str) else line.text for line in verdict_lines(rows, 0.9, 0.8, math.inf)]
+    assert text[-2:] == [
+        "peer-b ended with exit code -9 before the end; start it again:",
+        "  quidnunc --home /h/peer-b run",
+    ]
+    assert verdict_lines(rows, None, None, 8.0)[0] == ("no honest peer ran to the end", "bad")
+    drawn = [line if isinstance(line, str) else line.text for line in table(rows)]
+    assert drawn[3].startswith("peer-b!")
+    assert drawn[4].startswith("! ended before the end")
+
+
+def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    for arguments, code in (
-        (["--peers", "1"], 2),
-        (["--peers", "4", "--attackers", "4"], 2),
-        (["--rounds", "0"], 2),
-        (["--attackers", "1", "--attack", "no_such"], 64),
-        (["--epsilon", "none"], 2),
-        (["--epsilon", "-1"], 2),
-        (["--home", str(tmp_path / "full")], 2),
+    empty = tmp_path / "tmp"
+    empty.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(empty))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    for arguments in (
+        ["--peers", "1"],
+        ["--peers", "17"],
+        ["--attackers", "4"],
+        *(["--rounds", each] for each in ("0", "1000001", "x")),
+        *(["--attack", each] for each in ("no_such", "")),
+        *(["--epsilon", each] for each in ("none", "nan", "-1", "0", "-inf", "1e-9", "1000.5")),
+        *(["--alpha", each] for each in ("nan", "inf", "-1", "0", "0.001", "1001")),
+        *(["--seed", each] for each in ("-1", str(2**32))),
+        ["--rule", "no_such"],
+        *(["--task", each] for each in ("no-such", "", "a b:c", "x:", ":y", "../x:y", "é:f", "a" * 129 + ":f")),
+        ["--home", str(tmp_path / "full")],
+        ["--home", str(tmp_path / "full" / "file")],
     ):
-        envelope = command("demo", *arguments, check=False)
-        assert (envelope["code"], bool(envelope["error"]["message"])) == (code, True), arguments
+        # As --flag=value: argparse takes a lone -1 or -inf for a flag.
+        result = quidnunc("--json", "demo", f"{arguments[0]}={arguments[1]}")
+        assert (result.code, bool(result.envelope["error"]["message"])) == (2, True), arguments
+        assert "\n" not in result.envelope["error"]["message"]
+    assert list(empty.iterdir()) == []

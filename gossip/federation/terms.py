@@ -69,6 +69,11 @@ def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
             within(f"{what}.{key}", value, -(2**53), 2**53)
 
 
+def is_task_reference(text: str) -> bool:
+    """Whether ``text`` is written as the name of a built-in task or as ``package.module:function``."""
+    return len(text) <= REFERENCE_BYTES and _REFERENCE.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
@@ -87,7 +92,7 @@ class TaskSpec:
     KEYS: ClassVar = ("reference", "options", "schema", "genesis", "dim", "seed")
 
     def __post_init__(self) -> None:
-        if len(self.reference) > REFERENCE_BYTES or not _REFERENCE.fullmatch(self.reference):
+        if not is_task_reference(self.reference):
             raise CharterError(
                 f"task {self.reference[:REFERENCE_BYTES]!a} is not a task reference",
                 hint="name a built-in task such as digits, or package.module:function",

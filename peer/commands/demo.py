@@ -8,15 +8,18 @@ import math
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, RULES, is_task_reference
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
+from quidnunc.peer.home import unwritable
+from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, RehearsalFailed
 
 PEERS_MAX = 16
@@ -25,7 +28,9 @@ ROUND_TIMEOUT_S = 20.0
 SETTLING_MERGES = 3
 """Merges after the last training round: what everybody published last must have reached everybody."""
 ALONE_TIMEOUT_S = 300.0
-PLAIN_LINE_EVERY_S = 3.0
+ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
+EPSILON_MIN, EPSILON_MAX = 1e-6, 1000.0
+SEED_MAX = 2**32 - 1
 
 
 def register(parser: CommandParser) -> None:
@@ -38,7 +43,7 @@ def register(parser: CommandParser) -> None:
     add("--epsilon", default="8", metavar="E", help="privacy of one record, or inf (default: 8)")
     add("--attackers", type=int, default=0, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", default="sign_flip", help="what they do (default: sign_flip)")
-    add("--rule", default="repute", help="merge rule (default: repute)")
+    add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
     parser.set_defaults(command=demo)
@@ -73,16 +78,39 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--peers is {args.peers}, must be 2 to {PEERS_MAX}")
     if not 0 <= args.attackers < args.peers:
         raise UsageError(f"--attackers is {args.attackers}, must be 0 to {args.peers - 1}")
-    if args.rounds < 1:
-        raise UsageError(f"--rounds is {args.rounds}, must be 1 or more")
-    if not _number(args.epsilon) > 0:
-        raise UsageError(f"--epsilon is {args.epsilon[:40]!r}, must be a number above 0, or inf")
-    if args.attackers:
-        from quidnunc.gossip.learning.attack import check_attack
-
-        check_attack(args.attack)
+    if not 1 <= args.rounds <= MAX_ROUNDS:
+        raise UsageError(f"--rounds is {args.rounds}, must be 1 to {MAX_ROUNDS}")
+    if not ALPHA_MIN <= args.alpha <= ALPHA_MAX:
+        raise UsageError(f"--alpha is {args.alpha:g}, must be {ALPHA_MIN:g} to {ALPHA_MAX:g}")
+    epsilon = _number(args.epsilon)
+    if not (EPSILON_MIN <= epsilon <= EPSILON_MAX or epsilon == math.inf):
+        raise UsageError(
+            f"--epsilon is {args.epsilon[:40]!r}, must be a number above 0 (at least {EPSILON_MIN:f}) and up to "
+            f"{EPSILON_MAX:g}, or inf"
+        )
+    if not 0 <= args.seed <= SEED_MAX:
+        raise UsageError(f"--seed is {args.seed}, must be 0 to {SEED_MAX}")
+    _check_names(args.task, args.attack)
     create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
+
+
+def _check_names(task: str, attack: str) -> None:
+    """Raise UsageError unless there may be such a task and there is such an attack."""
+    # Both import numpy.
+    from quidnunc.gossip.learning.attack import check_attack
+    from quidnunc.gossip.learning.builtin import BUILTIN
+
+    if not is_task_reference(task) or (":" not in task and task not in BUILTIN):
+        raise UsageError(
+            f"--task is {task[:80]!r}, must be {', '.join(sorted(BUILTIN))} or package.module:function",
+        )
+    if not attack:
+        raise UsageError("--attack is empty, must be the name of an attack")
+    try:
+        check_attack(attack)
+    except ConfigError as error:
+        raise UsageError(f"--attack: {error.message[:120]}", hint=error.hint) from None
 
 
 def _number(text: str) -> float:
@@ -97,21 +125,37 @@ def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:
     if not args.home:
         return Path(tempfile.mkdtemp(prefix="quidnunc-demo-")), True
     root = context.home.root
-    if root.exists() and any(root.iterdir()):
-        raise UsageError(f"{root}: not empty", hint="name a new directory, or none for a temporary one")
-    root.mkdir(parents=True, exist_ok=True)
+    other = "name a new directory, or none for a temporary one"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        empty = not any(root.iterdir())
+    except FileExistsError:
+        raise UsageError(f"{root}: not a directory", hint=other) from None
+    except OSError as error:
+        raise unwritable(root, error) from error
+    if not empty:
+        raise UsageError(f"{root}: not empty", hint=other)
     return root, False
 
 
 def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> list[dict[str, Any]]:
     """Start the daemons, watch them finish, stop them; one row of facts per peer."""
-    show = _display(context, rehearsal)
+    show = display(context)
+
+    def lost(actor: Actor) -> None:
+        context.out.warn(f"{actor.name} ended with exit code {actor.ended}; the others go on")
+
+    def begun(found: list[dict[str, Any]]) -> bool:
+        show(found)
+        return all(each["updates_published"] for each in found)
+
     with rehearsal.running():
         baseline = rehearsal.alone()
         try:
             context.out.talk("starting one daemon per peer")
             rehearsal.until(lambda found: True, START_TIMEOUT_S, "ready")
-            final = rehearsal.until(_watch(show, args.rounds), ROUND_TIMEOUT_S * args.rounds + 60, "finished")
+            rehearsal.until(begun, START_TIMEOUT_S, "begun")
+            final = rehearsal.until(_watch(show), ROUND_TIMEOUT_S * args.rounds + 60, "finished", lost)
             alone = _alone(baseline)
         finally:
             if baseline.poll() is None:
@@ -124,7 +168,7 @@ def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> li
     ]
 
 
-def _watch(show: Callable[[list[dict[str, Any]]], None], rounds: int) -> Callable[[list[dict[str, Any]]], bool]:
+def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
     """A condition that also keeps the display going: all finished, and settled since."""
     finished_at: dict[str, int] = {}
 
@@ -156,6 +200,7 @@ def _row(actor: Actor, status: dict[str, Any], alone: float, verdict: dict[str, 
         "name": actor.name,
         "home": str(actor.home.root),
         "attacker": actor.attacker,
+        "ended": actor.ended,
         "accuracy": status["accuracy"],
         "alone_accuracy": alone,
         "updates_sent": status["updates_published"],
@@ -163,16 +208,13 @@ def _row(actor: Actor, status: dict[str, Any], alone: float, verdict: dict[str, 
         "updates_refused": status["refused_total"],
         "bytes_sent": status["bytes_sent"],
         "epsilon": status["privacy"]["epsilon"],
-        "ledger_entries": verdict["data"]["entries"],
+        "ledger_entries": (verdict["data"] or {}).get("entries", 0),
         "ledger_verified": verdict["code"] == ExitCode.OK,
     }
 
 
 def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str, Any]], seconds: float) -> Outcome:
-    honest = [row for row in rows if not row["attacker"]]
-    mean = sum(row["accuracy"] for row in honest) / len(honest)
-    alone = sum(row["alone_accuracy"] for row in honest) / len(honest)
-    verified = all(row["ledger_verified"] for row in rows)
+    mean, alone = _mean(rows, "accuracy"), _mean(rows, "alone_accuracy")
     data = {
         "peers": rows,
         "mean_accuracy": mean,
@@ -180,106 +222,20 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
         "seconds": round(seconds, 1),
         "federation": rehearsal.actors[0].last_status.get("federation"),
     }
-    lines = [*_table(rows), "", *_verdict(mean, alone, verified, args), *_next_commands(rows[0]["home"])]
-    if verified:
-        return Outcome(data, lines)
+    ended = [row for row in rows if row["ended"] is not None]
+    home = next(row["home"] for row in rows if row["ended"] is None)
+    lines = [*table(rows), "", *verdict_lines(rows, mean, alone, float(args.epsilon)), *next_commands(home)]
     bad = ", ".join(row["name"] for row in rows if not row["ledger_verified"])
-    return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledgers that do not verify: {bad}")
+    if bad:
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledgers that do not verify: {bad}")
+    if ended:
+        names = ", ".join(row["name"] for row in ended)
+        what = f"{len(ended)} of {len(rows)} daemons ended before the end: {names}"
+        return Outcome(data, lines, ExitCode.DEGRADED, what, f"start it again: quidnunc --home {ended[0]['home']} run")
+    return Outcome(data, lines)
 
 
-def _table(rows: list[dict[str, Any]]) -> list[Line]:
-    lines: list[Line] = [
-        "",
-        f"{'peer':12} {'alone':>6} {'gossip':>7} {'sent':>5} {'merged':>7} {'refused':>8} {'bytes sent':>11} "
-        f"{'epsilon':>8} {'entries':>8}  ledger",
-    ]
-    for row in rows:
-        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.3f}"
-        verdict = "verified" if row["ledger_verified"] else "DOES NOT VERIFY"
-        name = f"{row['name']}*" if row["attacker"] else row["name"]
-        lines.append(
-            f"{name:12} {row['alone_accuracy']:6.3f} {row['accuracy']:7.3f} {row['updates_sent']:5} "
-            f"{row['updates_merged']:7} {row['updates_refused']:8} {row['bytes_sent']:11,} {epsilon:>8} "
-            f"{row['ledger_entries']:8}  {verdict}"
-        )
-    if any(row["attacker"] for row in rows):
-        lines.append("* attacks; not counted in the means")
-    return lines
-
-
-def _verdict(mean: float, alone: float, verified: bool, args: argparse.Namespace) -> list[Line]:
-    gain = 100 * (mean - alone)
-    private = not math.isinf(float(args.epsilon))
-    privacy = (
-        f"each record is ({float(args.epsilon):g}, 1e-05)-differentially private towards everybody outside its peer "
-        "(add or remove one record; the local holdout is not covered)"
-        if private
-        else "without differential privacy"
-    )
-    return [
-        Styled(
-            f"mean accuracy {mean:.3f} together, {alone:.3f} alone: {gain:+.1f} points", "good" if gain > 0 else "bad"
-        ),
-        privacy,
-        Styled("every ledger verifies", "good") if verified else Styled("a ledger does not verify", "bad"),
-    ]
-
-
-def _next_commands(home: str) -> list[Line]:
-    return [
-        "",
-        "look around in what it left behind:",
-        f"  quidnunc --home {home} ledger log -n 20",
-        f"  quidnunc --home {home} ledger verify",
-        f"  quidnunc --home {home} budget show",
-        f"  quidnunc --home {home} federation show",
-        f"  quidnunc --home {home} run        (and, beside it: status, peers)",
-    ]
-
-
-def _display(context: Context, rehearsal: Rehearsal) -> Callable[[list[dict[str, Any]]], None]:
-    """A live table on a terminal, a line now and then elsewhere, nothing under --quiet or --json."""
-    if context.out.quiet or context.out.json:
-        return lambda found: None
-    if sys.stderr.isatty():
-        return _LiveTable(rehearsal)
-    return _PlainLines(context)
-
-
-class _PlainLines:
-    """One line every few seconds, on stderr."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._last = -PLAIN_LINE_EVERY_S
-
-    def __call__(self, found: list[dict[str, Any]]) -> None:
-        now = time.monotonic()
-        if now - self._last < PLAIN_LINE_EVERY_S:
-            return
-        self._last = now
-        rounds = " ".join(f"{each['trained']}/{each['rounds']}" for each in found)
-        accuracy = " ".join("-" if each["accuracy"] is None else f"{each['accuracy']:.3f}" for each in found)
-        self._context.out.talk(f"rounds {rounds}   accuracy {accuracy}")
-
-
-class _LiveTable:
-    """The table that moves, on stderr, drawn in place."""
-
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        self._drawn = 0
-
-    def __call__(self, found: list[dict[str, Any]]) -> None:
-        lines = [f"{'peer':12} {'round':>9} {'accuracy':>9} {'neighbors':>10} {'bytes sent':>12} {'epsilon':>8}  state"]
-        for each in found:
-            accuracy = "-" if each["accuracy"] is None else f"{each['accuracy']:.3f}"
-            spent = each["privacy"]["epsilon"]
-            neighbors = f"{each['neighbors']['live']}/{each['neighbors']['total']}"
-            lines.append(
-                f"{each['name']:12} {each['trained']:>4}/{each['rounds']:<4} {accuracy:>9} {neighbors:>10} "
-                f"{each['bytes_sent']:>12,} {'none' if spent is None else f'{spent:.3f}':>8}  {each['state']}"
-            )
-        up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        sys.stderr.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
-        sys.stderr.flush()
-        self._drawn = len(lines)
+def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
+    """Over the honest peers that ran to the end; None if there is none."""
+    found = [row[key] for row in rows if not row["attacker"] and row["ended"] is None and row["accuracy"] is not None]
+    return sum(found) / len(found) if found else None

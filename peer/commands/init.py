@@ -21,6 +21,7 @@ from quidnunc.peer.config import Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id
+from quidnunc.peer.network.address import parse_address
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
 _NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
@@ -58,6 +59,8 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
         )
     if args.examples < 0:
         raise UsageError(f"--examples is {args.examples}, must be 0 or more")
+    _check_addresses("--listen", args.listen, listen=True)
+    _check_addresses("--announce", args.announce, listen=False)
     name = _name(args, context)
     network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
     text = render_default_config(name, network=network)
@@ -66,8 +69,8 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
     member = _member(name, root, secret, args.examples, tuple(addresses))
     card = make_card(member, root)
-    home.create()
     with _all_or_nothing(home):
+        home.create()
         # Made here and nowhere else: a peer that lost its ledger and began a new one would fork its own log.
         Store.create(home.ledger, member.log_id, member.log).close()
         for path, data, mode in (
@@ -78,6 +81,14 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
         ):
             atomic_write(path, data, mode, replace=False)
     return _outcome(home, member)
+
+
+def _check_addresses(flag: str, addresses: list[str], *, listen: bool) -> None:
+    for each in addresses:
+        try:
+            parse_address(each, listen=listen)
+        except ConfigError as error:
+            raise ConfigError(f"{flag}: {error.message}", hint=error.hint) from None
 
 
 def _name(args: argparse.Namespace, context: Context) -> str:
@@ -112,12 +123,16 @@ def _all_or_nothing(home: Home) -> Iterator[None]:
     present = [path for path in files if path.exists()]
     if present:
         raise ConfigError(f"{present[0]}: there already", hint="name another directory with --home")
+    missing = [path for path in (*reversed(home.root.parents), *home.directories) if not path.exists()]
     try:
         yield
     except BaseException:
-        for path in files:
+        for path in (*files, *home.state.glob(f"{home.ledger.name}-*")):
             with suppress(OSError):
                 path.unlink()
+        for path in reversed(missing):
+            with suppress(OSError):
+                path.rmdir()
         raise
 
 

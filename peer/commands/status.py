@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.client import DEFAULT_TIMEOUT_S, ask
+from quidnunc.peer.client import DEFAULT_TIMEOUT_S, NotReachable, ask
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 RESTARTS_DEGRADED = 3
+
+
+class Starting(QuidnuncError):
+    """A daemon has this home, and is not up yet or just going down."""
+
+    exit_code = ExitCode.PENDING
 
 
 def register(parser: CommandParser) -> None:
@@ -26,9 +33,22 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def fetch(context: Context, target: str) -> Any:
-    """Ask this home's daemon; raises NotReachable."""
-    require_home(context.home)
-    return ask(context.home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
+    """Ask this home's daemon; raises NotReachable, or Starting while a process holds this home and is not up yet."""
+    home = context.home
+    require_home(home)
+    try:
+        return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
+    except NotReachable as error:
+        # One that took the call and then said nothing, or nothing sensible, is up: it hangs.
+        if not isinstance(error.__cause__, FileNotFoundError | ConnectionError):
+            raise
+        holder = home.locked_by()
+        if holder is None:
+            raise
+        raise Starting(
+            f"starting (process {holder or 'unknown'}): it holds {home.root} and does not answer yet",
+            hint="ask again in a moment; its log says what it is doing",
+        ) from error
 
 
 def health(data: dict[str, Any]) -> ExitCode:
