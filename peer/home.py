@@ -28,6 +28,7 @@ import os
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ NAME_BYTES_MAX = 255
 PATH_BYTES_MAX = 3800
 """Linux takes names of 255 and paths of 4095 bytes; what lies in a home needs the rest."""
 
+LOCK_RETRIES_S = (0.02, 0.05, 0.1, 0.0)
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
 
@@ -190,13 +192,11 @@ class Home:
         with _writing(self.lock_file):
             descriptor = os.open(self.lock_file, flags, PRIVATE_FILE)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(descriptor):
                 raise StoreLocked(
                     f"{self.root} is in use by process {_holder(descriptor)}",
                     hint="stop that process first, or name another directory with --home",
-                ) from None
+                )
             with _writing(self.lock_file):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -218,6 +218,18 @@ class Home:
         finally:
             os.close(descriptor)
         return None
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock; tried for a moment, because ``status`` holds a shared one while it looks."""
+    for pause in LOCK_RETRIES_S:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: bool = True) -> None:
