@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ from quidnunc.peer.pipe import (
     failed,
     frame,
 )
+
+log = logging.getLogger("quidnunc.peer")
 
 COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "quidnunc.peer.trainer")
 """``-P``: the current directory comes last on the module path, where the trainer puts it."""
@@ -74,6 +77,7 @@ class ComputeProcess:
         self._turn = trio.Lock()
         self._child: _Child | None = None
         self._starts = 0
+        self.last_exit = ""
         self._delay = 0.0
         self._not_before = -float("inf")
 
@@ -123,6 +127,7 @@ class ComputeProcess:
             except ConfigError as error:
                 return failed(job, error.message)
             except _Died as error:
+                self.last_exit = str(error)
                 return failed(job, f"the compute process {error}")
 
     async def stop(self) -> None:
@@ -150,6 +155,9 @@ class ComputeProcess:
     async def _ensure(self) -> _Child:
         """The living process, started if need be and if it is time."""
         if self._child is not None and self._child.exited():
+            # It died between two jobs: no job fails, but an operator must be able to see it.
+            self.last_exit = self._child.last_words()
+            log.warning("the idle compute process %s", self.last_exit)
             await self._give_up(self._child)
         if self._child is not None:
             return self._child
@@ -216,7 +224,7 @@ class _Child:
                 if scope.cancelled_caught:
                     # A process that user code forked may hold the pipe open after ours has died.
                     if self.exited():
-                        raise _Died(self._last_words())
+                        raise _Died(self.last_words())
                     if trio.current_time() >= deadline:
                         raise _Died(f"made no progress for {limit_s:g} s ({limit_name})")
                     continue
@@ -255,9 +263,9 @@ class _Child:
     async def _farewell(self) -> str:
         """How it ended, once its pipe has: a process that lives on without its pipe is of no use either."""
         await self._wait(1.0)
-        return self._last_words() if self.exited() else "closed its pipe"
+        return self.last_words() if self.exited() else "closed its pipe"
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         code = self._process.returncode
         if code >= 0:
             return f"exited with status {code}"

@@ -238,7 +238,8 @@ class Daemon:
         data["ledger_root"] = root.hex()
         data["pid"] = os.getpid()
         data["home"] = str(self._home.root)
-        data["trainer"] = {"pid": self._computer.pid, "restarts": self._computer.restarts}
+        computer = self._computer
+        data["trainer"] = {"pid": computer.pid, "restarts": computer.restarts, "last_exit": computer.last_exit}
         data["dropped_sends"] = self._host.dropped_sends
         data["clock_drift_s"] = round(self._host.clock.drift(), 3)
         data["reports"] = [

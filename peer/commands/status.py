@@ -85,6 +85,7 @@ def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
         f"ledger       {data['ledger_entries']} entries",
         f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
         *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),
+        *([f"trainer      {data['trainer']['last_exit']}; started again"] if data["trainer"]["last_exit"] else []),
         *(f"note         {report['text']}" for report in data["reports"][-3:]),
     ]
 
