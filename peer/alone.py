@@ -23,6 +23,7 @@ from quidnunc.gossip.task import Site
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.home import Home
 from quidnunc.peer.task_loader import load_task
+from quidnunc.peer.trainer import die_with_parent
 
 
 class AloneFailed(QuidnuncError):
@@ -56,7 +57,8 @@ def train_alone(charter: Charter, config: Config) -> float:
 
 
 def main(homes: Sequence[str]) -> int:
-    """Print the accuracies of ``homes`` as JSON."""
+    """Print the accuracies of ``homes`` as JSON; ends with the process that asked."""
+    die_with_parent()
     import torch
 
     torch.set_num_threads(1)

@@ -127,7 +127,7 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
     """Serve jobs until stdin ends; the exit status. ``build`` is replaced in tests."""
     reader, writer = _take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    _die_with_parent()
+    die_with_parent()
     first = read_frame(reader)
     if first is None:
         return 0
@@ -232,7 +232,7 @@ def _take_pipes() -> tuple[int, int]:
     return reader, writer
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: be killed when the thread that started us ends, even if user code lets no other thread run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -131,7 +131,7 @@ def test_a_demo_that_is_killed_takes_its_daemons_with_it(tmp_path: Path) -> None
     finally:
         process.kill()
         process.communicate()
-    until(lambda: not daemons.alive(tmp_path), "no daemon is left")
+    until(lambda: not daemons.alive(tmp_path), "no daemon is left", within=30)
 
 
 def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
