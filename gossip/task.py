@@ -25,7 +25,9 @@ class Site:
     """Where a task function runs: which peer out of how many, where its data lies, and free options.
 
     ``index``, ``peers``, ``alpha`` and ``seed`` say which shard of a built-in data set to take (Dirichlet
-    concentration ``alpha``); tasks with data of their own read ``path`` and ``options`` instead.
+    concentration ``alpha``); tasks with data of their own read ``path`` and ``options`` instead. ``schema`` is
+    the text of the data schema that all members signed, empty where the charter has none. With ``blank`` only the
+    model is wanted (a charter is being drafted): there may be no data yet, and any rows of the right shape will do.
     """
 
     index: int = 0
@@ -34,6 +36,8 @@ class Site:
     seed: int = 0
     path: str = ""
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    schema: str = ""
+    blank: bool = False
 
 
 @dataclass(frozen=True, eq=False)
