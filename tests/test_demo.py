@@ -39,6 +39,8 @@ def demo(*arguments: str, temporary: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        # A shell starts its background jobs with SIGINT ignored, and so these tests may have been started.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
