@@ -54,12 +54,13 @@ def decode(data: bytes, *, max_bytes: int) -> Value:
     if size > max_bytes:
         raise Malformed(f"{size} encoded bytes, limit is {max_bytes}")
     try:
-        # A walk that builds nothing: a claimed length that the bytes do not bear out ends here. Without it
-        # 64 kB of nested array headers would have 32 MB of lists made before they are seen to be cut short.
-        skipper = msgpack.Unpacker(max_buffer_size=max(size, 1), read_size=max(size, 1), strict_map_key=False)
-        skipper.feed(data)
-        skipper.skip()
-        raw = msgpack.unpackb(
+        if size > _SMALL_BYTES:
+            # A walk that builds nothing: a claimed length that the bytes do not bear out ends here. Without it
+            # 64 kB of nested array headers would have 32 MB of lists made before they are seen to be cut short.
+            skipper = msgpack.Unpacker(max_buffer_size=size, read_size=size, strict_map_key=False)
+            skipper.feed(data)
+            skipper.skip()
+        value: Value = msgpack.unpackb(
             data,
             raw=False,
             strict_map_key=True,
@@ -69,7 +70,7 @@ def decode(data: bytes, *, max_bytes: int) -> Value:
             max_map_len=min(size, MAX_MAP),
             max_ext_len=0,
         )
-        value = _canonical(raw, 0)
+        _check(value, 0)
         same = _pack(value) == data
     # ExtraData, FormatError, StackError and UnicodeDecodeError are all ValueErrors; the others are msgpack's
     # signs of unhashable keys, of lengths that overflow and of deep nesting.
@@ -78,6 +79,42 @@ def decode(data: bytes, *, max_bytes: int) -> Value:
     if not same:
         raise Malformed("not canonical msgpack: another encoding of the same value is shorter or sorted")
     return value
+
+
+_SMALL_BYTES = 512
+"""Up to here no claimed length can make more than a megabyte of empty containers."""
+
+_PLAIN = (bytes, int, bool, type(None))
+"""What msgpack makes of the types that need no check: integers come in range by themselves."""
+
+
+def _check(value: object, depth: int) -> None:
+    """Check what msgpack made of some bytes against the profile, without a copy: :func:`_canonical` for a decoder."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if kind is str:
+        _checked_str(value)  # type: ignore[arg-type]
+        return
+    if kind is not list and kind is not dict:
+        raise _bad(f"{kind.__name__} is not part of the encoding")
+    if depth == MAX_DEPTH:
+        raise _bad(f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, list):
+        for element in value:
+            if type(element) not in _PLAIN:
+                _check(element, depth + 1)
+    elif isinstance(value, dict):
+        before = ""
+        for key, element in value.items():
+            if type(key) is not str:
+                raise _bad(f"a map key is {type(key).__name__}, must be str")
+            # Code point order is the order of UTF-8 bytes; a key that stood there twice is one here and packs shorter.
+            if key < before:
+                raise _bad("map keys are not sorted")
+            before = _checked_str(key)
+            if type(element) not in _PLAIN:
+                _check(element, depth + 1)
 
 
 def _pack(value: Value) -> bytes:

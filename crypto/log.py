@@ -129,6 +129,10 @@ class Log:
             raise LedgerCorrupt(self.size, error.message) from None
         return self._follow(data, header)
 
+    def subtree(self, level: int, position: int) -> bytes:
+        """The hash of the complete subtree number ``position`` of 2**level entries."""
+        return self._tree.subtree(level, position)
+
     def checkpoint(self, key: SecretKey) -> bytes:
         """The signed note over the current size and root."""
         return sign_checkpoint(Checkpoint(self.origin, self.size, self.root), key)

@@ -18,13 +18,30 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from quidnunc.crypto.errors import LocalProtocolError
-from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, unwritable, write_all
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError
+from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, read_capped, unwritable, write_all
 
 BLOB_BYTES_MAX = 256 * 1024 * 1024
 """Default cap on one blob: 64 million float32 params."""
 
 _WRITE_ATTEMPTS = 3
+
+
+def blob_path(root: Path, name: bytes) -> Path:
+    """Where under ``root`` the blob called ``name`` (32 bytes) lies, whether or not it is there."""
+    if len(name) != 32:
+        raise LocalProtocolError(f"a blob's name is a SHA-256 of 32 bytes, not {len(name)}")
+    digits = name.hex()
+    return root / digits[:2] / digits[2:]
+
+
+def read_blob(root: Path, name: bytes, max_bytes: int = BLOB_BYTES_MAX) -> bytes | None:
+    """The blob called ``name`` under ``root``, or None when it is absent, over the cap or damaged; changes nothing."""
+    try:
+        data = read_capped(blob_path(root, name), max_bytes)
+    except (OSError, ConfigError):
+        return None
+    return data if hashlib.sha256(data).digest() == name else None
 
 
 class FileBlobs:
@@ -45,10 +62,7 @@ class FileBlobs:
 
     def path(self, name: bytes) -> Path:
         """Where the blob called ``name`` (32 bytes) lies, whether or not it is there."""
-        if len(name) != 32:
-            raise LocalProtocolError(f"a blob's name is a SHA-256 of 32 bytes, not {len(name)}")
-        digits = name.hex()
-        return self.root / digits[:2] / digits[2:]
+        return blob_path(self.root, name)
 
     def get(self, name: bytes) -> bytes | None:
         """The blob called ``name``, or None when it is absent, damaged (then quarantined) or over the cap."""

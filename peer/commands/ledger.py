@@ -8,19 +8,24 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import ledger_trace
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter, require_home
 from quidnunc.peer.ledger.ledger_check import Layer, Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+
+if TYPE_CHECKING:
+    from quidnunc.peer.ledger.deep_check import Arithmetic
 
 WITNESS_VERDICT = "SELF-ATTESTED"
 """What a ledger without witnesses' cosignatures amounts to: its owner could have rewritten all of it."""
@@ -45,7 +50,9 @@ def register(parser: CommandParser) -> None:
     below.set_defaults(command=show)
 
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
+    below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     below.set_defaults(command=verify)
+    ledger_trace.register(add("trace", help="whose training stands in a model"))
 
 
 def status(args: argparse.Namespace, context: Context) -> Outcome:
@@ -134,6 +141,9 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         report = store.verify(context.out.progress("checked", "entries"))
         report = replace(report, layers=(*report.layers, _meaning(store)))
+        deep = _arithmetic(store, context) if args.deep else None
+        if deep is not None:
+            report = replace(report, layers=(*report.layers, deep.layer))
         own = (store.log_id, store.public) == (card.log_id, card.log)
     data = {
         "log_id": report.log_id.hex(),
@@ -147,10 +157,15 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
             | {"problems": [plain(problem) for problem in layer.problems]}
             for layer in report.layers
         ],
+        "not_held": None if deep is None else deep.not_held,
         "witnesses": WITNESS_VERDICT,
         "verified": own and report.ok and report.size > 0,
     }
     lines = _verdicts(report, card.name, own)
+    if deep is not None:
+        lines.append(
+            f"  {deep.not_held} updates and merges could not be computed again: their blobs are not held any more"
+        )
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
@@ -159,6 +174,17 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     return Outcome(data, lines)
+
+
+def _arithmetic(store: Store, context: Context) -> Arithmetic:
+    """The updates and merges of this ledger computed again from this home's blobs."""
+    # numpy: only this check needs it.
+    from quidnunc.peer.ledger.deep_check import check_arithmetic
+
+    charter = read_charter(context.home.charter)[1].charter
+    blobs = context.home.blobs
+    records = ledger_trace.made_here(store)
+    return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec)
 
 
 def _meaning(store: Store) -> Layer:

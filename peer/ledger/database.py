@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import sqlite3
@@ -30,13 +31,16 @@ SCHEMA = (
     "CREATE TABLE entry (seq INTEGER PRIMARY KEY, header BLOB NOT NULL, type INTEGER NOT NULL, "
     "payload BLOB NOT NULL, salt BLOB NOT NULL) STRICT",
     "CREATE TABLE private (seq INTEGER PRIMARY KEY, salt BLOB NOT NULL, bytes BLOB NOT NULL) STRICT",
+    "CREATE TABLE node (level INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL, "
+    "PRIMARY KEY (level, position)) STRICT, WITHOUT ROWID",
     "CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL) STRICT",
     "CREATE TABLE token (hash BLOB PRIMARY KEY, author BLOB NOT NULL, number INTEGER NOT NULL, "
     "body BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
     "CREATE INDEX token_number ON token (author, number)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
 )
-"""Entries and checkpoints are covered by signatures. Rows of ``token`` and ``meta`` are not: their
+"""Entries and checkpoints are covered by signatures, and ``node`` (hashes of complete subtrees of 2**8, 2**16, ...
+entries, from which proofs are made) follows from the entries. Rows of ``token`` and ``meta`` are not: their
 ``seal`` is a hash of the other columns, so that a flipped bit is found there as well."""
 
 _BUSY_S = 5.0
@@ -203,9 +207,21 @@ def _identify(connection: sqlite3.Connection, path: Path) -> None:
             hint="run the newer quidnunc that wrote it",
         )
     # A doctored backup may hold triggers or views; ours holds exactly this.
-    rows = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")
-    if version != SCHEMA_VERSION or tuple(row[0] for row in rows) != SCHEMA:
+    if version != SCHEMA_VERSION or _layout(connection) != _own_layout():
         raise DatabaseCorrupt(path, f"its tables are not those of schema version {SCHEMA_VERSION}")
+
+
+def _layout(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    """Everything that stands in a database, by kind, name, table and text; SQLite would read ``mEta`` as ``meta``."""
+    return connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid").fetchall()
+
+
+@functools.cache
+def _own_layout() -> list[tuple[str, str, str, str | None]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        for statement in SCHEMA:
+            connection.execute(statement)
+        return _layout(connection)
 
 
 def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:

@@ -24,7 +24,7 @@ from quidnunc.crypto.entry import (
     parse_header,
 )
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
-from quidnunc.crypto.merkle import Tree, leaf_hash
+from quidnunc.crypto.merkle import Frontier, leaf_hash
 from quidnunc.peer.ledger.database import quick_check, row_seal
 
 PROBLEMS_MAX = 100
@@ -98,7 +98,6 @@ def check(
         checker.database()
         checker.entries()
         checker.orphans()
-        checker.checkpoints()
         checker.side_tables()
     except (sqlite3.Error, UnicodeDecodeError) as error:
         checker.layers["database"].report("I6", -1, f"{path}: {error}")
@@ -117,9 +116,13 @@ class _Checker:
         self._log_id = log_id
         self._public = public
         self._progress = progress
-        self._tree = Tree()
+        self._tree = Frontier()
+        self._head = ZERO_HASH
         self._signed = 0
         self._last_t_ms = 0
+        self._nodes = 0
+        self._checkpoints = connection.cursor()
+        self._next: tuple[int, bytes] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
 
     def result(self) -> Report:
@@ -133,12 +136,16 @@ class _Checker:
             layer.report("I6", -1, problem)
 
     def entries(self) -> None:
+        """Every entry and, as the tree grows, every checkpoint over it: the tree itself is never held."""
+        self._checkpoints = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
+        self._next = self._checkpoints.fetchone()
         total = self._connection.execute("SELECT count(*) FROM entry").fetchone()[0]
         rows = self._connection.execute(
             "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
             "LEFT JOIN private USING (seq) ORDER BY seq"
         )
         expected = 0
+        self._signed_up_to(0)
         for done, (seq, header, kind, payload, salt, private, private_salt) in enumerate(rows):
             if self._progress is not None and done % _EVERY == 0:
                 self._progress(done, total)
@@ -150,7 +157,11 @@ class _Checker:
                 self._place(seq, parsed, kind)
                 self._payload(seq, parsed, payload, salt)
             self._content(seq, payload, private, private_salt)
-            self._tree.append(leaf_hash(header))
+            self._head = leaf_hash(header)
+            for level, node in self._tree.append(self._head):
+                self._node(level, (self._tree.size >> level) - 1, node)
+            self._signed_up_to(self._tree.size)
+        self._rest()
         if self._progress is not None:
             self._progress(total, total)
 
@@ -166,7 +177,7 @@ class _Checker:
     def _place(self, seq: int, header: Header, kind: int) -> None:
         layer = self.layers["chain"]
         layer.checked += 1
-        previous = self._tree.leaf(self._tree.size - 1) if self._tree.size else ZERO_HASH
+        previous = self._head
         if header.log_id != self._log_id:
             layer.report("I4", seq, f"header: belongs to log {header.log_id.hex()[:16]}")
         if header.seq != seq:
@@ -216,28 +227,56 @@ class _Checker:
         for (seq,) in rows:
             self.layers["payloads"].report("I5", seq, "private: belongs to no entry")
 
-    def checkpoints(self) -> None:
-        for size, note in self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size"):
-            self._signed = max(self._signed, size)
-            signatures, merkle = self.layers["own signatures"], self.layers["merkle"]
-            signatures.checked += 1
-            try:
-                checkpoint = open_checkpoint(note, origin_of(self._log_id), self._public)
-            except RemoteProtocolError as error:
-                what = "signature" if error.reason is Reason.BAD_SIGNATURE else "note"
-                signatures.report("I7", size, f"checkpoint {what}: {error.message}")
-                continue
-            merkle.checked += 1
-            if checkpoint.size != size:
-                merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
-            elif size > self._tree.size:
-                merkle.report("I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}")
-            elif checkpoint.root != self._tree.root(size):
-                root = self._tree.root(size).hex()[:16]
-                merkle.report("I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}")
+    def _node(self, level: int, position: int, node: bytes) -> None:
+        """A stored subtree is what the entries give; it is derived, so that this names no entry as damaged."""
+        layer = self.layers["merkle"]
+        layer.checked += 1
+        row = self._connection.execute(
+            "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
+        ).fetchone()
+        if row is None or row[0] != node:
+            last = ((position + 1) << level) - 1
+            what = "missing" if row is None else "not what the entries give"
+            layer.report("I6", last, f"stored subtree {position} of level {level}: {what}")
+        self._nodes += 1
+
+    def _signed_up_to(self, size: int) -> None:
+        """Check every checkpoint of a size that the entries read so far have reached."""
+        while self._next is not None and self._next[0] <= size:
+            self._checkpoint(*self._next)
+            self._next = self._checkpoints.fetchone()
+
+    def _rest(self) -> None:
+        """Checkpoints beyond the last entry, entries under none, and stored subtrees of no entries."""
+        while self._next is not None:
+            self._checkpoint(*self._next)
+            self._next = self._checkpoints.fetchone()
+        layer = self.layers["merkle"]
         if self._signed < self._tree.size:
             last = self._tree.size - 1
-            self.layers["merkle"].report("I8", last, f"entries {self._signed} to {last} are under no checkpoint")
+            layer.report("I8", last, f"entries {self._signed} to {last} are under no checkpoint")
+        stored = self._connection.execute("SELECT count(*) FROM node").fetchone()[0]
+        if stored > self._nodes:
+            layer.report("I6", -1, f"{stored} subtrees are stored, the entries make {self._nodes}")
+
+    def _checkpoint(self, size: int, note: bytes) -> None:
+        self._signed = max(self._signed, size)
+        signatures, merkle = self.layers["own signatures"], self.layers["merkle"]
+        signatures.checked += 1
+        try:
+            checkpoint = open_checkpoint(note, origin_of(self._log_id), self._public)
+        except RemoteProtocolError as error:
+            what = "signature" if error.reason is Reason.BAD_SIGNATURE else "note"
+            signatures.report("I7", size, f"checkpoint {what}: {error.message}")
+            return
+        merkle.checked += 1
+        if checkpoint.size != size:
+            merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
+        elif size > self._tree.size:
+            merkle.report("I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}")
+        elif checkpoint.root != self._tree.root():
+            root = self._tree.root().hex()[:16]
+            merkle.report("I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}")
 
     def side_tables(self) -> None:
         layer = self.layers["side tables"]

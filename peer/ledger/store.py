@@ -21,6 +21,7 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.merkle import TILE_HEIGHT
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
@@ -110,9 +111,19 @@ class Store(LedgerReader):
                 self._insert(connection, start, entries)
                 self._replay(start, start + len(entries))
                 self._check_note(note)
+                nodes = self._new_nodes(start, self._log.size)
+                connection.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
                 connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (self._log.size, note))
                 connection.executemany("INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?)", rows)
             self._dead = None
+
+    def _new_nodes(self, old: int, new: int) -> Iterator[tuple[int, int, bytes]]:
+        """(level, position, hash) of the kept subtrees that the entries ``old`` to ``new`` completed."""
+        level = TILE_HEIGHT
+        while new >> level:
+            for position in range(old >> level, new >> level):
+                yield level, position, self._log.subtree(level, position)
+            level += TILE_HEIGHT
 
     def put_meta(self, key: str, value: bytes) -> None:
         """Keep ``value`` (at most META_BYTES_MAX) under ``key``, durably, in place of what was there."""
@@ -142,6 +153,9 @@ class Store(LedgerReader):
                 min(signed, size), f"the newest checkpoint is of size {signed}, there are {size} entries"
             )
         self._check_note(row[1])
+        kept = self._connection.execute("SELECT level, position, hash FROM node ORDER BY level, position")
+        if list(kept) != sorted(self._new_nodes(0, size)):
+            raise DatabaseCorrupt(self.path, "its stored tree is not that of its entries")
 
     def _replay(self, start: int, stop: int, *, strict: bool = False) -> None:
         """Read rows from disk and add them to the mirror, which checks each against its place."""

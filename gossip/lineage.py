@@ -1,0 +1,252 @@
+"""Whose training stands in a model: effective contributions, traced through updates and merges.
+
+Averaging is linear. An update is a state plus one *atom*, ``pr = mb + (pr - mb)``, rounding included; a merge is
+``mo = sum(eff_j / 1e9 * state_j)``. By induction every state is
+
+    theta_T = sum_g c_g * theta_g  +  sum_u c_u * atom_u,        sum_g c_g = 1,
+
+with g over the states that history begins with and u over updates. One pass from the model back to the beginnings
+gives every coefficient: a merge hands ``c * eff_j / 1e9`` to its inputs, an update adds ``c`` to its atom and hands
+``c`` to the state it was trained from. The coefficients are algebra, not causes: what a peer learns depends on what
+it merged before, and no coefficient says what the model would be without it.
+
+Only what is held can be followed. Weight that reaches a state whose making is not held ends there, as *unexplained*,
+under the name of the log that published it. Histories that refer to each other in a circle can only be lies; their
+weight is unexplained as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.provenance import Merge, UpdatePublished
+
+Event = UpdatePublished | Merge
+"""What makes a state."""
+
+
+class Place(NamedTuple):
+    """One entry of one log."""
+
+    log_id: bytes
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one organization has in a model.
+
+    ``mass`` is the sum of the coefficients of its training updates: how many rounds of its training stand in the
+    model. ``share`` is its part of everybody's mass. ``norm_weighted`` sums coefficient times the length of the atom
+    over the updates whose length is known, None if none is. ``updates`` counts updates with any weight at all: an
+    organization with a tiny share is still reached, which is what erasure and unlearning ask.
+    """
+
+    log_id: bytes
+    mass: float
+    share: float
+    norm_weighted: float | None
+    updates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The answer for one state.
+
+    ``genesis`` is the coefficient of the charter's initial params and ``unexplained`` that of states whose making is
+    not held, by the log that published them; the two sum to one. ``approximate`` counts merges on the way that are
+    not linear (a median), whose weights stand for it as an average. ``atoms`` has the coefficient of every update on
+    the way, heartbeats included, whose atoms are rounding only.
+    """
+
+    target: Place
+    shares: tuple[Share, ...]
+    genesis: float
+    unexplained: dict[bytes, float]
+    updates: int
+    merges: int
+    approximate: int
+    atoms: dict[Place, float]
+
+
+class _Edges(NamedTuple):
+    """Where the weight of a state goes: to states by index and factor, and to what cannot be followed."""
+
+    parents: tuple[tuple[int, float], ...]
+    genesis: float
+    lost: tuple[tuple[bytes, float], ...]
+
+
+class Lineage:
+    """The updates and merges of any number of logs, and how they hang together.
+
+    ``genesis`` is the hash of the params that the charter names. Entries of one log may be added in any order; what
+    the caller adds, the caller has verified.
+    """
+
+    def __init__(self, genesis: bytes) -> None:
+        self._genesis = genesis
+        self._index: dict[Place, int] = {}
+        self._places: list[Place] = []
+        self._events: list[Event] = []
+        self._makers: dict[tuple[bytes, bytes], list[int]] = {}
+        self._edges: dict[int, _Edges] = {}
+
+    def add(self, log_id: bytes, seq: int, event: Event) -> None:
+        """Take in one entry; a second one for the same place is ignored, as it can only be the same."""
+        place = Place(log_id, seq)
+        if place in self._index:
+            return
+        self._edges.clear()
+        self._index[place] = len(self._places)
+        self._places.append(place)
+        self._events.append(event)
+        self._makers.setdefault((log_id, _made(event)), []).append(seq)
+
+    def find(self, prefix: str) -> dict[bytes, Place]:
+        """States whose hash begins with the hex digits ``prefix``, each with the first entry that made it."""
+        found: dict[bytes, Place] = {}
+        for place, event in zip(self._places, self._events, strict=True):
+            state = _made(event)
+            if state.hex().startswith(prefix) and (state not in found or place.seq < found[state].seq):
+                found[state] = place
+        return found
+
+    def event(self, place: Place) -> Event:
+        """The entry at ``place``; KeyError if it was never added."""
+        return self._events[self._index[place]]
+
+    def trace(self, target: Place, norm: Callable[[UpdatePublished], float | None] | None = None) -> Trace:
+        """Follow the state made at ``target`` to its beginnings; KeyError if that entry was never added.
+
+        ``norm`` gives the length of an update's atom where it is known. Linear in the number of inputs of the merges
+        on the way.
+        """
+        start = self._index[target]
+        weight = {start: 1.0}
+        genesis, unexplained = 0.0, dict[bytes, float]()
+        order = self._consumers_first(start)
+        for at in order:
+            own = weight[at]
+            edges = self._edges[at]
+            genesis += own * edges.genesis
+            for log_id, factor in edges.lost:
+                unexplained[log_id] = unexplained.get(log_id, 0.0) + own * factor
+            for parent, factor in edges.parents:
+                weight[parent] = weight.get(parent, 0.0) + own * factor
+        done = set(order)
+        for at in weight.keys() - done:  # a circle: nothing in it comes first
+            log_id = self._places[at].log_id
+            unexplained[log_id] = unexplained.get(log_id, 0.0) + weight[at]
+        return self._summary(target, {at: weight[at] for at in order}, genesis, unexplained, norm)
+
+    def _consumers_first(self, start: int) -> list[int]:
+        """Everything ``start`` is made of, each state after all that were made of it (Kahn 1962)."""
+        waiting = {start: 0}
+        stack = [start]
+        while stack:
+            at = stack.pop()
+            for parent, _ in self._edges_of(at).parents:
+                if parent not in waiting:
+                    waiting[parent] = 0
+                    stack.append(parent)
+                waiting[parent] += 1
+        order, ready = [], [start] if waiting[start] == 0 else []
+        while ready:
+            at = ready.pop()
+            order.append(at)
+            for parent, _ in self._edges[at].parents:
+                waiting[parent] -= 1
+                if not waiting[parent]:
+                    ready.append(parent)
+        return order
+
+    def _edges_of(self, at: int) -> _Edges:
+        known = self._edges.get(at)
+        if known is None:
+            known = self._edges[at] = self._follow(self._places[at], self._events[at])
+        return known
+
+    def _follow(self, place: Place, event: Event) -> _Edges:
+        parents: list[tuple[int, float]] = []
+        genesis, lost = 0.0, list[tuple[bytes, float]]()
+        for origin, state, seq, factor in _inputs(place, event):
+            maker = self._maker(place, origin, state, seq)
+            if maker is not None:
+                parents.append((maker, factor))
+            elif state == self._genesis and seq is None:
+                genesis += factor
+            else:
+                lost.append((origin, factor))
+        return _Edges(tuple(parents), genesis, tuple(lost))
+
+    def _maker(self, place: Place, origin: bytes, state: bytes, seq: int | None) -> int | None:
+        """The entry that made ``state``: the one named, or the newest in the same log before ``place``."""
+        if seq is not None:
+            at = self._index.get(Place(origin, seq))
+            return at if at is not None and _made(self._events[at]) == state else None
+        if origin != place.log_id:
+            return None
+        earlier = [made for made in self._makers.get((origin, state), ()) if made < place.seq]
+        return self._index[Place(origin, max(earlier))] if earlier else None
+
+    def _summary(
+        self,
+        target: Place,
+        weight: dict[int, float],
+        genesis: float,
+        unexplained: dict[bytes, float],
+        norm: Callable[[UpdatePublished], float | None] | None,
+    ) -> Trace:
+        rows: dict[bytes, _Sum] = {}
+        atoms: dict[Place, float] = {}
+        merges = approximate = 0
+        for at, own in weight.items():
+            event = self._events[at]
+            if isinstance(event, Merge):
+                merges += 1
+                approximate += event.approximate
+                continue
+            place = self._places[at]
+            atoms[place] = own
+            if event.steps:
+                rows.setdefault(place.log_id, _Sum()).add(own, None if norm is None else norm(event))
+        total = sum(row.mass for row in rows.values())
+        shares = [
+            Share(log_id, row.mass, row.mass / total if total else 0.0, row.norm_weighted, row.updates)
+            for log_id, row in rows.items()
+        ]
+        shares.sort(key=lambda share: (-share.mass, share.log_id))
+        return Trace(target, tuple(shares), genesis, unexplained, len(atoms), merges, approximate, atoms)
+
+
+class _Sum:
+    """One organization's row while it is added up."""
+
+    def __init__(self) -> None:
+        self.mass = 0.0
+        self.updates = 0
+        self.norm_weighted: float | None = None
+
+    def add(self, coefficient: float, length: float | None) -> None:
+        self.mass += coefficient
+        self.updates += 1
+        if length is not None:
+            self.norm_weighted = (self.norm_weighted or 0.0) + coefficient * length
+
+
+def _made(event: Event) -> bytes:
+    return event.result if isinstance(event, Merge) else event.replica_after
+
+
+def _inputs(place: Place, event: Event) -> Iterator[tuple[bytes, bytes, int | None, float]]:
+    """(log, state, seq or None for "before this entry", factor) of everything an event is made of."""
+    if isinstance(event, UpdatePublished):
+        yield place.log_id, event.base, None, 1.0
+        return
+    for row in event.rows:
+        if row.effective:
+            yield row.log_id or place.log_id, row.state, row.seq, row.effective / PPB

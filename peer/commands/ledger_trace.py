@@ -1,0 +1,197 @@
+"""``quidnunc ledger trace``: whose training stands in a model, as far as the ledgers at hand can tell."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from quidnunc.crypto.entry import Entry, parse_header
+from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.lineage import Lineage, Place, Trace
+from quidnunc.gossip.message import open_update
+from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateReceived
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.entry_view import record_of
+from quidnunc.peer.commands.files import read_charter
+from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+
+_PREFIX = re.compile(r"[0-9a-f]{8,64}")
+_SHOWN = 8
+NOTE = "coefficients are algebraic shares of a linear average, not causal credit"
+
+
+class LedgerUnusable(ConfigError):
+    """A ledger that was named and cannot be believed."""
+
+    exit_code = ExitCode.VERIFY_FAILED
+
+
+def register(parser: CommandParser) -> None:
+    """The arguments of ``ledger trace``."""
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="8 or more hex digits of a model's hash (default: the newest here)")
+    add(
+        "--ledger",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="another member's home, or a copy of its ledger.db (repeat for more)",
+    )
+    parser.set_defaults(command=trace)
+
+
+def trace(args: argparse.Namespace, context: Context) -> Outcome:
+    """One row per organization; 32 when part of the history is not held."""
+    charter = read_charter(context.home.charter)[1].charter
+    names = {member.log_id: member.name for member in charter.members}
+    lineage = Lineage(charter.task.genesis)
+    with open_ledger(context.home.ledger, charter) as store:
+        own = store.log_id
+        newest = _add_own(lineage, store, charter)
+    for path in args.ledger:
+        _add_other(lineage, path, charter, context)
+    target = _target(lineage, args.model, Place(own, newest))
+    found = lineage.trace(target)
+    data = _data(lineage, found, names)
+    lines = _lines(lineage, found, names)
+    if found.unexplained:
+        missing = sum(found.unexplained.values())
+        return Outcome(
+            data,
+            lines,
+            ExitCode.INCOMPLETE,
+            f"{missing:.1%} of the model comes from states whose making is not held here",
+            "name the ledgers of these members with --ledger",
+        )
+    return Outcome(data, lines)
+
+
+def open_ledger(path: Path, charter: Charter) -> Store:
+    """The ledger at ``path``, read-only, if it is a member's and its key is the member's; raises LedgerUnusable."""
+    store = Store.open(path, readonly=True)
+    member = charter.member(store.log_id)
+    if member is None or member.log != store.public:
+        store.close()
+        raise LedgerUnusable(
+            f"{path}: log {store.log_id.hex()[:16]} is not that of a member of {charter.federation_id.hex()[:16]}"
+        )
+    return store
+
+
+def made_here(store: Store) -> Iterator[tuple[int, UpdatePublished | Merge]]:
+    """(seq, record) of every update and merge in a ledger."""
+    for header_seq, record in _records(store.entries()):
+        if isinstance(record, UpdatePublished | Merge):
+            yield header_seq, record
+
+
+def _records(entries: Iterator[Entry]) -> Iterator[tuple[int, object]]:
+    for entry in entries:
+        header = parse_header(entry.header)
+        yield header.seq, record_of(header.type, entry.payload)
+
+
+def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
+    """Everything this ledger made or took in; the seq of the newest state made here."""
+    newest = -1
+    for seq, record in _records(store.entries()):
+        if isinstance(record, UpdatePublished | Merge):
+            lineage.add(store.log_id, seq, record)
+            newest = seq
+        elif isinstance(record, UpdateReceived) and record.decision == Decision.ACCEPT:
+            member = charter.member(record.sender)
+            token = store.token_by_number(record.sender, record.number)
+            if member is None or token is None:
+                continue
+            try:
+                signed = open_update(token, log_id=member.log_id, public=member.log)
+            except RemoteProtocolError as error:
+                raise LedgerCorrupt(seq, f"the token it names does not verify: {error.message}") from error
+            lineage.add(member.log_id, signed.token.header.seq, signed.update)
+    return newest
+
+
+def _add_other(lineage: Lineage, path: Path, charter: Charter, context: Context) -> None:
+    ledger = Home.at(path).ledger if path.is_dir() else path
+    with open_ledger(ledger, charter) as store:
+        report = store.verify(context.out.progress(f"checked of {path.name}", "entries"))
+        if not report.ok:
+            first = next(problem for layer in report.layers for problem in layer.problems)
+            raise LedgerUnusable(f"{ledger}: does not verify: entry {first.seq}: {first.why} ({first.code})")
+        for seq, record in made_here(store):
+            lineage.add(store.log_id, seq, record)
+
+
+def _target(lineage: Lineage, prefix: str | None, newest: Place) -> Place:
+    if prefix is None:
+        if newest.seq < 0:
+            raise UsageError("this ledger has made no model yet", hint="it begins with: quidnunc run")
+        return newest
+    if not _PREFIX.fullmatch(prefix.lower()):
+        raise UsageError(f"{prefix[:70]!r} is not 8 to 64 hex digits of a model's hash")
+    found = lineage.find(prefix.lower())
+    if len(found) != 1:
+        listed = ", ".join(state.hex()[:16] for state in list(found)[:_SHOWN])
+        raise UsageError(
+            f"{len(found)} models in these ledgers have a hash that begins with {prefix.lower()}",
+            hint=listed or "quidnunc ledger log --type merge",
+        )
+    return next(iter(found.values()))
+
+
+def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[str, Any]:
+    event = lineage.event(found.target)
+    return {
+        "model": (event.result if isinstance(event, Merge) else event.replica_after).hex(),
+        "made_by": names.get(found.target.log_id, found.target.log_id.hex()),
+        "entry": found.target.seq,
+        "round": event.round,
+        "shares": [
+            {
+                "name": names.get(share.log_id, ""),
+                "log_id": share.log_id.hex(),
+                "share": share.share,
+                "mass": share.mass,
+                "updates": share.updates,
+            }
+            for share in found.shares
+        ],
+        "genesis": found.genesis,
+        "unexplained": {names.get(log_id, log_id.hex()): part for log_id, part in sorted(found.unexplained.items())},
+        "updates": found.updates,
+        "merges": found.merges,
+        "approximate_merges": found.approximate,
+        "note": NOTE,
+    }
+
+
+def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[Line]:
+    data = _data(lineage, found, names)
+    lines: list[Line] = [
+        Styled(
+            f"model {data['model'][:16]} (round {data['round']}, {data['made_by']})  "
+            f"ancestors: {found.updates} updates, {found.merges} merges",
+            "strong",
+        ),
+        f"  {'organization':<24} {'share':>7} {'mass':>9} {'updates':>8}",
+    ]
+    for share in found.shares:
+        name = names.get(share.log_id, share.log_id.hex()[:16])
+        lines.append(f"  {name:<24} {share.share:>7.1%} {share.mass:>9.3f} {share.updates:>8}")
+    for name, part in data["unexplained"].items():
+        lines.append(
+            Styled(
+                f"  {'unexplained':<24} {part:>7.1%} of the model: states of {name} made by what is not held", "warn"
+            )
+        )
+    if found.approximate:
+        lines.append(f"  {found.approximate} merges on the way were medians: their weights are approximate")
+    lines.append(f"  {NOTE}")
+    return lines

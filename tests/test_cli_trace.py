@@ -1,0 +1,185 @@
+"""``ledger trace`` and ``ledger verify --deep`` on the ledgers of a small federation that really trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import make_home, quidnunc
+from node_helpers import parsed, start_all
+
+from quidnunc.crypto.log import Log
+from quidnunc.gossip.blobs import MemoryBlobs
+from quidnunc.gossip.events import Commit
+from quidnunc.gossip.federation.founding import draft_note
+from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.learning.builtin import breast_cancer
+from quidnunc.gossip.provenance import Merge, UpdatePublished
+from quidnunc.gossip.task import Training
+from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.deep_check import check_arithmetic
+from quidnunc.peer.ledger.store import Store
+from quidnunc.sim.federation import Scenario, build
+from quidnunc.sim.world import Hooks, Peer, World
+
+LINE = ((0, 1), (1, 2))
+
+
+@dataclass
+class Run:
+    """A world, the tokens that its peers kept, and homes like theirs."""
+
+    world: World
+    tokens: dict[bytes, list[tuple[bytes, bytes, int, bytes]]] = field(default_factory=dict)
+    homes: list[Path] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three peers in a line: the first and the last never met. No blob is ever forgotten."""
+
+    def committed(peer: Peer, commit: Commit) -> None:
+        found.tokens.setdefault(peer.log_id, []).extend(commit.tokens)
+
+    scenario = Scenario(
+        task=breast_cancer,
+        training=Training(learning_rate=1.0, local_steps=2, batch_size=16),
+        reference="breast-cancer",
+        peers=3,
+        rounds=6,
+        edges=LINE,
+    )
+    found = Run(build(scenario, Hooks(on_commit=committed)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBlobs, "discard", lambda self, blob: None)
+        start_all(found.world)
+        found.world.run(9.0)
+    root = tmp_path_factory.mktemp("trace")
+    found.homes = [_home(found, peer, root / f"peer-{peer.index}") for peer in found.world.peers]
+    return found
+
+
+def _home(run: Run, peer: Peer, path: Path) -> Path:
+    """What this peer would have on disk."""
+    make_home(path, f"peer-{peer.index}")
+    home = Home.at(path)
+    for each in home.ledger.parent.glob(f"{home.ledger.name}*"):
+        each.unlink()
+    Store.create(home.ledger, peer.log_id, peer.secret.public).close()
+    log = Log(peer.log_id)
+    for entry in peer.disk.entries:
+        log.replay(entry)
+    with Store.open(home.ledger) as store:
+        store.commit(peer.disk.entries, log.checkpoint(peer.secret), run.tokens[peer.log_id])
+    home.charter.write_bytes(draft_note(run.world.charter))
+    return path
+
+
+def trace(run: Run, index: int, *words: str | Path) -> Any:
+    return quidnunc("--home", run.homes[index], "--json", "ledger", "trace", *words)
+
+
+def others(run: Run, index: int) -> list[str | Path]:
+    return [word for i, home in enumerate(run.homes) if i != index for word in ("--ledger", home)]
+
+
+def test_with_all_ledgers_the_last_of_a_line_sees_the_share_of_the_first(run: Run) -> None:
+    data = trace(run, 2, *others(run, 2)).data
+    assert {row["name"] for row in data["shares"]} == {"peer-0", "peer-1", "peer-2"}
+    assert sum(row["share"] for row in data["shares"]) == pytest.approx(1.0)
+    assert all(row["share"] > 0.02 for row in data["shares"])
+    assert (data["unexplained"], data["made_by"]) == ({}, "peer-2")
+    assert data["genesis"] == pytest.approx(1.0)
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace", *others(run, 2))
+    assert shown.code == 0
+    assert "peer-0" in shown.out
+    assert "not causal credit" in shown.out
+
+
+def test_alone_a_ledger_says_what_it_cannot_explain(run: Run) -> None:
+    result = trace(run, 2)
+    assert result.code == 32
+    data = result.envelope["data"]
+    assert set(data["unexplained"]) == {"peer-1"}
+    assert {row["name"] for row in data["shares"]} == {"peer-1", "peer-2"}
+    assert data["genesis"] + sum(data["unexplained"].values()) == pytest.approx(1.0)
+    assert "--ledger" in result.envelope["error"]["hint"]
+
+
+def test_a_ledger_file_serves_as_well_as_a_home(run: Run) -> None:
+    files = [word for i in (0, 1) for word in ("--ledger", Home.at(run.homes[i]).ledger)]
+    assert trace(run, 2, *files).data == trace(run, 2, *others(run, 2)).data
+
+
+def test_any_model_is_named_by_the_beginning_of_its_hash(run: Run) -> None:
+    first = next(r for _, r in parsed(run.world.peers[2].disk.entries) if isinstance(r, UpdatePublished))
+    data = trace(run, 2, first.replica_after.hex()[:8], *others(run, 2)).data
+    assert (data["model"], data["round"]) == (first.replica_after.hex(), 1)
+    assert [(row["name"], row["mass"]) for row in data["shares"]] == [("peer-2", 1.0)]
+
+
+@pytest.mark.parametrize(("word", "why"), [("0" * 12, "0 models"), ("abc", "8 to 64 hex"), ("zz" * 8, "8 to 64 hex")])
+def test_a_model_that_is_not_there(run: Run, word: str, why: str) -> None:
+    result = trace(run, 2, word)
+    assert result.code == 2
+    assert why in result.envelope["error"]["message"]
+
+
+def test_a_strangers_ledger_is_not_believed(run: Run, tmp_path: Path) -> None:
+    make_home(tmp_path / "stranger", "Stranger")
+    result = trace(run, 2, "--ledger", tmp_path / "stranger")
+    assert result.code == 30
+    assert "is not that of a member" in result.envelope["error"]["message"]
+
+
+def test_what_is_no_ledger_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    assert trace(run, 2, "--ledger", tmp_path / "notes.txt").code == 65
+    assert trace(run, 2, "--ledger", tmp_path / "none").code == 64
+
+
+def arithmetic(run: Run, records: list[tuple[int, UpdatePublished | Merge]], peer: Peer) -> Any:
+    charter = run.world.charter
+    return check_arithmetic(records, peer.disk.blobs.data.get, charter.task.dim, charter.codec)
+
+
+def made(peer: Peer) -> list[tuple[int, UpdatePublished | Merge]]:
+    records = parsed(peer.disk.entries)
+    return [(header.seq, record) for header, record in records if isinstance(record, UpdatePublished | Merge)]
+
+
+def test_every_update_and_merge_is_computed_again_bit_for_bit(run: Run) -> None:
+    for peer in run.world.peers:
+        records = made(peer)
+        found = arithmetic(run, records, peer)
+        assert (found.layer.checked, found.layer.failed) == (len(records), 0)
+        assert (found.not_held, found.not_linear) == (0, 0)
+        assert len(records) > 10
+
+
+def test_a_merge_that_is_not_what_it_says_is_named(run: Run) -> None:
+    peer = run.world.peers[1]
+    seq, merge = [(seq, record) for seq, record in made(peer) if isinstance(record, Merge)][-1]
+    own, first, *rest = merge.rows
+    shifted = (own._replace(effective=own.effective - 1000), first._replace(effective=first.effective + 1000), *rest)
+    assert sum(row.effective for row in shifted) == PPB
+    found = arithmetic(run, [(seq, replace(merge, rows=shifted))], peer)
+    assert [(p.code, p.seq) for p in found.layer.problems] == [("I12", seq)]
+    assert "merging its inputs gives state" in found.layer.problems[0].why
+
+
+def test_an_update_that_is_not_what_it_says_is_named(run: Run) -> None:
+    peer = run.world.peers[1]
+    seq, update = [(seq, record) for seq, record in made(peer) if isinstance(record, UpdatePublished)][-1]
+    found = arithmetic(run, [(seq, replace(update, replica_before=update.base))], peer)
+    assert [(p.code, p.seq) for p in found.layer.problems] == [("I12", seq)]
+
+
+def test_what_is_not_held_any_more_is_counted_not_failed(run: Run) -> None:
+    peer = run.world.peers[0]
+    records = made(peer)
+    charter = run.world.charter
+    found = check_arithmetic(records, lambda name: None, charter.task.dim, charter.codec)
+    assert (found.layer.checked, found.layer.failed, found.not_held) == (0, 0, len(records))
