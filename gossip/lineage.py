@@ -17,7 +17,7 @@ weight is unexplained as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ class Lineage:
 
     def __init__(self, genesis: bytes) -> None:
         self._genesis = genesis
-        self._index: dict[Place, int] = {}
+        self._index: dict[tuple[bytes, int], int] = {}
         self._places: list[Place] = []
         self._events: list[Event] = []
         self._makers: dict[tuple[bytes, bytes], list[int]] = {}
@@ -171,27 +171,34 @@ class Lineage:
         return known
 
     def _follow(self, place: Place, event: Event) -> _Edges:
+        rows: list[tuple[bytes, bytes, int | None, int]] = (
+            [(event.base, place.log_id, None, PPB)]
+            if isinstance(event, UpdatePublished)
+            else [(row.state, row.log_id or place.log_id, row.seq, row.effective) for row in event.rows]
+        )
         parents: list[tuple[int, float]] = []
         genesis, lost = 0.0, list[tuple[bytes, float]]()
-        for origin, state, seq, factor in _inputs(place, event):
+        for state, origin, seq, effective in rows:
             maker = self._maker(place, origin, state, seq)
+            if not effective:
+                continue
             if maker is not None:
-                parents.append((maker, factor))
+                parents.append((maker, effective / PPB))
             elif state == self._genesis and seq is None:
-                genesis += factor
+                genesis += effective / PPB
             else:
-                lost.append((origin, factor))
+                lost.append((origin, effective / PPB))
         return _Edges(tuple(parents), genesis, tuple(lost))
 
     def _maker(self, place: Place, origin: bytes, state: bytes, seq: int | None) -> int | None:
         """The entry that made ``state``: the one named, or the newest in the same log before ``place``."""
         if seq is not None:
-            at = self._index.get(Place(origin, seq))
+            at = self._index.get((origin, seq))
             return at if at is not None and _made(self._events[at]) == state else None
         if origin != place.log_id:
             return None
         earlier = [made for made in self._makers.get((origin, state), ()) if made < place.seq]
-        return self._index[Place(origin, max(earlier))] if earlier else None
+        return self._index[origin, max(earlier)] if earlier else None
 
     def _summary(
         self,
@@ -240,13 +247,3 @@ class _Sum:
 
 def _made(event: Event) -> bytes:
     return event.result if isinstance(event, Merge) else event.replica_after
-
-
-def _inputs(place: Place, event: Event) -> Iterator[tuple[bytes, bytes, int | None, float]]:
-    """(log, state, seq or None for "before this entry", factor) of everything an event is made of."""
-    if isinstance(event, UpdatePublished):
-        yield place.log_id, event.base, None, 1.0
-        return
-    for row in event.rows:
-        if row.effective:
-            yield row.log_id or place.log_id, row.state, row.seq, row.effective / PPB
