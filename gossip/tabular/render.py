@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from quidnunc.gossip.tabular.schema import REAL_MAX, VERSION, Column, Kind, Missing, Schema
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _INFERRED = (
     "# Inferred from data: every range and list of values below tells something about the rows it came from, and",
     "# epsilon does not cover that. Replace them by public ones before anybody signs, and check the positive rule.",
@@ -23,7 +26,7 @@ def render_schema(schema: Schema) -> str:
     lines += [f"values = {_list(target.column.values)}"] if target.column.values else []
     lines += _common(target.column)
     for column in schema.columns:
-        lines += ["", f"[columns.{_quoted(column.name)}]", f"kind = {_quoted(column.kind)}", *_facts(column)]
+        lines += ["", f"[columns.{_key(column.name)}]", f"kind = {_quoted(column.kind)}", *_facts(column)]
     lines += ["", "[split]", f"seed = {schema.seed}", f"holdout = {_real(schema.holdout)}"]
     lines += [f"test = {_real(schema.test)}", "", "[limits]", f"rows_min = {schema.rows_min}"]
     return "\n".join(lines) + "\n"
@@ -54,6 +57,10 @@ def _real(value: float) -> str:
 
 def _list(values: tuple[str, ...]) -> str:
     return "[" + ", ".join(_quoted(value) for value in values) + "]"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _quoted(name)
 
 
 def _quoted(text: str) -> str:
