@@ -96,7 +96,7 @@ class _Guess:
     def rule(self) -> Rule:
         """A guess at the positive rule. Raises ConfigError."""
         values = self._values()
-        if len(values) == 2:
+        if len(values) == 2 and all(map(_presentable, values)):
             # 1 of (0, 1), yes of (no, yes): mostly the later one; a person has to look.
             return parse_rule(f'= "{values[1]}"' if values[1][0] in "\"'" else f"= {values[1]}")
         if self.numeric and len(values) > 2 and self.numbers and self.numbers[0] == 0 and len(values) <= FEW_VALUES:

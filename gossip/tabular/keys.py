@@ -139,6 +139,9 @@ class Keys:
     def _get(self, key: str, *, required: bool = False, hint: str = "") -> Any:
         self._asked.append(key)
         if required and key not in self._table:
+            close = difflib.get_close_matches(key, [each for each in self._table if each not in self._asked], n=1)
+            if close:
+                raise self.fail(close[0], "no such key", f"did you mean {key}?")
             raise self.fail("", f"{key} is missing", hint)
         return self._table.get(key)
 
