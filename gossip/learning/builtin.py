@@ -127,5 +127,10 @@ DEFAULTS: Mapping[str, Defaults] = {
         private=Training(learning_rate=4.0),
         clip=1.0,
     ),
+    "csv": Defaults(
+        plain=Training(learning_rate=0.5, momentum=0.0, local_steps=4, batch_size=32),
+        private=Training(learning_rate=2.0),
+        clip=1.0,
+    ),
 }
 """Measured for 4 to 8 peers and 50 rounds, with epsilon 8; ``tests/test_builtin.py`` holds them to their accuracy."""
