@@ -63,7 +63,7 @@ def rows(site: str, seed: int = 0) -> list[dict[str, str]]:
         age, pressure = int(draw.integers(20, 95)), int(draw.integers(90, 200))
         sugar, male = int(draw.integers(70, 300)), bool(draw.random() < 0.6)
         ward = int(draw.integers(1, 4))
-        logit = 0.06 * (age - 60) + 0.02 * (pressure - 140) + 0.5 * male + _SICKER[site]
+        logit = 0.12 * (age - 60) + 0.04 * (pressure - 140) + 0.5 * male + _SICKER[site]
         ill = bool(draw.random() < 1 / (1 + np.exp(-logit)))
         row = {
             "patient": f"{site[0]}{number // 2:03d}",

@@ -19,7 +19,8 @@ _SCALE = 2.0**-64
 def split_rows(keys: Sequence[str], seed: int, holdout: float, test: float) -> NDArray[np.int8]:
     """The part of each row: TRAIN, HOLDOUT or TEST, int8 [n]. Rows with equal keys share their part.
 
-    A key's place is SHA-256(label || seed, 8 bytes big-endian || key) as a number in [0, 1): below ``test`` it tests, then ``holdout``.
+    A key's place is SHA-256(label || seed, 8 bytes big-endian || key) as a number in [0, 1): below ``test`` it tests,
+    then ``holdout``.
     """
     prefix = hashlib.sha256(_LABEL + seed.to_bytes(8, "big"))
     parts: dict[str, int] = {}

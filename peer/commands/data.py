@@ -98,7 +98,7 @@ def _source(args: argparse.Namespace, context: Context) -> _Source:
                     hint="name a file to check it by itself",
                 )
             options |= task.options
-            text, name = str(getattr(task, "data_schema", "")), "the charter's schema"
+            text, name = task.data_schema, "the charter's schema"
     if args.schema is not None:
         from quidnunc.peer.table_file import load_schema_text
 
