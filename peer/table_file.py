@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _parquet(data: bytes, limits: TableLimits) -> Table:
         file = parquet.ParquetFile(pyarrow.BufferReader(data))
         _check_size(file.metadata, limits)
         read = file.read()
-        names = tuple(str(name).strip() for name in read.column_names)
+        names = tuple(_cell(name) for name in read.column_names)
         check_names(names, 0)
         columns = tuple(_cells(name, column, limits) for name, column in zip(names, read.columns, strict=True))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -120,4 +121,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "1" if value else "0"
-    return str(value).strip()
+    return unicodedata.normalize("NFC", str(value).strip())

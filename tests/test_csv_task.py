@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trio  # noqa: F401  pytest-trio runs the last test
-from four_sites import COLUMNS, ROWS, SCHEMA, rows, text_of, write
+from four_sites import COLUMNS, ROWS, SCHEMA, SITES, rows, text_of, write
 from heart_data import ROOT, heart
 from heart_data import ROWS as HEART_ROWS
+from learners import Scenario, run
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import (
@@ -20,10 +22,12 @@ from quidnunc.gossip.jobs import (
     Evaluated,
     EvaluateJob,
     JobFailed,
+    PrivacyStep,
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.learning.builtin import DEFAULTS
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.builtin import BUILTIN, DEFAULTS
 from quidnunc.gossip.learning.params import layout
 from quidnunc.gossip.tabular.findings import Code, DataFault
 from quidnunc.gossip.tabular.options import Options
@@ -209,6 +213,26 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ConfigError, match="needs the package pyarrow") as raised:
         load_table(path)
     assert "quidnunc[tabular]" in raised.value.hint
+
+
+# Learning.
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_defaults_learn_on_four_sites(private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write(tmp_path)
+    monkeypatch.setitem(
+        BUILTIN,
+        "csv",
+        lambda site: csv_task(Site(path=str(paths[SITES[site.index]]), schema=SCHEMA)),  # type: ignore[arg-type]
+    )
+    defaults = DEFAULTS["csv"]
+    privacy = PrivacyStep(defaults.clip, noise_for(8.0, 20, 1e-5)) if private else None
+    training = defaults.private if private else defaults.plain
+    scenario = Scenario(training, "csv", peers=4, rounds=20, privacy=privacy)
+    together, alone = run(scenario, seed=0), run(replace(scenario, exchange=False), seed=0)
+    assert together.mean >= 0.75
+    assert together.mean >= alone.mean - 0.03
 
 
 # In a compute process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -184,7 +185,8 @@ def test_hostile_values_are_refused(value: str) -> None:
         parse_schema(SCHEMA.replace('["F", "M"]', value))
 
 
-WORD = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=12)
+LETTERS = st.characters(categories=("L", "N", "P", "S"))
+WORD = st.text(LETTERS, min_size=1, max_size=12).map(lambda word: unicodedata.normalize("NFC", word))
 REAL = st.floats(-1e9, 1e9, allow_nan=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,9 @@ def test_a_table_comes_back_as_it_was_written(data: st.DataObject, names: list[s
     rows = data.draw(st.lists(width.filter(lambda row: any(cell.strip() for cell in row)), min_size=1, max_size=6))
     table = read_table(written(names, rows, delimiter, end), Dialect(delimiter))
     assert table.names == tuple(names)
-    assert [list(row) for row in zip(*table.columns, strict=True)] == [[cell.strip() for cell in row] for row in rows]
+    assert [list(row) for row in zip(*table.columns, strict=True)] == [
+        [unicodedata.normalize("NFC", cell.strip()) for cell in row] for row in rows
+    ]
     assert table.lines[0] == 2
     assert table.lines == sorted(set(table.lines))
 
@@ -97,6 +100,18 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_a_cell() -> None:
     assert table.column("b") == ["2"]
     with pytest.raises(KeyError):
         table.column("c")
+
+
+def test_composed_and_decomposed_letters_are_the_same() -> None:
+    table = read("Gr\u006f\u0308\u00dfe,b\nM\u0061\u0308rz,1\n")
+    assert (table.names[0], table.columns[0]) == ("Gr\u00f6\u00dfe", ["M\u00e4rz"])
+
+
+def test_a_spreadsheets_sep_line_is_passed_over() -> None:
+    for delimiter in ",;":
+        table = read_table(f"sep={delimiter}\na{delimiter}b\n1{delimiter}2\n", Dialect(delimiter))
+        assert (table.names, table.header, table.lines) == (("a", "b"), 2, [3])
+    assert refusal("sep=;\na;b\n1;2\n") == Code.WRONG_DELIMITER
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -387,3 +387,37 @@ def test_limits_of_a_split_are_its_edges() -> None:
     for less, more in pairwise((0.0, 0.1, 0.2, 0.4)):
         tested = [set(np.flatnonzero(split_rows(keys, 1, 0.1, share) == TEST)) for share in (less, more)]
         assert tested[0] < tested[1]
+
+
+# Anything at all.
+
+CELL = st.sampled_from(["", "0", "1", "2", "20", "80", "5.0", "1,5", "F", "M", "x", "?", "-9", "1e3"]) | st.text(
+    max_size=4
+)
+HEADERS = ("age", "dose", "stage", "sex", "ill", "sx", "AGE", "extra")
+
+
+@given(
+    st.lists(st.sampled_from(HEADERS), min_size=1, max_size=6, unique=True),
+    st.lists(st.lists(CELL, min_size=6, max_size=6), min_size=1, max_size=12),
+    st.sampled_from(Missing),
+    st.sampled_from(".,"),
+)
+def test_any_table_is_examined_and_encoded_or_refused(
+    names: list[str], body: list[list[str]], missing: Missing, decimal: str
+) -> None:
+    columns = tuple([row[index].strip() for row in body] for index in range(len(names)))
+    table = Table(tuple(names), columns, list(range(2, len(body) + 2)))
+    examined = examine(table, parse_schema(SMALL.format(missing=missing)), Dialect(decimal=decimal))
+    places = [(found.code, found.column) for found in examined.findings]
+    assert len(set(places)) == len(places)
+    assert all(found.remedy and found.message.isprintable() for found in examined.findings)
+    assert report(examined).to_value()["rows_read"] == len(body)
+    if examined.errors:
+        with pytest.raises(DataFault):
+            encode(examined)
+        return
+    inputs, targets = encode(examined).train
+    assert np.isfinite(inputs).all()
+    assert 0 <= inputs.min() <= inputs.max() <= 1
+    assert set(targets.tolist()) == {0, 1}

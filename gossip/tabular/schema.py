@@ -33,6 +33,7 @@ The order of the columns is the order of the inputs. Members sign the text with 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -138,11 +139,14 @@ class Schema:
 
 
 def parse_schema(text: str, source: str = "schema.toml") -> Schema:
-    """Read a schema; ``source`` is the file named in errors. Raises ConfigError naming line, key, value and bound."""
+    """Read a schema; ``source`` is the file named in errors. Raises ConfigError naming line, key, value and bound.
+
+    Text is taken in Unicode form NFC, as that of tables is.
+    """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > SCHEMA_BYTES_MAX:
         raise ConfigError(f"{source}: {size} bytes, limit is {SCHEMA_BYTES_MAX}")
-    top = Keys.parse(text, source)
+    top = Keys.parse(unicodedata.normalize("NFC", text), source)
     if top.integer("version", 0, 2**31, 0) != VERSION:
         raise top.fail(
             "version", f"this program reads version = {VERSION}", f"put version = {VERSION} on the first line"

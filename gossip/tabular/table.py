@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ ENCODINGS = ("utf-8", "utf-16", "latin-1", "cp1252")
 DELIMITERS: Mapping[str, str] = {",": ",", ";": ";", "\t": "tab", "|": "|"}
 """Delimiters that are known, and how they are called."""
 
+_SEP = re.compile(r"\s*sep=.?", re.IGNORECASE)
 _BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as CSV (UTF-8)"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV (UTF-8)"),
@@ -55,7 +58,7 @@ LIMITS = TableLimits()
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Stripped cells by column, in the order of the file.
+    """Stripped cells by column, in Unicode form NFC and the order of the file.
 
     ``lines`` holds the line on which each row begins, ``header`` that of the names (0 where a file has none).
     """
@@ -109,10 +112,13 @@ def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS
     """
     records = _records(text, dialect, limits)
     first = next(records, None)
+    if first is not None and _SEP.fullmatch(first[1][0]):
+        # Some spreadsheets write a line "sep=;" for each other; the site's own setting counts.
+        first = next(records, None)
     if first is None:
         raise DataFault(Finding(Code.EMPTY_FILE, "the file is empty", "export the table again"))
     line, header = first
-    names = tuple(cell.strip() for cell in header)
+    names = tuple(_plain(cell) for cell in header)
     _check_header(names, line, dialect, limits)
     columns: tuple[list[str], ...] = tuple([] for _ in names)
     lines: list[int] = []
@@ -129,7 +135,7 @@ def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS
             raise _too_large(f"more than {bound} rows of {len(names)} columns", f"{bound} rows", line)
         lines.append(line)
         for cells, cell in zip(columns, record, strict=True):
-            plain = cell.strip()
+            plain = _plain(cell)
             # Most cells repeat: one string for all equal ones keeps a large table small.
             cells.append(seen.setdefault(plain, plain))
     if ragged is not None:
@@ -137,6 +143,11 @@ def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS
     if not lines:
         raise DataFault(Finding(Code.EMPTY_FILE, "the file has a header and no rows", "export the table again"))
     return Table(names, columns, lines, first[0])
+
+
+def _plain(cell: str) -> str:
+    cell = cell.strip()
+    return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 
 
 def check_names(names: tuple[str, ...], line: int = 1) -> None:
