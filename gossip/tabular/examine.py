@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
         positive, labelled, found = _read_target(table, schema.target, dialect)
         used &= labelled
         findings += found
-    parts, found = _place(table, schema, dialect)
+    parts, found = _place(table, schema, values, positive, dialect)
     findings += found
     examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings))
     if not examined.errors:
@@ -144,12 +144,14 @@ def _read_target(
     return positive, ~missing, findings
 
 
-def _place(table: Table, schema: Schema, dialect: Dialect) -> tuple[NDArray[np.int8], list[Finding]]:
-    """The part of every row, by its group where the schema names one."""
+def _place(
+    table: Table, schema: Schema, values: Mapping[str, Values], positive: NDArray[np.bool_], dialect: Dialect
+) -> tuple[NDArray[np.int8], list[Finding]]:
+    """The part of every row, by its group where the schema names one, else by what it says, however it is spelled."""
     group = schema.group
     findings = []
     if group is not None and group.name in table.names:
-        keys: Sequence[str] = table.column(group.name)
+        keys = [plain_word(cell) for cell in table.column(group.name)]
         absent = is_missing(group, dialect)
         without = [index for index, key in enumerate(keys) if absent(key)]
         if without:
@@ -159,8 +161,8 @@ def _place(table: Table, schema: Schema, dialect: Dialect) -> tuple[NDArray[np.i
                 Finding(Code.MISSING_GROUP, "the group is missing", remedy, first, group.name, count=len(without))
             )
     else:
-        names = [schema.target.column.name, *(column.name for column in schema.inputs)]
-        keys = row_keys([table.column(name) for name in names if name in table.names], table.rows)
+        arrays = [positive, *(read.data + 0 for read in values.values())]  # + 0: no negative zero
+        keys = row_keys([[repr(cell) for cell in array.tolist()] for array in arrays])
     return split_rows(keys, schema.seed, schema.holdout, schema.test), findings
 
 

@@ -33,15 +33,15 @@ def split_rows(keys: Sequence[str], seed: int, holdout: float, test: float) -> N
     return np.array([parts[key] for key in keys], dtype=np.int8)
 
 
-def row_keys(columns: Sequence[Sequence[str]], rows: int) -> list[str]:
-    """A key per row from its own cells and how many equal rows stand before it.
+def row_keys(columns: Sequence[Sequence[str]]) -> list[str]:
+    """A key per row from its own values and how many equal rows stand before it.
 
     So the order of the file does not matter, and equal rows, which are different people, are spread over the parts.
     """
     seen: Counter[str] = Counter()
     keys = []
-    for index in range(rows):
-        content = "\x1f".join(column[index] for column in columns)
+    for row in zip(*columns, strict=True):
+        content = "\x1f".join(row)
         keys.append(f"{content}\x1f{seen[content]}")
         seen[content] += 1
     return keys
