@@ -34,7 +34,7 @@ def train_alone(charter: Charter, config: Config) -> float:
     """Test accuracy after the charter's rounds of local training, each step quantized as it would be for sending."""
     data = config.data
     options = {**data.options, **charter.task.options}
-    site = Site(data.index, data.peers, data.alpha, data.seed, data.path, options)
+    site = Site(data.index, data.peers, data.alpha, data.seed, data.path, options, charter.task.data_schema)
     blobs = MemoryBlobs()
     noise = NoiseStream(os.urandom(32), b"alone")
     compute = Compute(load_task(charter.task.reference), site, charter.plan(), blobs, noise)

@@ -47,6 +47,7 @@ GROUPS = (
     Group("peers", "what it says of its neighbors", f"{COMMANDS}.peers"),
     Group("id", "who this peer is: log id, PeerID, fingerprint, paths", f"{COMMANDS}.identity"),
     Group("federation", "create, sign, show, verify and install a charter", f"{COMMANDS}.federation"),
+    Group("data", "check a table of this peer's own against a schema", f"{COMMANDS}.data"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
     Group("version", "versions of the program and of its formats", f"{COMMANDS}.version"),

@@ -127,6 +127,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         alpha=data.alpha,
         seed=data.seed,
         options={**data.options, **charter.task.options},
+        schema=charter.task.data_schema,
         genesis_seed=plan.seed,
         codec=plan.codec,
         learning_rate=plan.training.learning_rate,

@@ -34,7 +34,7 @@ class Setup:
     """The first frame to a compute process: what it computes with. ``noise_key`` is 32 secret bytes, used
     once.
 
-    ``options`` and the fields before it are a :class:`quidnunc.gossip.task.Site`; ``genesis_seed`` to
+    ``path`` to ``blank`` are a :class:`quidnunc.gossip.task.Site`; ``genesis_seed`` to
     ``merge_options`` are the charter's plan; the rest is this site's configuration.
     """
 
@@ -47,6 +47,8 @@ class Setup:
     alpha: float = 0.5
     seed: int = 0
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    schema: str = ""
+    blank: bool = False
     genesis_seed: int = 0
     codec: int = 1
     learning_rate: float = 0.1

@@ -14,6 +14,9 @@ from quidnunc.crypto.errors import ConfigError
 if TYPE_CHECKING:
     from quidnunc.gossip.task import Site, Task
 
+CSV = "csv"
+"""The built-in task that reads a table of the site's own; see peer/csv_task.py."""
+
 
 def load_task(reference: str) -> Callable[[Site], Task]:
     """The task function that ``reference`` names: a built-in (``digits``) or ``package.module:function``.
@@ -22,14 +25,7 @@ def load_task(reference: str) -> Callable[[Site], Task]:
     take the place of an installed module. Raises ConfigError naming module, attribute and what is there.
     """
     if ":" not in reference:
-        from quidnunc.gossip.learning.builtin import BUILTIN
-
-        if reference not in BUILTIN:
-            raise ConfigError(
-                f"no built-in task {reference!r}; there are: {', '.join(sorted(BUILTIN))}",
-                hint="your own is written package.module:function",
-            )
-        return BUILTIN[reference]
+        return _built_in(reference)
     name, _, attribute = reference.partition(":")
     module = _import(reference, name)
     found = module
@@ -47,6 +43,21 @@ def load_task(reference: str) -> Callable[[Site], Task]:
         )
     function: Callable[[Site], Task] = found
     return function
+
+
+def _built_in(name: str) -> Callable[[Site], Task]:
+    if name == CSV:
+        from quidnunc.peer.csv_task import csv_task
+
+        return csv_task
+    from quidnunc.gossip.learning.builtin import BUILTIN
+
+    if name not in BUILTIN:
+        raise ConfigError(
+            f"no built-in task {name!r}; there are: {', '.join(sorted((*BUILTIN, CSV)))}",
+            hint="your own is written package.module:function",
+        )
+    return BUILTIN[name]
 
 
 def _import(reference: str, name: str) -> Any:

@@ -76,9 +76,14 @@ def build_compute(setup: Setup) -> Computer:
     torch.set_num_threads(setup.threads)
     training = Training(setup.learning_rate, setup.momentum, setup.local_steps, setup.batch_size)
     counted = _CountedTask(function)
+    site = Site(
+        *(setup.index, setup.peers, setup.alpha, setup.seed, setup.path, setup.options),
+        schema=setup.schema,
+        blank=setup.blank,
+    )
     compute = Compute(
         counted.build,
-        Site(setup.index, setup.peers, setup.alpha, setup.seed, setup.path, setup.options),
+        site,
         Plan(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),

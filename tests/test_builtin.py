@@ -68,7 +68,8 @@ def test_mistakes_are_named() -> None:
 
 
 def test_every_task_has_defaults() -> None:
-    assert set(DEFAULTS) == set(BUILTIN)
+    """``csv`` has some too, though its task is found by peer/task_loader.py: it reads files."""
+    assert set(DEFAULTS) == {*BUILTIN, "csv"}
 
 
 def test_columns_are_scaled_by_public_ranges_not_by_local_statistics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from quidnunc.gossip.federation.founding import (
     sign_charter,
 )
 from quidnunc.gossip.federation.genesis import parse_genesis
+from quidnunc.gossip.federation.terms import DATA_SCHEMA_BYTES
 from quidnunc.gossip.federation.topology import founding_edges
 
 BOUNDED = settings(deadline=None, max_examples=150)
@@ -64,6 +66,7 @@ def test_every_field_changes_the_federation_id() -> None:
         charter(FOUNDERS, t_ms=1),
         charter(5),
         charter(FOUNDERS, task=replace(CHARTER.task, genesis=b"h" * 32)),
+        charter(FOUNDERS, task=replace(CHARTER.task, data_schema="version = 1\n")),
         charter(FOUNDERS, training=replace(CHARTER.training, local_steps=5)),
         charter(FOUNDERS, merge=MergeSpec("mean", 1_000_000)),
         charter(FOUNDERS, privacy=private(7.0)),
@@ -157,6 +160,30 @@ def test_another_version_is_refused_by_name() -> None:
         Charter.parse(encode(value))
 
 
+def with_schema(text: str) -> Charter:
+    return charter(FOUNDERS, task=replace(CHARTER.task, data_schema=text))
+
+
+@BOUNDED
+@given(
+    st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters="\u2028"), max_size=40), st.integers(0, 9)
+)
+def test_a_data_schema_comes_back_as_it_was_signed(line: str, lines: int) -> None:
+    text = unicodedata.normalize("NFC", line + "\n") * lines
+    assert Charter.parse(with_schema(text).body()).task.data_schema == text
+
+
+def test_the_largest_data_schema_fits_and_the_next_does_not() -> None:
+    text = "é" * (DATA_SCHEMA_BYTES // 2)
+    body = with_schema(text).body()
+    assert Charter.parse(body).task.data_schema == text
+    value = value_of(body)
+    for wrong, why in ((text.encode() + b"\n", "65537 bytes, limit is 65536"), (b"\xff", "not UTF-8"), ("a", "bytes")):
+        value["task"]["data_schema"] = wrong
+        with pytest.raises(CharterError, match=why):
+            Charter.parse(encode(value))
+
+
 # The terms.
 
 
@@ -199,6 +226,15 @@ def test_another_version_is_refused_by_name() -> None:
         (lambda: TaskSpec("digits", b"s" * 32, b"g" * 32, 1, -1), "seed"),
         (lambda: TaskSpec("digits", b"s" * 32, b"g" * 32, 1, 0, {"k": "x" * 257}), "options"),
         (lambda: TaskSpec("digits", b"s" * 32, b"g" * 32, 1, 0, {"k": "\x1b"}), "options"),
+        (lambda: with_schema("x" * (DATA_SCHEMA_BYTES + 1)), "task.data_schema in bytes is 65537, must be 0 to 65536"),
+        (lambda: with_schema("é" * (DATA_SCHEMA_BYTES // 2) + "x"), "task.data_schema in bytes is 65537"),
+        (lambda: with_schema("a = 1\n\x1b[2J = 2\n"), "task.data_schema, line 2: holds control"),
+        (lambda: with_schema("a = 1\r\n"), "task.data_schema, line 1"),
+        (lambda: with_schema("a\t= 1"), "task.data_schema, line 1"),
+        (lambda: with_schema("a = '\u202e'"), "task.data_schema, line 1"),
+        (lambda: with_schema("a\u2028b"), "task.data_schema, line 1"),
+        (lambda: with_schema("e\u0301"), "task.data_schema, line 1"),
+        (lambda: with_schema("\ud800"), "task.data_schema"),
         (lambda: PrivacySpec("none", epsilon_u=1), "without privacy"),
         (lambda: PrivacySpec("dp"), "mechanism"),
         (lambda: replace(private(), delta_exp=0), "delta_exp"),
@@ -429,7 +465,8 @@ def test_a_federation_id_that_is_not_of_the_body_is_refused() -> None:
 @pytest.mark.slow
 def test_the_largest_federation_fits() -> None:
     many = founders(512)
-    large = charter(many, edges=founding_edges(512, 0))
+    task = replace(CHARTER.task, data_schema="x" * DATA_SCHEMA_BYTES)
+    large = charter(many, edges=founding_edges(512, 0), task=task)
     note = draft_note(large)
     text = note[:-1].decode()
     for each in many:

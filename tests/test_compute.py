@@ -91,6 +91,13 @@ def test_describe_says_what_the_task_is() -> None:
     assert other.schema == described.schema
 
 
+def test_a_split_may_be_a_strided_view_of_one_row() -> None:
+    task = blobs_task()
+    one = replace(task, train=(task.train[0][::60], task.train[1][::60]))
+    plain = replace(task, train=(task.train[0][:1].clone(), task.train[1][:1].clone()))
+    assert Bench(lambda _site: one).describe() == Bench(lambda _site: plain).describe()
+
+
 @pytest.mark.parametrize("code", [INT8, FLOAT32])
 def test_a_delta_leads_every_holder_to_the_replica_it_names(code: int) -> None:
     plan = replace(PLAN, codec=code)

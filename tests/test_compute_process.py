@@ -421,7 +421,7 @@ async def test_a_function_that_returns_no_task_fails_with_the_reason(
 @pytest.mark.trio
 async def test_a_built_in_task_that_does_not_exist_is_named_with_those_that_do() -> None:
     child = ComputeProcess(Setup("digitz", ""))
-    with pytest.raises(ConfigError, match="no built-in task 'digitz'; there are: breast-cancer, digits"):
+    with pytest.raises(ConfigError, match="no built-in task 'digitz'; there are: breast-cancer, csv, digits"):
         await child.start()
 
 

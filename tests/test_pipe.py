@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason
 from quidnunc.gossip import jobs
+from quidnunc.gossip.federation.terms import DATA_SCHEMA_BYTES
 from quidnunc.peer import pipe
 from quidnunc.peer.pipe import (
     FRAME_BYTES_MAX,
@@ -92,6 +94,7 @@ def test_results_survive_the_pipe_with_their_types(result: jobs.Result) -> None:
 
 def test_a_setup_survives_and_keeps_its_secret_to_itself() -> None:
     setup = Setup("digits", "/b", b"k" * 32, options={"a": 1, "b": 1.0, "c": True, "d": "x"}, merge_options={"f": 1.5})
+    assert len(frame(TO_CHILD.encode(replace(setup, schema="é" * (DATA_SCHEMA_BYTES // 2))))) > DATA_SCHEMA_BYTES
     back = TO_CHILD.decode(TO_CHILD.encode(setup))
     assert back == setup
     assert [type(value) for value in back.options.values()] == [int, float, bool, str]

@@ -57,6 +57,13 @@ class Fields:
             raise Malformed(f"{self._what}.{key} is {len(value)} bytes, limit is {limit}")
         return value
 
+    def document(self, key: str, limit: int) -> str:
+        """A text of several lines: at most ``limit`` bytes that are UTF-8."""
+        try:
+            return self.blob(key, limit).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Malformed(f"{self._what}.{key} is not UTF-8") from None
+
     def nothing(self, key: str) -> None:
         """Nil, and nothing else: a place kept for later."""
         if self._map[key] is not None:

@@ -23,6 +23,7 @@ HASH_BYTES = 32
 MAX_OPTIONS = 32
 OPTION_BYTES = 256
 REFERENCE_BYTES = 128
+DATA_SCHEMA_BYTES = 64 * 1024
 MAX_DIM = 2**28
 MAX_ROUNDS = 1_000_000
 MAX_SEED = 2**63 - 1
@@ -58,6 +59,17 @@ def plain_text(what: str, value: str, limit: int) -> None:
         )
 
 
+def plain_document(what: str, value: str, limit: int) -> None:
+    """Raise CharterError unless ``value`` is at most ``limit`` bytes of lines that show all that they hold."""
+    within(f"the length of {what} in bytes", len(value.encode("utf-8", "replace")), 0, limit)
+    for number, line in enumerate(value.split("\n"), start=1):
+        if not line.isprintable() or not unicodedata.is_normalized("NFC", line):
+            raise CharterError(
+                f"{what}, line {number}: holds control, invisible or decomposed characters",
+                hint="write it in Unicode NFC, with spaces for tabs",
+            )
+
+
 def _check_options(what: str, options: Mapping[str, str | int | bool]) -> None:
     within(f"the number of {what}", len(options), 0, MAX_OPTIONS)
     for key, value in options.items():
@@ -79,7 +91,9 @@ class TaskSpec:
     """Which model and data: a built-in name (``digits``) or ``package.module:function``, with its options.
 
     ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of
-    the params that everybody starts from, drawn from ``seed``.
+    the params that everybody starts from, drawn from ``seed``. ``data_schema`` is the text by which every
+    member reads its own table (a ``schema.toml``), empty for a task that needs none: it is signed as it stands,
+    because members that encode rows differently do not train one model.
     """
 
     reference: str
@@ -88,8 +102,9 @@ class TaskSpec:
     dim: int
     seed: int = 0
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
+    data_schema: str = ""
 
-    KEYS: ClassVar = ("reference", "options", "schema", "genesis", "dim", "seed")
+    KEYS: ClassVar = ("reference", "options", "schema", "genesis", "dim", "seed", "data_schema")
 
     def __post_init__(self) -> None:
         if not is_task_reference(self.reference):
@@ -102,6 +117,7 @@ class TaskSpec:
             within(f"the length of task.{what}", len(value), HASH_BYTES, HASH_BYTES)
         within("task.dim", self.dim, 1, MAX_DIM)
         within("task.seed", self.seed, 0, MAX_SEED)
+        plain_document("task.data_schema", self.data_schema, DATA_SCHEMA_BYTES)
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
@@ -112,6 +128,8 @@ class TaskSpec:
             "genesis": self.genesis,
             "dim": self.dim,
             "seed": self.seed,
+            # Bytes, because a text of the encoding is one line of at most 4096.
+            "data_schema": self.data_schema.encode(),
         }
 
     @classmethod
@@ -130,6 +148,7 @@ class TaskSpec:
             dim=fields.integer("dim"),
             seed=fields.integer("seed"),
             options=options,
+            data_schema=fields.document("data_schema", DATA_SCHEMA_BYTES),
         )
 
 

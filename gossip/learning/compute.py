@@ -257,7 +257,9 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> float:
 
 def _tensor_bytes(tensor: torch.Tensor) -> bytes:
     head = f"{tensor.dtype}{list(tensor.shape)}\n".encode()
-    return head + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    # Not contiguous(): it leaves a single element out of a strided view as it is, and that cannot be viewed as bytes.
+    packed = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return head + packed.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _explain(error: Exception) -> str:

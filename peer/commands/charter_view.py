@@ -8,6 +8,7 @@ from typing import Any
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.peer.commands.data_schema import schema_lines
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
 
@@ -46,6 +47,7 @@ def charter_data(opened: Opened) -> dict[str, Any]:
             "genesis": task.genesis.hex(),
             "dim": task.dim,
             "seed": task.seed,
+            "data_schema": task.data_schema,
         },
         "training": {
             "learning_rate": training.learning_rate_u / MICRO,
@@ -96,6 +98,7 @@ def terms_lines(charter: Charter) -> list[Line]:
         )
     return [
         f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
+        *schema_lines(task),
         f"training   {steps}",
         f"merge      {charter.merge.rule}, {_CODECS[charter.codec]} deltas",
         f"privacy    {privacy_sentence(charter)}",

@@ -33,6 +33,7 @@ from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
+from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.files import read_card, write_public
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
@@ -56,6 +57,7 @@ def register(parser: CommandParser) -> None:
     add("cards", nargs="+", type=Path, metavar="CARD", help="the member cards that init wrote")
     add("--task", default="digits", help="a built-in task, or package.module:function (default: digits)")
     add("--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)")
+    add("--schema", type=Path, metavar="FILE", help="how every member reads its table, for a task that reads one")
     add("--purpose", default="", metavar="TEXT", help="what for, in one line")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
     add(
@@ -116,6 +118,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     if not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed is {args.seed}, must be 0 to 2^63-1")
     options = dict(_option(text) for text in args.option)
+    schema = read_schema(args.schema, args.task)
     defaults = _defaults(args.task)
     privacy = _privacy(args, defaults)
     lead = _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD
@@ -125,7 +128,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         nonce=secrets.token_bytes(NONCE_BYTES),
         t_ms=time.time_ns() // 1_000_000,
         members=members,
-        task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options),
+        task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options, schema),
         training=_training(args, defaults),
         merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
         privacy=privacy,
@@ -200,6 +203,8 @@ def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) ->
             path=path,
             peers=site_peers,
             options=charter.task.options,
+            schema=charter.task.data_schema,
+            blank=True,
             genesis_seed=plan.seed,
             codec=plan.codec,
             learning_rate=plan.training.learning_rate,

@@ -21,6 +21,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import draft
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines, signature_line, terms_lines
+from quidnunc.peer.commands.data_schema import check_schema
 from quidnunc.peer.commands.files import own_place, read_charter, read_file, write_public
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
@@ -51,6 +52,7 @@ def register(parser: CommandParser) -> None:
 
     below = add("show", help="what is in a charter")
     below.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: this home's charter")
+    below.add_argument("--schema", action="store_true", help="only the data schema, as it is signed")
     below.set_defaults(command=show)
 
 
@@ -131,8 +133,17 @@ def install(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def show(args: argparse.Namespace, context: Context) -> Outcome:
-    """Everything in a charter, signed or not."""
-    _, opened = read_charter(args.file or context.home.charter)
+    """Everything in a charter, signed or not; or the text of its data schema, fit to be written to a file."""
+    path = args.file or context.home.charter
+    _, opened = read_charter(path)
+    if args.schema:
+        text = opened.charter.task.data_schema
+        if not text:
+            raise CharterError(
+                f"{path}: task {opened.charter.task.reference} has no data schema",
+                hint="see the whole charter: quidnunc federation show",
+            )
+        return Outcome({"data_schema": text}, text.removesuffix("\n").split("\n"))
     return Outcome(charter_data(opened), charter_lines(opened))
 
 
@@ -153,6 +164,7 @@ def _install(data: bytes, opened: Opened, context: Context) -> Line:
 
 def _confirm(opened: Opened, context: Context) -> None:
     """Show what is about to be signed; ask only where somebody can answer."""
+    check_schema(opened.charter.task)
     for line in terms_lines(opened.charter):
         context.out.talk(line.text if isinstance(line, Styled) else line)
     if context.interactive and not context.yes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
+import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.errors import ConfigError
@@ -17,7 +20,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import PUBLIC_FILE
-from quidnunc.peer.config import Network, render_default_config
+from quidnunc.peer.config import Data, Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id
@@ -25,6 +28,8 @@ from quidnunc.peer.network.address import parse_address
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
 _NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
+_COUNTED = (".csv", ".tsv", ".txt")
+_CHUNK_BYTES = 1024 * 1024
 
 
 def register(parser: CommandParser) -> None:
@@ -42,10 +47,11 @@ def register(parser: CommandParser) -> None:
     add(
         "--examples",
         type=int,
-        default=0,
         metavar="N",
-        help="training examples, rounded down to a power of 2 (not told)",
+        help="training examples, told to the others rounded down to a power of 2; 0: not told "
+        "(default: the lines of a CSV file named by --data)",
     )
+    add("--data", type=Path, metavar="PATH", help="local data for a task that reads some; the path is never sent")
     parser.set_defaults(command=init)
 
 
@@ -57,17 +63,19 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
             f"{home.root}: a peer lives here already",
             hint="name another directory with --home; show this one with: quidnunc id",
         )
-    if args.examples < 0:
+    if args.examples is not None and args.examples < 0:
         raise UsageError(f"--examples is {args.examples}, must be 0 or more")
+    table, rows = data_at(args.data)
+    examples = rows if args.examples is None else args.examples
     _check_addresses("--listen", args.listen, listen=True)
     _check_addresses("--announce", args.announce, listen=False)
     name = _name(args, context)
     network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
-    text = render_default_config(name, network=network)
+    text = render_default_config(name, network=network, data=Data(path=table))
     root = SecretKey(secrets.token_bytes(32))
     secret = secrets.token_bytes(32)
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
-    member = _member(name, root, secret, args.examples, tuple(addresses))
+    member = _member(name, root, secret, examples, tuple(addresses))
     card = make_card(member, root)
     with _all_or_nothing(home):
         home.create()
@@ -80,7 +88,45 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
             (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
         ):
             atomic_write(path, data, mode, replace=False)
-    return _outcome(home, member)
+    return _outcome(home, member, table, rows)
+
+
+def data_at(path: Path | None) -> tuple[str, int]:
+    """The absolute path of local data, and its rows if it is a CSV file (every line but the first), else 0.
+
+    Lines are counted, nothing is parsed: the size told to others is a power of 2. Raises ConfigError for a path
+    that cannot be read.
+    """
+    if path is None:
+        return "", 0
+    where = path.expanduser().absolute()
+    try:
+        str(where).encode()
+        kind = where.stat().st_mode
+        if stat.S_ISDIR(kind):
+            os.listdir(where)
+            return str(where), 0
+        if not stat.S_ISREG(kind):
+            raise ConfigError(f"--data {where}: not a file or directory", hint="name the file that holds the table")
+        return str(where), _rows(where)
+    except UnicodeEncodeError:
+        raise ConfigError(f"--data {str(where)!a}: the path is not UTF-8", hint="rename it") from None
+    except OSError as error:
+        raise ConfigError(
+            f"--data {where}: cannot be read: {(error.strerror or type(error).__name__).lower()}",
+            hint="check the path and who may read it",
+        ) from None
+
+
+def _rows(path: Path) -> int:
+    with path.open("rb") as file:
+        if path.suffix.lower() not in _COUNTED:
+            return 0
+        lines, last = 0, b"\n"
+        while chunk := file.read(_CHUNK_BYTES):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return max(0, lines + (last != b"\n") - 1)
 
 
 def _check_addresses(flag: str, addresses: list[str], *, listen: bool) -> None:
@@ -136,7 +182,7 @@ def _all_or_nothing(home: Home) -> Iterator[None]:
         raise
 
 
-def _outcome(home: Home, member: Member) -> Outcome:
+def _outcome(home: Home, member: Member, path: str, rows: int) -> Outcome:
     data = {
         "name": member.name,
         "log_id": member.log_id.hex(),
@@ -149,7 +195,10 @@ def _outcome(home: Home, member: Member) -> Outcome:
         "operational_key": str(home.operational_key),
         "addresses": list(member.addresses),
         "size_bucket": member.size_bucket,
+        "data": path,
+        "rows": rows,
     }
+    size = f"at least {2**member.size_bucket} training examples" if member.size_bucket else "not told"
     lines: list[Line] = [
         Styled(f"{member.name} has an identity", "strong"),
         f"  log id       {member.log_id.hex()}",
@@ -159,6 +208,8 @@ def _outcome(home: Home, member: Member) -> Outcome:
         f"  root key     {home.root_key}",
         "               signs the charter; move it offline (and back it up) once the federation is founded",
         f"  card         {home.card}",
+        *([f"  data         {path}{f' ({rows} rows, by its lines)' if rows else ''}"] if path else []),
+        *([f"  size         {size}: this the card tells the others; change it with --examples"] if path else []),
         "next: hand the card to whoever drafts the charter; the drafter runs",
         "  quidnunc federation create CARD CARD ... --out charter.note",
     ]

@@ -1,0 +1,198 @@
+"""Reading a TOML text key by key, strictly: types, bounds, a suggestion for an unknown key, the line of each fault."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from quidnunc.crypto.errors import ConfigError
+
+_SHOWN = 80
+
+
+class Keys:
+    """One table of a TOML text. Every getter notes its key; :meth:`done` refuses keys that nobody asked for.
+
+    Getters raise ConfigError naming source, line, key, value and bound.
+    """
+
+    def __init__(self, table: dict[str, Any], path: tuple[str, ...], text: str, source: str) -> None:
+        self._table = table
+        self._path = path
+        self._text = text
+        self._source = source
+        self._asked: list[str] = []
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Keys:
+        """The top table of ``text``; ``source`` is the file named in errors. Raises ConfigError."""
+        try:
+            return cls(tomllib.loads(text), (), text, source)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{source}: not TOML: {str(error)[:200].lower()}") from error
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def names(self) -> tuple[str, ...]:
+        """All keys, in the order of the text."""
+        return tuple(self._table)
+
+    def fail(self, key: str, what: str, hint: str = "") -> ConfigError:
+        """The error that ``key`` is wrong; ``""`` means this table."""
+        path = (*self._path, key) if key else self._path
+        line = _line_of(self._text, path)
+        value = self._table.get(key)
+        shown = "" if value is None or isinstance(value, dict) else f" = {_literal(value)}"
+        name = ".".join(path) or "(top level)"
+        return ConfigError(f"{self._source}{f':{line}' if line else ''}: {name[:_SHOWN]}{shown}: {what}", hint=hint)
+
+    def table(self, key: str, *, required: bool = False) -> Keys:
+        """The table under ``key``; an empty one where it is not there."""
+        found = self._get(key, required=required)
+        if found is None:
+            found = {}
+        if not isinstance(found, dict):
+            raise self.fail(key, "must be a table", f"begin it with [{'.'.join((*self._path, key))}]")
+        return Keys(found, (*self._path, key), self._text, self._source)
+
+    def text(self, key: str, default: str | None = None, chars_max: int = 200) -> str:
+        """Printable text of 1 to ``chars_max`` characters; ``default`` where it is not there."""
+        found = self._get(key, required=default is None)
+        if found is None:
+            return default or ""
+        return self._checked_text(key, found, chars_max)
+
+    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        """One of ``choices``."""
+        found = self._get(key)
+        if found is None:
+            return default
+        if found not in choices:
+            close = difflib.get_close_matches(str(found), choices, n=1)
+            hint = f"did you mean {close[0]}?" if close else ""
+            raise self.fail(key, f"must be {_alternatives(choices)}", hint)
+        return str(found)
+
+    def integer(self, key: str, low: int, high: int, default: int) -> int:
+        """A whole number, ``low`` to ``high``."""
+        found = self._get(key)
+        if found is None:
+            return default
+        if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= high:
+            raise self.fail(key, f"must be a whole number, {low} to {high}")
+        return found
+
+    def real(self, key: str, low: float, high: float) -> float | None:
+        """A finite number, ``low`` to ``high``; None where it is not there."""
+        found = self._get(key)
+        if found is None:
+            return None
+        value = _real(found)
+        if value is None or not low <= value <= high:
+            raise self.fail(key, f"must be a number, {low:g} to {high:g}")
+        return value
+
+    def interval(self, key: str, *, required: bool, hint: str = "") -> tuple[float, float] | None:
+        """Two finite numbers, the first below the second, and not so far apart that the width is infinite."""
+        found = self._get(key, required=required, hint=hint)
+        if found is None:
+            return None
+        ends = [_real(each) for each in found] if isinstance(found, list) and len(found) == 2 else [None]
+        if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
+            low, high = ends[0], ends[1]
+            if low < high and math.isfinite(high - low):
+                return low, high
+        raise self.fail(key, "must be two numbers, the lower one first", "for example range = [20, 80]")
+
+    def words(self, key: str, *, count_max: int, chars_max: int, required: bool = False) -> tuple[str, ...]:
+        """A list of distinct texts; numbers in it are taken as they would be written in a table."""
+        found = self._get(key, required=required)
+        if found is None:
+            return ()
+        if not isinstance(found, list) or not 1 <= len(found) <= count_max:
+            raise self.fail(key, f"must be a list of 1 to {count_max} values")
+        texts = []
+        for each in found:
+            value = _real(each)
+            texts.append(self._checked_text(key, each, chars_max) if value is None else f"{value:.15g}")
+        if len(set(texts)) != len(texts):
+            twice = next(each for each in texts if texts.count(each) > 1)
+            raise self.fail(key, f"has {twice!r} more than once")
+        return tuple(texts)
+
+    def done(self) -> None:
+        """Refuse the first key that no getter asked for."""
+        for key in self._table:
+            if key not in self._asked:
+                close = difflib.get_close_matches(key, self._asked, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(self._asked)}"
+                raise self.fail(key, "no such key", hint)
+
+    def _get(self, key: str, *, required: bool = False, hint: str = "") -> Any:
+        self._asked.append(key)
+        if required and key not in self._table:
+            close = difflib.get_close_matches(key, [each for each in self._table if each not in self._asked], n=1)
+            if close:
+                raise self.fail(close[0], "no such key", f"did you mean {key}?")
+            raise self.fail("", f"{key} is missing", hint)
+        return self._table.get(key)
+
+    def _checked_text(self, key: str, value: object, chars_max: int) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= chars_max or not value.isprintable():
+            raise self.fail(key, f"must be printable text of 1 to {chars_max} characters")
+        if value != value.strip():
+            raise self.fail(key, "must not begin or end with a space")
+        return value
+
+
+def _real(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        real = float(value)
+    except OverflowError:
+        return None
+    return real if math.isfinite(real) else None
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    shown = ascii(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "(a very long number)"
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+
+def _alternatives(choices: tuple[str, ...]) -> str:
+    quoted = [f"'{each}'" for each in choices]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+_KEY = re.compile(r""""((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
+
+
+def _line_of(text: str, path: tuple[str, ...]) -> int:
+    """The line of a key where it is written plainly (``[section]``, ``key = value``), else of its section; 0: none."""
+    section: tuple[str, ...] = ()
+    best = depth = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
+            section = _parts(header[1])
+            if len(section) > depth and section == path[: len(section)]:
+                best, depth = number, len(section)
+        elif key := re.match(r"([^=#]+)=", line):
+            found = (*section, *_parts(key[1]))
+            if len(found) > depth and found == path[: len(found)]:
+                best, depth = number, len(found)
+    return best
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(double or single or bare for double, single, bare in _KEY.findall(text))
