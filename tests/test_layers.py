@@ -30,15 +30,12 @@ ONLY_IN = {
     "libp2p": {
         "peer/network/transport.py",
         "peer/network/guards.py",
-        "peer/network/overlay.py",
-        "peer/network/link.py",
     },
     "multiaddr": {
         "peer/network/transport.py",
         "peer/network/guards.py",
-        "peer/network/overlay.py",
-        "peer/network/link.py",
     },
+    "cryptography": {"peer/network/sealing.py"},
     "hypercorn": {"peer/api.py"},
     "starlette": {"peer/api.py"},
     "sqlite3": {

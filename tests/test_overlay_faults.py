@@ -15,7 +15,6 @@ import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
@@ -27,6 +26,7 @@ from overlay_helpers import (
     answer_pings,
     child,
     gets_a_stream,
+    inject,
     introduce,
     intruder,
     node,
@@ -40,9 +40,10 @@ from overlay_helpers import (
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.address import multihash_of
+from quidnunc.peer.network.mux_stream import WINDOW_BYTES
 from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, StreamEnded
-from quidnunc.peer.network.transport import Connection, MuxStream
+from quidnunc.peer.network.transport import Connection
 
 pytestmark = pytest.mark.trio
 STRANGER = hashlib.sha256(b"a stranger").digest()
@@ -110,8 +111,7 @@ async def test_any_protocol_name_is_survived(name: bytes) -> None:
     async with serving(two) as events:
         with trio.fail_after(30):
             async with intruder(SEEDS[0], two) as connection:
-                await connection.muxed.event_started.wait()
-                raw = MuxStream(connection, await connection.muxed.open_stream())
+                raw = connection.mux.open()
                 hello = b"/multistream/1.0.0\n"
                 length = bytes([len(name) & 0x7F | (0x80 if len(name) > 127 else 0)])
                 if len(name) > 127:
@@ -193,9 +193,8 @@ async def test_a_flood_of_silent_connections_locks_nobody_out() -> None:
 
 
 async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -> None:
-    limit = 4_194_304
     members = [Member(KEYS[0])]
-    async with child(1, members, buffer_bytes_max=limit, idle_timeout_s=300.0) as (peer, addresses):
+    async with child(1, members, idle_timeout_s=300.0) as (peer, addresses):
         pushed = 0
         with trio.fail_after(60):
             async with intruder(SEEDS[0], addresses[0]) as connection, trio.open_nursery() as nursery:
@@ -208,17 +207,15 @@ async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -
                 # The one slot is taken, so nobody reads what comes after this second offer.
                 unread = await connection.open(FRAME_PROTOCOL)
                 await unread.write(bulk)
-                header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, 65_507)
-                try:
+                header = struct.pack("!BBHII", 0, 0, 0, unread.number, 65_507)
+                with contextlib.suppress(StreamEnded):
                     while pushed < 400_000_000:
-                        await connection.muxed._write_frame(header + bytes(65_507))
+                        await inject(connection, header + bytes(65_507))
                         pushed += 65_507
-                except ConnectionClosedError:
-                    pass
                 nursery.cancel_scope.cancel()
         report = await peer.until("down", peer=KEYS[0].hex())
-    assert limit <= pushed < 400_000_000
-    # Kernel buffers and one frame in hand come on top of the limit; 400 MB would not fit.
+    assert pushed < 400_000_000
+    # Kernel buffers come on top of the window; 400 MB would not fit.
     assert report["rss_kb"] < 250_000
 
 
@@ -233,7 +230,7 @@ async def test_connections_that_prove_nothing_give_way_to_newer_ones_of_the_same
         await other.open(FRAME_PROTOCOL)
         with trio.fail_after(10):
             for connection in connections[:4]:
-                while not connection.muxed.is_closed:
+                while not connection.ended.is_set():
                     await trio.sleep(0.01)
         for connection in (*connections[4:], other):
             await connection.open(FRAME_PROTOCOL)
@@ -243,13 +240,13 @@ async def test_connections_that_prove_nothing_give_way_to_newer_ones_of_the_same
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer_pings, good)
             await events.until_up(KEYS[0])
-            assert not connections[5].muxed.is_closed
+            assert not connections[5].ended.is_set()
             nursery.cancel_scope.cancel()
 
 
 async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None:
     """Regression: each of any number of connections could hold as much."""
-    limit, piece = 4_194_304, 65_507
+    limit = 4 * WINDOW_BYTES
     two = node(
         1,
         members=[Member(KEYS[0]), Member(KEYS[2])],
@@ -260,35 +257,32 @@ async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None
     )
     bulk = valid_offer(Frame(b"h", bytes(1_000_000)))
 
-    async def push(connection: Connection, count: int) -> None:
-        unread = await connection.open(FRAME_PROTOCOL)
-        await unread.write(bulk)
-        header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, piece)
-        for _ in range(count // piece):
-            await connection.muxed._write_frame(header + bytes(piece))
-
-    def held(key: bytes) -> int:
-        return two._transport._held(key)
+    async def push(connection: Connection, streams: int) -> None:
+        """Fill the windows of so many streams that nobody reads: there is no slot for what they offer."""
+        for _ in range(streams):
+            stream = await connection.open(FRAME_PROTOCOL)
+            await stream.write(bulk + bytes(WINDOW_BYTES - 1_000))
 
     async with serving(two), intruder(SEEDS[0], two) as first, intruder(SEEDS[2], two) as other:
         holder = await other.open(FRAME_PROTOCOL)
         await holder.write(bulk)
         assert await holder.read_exactly(1) == b"G"
         with trio.fail_after(30):
-            await push(first, 3 * limit // 4)
-            await push(other, 3 * limit // 4)
+            await push(first, 3)
+            await push(other, 3)
             for key in (KEYS[0], KEYS[2]):
-                while held(key) < limit // 2:
+                while two._transport.held(key) < 2 * WINDOW_BYTES:
                     await trio.sleep(0.01)
             async with intruder(SEEDS[0], two) as second:
-                with contextlib.suppress(ConnectionClosedError):
-                    await push(second, 3 * limit // 4)
-                while not second.muxed.is_closed:
-                    assert held(KEYS[0]) <= limit
+                with contextlib.suppress(StreamEnded):
+                    await push(second, 3)
+                while not second.ended.is_set():
+                    assert two._transport.held(KEYS[0]) <= limit
                     await trio.sleep(0.01)
-            assert not first.muxed.is_closed
-            assert not other.muxed.is_closed
-            assert limit // 2 < held(KEYS[0]) <= 3 * limit // 4, "what a closed connection held is not counted"
+            assert not first.ended.is_set()
+            assert not other.ended.is_set()
+            held = two._transport.held(KEYS[0])
+            assert 2 * WINDOW_BYTES < held <= 3 * WINDOW_BYTES, "what a closed connection held is not counted"
 
 
 async def test_a_four_gigabyte_header_is_refused_and_the_stream_goes_on() -> None:

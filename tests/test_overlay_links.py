@@ -130,7 +130,7 @@ async def test_a_second_connection_dialed_by_the_higher_key_is_refused() -> None
         async with intruder(SEEDS[1], one, one.public) as second, trio.open_nursery() as nursery:
             nursery.start_soon(until_over, answer_pings, second)
             with trio.fail_after(30):
-                await second.muxed.event_closed.wait()
+                await second.ended.wait()
             nursery.cancel_scope.cancel()
         assert events.log == [("up", two.public)]
         await one.send(two.public, Frame(b"h"))
@@ -198,7 +198,7 @@ async def test_a_peer_that_never_answers_pings_is_never_up() -> None:
     two = node(1, members=[Member(KEYS[0])], ping_interval_s=0.1)
     async with serving(two) as events, intruder(SEEDS[0], two) as connection:
         with trio.fail_after(30):
-            while not connection.muxed.is_closed:
+            while not connection.ended.is_set():
                 await trio.sleep(0.01)
         assert events.log == []
 

@@ -25,7 +25,8 @@ from quidnunc.peer.network.overlay_api import OverlayEvents, OverlaySettings, Pe
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Refused, StreamEnded, receive_frame, send_frame
 
 if TYPE_CHECKING:
-    from quidnunc.peer.network.transport import Connection, MuxStream
+    from quidnunc.peer.network.mux_stream import MuxStream
+    from quidnunc.peer.network.transport import Connection
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 PING_BYTES = 32
@@ -102,7 +103,7 @@ class Link:
 
     async def _move_bytes(self) -> None:
         await self._connection.run()
-        self.drop("unread bytes over the limit" if self._connection.muxed.overflowed else "closed by the peer")
+        self.drop(self._connection.why)
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -121,7 +122,7 @@ class Link:
         """The boundary: whatever goes wrong on one stream ends that stream, a timeout ends the connection."""
         try:
             with trio.fail_after(self._settings.handshake_timeout_s):
-                protocol = await stream.answer((FRAME_PROTOCOL, PING_PROTOCOL))
+                protocol = await self._connection.answer(stream, (FRAME_PROTOCOL, PING_PROTOCOL))
             if protocol == PING_PROTOCOL:
                 while True:
                     await stream.write(await stream.read_exactly(PING_BYTES))
