@@ -266,3 +266,20 @@ async def test_only_a_running_overlay_pays_for_libp2p() -> None:
     assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.overlay")
     assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.memory_overlay")
     assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.transport")
+
+
+def _run(program: str) -> bytes:
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("before", ["", "import libp2p; "], ids=["ours-first", "libp2p-first"])
+async def test_parts_of_libp2p_are_imported_without_the_rest_and_do_not_spoil_it(before: str) -> None:
+    parts = f"import sys; {before}import quidnunc.peer.network.transport as t; "
+    rest = "print('aioquic' in sys.modules, 'libp2p.transport.manager' in sys.modules)"
+    assert (await trio.to_thread.run_sync(_run, parts + rest)).split() == [b"True" if before else b"False"] * 2
+    whole = (
+        "from libp2p import new_host; from libp2p.security.noise.transport import Transport; "
+        "from libp2p.transport.quic.stream import QUICStream; "
+        "print(issubclass(t.GatedNoise, Transport), QUICStream is not object, new_host().get_id() is not None)"
+    )
+    assert (await trio.to_thread.run_sync(_run, parts + whole)).split() == [b"True"] * 3

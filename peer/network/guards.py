@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
-from libp2p.abc import IRawConnection, ISecureConn
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.security.noise.transport import Transport as Noise
 
 from quidnunc.peer.network.address import public_of
+from quidnunc.peer.network.libp2p_parts import (
+    ConnectionClosedError,
+    IRawConnection,
+    ISecureConn,
+    KeyPair,
+    Noise,
+    ReadWriteCloser,
+    create_new_x25519_key_pair,
+)
 
 HANDSHAKE_BYTES = 65_536
 _RECEIVE = 131_072

@@ -25,25 +25,27 @@ from functools import partial
 from weakref import WeakSet
 
 import trio
-from libp2p.abc import ISecureConn
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
-from libp2p.security.security_multistream import SecurityMultistream
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from quidnunc.peer.network.address import multihash_of, public_of
 from quidnunc.peer.network.guards import GatedNoise, HandshakeRefused, Wire
+from quidnunc.peer.network.libp2p_parts import (
+    ID,
+    NOISE_ID,
+    YAMUX_ID,
+    BaseLibp2pError,
+    ConnectionClosedError,
+    ISecureConn,
+    Multiselect,
+    MultiselectClient,
+    MultiselectCommunicator,
+    MuxerMultistream,
+    RawConnection,
+    ReadWriteCloser,
+    SecurityMultistream,
+    TProtocol,
+    Yamux,
+    create_new_key_pair,
+)
 from quidnunc.peer.network.mux import Mux, MuxBroken
 from quidnunc.peer.network.mux_stream import MuxStream
 from quidnunc.peer.network.sealing import BadMessage, Opener, Sealer
