@@ -83,8 +83,7 @@ class Ours:
         signed = open_update(
             parse_message(frame.header, FEDERATION).token, log_id=self._log_id, public=self._key.public
         )
-        digest = await trio.to_thread.run_sync(lambda: hashlib.sha256(frame.body).digest())
-        return None if digest == signed.update.delta else Reason.HASH_MISMATCH
+        return None if frame.body_hash() == signed.update.delta else Reason.HASH_MISMATCH
 
     def listening(self) -> dict[str, Any]:
         return {"addresses": list(self.overlay.addresses())}

@@ -6,19 +6,44 @@ order. Everything after a :class:`Commit` waits until the commit is durable: wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.jobs import Job, Result
 
 
+class Hashes(NamedTuple):
+    """SHA-256 of a frame, header and body together, and of its body alone."""
+
+    frame: bytes
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message between peers: a small canonical header and an opaque body (possibly empty)."""
+    """One message between peers: a small canonical header and an opaque body (possibly empty).
+
+    ``known`` are its hashes where our own host worked them out while the bytes came in; no peer can set them.
+    """
 
     header: bytes
     body: bytes = b""
+    known: Hashes | None = field(default=None, compare=False, repr=False)
+
+    def frame_hash(self) -> bytes:
+        """SHA-256 of header and body together."""
+        if self.known is not None:
+            return self.known.frame
+        whole = hashlib.sha256(self.header)
+        whole.update(self.body)
+        return whole.digest()
+
+    def body_hash(self) -> bytes:
+        """SHA-256 of the body."""
+        return hashlib.sha256(self.body).digest() if self.known is None else self.known.body
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,8 @@ async def test_a_large_body_is_hashed_while_it_comes_and_kept_once(body: int) ->
             nursery.cancel_scope.cancel()
     assert sink.frames == [frame]
     assert type(sink.frames[0].body) is bytes
+    assert frame.known is None
+    assert sink.frames[0].known == (frame.frame_hash(), frame.body_hash())
 
 
 @pytest.mark.trio

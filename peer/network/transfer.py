@@ -36,7 +36,7 @@ from typing import Protocol
 import trio
 
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
-from quidnunc.gossip.events import Frame
+from quidnunc.gossip.events import Frame, Hashes
 from quidnunc.peer.network.overlay_api import OverlaySettings
 
 FRAME_PROTOCOL = "/quidnunc/1/frame"
@@ -75,16 +75,6 @@ class ByteStream(Protocol):
 
     def expect(self, count: int) -> None:
         """Let the flow control know that ``count`` bytes are coming."""
-
-
-class Hash(Protocol):
-    """A running hash."""
-
-    def update(self, data: bytes | memoryview, /) -> None:
-        """Take more."""
-
-    def digest(self) -> bytes:
-        """The hash of everything so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +121,9 @@ def judge(offer: Offer, federation: bytes, settings: OverlaySettings) -> Reason 
 async def digest_of(frame: Frame) -> bytes:
     """SHA-256 of header || body; in a thread when it would hold up the loop."""
 
-    def compute() -> bytes:
-        state = hashlib.sha256(frame.header)
-        state.update(frame.body)
-        return state.digest()
-
     if len(frame.body) > HASH_BYTES:
-        return await trio.to_thread.run_sync(compute)
-    return compute()
+        return await trio.to_thread.run_sync(frame.frame_hash)
+    return frame.frame_hash()
 
 
 async def send_frame(stream: ByteStream, frame: Frame, federation: bytes, settings: OverlaySettings) -> None:
@@ -223,45 +208,52 @@ async def _receive_offered(
 async def _receive_bytes(stream: ByteStream, offer: Offer, settings: OverlaySettings) -> tuple[Reason | None, Frame]:
     stream.expect(offer.size)
     await stream.write(b"G", settings.idle_timeout_s)
-    state = hashlib.sha256()
     with trio.fail_after(settings.idle_timeout_s):
         header = await stream.read_exactly(offer.header_bytes)
-    state.update(header)
+    whole, body = hashlib.sha256(header), hashlib.sha256()
+
+    def take(piece: memoryview) -> None:
+        whole.update(piece)
+        body.update(piece)
+
     # A BytesIO gives away the very bytes it was filled with: the body is in memory once, as bytes.
     room = BytesIO(bytes(offer.body_bytes))
     with room.getbuffer() as view:
-        await _receive_body(stream, view, state, settings.idle_timeout_s)
-    refusal = None if state.digest() == offer.digest else Reason.HASH_MISMATCH
-    return refusal, Frame(header, room.getvalue())
+        await _receive_body(stream, view, take, settings.idle_timeout_s)
+    known = Hashes(whole.digest(), body.digest())
+    refusal = None if known.frame == offer.digest else Reason.HASH_MISMATCH
+    return refusal, Frame(header, room.getvalue(), known)
 
 
-async def _receive_body(stream: ByteStream, view: memoryview, state: Hash, idle_s: float) -> None:
-    """Fill ``view`` and hash what comes, in a thread and meanwhile when it is much."""
+async def _receive_body(
+    stream: ByteStream, view: memoryview, take: Callable[[memoryview], None], idle_s: float
+) -> None:
+    """Fill ``view`` and have ``take`` hash what comes, in a thread and meanwhile when it is much."""
     if len(view) <= HASH_BYTES:
         await stream.read_into(view, idle_s)
-        state.update(view)
+        take(view)
         return
-    async with _hashing(state) as hash_soon:
-        hashed = 0
+    async with _in_thread(take) as take_soon:
+        taken = 0
 
         def told(filled: int) -> None:
-            nonlocal hashed
-            if filled - hashed >= HASH_BYTES or filled == len(view):
-                hash_soon(view[hashed:filled])
-                hashed = filled
+            nonlocal taken
+            if filled - taken >= HASH_BYTES or filled == len(view):
+                take_soon(view[taken:filled])
+                taken = filled
 
         await stream.read_into(view, idle_s, told)
 
 
 @asynccontextmanager
-async def _hashing(state: Hash) -> AsyncIterator[Callable[[memoryview], None]]:
-    """Gives a function that has a piece hashed in the background; all of them are at the end of the block."""
+async def _in_thread(take: Callable[[memoryview], None]) -> AsyncIterator[Callable[[memoryview], None]]:
+    """Gives a function that queues a piece for ``take``; at the end of the block all are taken."""
     send, receive = trio.open_memory_channel[memoryview](math.inf)
 
     async def work() -> None:
         async for piece in receive:
             with piece:
-                await trio.to_thread.run_sync(state.update, piece)
+                await trio.to_thread.run_sync(take, piece)
 
     failed: Exception | None = None
     async with trio.open_nursery() as nursery:

@@ -52,9 +52,8 @@ from quidnunc.peer.network.sealing import BadMessage, Opener, Sealer
 from quidnunc.peer.network.transfer import StreamEnded
 
 NEGOTIATION_BYTES = 1_024
-SEND_MESSAGES = 4
-RECEIVE_MESSAGES = 8
-"""Full noise messages sent or received by one system call: 256 and 512 KiB."""
+BATCH_MESSAGES = 8
+"""Full noise messages, 64 KiB each, that are sent or received by one system call."""
 _LOST = (BaseLibp2pError, StreamEnded, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -216,4 +215,4 @@ def _takeover(secured: ISecureConn, wire: Wire) -> tuple[Sealer, Opener]:
     """The two directions of the channel, from where libp2p's session leaves them: keys, counters, early bytes."""
     noise = secured.conn.noise_state.noise_protocol
     ours, theirs = noise.cipher_state_encrypt, noise.cipher_state_decrypt
-    return Sealer(ours.k, ours.n, SEND_MESSAGES), Opener(theirs.k, theirs.n, RECEIVE_MESSAGES, wire.leftover())
+    return Sealer(ours.k, ours.n, BATCH_MESSAGES), Opener(theirs.k, theirs.n, BATCH_MESSAGES, wire.leftover())
