@@ -15,6 +15,7 @@ import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
@@ -22,6 +23,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
 from overlay_helpers import (
     KEYS,
+    LOOPBACK,
     SEEDS,
     answer_pings,
     child,
@@ -42,7 +44,7 @@ from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.address import multihash_of
 from quidnunc.peer.network.mux_stream import WINDOW_BYTES
 from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
-from quidnunc.peer.network.transfer import FRAME_PROTOCOL, StreamEnded
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, OFFER_BYTES, StreamEnded, parse_offer
 from quidnunc.peer.network.transport import Connection
 
 pytestmark = pytest.mark.trio
@@ -91,6 +93,60 @@ async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(seed: bytes, se
             assert await speaks(host_with(seed, security), overlay, Frame(b"h", b"body")) is welcome
             assert events.frames == ([(KEYS[0], Frame(b"h", b"body"))] if welcome else [])
             assert (("up", KEYS[0]) in events.log) is welcome
+
+
+async def take_frames(stream: object, taken: list[bytes]) -> None:
+    """The acceptor of frames on a stock host, as docs/wire.md has it."""
+
+    async def exactly(count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            found += await stream.read(min(count - len(found), 262_144))  # type: ignore[attr-defined]
+        return found
+
+    with contextlib.suppress(StreamError):
+        while True:
+            offer = parse_offer(await exactly(OFFER_BYTES))
+            await stream.write(b"G")  # type: ignore[attr-defined]
+            taken.append(await exactly(offer.size))
+            assert hashlib.sha256(taken[-1]).digest() == offer.digest
+            await stream.write(b"A")  # type: ignore[attr-defined]
+
+
+async def test_large_frames_go_to_a_stock_host_and_come_from_one() -> None:
+    body = hashlib.shake_256(b"3 MB").digest(3_000_000)
+    stock, taken = host_with(SEEDS[1], "noise"), []
+    stock.set_stream_handler(FRAME_PROTOCOL, lambda stream: take_frames(stream, taken))  # type: ignore[attr-defined]
+    one = node(0)
+    with trio.fail_after(60):
+        async with serving(one) as events, stock.run([multiaddr.Multiaddr(LOOPBACK[0])]):  # type: ignore[attr-defined]
+            address = str(stock.get_addrs()[0]).partition("/p2p/")[0]  # type: ignore[attr-defined]
+            one.set_members([Member(KEYS[1], (address,))])
+            await events.until_up(KEYS[1])
+            for size in (len(body), 100, 65_506, 65_507):
+                await one.send(KEYS[1], Frame(b"h", body[:size]))
+            assert taken == [b"h" + body[:size] for size in (len(body), 100, 65_506, 65_507)]
+            stream = await stock.new_stream(ID(multihash_of(KEYS[0])), [FRAME_PROTOCOL])  # type: ignore[attr-defined]
+            for frame in (Frame(b"h", body), Frame(b"small")):
+                await stream.write(valid_offer(frame))
+                assert await stream.read(1) == b"G"
+                await stream.write(frame.header + frame.body)
+                assert await stream.read(1) == b"A"
+            assert [frame for _, frame in events.frames] == [Frame(b"h", body), Frame(b"small")]
+            await stock.close()  # type: ignore[attr-defined]
+
+
+async def test_a_small_frame_passes_a_large_one_that_is_on_its_way() -> None:
+    large = Frame(b"large", bytes(64_000_000))
+    async with pair(body_bytes_max=len(large.body)) as (one, _, two, events):
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.send, two.public, large)
+                while two.stats()[one.public].bytes_received < 1_000_000:
+                    await trio.sleep(0.001)
+                await one.send(two.public, Frame(b"small"))
+                assert [frame.header for _, frame in events.frames] == [b"small"]
+        assert [frame.header for _, frame in events.frames] == [b"small", b"large"]
 
 
 async def test_a_stranger_is_never_announced_and_the_listener_goes_on() -> None:
