@@ -295,7 +295,7 @@ async def test_whoever_waits_hears_of_the_end(how: str) -> None:
         await trio.testing.wait_all_tasks_blocked()
         exchange(one, two)
         if how == "reset":
-            await theirs.reset()
+            theirs.reset()
             exchange(one, two)
         else:
             nursery.start_soon(expect, "accept", one.accept)
@@ -332,7 +332,7 @@ async def _read(stream: MuxStream, count: int) -> bytes:
 async def test_bytes_for_a_stream_that_is_over_are_dropped() -> None:
     two = mux(dialed=False)
     tell(two, frame(WINDOW, SYN, 1, 0) + frame(DATA, 0, 1, 5) + b"he")
-    await (await two.accept()).reset()
+    (await two.accept()).reset()
     tell(two, b"llo" + frame(DATA, 0, 1, 4) + b"gone" + frame(WINDOW, 0, 1, 9) + frame(WINDOW, SYN, 3, 0))
     assert two.unread == 0
     tell(two, frame(DATA, 0, 3, 2) + b"ok")
@@ -514,7 +514,7 @@ async def test_streams_work_both_ways_beside_stock_yamux(dialed: bool, opener: s
             await ours.read_exactly(1)
         await ours.write(b"last words")
         assert await _read_stock(theirs, 10) == b"last words"  # type: ignore[arg-type]
-        await ours.reset()
+        ours.reset()
         with pytest.raises(MuxedStreamError):
             await _read_stock(theirs, 1)  # type: ignore[arg-type]
 

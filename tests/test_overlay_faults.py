@@ -365,7 +365,7 @@ async def test_a_body_cut_short_and_a_wrong_hash_are_never_delivered() -> None:
             await stream.write(valid_offer(Frame(b"h", bytes(100_000))))
             assert await stream.read_exactly(1) == b"G"
             await stream.write(b"h" + bytes(60_000))
-            await stream.reset()
+            stream.reset()
             stream = await connection.open(FRAME_PROTOCOL)
             await stream.write(valid_offer(Frame(b"h", bytes(5))))
             assert await stream.read_exactly(1) == b"G"
@@ -412,7 +412,7 @@ async def test_streams_beyond_the_limit_are_reset_and_cost_nothing() -> None:
             for _ in range(20):
                 with pytest.raises(StreamEnded):
                     await connection.open(FRAME_PROTOCOL)
-            await held[0].reset()
+            held[0].reset()
             for _ in range(100):
                 try:
                     stream = await connection.open(FRAME_PROTOCOL)

@@ -94,7 +94,7 @@ class Link:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._move_bytes)
                     nursery.start_soon(self._accept_streams, nursery)
-                    nursery.start_soon(self._ping, nursery, proved)
+                    nursery.start_soon(self._ping, proved)
         finally:
             self._scope.cancel()
             self._connection.abort()
@@ -113,7 +113,7 @@ class Link:
                 self.drop("closed by the peer")
                 return
             if self._inbound_streams >= self._settings.streams_per_peer:
-                await stream.reset()
+                stream.reset()
                 continue
             self._inbound_streams += 1
             nursery.start_soon(self._serve_stream, stream)
@@ -140,7 +140,7 @@ class Link:
             _log.exception("stream from %s failed", self.peer.hex()[:12])
         finally:
             self._inbound_streams -= 1
-            await stream.reset()
+            stream.reset()
 
     @asynccontextmanager
     async def _slot(self, size: int) -> AsyncIterator[None]:
@@ -156,7 +156,7 @@ class Link:
             self._stats.frames_received += 1
         return reason
 
-    async def _ping(self, nursery: trio.Nursery, proved: Callable[[Link], Awaitable[None]]) -> None:
+    async def _ping(self, proved: Callable[[Link], Awaitable[None]]) -> None:
         interval = self._settings.ping_interval_s
         stream: MuxStream | None = None
         number = misses = 0
@@ -167,27 +167,19 @@ class Link:
             with trio.move_on_after(interval):
                 try:
                     stream = stream or await self._connection.open(PING_PROTOCOL)
-                    await self._one_ping(stream, nursery, number)
+                    await stream.write(number.to_bytes(PING_BYTES, "big"))
+                    while int.from_bytes(await stream.read_exactly(PING_BYTES), "big") != number:
+                        pass
                     misses = 0
                 except StreamEnded:
+                    if stream is not None:
+                        stream.reset()
                     stream = None
             if misses == 0 and not self.proved:
                 self.proved = True
                 await proved(self)
             await trio.sleep_until(sent_at + interval)
         self.drop(f"{misses} pings without an answer")
-
-    async def _one_ping(self, stream: MuxStream, nursery: trio.Nursery, number: int) -> None:
-        # Only the wait for the answer may be cancelled: a cancelled write would end the connection.
-        nursery.start_soon(self._write_ping, stream, number)
-        while int.from_bytes(await stream.read_exactly(PING_BYTES), "big") != number:
-            pass
-
-    async def _write_ping(self, stream: MuxStream, number: int) -> None:
-        try:
-            await stream.write(number.to_bytes(PING_BYTES, "big"))
-        except StreamEnded as error:
-            _log.debug("ping to %s: %s", self.peer.hex()[:12], error)
 
     async def send(self, frame: Frame) -> None:
         """Send ``frame`` on its lane; SendFailed if it was not acknowledged."""
@@ -231,7 +223,7 @@ class Link:
         finally:
             lane.lock.release()
             if stream is not None and lane.stream is not stream:
-                await stream.reset()
+                stream.reset()
 
 
 def _count(counts: dict[Reason, int], reason: Reason) -> None:

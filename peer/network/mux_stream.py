@@ -173,7 +173,7 @@ class MuxStream:
         else:
             self._outgoing.remove(item)
 
-    async def reset(self) -> None:
+    def reset(self) -> None:
         """End the stream both ways and forget what was not read."""
         self._mux.drop(self)
 

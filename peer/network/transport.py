@@ -72,7 +72,7 @@ class _Negotiation(ReadWriteCloser):  # type: ignore[misc]
         await self._stream.write(data)
 
     async def close(self) -> None:
-        await self._stream.reset()
+        self._stream.reset()
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Not known; asked for by the interface."""
@@ -137,7 +137,7 @@ class Connection:
             communicator = MultiselectCommunicator(_Negotiation(stream))
             await MultiselectClient().select_one_of([TProtocol(protocol)], communicator)
         except (UnicodeDecodeError, *_LOST) as error:
-            await stream.reset()
+            stream.reset()
             raise StreamEnded(f"cannot open {protocol}: {error}") from error
         return stream
 
