@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,7 +111,7 @@ class Ours:
         )
         entry = self._log.append(update.TYPE, payload_of(update), salt=bytes(16), t_ms=self._number)
         token = make_token(entry, self._log.inclusion(self._log.size - 1), self._log.checkpoint(self._key))
-        return frame(Update(FEDERATION, token), body)
+        return replace(frame(Update(FEDERATION, token), body), known_hash=digest)
 
 
 # -- stock -------------------------------------------------------------------------------------------------------

@@ -8,42 +8,32 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.jobs import Job, Result
-
-
-class Hashes(NamedTuple):
-    """SHA-256 of a frame, header and body together, and of its body alone."""
-
-    frame: bytes
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One message between peers: a small canonical header and an opaque body (possibly empty).
 
-    ``known`` are its hashes where our own host worked them out while the bytes came in; no peer can set them.
+    ``known_hash`` is the SHA-256 of the body where our own host has it already, as the name of the blob that the body
+    is or from hashing it while it came in; no peer can set it.
     """
 
     header: bytes
     body: bytes = b""
-    known: Hashes | None = field(default=None, compare=False, repr=False)
-
-    def frame_hash(self) -> bytes:
-        """SHA-256 of header and body together."""
-        if self.known is not None:
-            return self.known.frame
-        whole = hashlib.sha256(self.header)
-        whole.update(self.body)
-        return whole.digest()
+    known_hash: bytes | None = field(default=None, compare=False, repr=False)
 
     def body_hash(self) -> bytes:
-        """SHA-256 of the body."""
-        return hashlib.sha256(self.body).digest() if self.known is None else self.known.body
+        """SHA-256 of the body; worked out now unless it is known."""
+        return hashlib.sha256(self.body).digest() if self.known_hash is None else self.known_hash
+
+    def digest(self) -> bytes:
+        """What names the frame in an offer and in a refusal: cheap once the body's hash is known."""
+        return tagged_hash("frame", self.body_hash(), self.header)
 
 
 @dataclass(frozen=True, slots=True)

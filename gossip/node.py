@@ -257,7 +257,7 @@ class Node:
         member = self.charter.by_transport(event.peer)
         sender = None if member is None else member.log_id
         size = len(frame.header) + len(frame.body)
-        recorded = self.recorder.refuse(sender, error.reason, size, frame.frame_hash(), now)
+        recorded = self.recorder.refuse(sender, error.reason, size, frame.digest(), now)
         out: list[Effect] = [Refuse(event.peer, error.reason)]
         if recorded:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]

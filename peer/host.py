@@ -284,7 +284,7 @@ class Host:
             if body is None:
                 log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
                 return
-            frame = Frame(frame.header, body)
+            frame = Frame(frame.header, body, body_blob)
         try:
             await self.overlay.send(peer, frame)
         except SendFailed as failed:

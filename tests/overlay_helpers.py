@@ -248,7 +248,7 @@ async def gets_a_stream(seed: bytes, target: Libp2pOverlay) -> bool:
 
 def valid_offer(frame: Frame, **changes: int) -> bytes:
     sizes = {"header_bytes": len(frame.header), "body_bytes": len(frame.body), **changes}
-    return encode_offer(Offer(FEDERATION, digest=hashlib.sha256(frame.header + frame.body).digest(), **sizes))
+    return encode_offer(Offer(FEDERATION, digest=frame.digest(), **sizes))
 
 
 async def until_over(call: object, connection: Connection) -> None:

@@ -109,7 +109,9 @@ async def take_frames(stream: object, taken: list[bytes]) -> None:
             offer = parse_offer(await exactly(OFFER_BYTES))
             await stream.write(b"G")  # type: ignore[attr-defined]
             taken.append(await exactly(offer.size))
-            assert hashlib.sha256(taken[-1]).digest() == offer.digest
+            header, body = taken[-1][: offer.header_bytes], taken[-1][offer.header_bytes :]
+            inside = hashlib.sha256(body).digest() + header
+            assert hashlib.sha256(b"quidnunc/v1/frame\0" + inside).digest() == offer.digest
             await stream.write(b"A")  # type: ignore[attr-defined]
 
 

@@ -112,7 +112,7 @@ def make(limits: OverlaySettings = LIMITS, verdict: Reason | None = None) -> tup
 
 
 def offer_for(frame: Frame, **changes: object) -> bytes:
-    digest = hashlib.sha256(frame.header + frame.body).digest()
+    digest = frame.digest()
     values: dict[str, object] = {
         "federation": FEDERATION,
         "header_bytes": len(frame.header),
@@ -201,8 +201,7 @@ async def test_a_large_body_is_hashed_while_it_comes_and_kept_once(body: int) ->
             nursery.cancel_scope.cancel()
     assert sink.frames == [frame]
     assert type(sink.frames[0].body) is bytes
-    assert frame.known is None
-    assert sink.frames[0].known == (frame.frame_hash(), frame.body_hash())
+    assert sink.frames[0].known_hash == hashlib.sha256(frame.body).digest()
 
 
 @pytest.mark.trio
@@ -367,7 +366,7 @@ async def test_without_a_free_slot_the_sender_hears_so_before_it_gives_up(
                 ),
                 st.binary(max_size=20),
                 st.integers(0, 30),
-                st.sampled_from([b"d" * 32, hashlib.sha256(b"hbody").digest()]),
+                st.sampled_from([b"d" * 32, Frame(b"h", b"body").digest()]),
             ),
         ),
         max_size=4,
@@ -383,7 +382,7 @@ def test_whatever_is_sent_only_a_matching_hash_is_delivered(pieces: list[bytes])
             await pipe.stream.send_eof()  # type: ignore[attr-defined]
         assert isinstance(sink.error, (StreamEnded, RemoteProtocolError))
         for frame in sink.frames:
-            assert hashlib.sha256(frame.header + frame.body).digest() == hashlib.sha256(b"hbody").digest()
+            assert frame == Frame(b"h", b"body")
 
     trio.run(main)
 

@@ -7,7 +7,7 @@ after the other; the acceptor only answers. Integers are unsigned and big-endian
             32  federation id
             4   header length H, 1 <= H
             8   body length B
-            32  SHA-256 of header || body
+            32  digest: H("frame", SHA-256 of the body, header)
     answer  "G"         go: the acceptor has room and waits for the bytes, or
             "N" reason  refused, one reason byte; the transfer is over
     bytes   H + B       header, then body
@@ -36,7 +36,7 @@ from typing import Protocol
 import trio
 
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
-from quidnunc.gossip.events import Frame, Hashes
+from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.overlay_api import OverlaySettings
 
 FRAME_PROTOCOL = "/quidnunc/1/frame"
@@ -119,11 +119,11 @@ def judge(offer: Offer, federation: bytes, settings: OverlaySettings) -> Reason 
 
 
 async def digest_of(frame: Frame) -> bytes:
-    """SHA-256 of header || body; in a thread when it would hold up the loop."""
+    """The digest of ``frame``; in a thread when it would hold up the loop."""
 
-    if len(frame.body) > HASH_BYTES:
-        return await trio.to_thread.run_sync(frame.frame_hash)
-    return frame.frame_hash()
+    if frame.known_hash is None and len(frame.body) > HASH_BYTES:
+        return await trio.to_thread.run_sync(frame.digest)
+    return frame.digest()
 
 
 async def send_frame(stream: ByteStream, frame: Frame, federation: bytes, settings: OverlaySettings) -> None:
@@ -210,19 +210,13 @@ async def _receive_bytes(stream: ByteStream, offer: Offer, settings: OverlaySett
     await stream.write(b"G", settings.idle_timeout_s)
     with trio.fail_after(settings.idle_timeout_s):
         header = await stream.read_exactly(offer.header_bytes)
-    whole, body = hashlib.sha256(header), hashlib.sha256()
-
-    def take(piece: memoryview) -> None:
-        whole.update(piece)
-        body.update(piece)
-
+    body_hash = hashlib.sha256()
     # A BytesIO gives away the very bytes it was filled with: the body is in memory once, as bytes.
     room = BytesIO(bytes(offer.body_bytes))
     with room.getbuffer() as view:
-        await _receive_body(stream, view, take, settings.idle_timeout_s)
-    known = Hashes(whole.digest(), body.digest())
-    refusal = None if known.frame == offer.digest else Reason.HASH_MISMATCH
-    return refusal, Frame(header, room.getvalue(), known)
+        await _receive_body(stream, view, body_hash.update, settings.idle_timeout_s)
+    frame = Frame(header, room.getvalue(), body_hash.digest())
+    return None if frame.digest() == offer.digest else Reason.HASH_MISMATCH, frame
 
 
 async def _receive_body(
