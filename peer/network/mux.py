@@ -136,10 +136,11 @@ class Mux:
 
     # -- incoming -----------------------------------------------------------------------------------------------
 
-    def feed(self, plain: memoryview) -> None:
-        """Take the next bytes of the peer, cut anywhere; raises MuxBroken."""
-        at = 0
+    def feed(self, plain: memoryview) -> int:
+        """Take the next bytes of the peer, cut anywhere; returns in how many steps; raises MuxBroken."""
+        at = steps = 0
         while at < len(plain):
+            steps += 1
             if self._body_left:
                 piece = plain[at : at + self._body_left]
                 self._body_left -= len(piece)
@@ -159,6 +160,7 @@ class Mux:
                     fields = HEADER.unpack(self._header)
                     self._header.clear()
                     self._on_header(*fields)
+        return steps
 
     def _on_header(self, version: int, kind: int, flags: int, number: int, value: int) -> None:
         if version != 0:

@@ -54,6 +54,8 @@ from quidnunc.peer.network.transfer import StreamEnded
 NEGOTIATION_BYTES = 1_024
 BATCH_MESSAGES = 8
 """Full noise messages, 64 KiB each, that are sent or received by one system call."""
+STEPS_MAX = 64
+"""Headers and pieces of bodies handled in one go: who sends tiny frames does not hold up the loop."""
 _LOST = (BaseLibp2pError, StreamEnded, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -106,11 +108,14 @@ class Connection:
 
     async def _receive(self) -> None:
         """Whatever is wrong with what the peer sends ends the connection, and nothing else."""
-        count = 0
+        count = steps = 0
         try:
             while True:
                 for plain in self._opener.opened(count):
-                    self.mux.feed(plain)
+                    steps += self.mux.feed(plain)
+                    if steps > STEPS_MAX:
+                        steps = 0
+                        await trio.lowlevel.checkpoint()
                 count = await self.wire.receive_into(self._opener.room)
                 if not count:
                     return
