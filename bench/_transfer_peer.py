@@ -257,8 +257,9 @@ async def delays(end: End, size: int) -> dict[str, Any]:
 
         async def small() -> None:
             while True:
+                ready = end.ready(bytes(1_000))
                 began = time.perf_counter()
-                await end.send(end.ready(bytes(1_000)))
+                await end.send(ready)
                 found.append(time.perf_counter() - began)
                 await trio.sleep(0.005)
 

@@ -26,6 +26,7 @@ from quidnunc.peer.loop_lag import WINDOW_S
 from quidnunc.peer.rehearsal import COMMAND, Actor, Plan, Rehearsal
 
 POLL_S = 0.005
+QUICK_S = 6.0
 PATIENCE_S = 120.0
 ENDLESS = ("--rounds", "1000000", "--interval", "0", "--epsilon", "inf", "--local-steps", "1")
 INT8_BYTES, FLOAT_BYTES = 1, 4
@@ -59,7 +60,7 @@ def training(rehearsal: Rehearsal, quick: bool) -> list[Row]:
         before = settled(rehearsal, quick)
         began = time.monotonic()
         rows += latency_rows(rehearsal.actors[0], quick)
-        left = (10.0 if quick else WINDOW_S) - (time.monotonic() - began)
+        left = (QUICK_S if quick else WINDOW_S) - (time.monotonic() - began)
         time.sleep(max(0.0, left))
         rows += load_rows("training", rehearsal, before, time.monotonic() - began, dim * INT8_BYTES, lag_ms=15)
     return rows
@@ -72,7 +73,7 @@ def bulk(rehearsal: Rehearsal, quick: bool) -> list[Row]:
     with rehearsal.running():
         before = settled(rehearsal, quick)
         began = time.monotonic()
-        time.sleep(10.0 if quick else WINDOW_S)
+        time.sleep(QUICK_S if quick else WINDOW_S)
         return load_rows("bulk", rehearsal, before, time.monotonic() - began, dim * FLOAT_BYTES, lag_ms=30)
 
 
