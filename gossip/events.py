@@ -6,19 +6,34 @@ order. Everything after a :class:`Commit` waits until the commit is durable: wri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.jobs import Job, Result
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message between peers: a small canonical header and an opaque body (possibly empty)."""
+    """One message between peers: a small canonical header and an opaque body (possibly empty).
+
+    ``known_hash`` is the SHA-256 of the body where our own host has it already, as the name of the blob that the body
+    is or from hashing it while it came in; no peer can set it.
+    """
 
     header: bytes
     body: bytes = b""
+    known_hash: bytes | None = field(default=None, compare=False, repr=False)
+
+    def body_hash(self) -> bytes:
+        """SHA-256 of the body; worked out now unless it is known."""
+        return hashlib.sha256(self.body).digest() if self.known_hash is None else self.known_hash
+
+    def digest(self) -> bytes:
+        """What names the frame in an offer and in a refusal: cheap once the body's hash is known."""
+        return tagged_hash("frame", self.body_hash(), self.header)
 
 
 @dataclass(frozen=True, slots=True)

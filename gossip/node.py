@@ -9,7 +9,6 @@ Time and randomness are arguments: ``now`` is in seconds on a clock that never r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from quidnunc.crypto.entry import EntryType
@@ -223,9 +222,9 @@ class Node:
         message = parse_message(frame.header, self.charter.federation_id)
         match message:
             case Update():
-                out = self.replicas.on_update(neighbor, message, frame.body, now)
+                out = self.replicas.on_update(neighbor, message, frame, now)
             case Snapshot():
-                out = self.replicas.on_snapshot(neighbor, message, frame.body, now)
+                out = self.replicas.on_snapshot(neighbor, message, frame, now)
             case Hello():
                 out = self._hello(neighbor, message, now)
             case Want():
@@ -255,12 +254,10 @@ class Node:
         self, neighbor: Neighbor | None, event: Received, error: RemoteProtocolError, now: float
     ) -> list[Effect]:
         frame = event.frame
-        digest = hashlib.sha256(frame.header)
-        digest.update(frame.body)
         member = self.charter.by_transport(event.peer)
         sender = None if member is None else member.log_id
         size = len(frame.header) + len(frame.body)
-        recorded = self.recorder.refuse(sender, error.reason, size, digest.digest(), now)
+        recorded = self.recorder.refuse(sender, error.reason, size, frame.digest(), now)
         out: list[Effect] = [Refuse(event.peer, error.reason)]
         if recorded:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]

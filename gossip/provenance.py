@@ -226,7 +226,7 @@ class MessageRefused:
     """0x15: ``count`` messages were refused for ``reason`` before anything in them could be attributed.
 
     ``sender`` is the member whose connection brought them (blame of the transport, not of an author), or nil for a
-    stranger. ``first`` is the SHA-256 of the first such message. At most one entry per (sender, reason) and round.
+    stranger. ``first`` is the digest of the first such message. At most one entry per (sender, reason) and round.
     """
 
     TYPE: ClassVar[EntryType] = EntryType.MESSAGE_REFUSED

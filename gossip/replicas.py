@@ -7,12 +7,11 @@ snapshot that must hash to what its publisher signed.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
-from quidnunc.gossip.events import Effect, Run, Send, SetTimer, StoreBlob
+from quidnunc.gossip.events import Effect, Frame, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
@@ -66,11 +65,11 @@ class Replicas:
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def on_update(self, neighbor: Neighbor, message: Update, body: bytes, now: float) -> list[Effect]:
+    def on_update(self, neighbor: Neighbor, message: Update, frame: Frame, now: float) -> list[Effect]:
         """A neighbor's update; raises RemoteProtocolError where nothing can be blamed on the signer."""
         signed = self._open(neighbor, message.token)
         number = signed.update.number
-        reason = self._judge(signed, body)
+        reason = self._judge(signed, frame)
         if reason is not None:
             return self._evidence.refuse(neighbor, signed, reason, now)
         known = self._known_leaf(neighbor, number)
@@ -93,7 +92,7 @@ class Replicas:
                 return self.fetch(neighbor, now)
             self._forget(neighbor.waiting.pop(newest).signed.update.delta)
         neighbor.waiting[number] = Waiting(signed)
-        return [StoreBlob(body), *self._apply_next(neighbor, now)]
+        return [StoreBlob(frame.body), *self._apply_next(neighbor, now)]
 
     def _known_leaf(self, neighbor: Neighbor, number: int) -> bytes | None:
         """The leaf of update ``number`` if it was applied, is being applied, or waits."""
@@ -102,17 +101,17 @@ class Replicas:
                 return held.signed.token.leaf
         return neighbor.leaves.get(number)
 
-    def on_snapshot(self, neighbor: Neighbor, message: Snapshot, body: bytes, now: float) -> list[Effect]:
+    def on_snapshot(self, neighbor: Neighbor, message: Snapshot, frame: Frame, now: float) -> list[Effect]:
         """A replica that was asked for; raises RemoteProtocolError."""
         signed = self._open(neighbor, message.token)
         update = signed.update
         if not neighbor.snapshots_due:
             raise RemoteProtocolError(Reason.UNSOLICITED, f"snapshot {update.number} was not asked for")
         neighbor.snapshots_due -= 1
-        if hashlib.sha256(body).digest() != update.replica_after:
+        if frame.body_hash() != update.replica_after:
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"snapshot {update.number} is not what was signed")
         reason = self._judge_header(signed)
-        if reason is None and len(body) != FLOAT_BYTES * self._charter.task.dim:
+        if reason is None and len(frame.body) != FLOAT_BYTES * self._charter.task.dim:
             reason = Reason.BAD_SHAPE
         if reason is not None:
             return self._evidence.refuse(neighbor, signed, reason, now)
@@ -126,7 +125,7 @@ class Replicas:
             return []  # a late answer to a repair that succeeded in another way
         neighbor.in_flight = Waiting(signed, snapshot=True)
         job = AdoptJob(neighbor.log_id, update.number, update.replica_after)
-        return [StoreBlob(body), Run(job)]
+        return [StoreBlob(frame.body), Run(job)]
 
     def on_claim(self, neighbor: Neighbor, token: bytes, now: float) -> list[Effect]:
         """A hello's newest token: fetch what we lack; raises RemoteProtocolError."""
@@ -303,20 +302,20 @@ class Replicas:
             return Reason.BAD_CODEC
         return None
 
-    def _judge(self, signed: SignedUpdate, body: bytes) -> Reason | None:
+    def _judge(self, signed: SignedUpdate, frame: Frame) -> Reason | None:
         """What is wrong with a verified update and its body, if anything; raises where the transport is to blame."""
         reason = self._judge_header(signed)
         if reason is not None:
             return reason
         if signed.update.size > self._charter.payload_bytes:
             return Reason.TOO_LARGE
-        if hashlib.sha256(body).digest() != signed.update.delta:
+        if frame.body_hash() != signed.update.delta:
             raise RemoteProtocolError(
                 Reason.HASH_MISMATCH, f"body of update {signed.update.number} is not the one signed"
             )
         dim = self._charter.task.dim
         expected = FLOAT_BYTES * dim if self._charter.codec == 0 else dim + INT8_OVERHEAD
-        if len(body) != expected or signed.update.size != len(body):
+        if len(frame.body) != expected or signed.update.size != len(frame.body):
             return Reason.BAD_SHAPE
         return None
 

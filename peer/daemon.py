@@ -39,6 +39,7 @@ from quidnunc.peer.config import Config
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
@@ -225,6 +226,7 @@ class Daemon:
         self._computer = computer
         self._overlay = overlay
         self.addresses: list[str] = []
+        self.lag = LoopLag()
 
     def status(self) -> dict[str, Any]:
         """The whole status, JSON-ready."""
@@ -241,6 +243,7 @@ class Daemon:
         data["home"] = str(self._home.root)
         computer = self._computer
         data["trainer"] = {"pid": computer.pid, "restarts": computer.restarts, "last_exit": computer.last_exit}
+        data["loop_lag"] = self.lag.summary()
         data["dropped_sends"] = self._host.dropped_sends
         data["clock_drift_s"] = round(self._host.clock.drift(), 3)
         data["reports"] = [
@@ -376,6 +379,7 @@ async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready:
     sock = api.bind(home.prepare_socket())
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(daemon.lag.run)
             daemon.addresses = await nursery.start(host.run, stop)
             await nursery.start(api.serve, daemon, sock)
             ready(daemon)

@@ -41,6 +41,7 @@ from quidnunc.gossip.events import (
 )
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
 from quidnunc.gossip.node import Node
+from quidnunc.peer.bodies import Bodies
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.overlay_api import Overlay, SendFailed
@@ -103,6 +104,7 @@ class Host:
         """Size and Merkle root of the ledger as last committed."""
         self._store = store
         self._blobs = blobs
+        self._bodies = Bodies(blobs)
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
         self._send_heavy, self._heavy = trio.open_memory_channel[Job](float("inf"))
@@ -280,11 +282,15 @@ class Host:
         if peer not in self.overlay.connected():
             return
         if body_blob:
-            body = await trio.to_thread.run_sync(self._blobs.get, body_blob)
-            if body is None:
-                log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
-                return
-            frame = Frame(frame.header, body)
+            async with self._bodies.lend(body_blob) as body:
+                if body is None:
+                    log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
+                    return
+                await self._send_whole(peer, Frame(frame.header, body, body_blob))
+        else:
+            await self._send_whole(peer, frame)
+
+    async def _send_whole(self, peer: bytes, frame: Frame) -> None:
         try:
             await self.overlay.send(peer, frame)
         except SendFailed as failed:

@@ -19,9 +19,10 @@ import trio
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
+from quidnunc.peer.network.mux_stream import MuxStream
 from quidnunc.peer.network.overlay import Libp2pOverlay, Member, Overlay, OverlaySettings
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, StreamEnded, encode_offer
-from quidnunc.peer.network.transport import Connection, MuxStream, Transport
+from quidnunc.peer.network.transport import Connection, Transport
 
 FEDERATION = hashlib.sha256(b"a federation").digest()
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -210,11 +211,22 @@ async def intruder(seed: bytes, target: Libp2pOverlay | str, public: bytes = KEY
     connection.abort()
 
 
+async def inject(connection: Connection, data: bytes) -> None:
+    """Send ``data`` past the flow control of our own multiplexer; StreamEnded when the connection is over."""
+    mux = connection.mux
+    mux._answers += data
+    mux._work.set()
+    while mux._answers:
+        if connection.ended.is_set():
+            raise StreamEnded
+        await trio.sleep(0.001)
+
+
 async def answer_pings(connection: Connection) -> None:
     """Behave well enough to be called up."""
     while True:
         stream = await connection.accept()
-        await stream.answer(("/ipfs/ping/1.0.0",))
+        await connection.answer(stream, ("/ipfs/ping/1.0.0",))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_echo, stream)
 
@@ -236,7 +248,7 @@ async def gets_a_stream(seed: bytes, target: Libp2pOverlay) -> bool:
 
 def valid_offer(frame: Frame, **changes: int) -> bytes:
     sizes = {"header_bytes": len(frame.header), "body_bytes": len(frame.body), **changes}
-    return encode_offer(Offer(FEDERATION, digest=hashlib.sha256(frame.header + frame.body).digest(), **sizes))
+    return encode_offer(Offer(FEDERATION, digest=frame.digest(), **sizes))
 
 
 async def until_over(call: object, connection: Connection) -> None:

@@ -27,18 +27,9 @@ ONLY_IN = {
     "msgpack": {"crypto/encoding.py"},
     "networkx": {"gossip/federation/topology.py"},
     "sklearn": {"gossip/learning/builtin.py"},
-    "libp2p": {
-        "peer/network/transport.py",
-        "peer/network/guards.py",
-        "peer/network/overlay.py",
-        "peer/network/link.py",
-    },
-    "multiaddr": {
-        "peer/network/transport.py",
-        "peer/network/guards.py",
-        "peer/network/overlay.py",
-        "peer/network/link.py",
-    },
+    "libp2p": {"peer/network/libp2p_parts.py"},
+    "multiaddr": set(),
+    "cryptography": {"peer/network/sealing.py"},
     "hypercorn": {"peer/api.py"},
     "starlette": {"peer/api.py"},
     "sqlite3": {

@@ -15,7 +15,7 @@ import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
@@ -23,10 +23,12 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
 from overlay_helpers import (
     KEYS,
+    LOOPBACK,
     SEEDS,
     answer_pings,
     child,
     gets_a_stream,
+    inject,
     introduce,
     intruder,
     node,
@@ -40,9 +42,10 @@ from overlay_helpers import (
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.address import multihash_of
+from quidnunc.peer.network.mux_stream import WINDOW_BYTES
 from quidnunc.peer.network.overlay import Libp2pOverlay, Member, SendFailed
-from quidnunc.peer.network.transfer import FRAME_PROTOCOL, StreamEnded
-from quidnunc.peer.network.transport import Connection, MuxStream
+from quidnunc.peer.network.transfer import FRAME_PROTOCOL, OFFER_BYTES, StreamEnded, parse_offer
+from quidnunc.peer.network.transport import Connection
 
 pytestmark = pytest.mark.trio
 STRANGER = hashlib.sha256(b"a stranger").digest()
@@ -92,6 +95,62 @@ async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(seed: bytes, se
             assert (("up", KEYS[0]) in events.log) is welcome
 
 
+async def take_frames(stream: object, taken: list[bytes]) -> None:
+    """The acceptor of frames on a stock host, as docs/wire.md has it."""
+
+    async def exactly(count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            found += await stream.read(min(count - len(found), 262_144))  # type: ignore[attr-defined]
+        return found
+
+    with contextlib.suppress(StreamError):
+        while True:
+            offer = parse_offer(await exactly(OFFER_BYTES))
+            await stream.write(b"G")  # type: ignore[attr-defined]
+            taken.append(await exactly(offer.size))
+            header, body = taken[-1][: offer.header_bytes], taken[-1][offer.header_bytes :]
+            inside = hashlib.sha256(body).digest() + header
+            assert hashlib.sha256(b"quidnunc/v1/frame\0" + inside).digest() == offer.digest
+            await stream.write(b"A")  # type: ignore[attr-defined]
+
+
+async def test_large_frames_go_to_a_stock_host_and_come_from_one() -> None:
+    body = hashlib.shake_256(b"3 MB").digest(3_000_000)
+    stock, taken = host_with(SEEDS[1], "noise"), []
+    stock.set_stream_handler(FRAME_PROTOCOL, lambda stream: take_frames(stream, taken))  # type: ignore[attr-defined]
+    one = node(0)
+    with trio.fail_after(60):
+        async with serving(one) as events, stock.run([multiaddr.Multiaddr(LOOPBACK[0])]):  # type: ignore[attr-defined]
+            address = str(stock.get_addrs()[0]).partition("/p2p/")[0]  # type: ignore[attr-defined]
+            one.set_members([Member(KEYS[1], (address,))])
+            await events.until_up(KEYS[1])
+            for size in (len(body), 100, 65_506, 65_507):
+                await one.send(KEYS[1], Frame(b"h", body[:size]))
+            assert taken == [b"h" + body[:size] for size in (len(body), 100, 65_506, 65_507)]
+            stream = await stock.new_stream(ID(multihash_of(KEYS[0])), [FRAME_PROTOCOL])  # type: ignore[attr-defined]
+            for frame in (Frame(b"h", body), Frame(b"small")):
+                await stream.write(valid_offer(frame))
+                assert await stream.read(1) == b"G"
+                await stream.write(frame.header + frame.body)
+                assert await stream.read(1) == b"A"
+            assert [frame for _, frame in events.frames] == [Frame(b"h", body), Frame(b"small")]
+            await stock.close()  # type: ignore[attr-defined]
+
+
+async def test_a_small_frame_passes_a_large_one_that_is_on_its_way() -> None:
+    large = Frame(b"large", bytes(64_000_000))
+    async with pair(body_bytes_max=len(large.body)) as (one, _, two, events):
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.send, two.public, large)
+                while two.stats()[one.public].bytes_received < 1_000_000:
+                    await trio.sleep(0.001)
+                await one.send(two.public, Frame(b"small"))
+                assert [frame.header for _, frame in events.frames] == [b"small"]
+        assert [frame.header for _, frame in events.frames] == [b"small", b"large"]
+
+
 async def test_a_stranger_is_never_announced_and_the_listener_goes_on() -> None:
     async with pair() as (one, _, two, events):
         with trio.fail_after(30):
@@ -110,8 +169,7 @@ async def test_any_protocol_name_is_survived(name: bytes) -> None:
     async with serving(two) as events:
         with trio.fail_after(30):
             async with intruder(SEEDS[0], two) as connection:
-                await connection.muxed.event_started.wait()
-                raw = MuxStream(connection, await connection.muxed.open_stream())
+                raw = connection.mux.open()
                 hello = b"/multistream/1.0.0\n"
                 length = bytes([len(name) & 0x7F | (0x80 if len(name) > 127 else 0)])
                 if len(name) > 127:
@@ -193,9 +251,8 @@ async def test_a_flood_of_silent_connections_locks_nobody_out() -> None:
 
 
 async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -> None:
-    limit = 4_194_304
     members = [Member(KEYS[0])]
-    async with child(1, members, buffer_bytes_max=limit, idle_timeout_s=300.0) as (peer, addresses):
+    async with child(1, members, idle_timeout_s=300.0) as (peer, addresses):
         pushed = 0
         with trio.fail_after(60):
             async with intruder(SEEDS[0], addresses[0]) as connection, trio.open_nursery() as nursery:
@@ -208,17 +265,15 @@ async def test_a_peer_that_ignores_its_window_is_cut_off_before_memory_grows() -
                 # The one slot is taken, so nobody reads what comes after this second offer.
                 unread = await connection.open(FRAME_PROTOCOL)
                 await unread.write(bulk)
-                header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, 65_507)
-                try:
+                header = struct.pack("!BBHII", 0, 0, 0, unread.number, 65_507)
+                with contextlib.suppress(StreamEnded):
                     while pushed < 400_000_000:
-                        await connection.muxed._write_frame(header + bytes(65_507))
+                        await inject(connection, header + bytes(65_507))
                         pushed += 65_507
-                except ConnectionClosedError:
-                    pass
                 nursery.cancel_scope.cancel()
         report = await peer.until("down", peer=KEYS[0].hex())
-    assert limit <= pushed < 400_000_000
-    # Kernel buffers and one frame in hand come on top of the limit; 400 MB would not fit.
+    assert pushed < 400_000_000
+    # Kernel buffers come on top of the window; 400 MB would not fit.
     assert report["rss_kb"] < 250_000
 
 
@@ -233,7 +288,7 @@ async def test_connections_that_prove_nothing_give_way_to_newer_ones_of_the_same
         await other.open(FRAME_PROTOCOL)
         with trio.fail_after(10):
             for connection in connections[:4]:
-                while not connection.muxed.is_closed:
+                while not connection.ended.is_set():
                     await trio.sleep(0.01)
         for connection in (*connections[4:], other):
             await connection.open(FRAME_PROTOCOL)
@@ -243,13 +298,13 @@ async def test_connections_that_prove_nothing_give_way_to_newer_ones_of_the_same
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer_pings, good)
             await events.until_up(KEYS[0])
-            assert not connections[5].muxed.is_closed
+            assert not connections[5].ended.is_set()
             nursery.cancel_scope.cancel()
 
 
 async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None:
     """Regression: each of any number of connections could hold as much."""
-    limit, piece = 4_194_304, 65_507
+    limit = 4 * WINDOW_BYTES
     two = node(
         1,
         members=[Member(KEYS[0]), Member(KEYS[2])],
@@ -260,35 +315,32 @@ async def test_unread_bytes_are_counted_over_all_connections_of_a_peer() -> None
     )
     bulk = valid_offer(Frame(b"h", bytes(1_000_000)))
 
-    async def push(connection: Connection, count: int) -> None:
-        unread = await connection.open(FRAME_PROTOCOL)
-        await unread.write(bulk)
-        header = struct.pack("!BBHII", 0, 0, 0, unread._stream.stream_id, piece)
-        for _ in range(count // piece):
-            await connection.muxed._write_frame(header + bytes(piece))
-
-    def held(key: bytes) -> int:
-        return two._transport._held(key)
+    async def push(connection: Connection, streams: int) -> None:
+        """Fill the windows of so many streams that nobody reads: there is no slot for what they offer."""
+        for _ in range(streams):
+            stream = await connection.open(FRAME_PROTOCOL)
+            await stream.write(bulk + bytes(WINDOW_BYTES - 1_000))
 
     async with serving(two), intruder(SEEDS[0], two) as first, intruder(SEEDS[2], two) as other:
         holder = await other.open(FRAME_PROTOCOL)
         await holder.write(bulk)
         assert await holder.read_exactly(1) == b"G"
         with trio.fail_after(30):
-            await push(first, 3 * limit // 4)
-            await push(other, 3 * limit // 4)
+            await push(first, 3)
+            await push(other, 3)
             for key in (KEYS[0], KEYS[2]):
-                while held(key) < limit // 2:
+                while two._transport.held(key) < 2 * WINDOW_BYTES:
                     await trio.sleep(0.01)
             async with intruder(SEEDS[0], two) as second:
-                with contextlib.suppress(ConnectionClosedError):
-                    await push(second, 3 * limit // 4)
-                while not second.muxed.is_closed:
-                    assert held(KEYS[0]) <= limit
+                with contextlib.suppress(StreamEnded):
+                    await push(second, 3)
+                while not second.ended.is_set():
+                    assert two._transport.held(KEYS[0]) <= limit
                     await trio.sleep(0.01)
-            assert not first.muxed.is_closed
-            assert not other.muxed.is_closed
-            assert limit // 2 < held(KEYS[0]) <= 3 * limit // 4, "what a closed connection held is not counted"
+            assert not first.ended.is_set()
+            assert not other.ended.is_set()
+            held = two._transport.held(KEYS[0])
+            assert 2 * WINDOW_BYTES < held <= 3 * WINDOW_BYTES, "what a closed connection held is not counted"
 
 
 async def test_a_four_gigabyte_header_is_refused_and_the_stream_goes_on() -> None:
@@ -315,7 +367,7 @@ async def test_a_body_cut_short_and_a_wrong_hash_are_never_delivered() -> None:
             await stream.write(valid_offer(Frame(b"h", bytes(100_000))))
             assert await stream.read_exactly(1) == b"G"
             await stream.write(b"h" + bytes(60_000))
-            await stream.reset()
+            stream.reset()
             stream = await connection.open(FRAME_PROTOCOL)
             await stream.write(valid_offer(Frame(b"h", bytes(5))))
             assert await stream.read_exactly(1) == b"G"
@@ -362,7 +414,7 @@ async def test_streams_beyond_the_limit_are_reset_and_cost_nothing() -> None:
             for _ in range(20):
                 with pytest.raises(StreamEnded):
                     await connection.open(FRAME_PROTOCOL)
-            await held[0].reset()
+            held[0].reset()
             for _ in range(100):
                 try:
                     stream = await connection.open(FRAME_PROTOCOL)

@@ -130,7 +130,7 @@ async def test_a_second_connection_dialed_by_the_higher_key_is_refused() -> None
         async with intruder(SEEDS[1], one, one.public) as second, trio.open_nursery() as nursery:
             nursery.start_soon(until_over, answer_pings, second)
             with trio.fail_after(30):
-                await second.muxed.event_closed.wait()
+                await second.ended.wait()
             nursery.cancel_scope.cancel()
         assert events.log == [("up", two.public)]
         await one.send(two.public, Frame(b"h"))
@@ -198,7 +198,7 @@ async def test_a_peer_that_never_answers_pings_is_never_up() -> None:
     two = node(1, members=[Member(KEYS[0])], ping_interval_s=0.1)
     async with serving(two) as events, intruder(SEEDS[0], two) as connection:
         with trio.fail_after(30):
-            while not connection.muxed.is_closed:
+            while not connection.ended.is_set():
                 await trio.sleep(0.01)
         assert events.log == []
 
@@ -266,3 +266,20 @@ async def test_only_a_running_overlay_pays_for_libp2p() -> None:
     assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.overlay")
     assert not await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.memory_overlay")
     assert await trio.to_thread.run_sync(_imports_libp2p, "quidnunc.peer.network.transport")
+
+
+def _run(program: str) -> bytes:
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("before", ["", "import libp2p; "], ids=["ours-first", "libp2p-first"])
+async def test_parts_of_libp2p_are_imported_without_the_rest_and_do_not_spoil_it(before: str) -> None:
+    parts = f"import sys; {before}import quidnunc.peer.network.transport as t; "
+    rest = "print('aioquic' in sys.modules, 'libp2p.transport.manager' in sys.modules)"
+    assert (await trio.to_thread.run_sync(_run, parts + rest)).split() == [b"True" if before else b"False"] * 2
+    whole = (
+        "from libp2p import new_host; from libp2p.security.noise.transport import Transport; "
+        "from libp2p.transport.quic.stream import QUICStream; "
+        "print(issubclass(t.GatedNoise, Transport), QUICStream is not object, new_host().get_id() is not None)"
+    )
+    assert (await trio.to_thread.run_sync(_run, parts + whole)).split() == [b"True"] * 3

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,9 +18,10 @@ from quidnunc.crypto.errors import ConfigError, Malformed, Reason, RemoteProtoco
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.overlay_api import OverlaySettings
 from quidnunc.peer.network.transfer import (
+    HASH_BYTES,
+    JOINED_BYTES,
     OFFER_BYTES,
     VERSION,
-    WRITE_BYTES,
     Offer,
     Refused,
     StreamEnded,
@@ -39,29 +41,36 @@ class Pipe:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
+        self.piece = 262_144
         self.written = b""
         self.expected: list[int] = []
 
-    async def read_some(self, limit: int) -> bytes:
-        piece = bytes(await self.stream.receive_some(limit))
-        if not piece:
-            raise StreamEnded
-        return piece
-
     async def read_exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            data += await self.read_some(count - len(data))
-        return data
+        data = bytearray(count)
+        await self.read_into(memoryview(data), math.inf)
+        return bytes(data)
 
-    async def write(self, data: bytes) -> None:
+    async def read_into(self, target: memoryview, idle_s: float, told: Callable[[int], None] | None = None) -> None:
+        filled = 0
+        while filled < len(target):
+            with trio.fail_after(idle_s):
+                piece = await self.stream.receive_some(min(len(target) - filled, self.piece))
+            if not piece:
+                raise StreamEnded
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            if told is not None:
+                told(filled)
+
+    async def write(self, data: bytes, idle_s: float = math.inf) -> None:
         self.written += data
         try:
-            await self.stream.send_all(data)
+            with trio.fail_after(idle_s):
+                await self.stream.send_all(data)
         except trio.BrokenResourceError as error:
             raise StreamEnded from error
 
-    async def expect(self, count: int) -> None:
+    def expect(self, count: int) -> None:
         self.expected.append(count)
 
 
@@ -103,7 +112,7 @@ def make(limits: OverlaySettings = LIMITS, verdict: Reason | None = None) -> tup
 
 
 def offer_for(frame: Frame, **changes: object) -> bytes:
-    digest = hashlib.sha256(frame.header + frame.body).digest()
+    digest = frame.digest()
     values: dict[str, object] = {
         "federation": FEDERATION,
         "header_bytes": len(frame.header),
@@ -162,7 +171,7 @@ def test_lengths_are_judged_before_anything_else_happens(header: int, body: int,
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("body", [0, 1, WRITE_BYTES - 1, WRITE_BYTES, WRITE_BYTES + 1, 300_000])
+@pytest.mark.parametrize("body", [0, 1, JOINED_BYTES - 100, JOINED_BYTES - 99, 300_000])
 async def test_frames_of_every_size_arrive_whole_on_one_stream(body: int) -> None:
     pipe, sink = make()
     frames = [Frame(b"h" * 100, bytes(body)), Frame(b"i", bytes(range(256))), Frame(b"j" * 1_000)]
@@ -174,6 +183,25 @@ async def test_frames_of_every_size_arrive_whole_on_one_stream(body: int) -> Non
             nursery.cancel_scope.cancel()
     assert sink.frames == frames
     assert sink.pipe.written == b"GA" * 3
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("body", [HASH_BYTES - 1, HASH_BYTES, HASH_BYTES + 1, 3 * HASH_BYTES + 1])
+async def test_a_large_body_is_hashed_while_it_comes_and_kept_once(body: int) -> None:
+    pipe, sink = make(OverlaySettings())
+    frame = Frame(b"h", hashlib.shake_256(b"body").digest(body))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sink.forever)
+            await send_frame(pipe, frame, FEDERATION, OverlaySettings())
+            await pipe.write(offer_for(frame, digest=b"d" * 32))
+            assert await pipe.read_exactly(1) == b"G"
+            await pipe.write(b"h" + frame.body)
+            assert await pipe.read_exactly(2) == bytes([ord("N"), Reason.HASH_MISMATCH])
+            nursery.cancel_scope.cancel()
+    assert sink.frames == [frame]
+    assert type(sink.frames[0].body) is bytes
+    assert sink.frames[0].known_hash == hashlib.sha256(frame.body).digest()
 
 
 @pytest.mark.trio
@@ -338,7 +366,7 @@ async def test_without_a_free_slot_the_sender_hears_so_before_it_gives_up(
                 ),
                 st.binary(max_size=20),
                 st.integers(0, 30),
-                st.sampled_from([b"d" * 32, hashlib.sha256(b"hbody").digest()]),
+                st.sampled_from([b"d" * 32, Frame(b"h", b"body").digest()]),
             ),
         ),
         max_size=4,
@@ -354,7 +382,7 @@ def test_whatever_is_sent_only_a_matching_hash_is_delivered(pieces: list[bytes])
             await pipe.stream.send_eof()  # type: ignore[attr-defined]
         assert isinstance(sink.error, (StreamEnded, RemoteProtocolError))
         for frame in sink.frames:
-            assert hashlib.sha256(frame.header + frame.body).digest() == hashlib.sha256(b"hbody").digest()
+            assert frame == Frame(b"h", b"body")
 
     trio.run(main)
 

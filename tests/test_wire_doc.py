@@ -311,7 +311,7 @@ def test_vectors_of_messages() -> None:
     fed = b"\xaa" * 32
     frame = Frame(write_message(Want(fed, 1, 3, False)))
     assert frame.header == known["want"]
-    offer = Offer(fed, len(frame.header), 0, hashlib.sha256(frame.header).digest())
+    offer = Offer(fed, len(frame.header), 0, frame.digest())
     assert encode_offer(offer) == known["offer"]
     sizes = [row["bytes"] for row in table("9.2 Frames")][:5]
     assert sum(map(int, sizes)) == len(known["offer"])

@@ -18,6 +18,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.config import Log, load
+from quidnunc.peer.memory import give_back_large_blocks
 from quidnunc.peer.output import Outcome
 
 
@@ -65,6 +66,7 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
         logging.getLogger("quidnunc.peer").info("ready addresses=%s", ",".join(running.addresses))
 
     home.create()
+    give_back_large_blocks()
     options = {"paused": args.paused, "until_eof": args.until_eof}
     serve = partial(daemon.run_daemon, home, config, secret, ready, early=early, **options)
     with home.lock():

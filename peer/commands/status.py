@@ -84,10 +84,18 @@ def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
         f"privacy      {spent}",
         f"ledger       {data['ledger_entries']} entries",
         f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
+        _lag(data["loop_lag"]),
         *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),
         *([f"trainer      {data['trainer']['last_exit']}; started again"] if data["trainer"]["last_exit"] else []),
         *(f"note         {report['text']}" for report in data["reports"][-3:]),
     ]
+
+
+def _lag(lag: dict[str, Any]) -> str:
+    if lag["p99_ms"] is None:
+        return "event loop   not measured yet"
+    late = f"{lag['p99_ms']:.1f} ms at the 99th percentile, {lag['max_ms']:.1f} ms at most"
+    return f"event loop   late by {late}, last {lag['window_s']:g} s"
 
 
 def _size(count: int) -> str:

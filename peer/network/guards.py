@@ -1,20 +1,21 @@
-"""libp2p's parts with the holes stopped: the TCP stream, the noise handshake, the multiplexer."""
+"""libp2p's parts with the holes stopped: the TCP stream and the noise handshake."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import trio
-from libp2p.abc import IRawConnection, ISecureConn
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
-from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.peer.id import ID
-from libp2p.security.noise.transport import Transport as Noise
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from quidnunc.peer.network.address import public_of
+from quidnunc.peer.network.libp2p_parts import (
+    ConnectionClosedError,
+    IRawConnection,
+    ISecureConn,
+    KeyPair,
+    Noise,
+    ReadWriteCloser,
+    create_new_x25519_key_pair,
+)
 
 HANDSHAKE_BYTES = 65_536
 _RECEIVE = 131_072
@@ -25,27 +26,38 @@ class HandshakeRefused(Exception):
 
 
 class Wire(ReadWriteCloser):  # type: ignore[misc]
-    """A TCP connection with a receive buffer, byte counters, and a budget until it is authenticated."""
+    """A TCP connection with byte counters and, until it is authenticated, a receive buffer and a budget."""
 
     def __init__(self, tcp: trio.SocketStream) -> None:
         self._tcp = tcp
         self._buffer = bytearray()
-        self._budget: int | None = HANDSHAKE_BYTES
+        self._budget = HANDSHAKE_BYTES
         self.aborted = False
         self.sent = 0
         self.received = 0
 
-    def authenticated(self) -> None:
-        """Lift the budget."""
-        self._budget = None
+    def leftover(self) -> bytearray:
+        """What was received and not read; afterwards bytes come by :meth:`receive_into` only."""
+        left, self._buffer = self._buffer, bytearray()
+        return left
+
+    async def receive_into(self, room: memoryview) -> int:
+        """Some bytes into ``room``; returns how many, 0 at the end."""
+        try:
+            count: int = await self._tcp.socket.recv_into(room)
+        except OSError as error:
+            raise ConnectionClosedError(str(error)) from error
+        except trio.ClosedResourceError:
+            return 0
+        self.received += count
+        return count
 
     async def read(self, n: int | None = None) -> bytes:
         """Exactly ``n`` bytes, fewer only at the end (libp2p gives up after 101 short reads)."""
         wanted = 1 if n is None else n
-        if self._budget is not None:
-            self._budget -= wanted
-            if self._budget < 0:
-                raise ConnectionClosedError("more bytes than a handshake needs")
+        self._budget -= wanted
+        if self._budget < 0:
+            raise ConnectionClosedError("more bytes than a handshake needs")
         while len(self._buffer) < wanted:
             try:
                 piece = await self._tcp.receive_some(_RECEIVE)
@@ -61,8 +73,8 @@ class Wire(ReadWriteCloser):  # type: ignore[misc]
         del self._buffer[: len(taken)]
         return taken
 
-    async def write(self, data: bytes) -> None:
-        """Send all of ``data``; yamux serializes the calls."""
+    async def write(self, data: bytes | memoryview) -> None:
+        """Send all of ``data``; one call at a time."""
         try:
             await self._tcp.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -97,31 +109,3 @@ class GatedNoise(Noise):  # type: ignore[misc]
             await secured.close()
             raise HandshakeRefused(f"{secured.get_remote_peer()} is not a member")
         return secured
-
-
-class GuardedYamux(Yamux):  # type: ignore[misc]
-    """Yamux that closes a connection by which the unread bytes of its peer pass ``buffer_bytes_max``.
-
-    ``held`` counts those of all connections of this peer.
-    """
-
-    def __init__(
-        self, secured: ISecureConn, peer: ID, held: Callable[[], int], *, is_initiator: bool, buffer_bytes_max: int
-    ) -> None:
-        super().__init__(secured, peer, is_initiator=is_initiator)
-        self._held = held
-        self._buffer_bytes_max = buffer_bytes_max
-        self.overflowed = False
-
-    @property
-    def unread(self) -> int:
-        """Bytes received on this connection that nobody has read."""
-        return sum(map(len, self.stream_buffers.values()))
-
-    async def _read_data_body(self, length: int) -> bytes:
-        if length + self._held() > self._buffer_bytes_max:
-            self.overflowed = True
-            # The one exception of this hook upon which yamux closes the whole connection.
-            raise trio.TooSlowError
-        body: bytes = await super()._read_data_body(length)
-        return body

@@ -25,7 +25,8 @@ from quidnunc.peer.network.overlay_api import OverlayEvents, OverlaySettings, Pe
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Refused, StreamEnded, receive_frame, send_frame
 
 if TYPE_CHECKING:
-    from quidnunc.peer.network.transport import Connection, MuxStream
+    from quidnunc.peer.network.mux_stream import MuxStream
+    from quidnunc.peer.network.transport import Connection
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 PING_BYTES = 32
@@ -93,7 +94,7 @@ class Link:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._move_bytes)
                     nursery.start_soon(self._accept_streams, nursery)
-                    nursery.start_soon(self._ping, nursery, proved)
+                    nursery.start_soon(self._ping, proved)
         finally:
             self._scope.cancel()
             self._connection.abort()
@@ -102,7 +103,7 @@ class Link:
 
     async def _move_bytes(self) -> None:
         await self._connection.run()
-        self.drop("unread bytes over the limit" if self._connection.muxed.overflowed else "closed by the peer")
+        self.drop(self._connection.why)
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -112,7 +113,7 @@ class Link:
                 self.drop("closed by the peer")
                 return
             if self._inbound_streams >= self._settings.streams_per_peer:
-                await stream.reset()
+                stream.reset()
                 continue
             self._inbound_streams += 1
             nursery.start_soon(self._serve_stream, stream)
@@ -121,7 +122,7 @@ class Link:
         """The boundary: whatever goes wrong on one stream ends that stream, a timeout ends the connection."""
         try:
             with trio.fail_after(self._settings.handshake_timeout_s):
-                protocol = await stream.answer((FRAME_PROTOCOL, PING_PROTOCOL))
+                protocol = await self._connection.answer(stream, (FRAME_PROTOCOL, PING_PROTOCOL))
             if protocol == PING_PROTOCOL:
                 while True:
                     await stream.write(await stream.read_exactly(PING_BYTES))
@@ -139,7 +140,7 @@ class Link:
             _log.exception("stream from %s failed", self.peer.hex()[:12])
         finally:
             self._inbound_streams -= 1
-            await stream.reset()
+            stream.reset()
 
     @asynccontextmanager
     async def _slot(self, size: int) -> AsyncIterator[None]:
@@ -155,7 +156,7 @@ class Link:
             self._stats.frames_received += 1
         return reason
 
-    async def _ping(self, nursery: trio.Nursery, proved: Callable[[Link], Awaitable[None]]) -> None:
+    async def _ping(self, proved: Callable[[Link], Awaitable[None]]) -> None:
         interval = self._settings.ping_interval_s
         stream: MuxStream | None = None
         number = misses = 0
@@ -166,27 +167,19 @@ class Link:
             with trio.move_on_after(interval):
                 try:
                     stream = stream or await self._connection.open(PING_PROTOCOL)
-                    await self._one_ping(stream, nursery, number)
+                    await stream.write(number.to_bytes(PING_BYTES, "big"))
+                    while int.from_bytes(await stream.read_exactly(PING_BYTES), "big") != number:
+                        pass
                     misses = 0
                 except StreamEnded:
+                    if stream is not None:
+                        stream.reset()
                     stream = None
             if misses == 0 and not self.proved:
                 self.proved = True
                 await proved(self)
             await trio.sleep_until(sent_at + interval)
         self.drop(f"{misses} pings without an answer")
-
-    async def _one_ping(self, stream: MuxStream, nursery: trio.Nursery, number: int) -> None:
-        # Only the wait for the answer may be cancelled: a cancelled write would end the connection.
-        nursery.start_soon(self._write_ping, stream, number)
-        while int.from_bytes(await stream.read_exactly(PING_BYTES), "big") != number:
-            pass
-
-    async def _write_ping(self, stream: MuxStream, number: int) -> None:
-        try:
-            await stream.write(number.to_bytes(PING_BYTES, "big"))
-        except StreamEnded as error:
-            _log.debug("ping to %s: %s", self.peer.hex()[:12], error)
 
     async def send(self, frame: Frame) -> None:
         """Send ``frame`` on its lane; SendFailed if it was not acknowledged."""
@@ -230,7 +223,7 @@ class Link:
         finally:
             lane.lock.release()
             if stream is not None and lane.stream is not stream:
-                await stream.reset()
+                stream.reset()
 
 
 def _count(counts: dict[Reason, int], reason: Reason) -> None:

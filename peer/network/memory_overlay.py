@@ -127,7 +127,7 @@ class MemoryOverlay:
         if not self._network.linked(self.public, peer):
             raise SendFailed(peer, "not connected")
         offer = Offer(self._federation, len(frame.header), len(frame.body), await digest_of(frame))
-        reason = await self._network.serving[peer].take(self.public, offer, frame)
+        reason = await self._network.serving[peer].take(self.public, offer, Frame(frame.header, frame.body))
         stats = self._stats_of(peer)
         if reason is not None:
             stats.refused_by_peer[reason] = stats.refused_by_peer.get(reason, 0) + 1

@@ -7,7 +7,7 @@ after the other; the acceptor only answers. Integers are unsigned and big-endian
             32  federation id
             4   header length H, 1 <= H
             8   body length B
-            32  SHA-256 of header || body
+            32  digest: H("frame", SHA-256 of the body, header)
     answer  "G"         go: the acceptor has room and waits for the bytes, or
             "N" reason  refused, one reason byte; the transfer is over
     bytes   H + B       header, then body
@@ -27,9 +27,10 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Protocol
 
 import trio
@@ -40,9 +41,10 @@ from quidnunc.peer.network.overlay_api import OverlaySettings
 
 FRAME_PROTOCOL = "/quidnunc/1/frame"
 VERSION = 1
-WRITE_BYTES = 65_507
-"""One write: with yamux's 12-byte header exactly one full noise message, 1.6 times faster than 256 KiB."""
-READ_BYTES = 262_144
+JOINED_BYTES = 65_507
+"""Header and body up to this size together leave in one write: one noise message, behind yamux's 12 bytes."""
+HASH_BYTES = 1_048_576
+"""More than this is hashed in a thread, in pieces of this size while the next bytes come."""
 _OFFER = struct.Struct(">B32sIQ32s")
 OFFER_BYTES = _OFFER.size
 
@@ -62,16 +64,16 @@ class Refused(Exception):
 class ByteStream(Protocol):
     """What a transfer needs of a stream. All calls raise StreamEnded when it is over."""
 
-    async def read_some(self, limit: int) -> bytes:
-        """1 to ``limit`` bytes, as soon as there are any."""
-
     async def read_exactly(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
 
-    async def write(self, data: bytes) -> None:
-        """Hand all of ``data`` to the network."""
+    async def read_into(self, target: memoryview, idle_s: float, told: Callable[[int], None] | None = None) -> None:
+        """Fill ``target``; trio.TooSlowError when nothing came for ``idle_s``. ``told`` hears how much is there."""
 
-    async def expect(self, count: int) -> None:
+    async def write(self, data: bytes, idle_s: float = math.inf) -> None:
+        """Hand all of ``data`` to the network; trio.TooSlowError when nothing of it moved for ``idle_s``."""
+
+    def expect(self, count: int) -> None:
         """Let the flow control know that ``count`` bytes are coming."""
 
 
@@ -117,16 +119,11 @@ def judge(offer: Offer, federation: bytes, settings: OverlaySettings) -> Reason 
 
 
 async def digest_of(frame: Frame) -> bytes:
-    """SHA-256 of header || body; in a thread when it would hold up the loop."""
+    """The digest of ``frame``; in a thread when it would hold up the loop."""
 
-    def compute() -> bytes:
-        state = hashlib.sha256(frame.header)
-        state.update(frame.body)
-        return state.digest()
-
-    if len(frame.body) > 1_048_576:
-        return await trio.to_thread.run_sync(compute)
-    return compute()
+    if frame.known_hash is None and len(frame.body) > HASH_BYTES:
+        return await trio.to_thread.run_sync(frame.digest)
+    return frame.digest()
 
 
 async def send_frame(stream: ByteStream, frame: Frame, federation: bytes, settings: OverlaySettings) -> None:
@@ -139,14 +136,11 @@ async def send_frame(stream: ByteStream, frame: Frame, federation: bytes, settin
         with trio.fail_after(settings.idle_timeout_s):
             await stream.write(encode_offer(offer))
             await _expect_answer(stream, b"G")
-        joined = frame.header + frame.body[:WRITE_BYTES]
-        taken = len(joined) - len(frame.header)
-        for start in range(0, len(joined), WRITE_BYTES):
-            with trio.fail_after(settings.idle_timeout_s):
-                await stream.write(joined[start : start + WRITE_BYTES])
-        for start in range(taken, len(frame.body), WRITE_BYTES):
-            with trio.fail_after(settings.idle_timeout_s):
-                await stream.write(frame.body[start : start + WRITE_BYTES])
+        if offer.size <= JOINED_BYTES:
+            await stream.write(frame.header + frame.body, settings.idle_timeout_s)
+        else:
+            await stream.write(frame.header, settings.idle_timeout_s)
+            await stream.write(frame.body, settings.idle_timeout_s)
         await _expect_answer(stream, b"A")
 
 
@@ -212,25 +206,62 @@ async def _receive_offered(
 
 
 async def _receive_bytes(stream: ByteStream, offer: Offer, settings: OverlaySettings) -> tuple[Reason | None, Frame]:
-    await stream.expect(offer.size)
-    await stream.write(b"G")
-    state = hashlib.sha256()
-    header = bytearray(offer.header_bytes)
-    body = bytearray(offer.body_bytes)
-    for part in (header, body):
-        view = memoryview(part)
-        filled = 0
-        while filled < len(part):
-            with trio.fail_after(settings.idle_timeout_s):
-                piece = await stream.read_some(min(READ_BYTES, len(part) - filled))
-            view[filled : filled + len(piece)] = piece
-            state.update(piece)
-            filled += len(piece)
-    refusal = None if state.digest() == offer.digest else Reason.HASH_MISMATCH
-    return refusal, Frame(bytes(header), bytes(body))
+    stream.expect(offer.size)
+    await stream.write(b"G", settings.idle_timeout_s)
+    with trio.fail_after(settings.idle_timeout_s):
+        header = await stream.read_exactly(offer.header_bytes)
+    body_hash = hashlib.sha256()
+    # A BytesIO gives away the very bytes it was filled with: the body is in memory once, as bytes.
+    room = BytesIO(bytes(offer.body_bytes))
+    with room.getbuffer() as view:
+        await _receive_body(stream, view, body_hash.update, settings.idle_timeout_s)
+    frame = Frame(header, room.getvalue(), body_hash.digest())
+    return None if frame.digest() == offer.digest else Reason.HASH_MISMATCH, frame
+
+
+async def _receive_body(
+    stream: ByteStream, view: memoryview, take: Callable[[memoryview], None], idle_s: float
+) -> None:
+    """Fill ``view`` and have ``take`` hash what comes, in a thread and meanwhile when it is much."""
+    if len(view) <= HASH_BYTES:
+        await stream.read_into(view, idle_s)
+        take(view)
+        return
+    async with _in_thread(take) as take_soon:
+        taken = 0
+
+        def told(filled: int) -> None:
+            nonlocal taken
+            if filled - taken >= HASH_BYTES or filled == len(view):
+                take_soon(view[taken:filled])
+                taken = filled
+
+        await stream.read_into(view, idle_s, told)
+
+
+@asynccontextmanager
+async def _in_thread(take: Callable[[memoryview], None]) -> AsyncIterator[Callable[[memoryview], None]]:
+    """Gives a function that queues a piece for ``take``; at the end of the block all are taken."""
+    send, receive = trio.open_memory_channel[memoryview](math.inf)
+
+    async def work() -> None:
+        async for piece in receive:
+            with piece:
+                await trio.to_thread.run_sync(take, piece)
+
+    failed: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        with send:
+            try:
+                yield send.send_nowait
+            except (StreamEnded, trio.TooSlowError) as error:  # as itself, not in the nursery's group
+                failed = error
+                nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def _refuse(stream: ByteStream, settings: OverlaySettings, reason: Reason) -> Reason:
-    with trio.fail_after(settings.idle_timeout_s):
-        await stream.write(b"N" + bytes([reason]))
+    await stream.write(b"N" + bytes([reason]), settings.idle_timeout_s)
     return reason

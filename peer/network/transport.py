@@ -1,193 +1,163 @@
-"""py-libp2p behind one door: authenticated, multiplexed connections made of its parts.
+"""py-libp2p behind one door: authenticated, multiplexed connections made of its parts and of ours.
 
-We use libp2p's wire protocols (TCP, multistream-select, noise XX, yamux) from py-libp2p 0.8.1, but neither
-its host nor its swarm. Those were measured or read to: offer plaintext by default, under which a stranger
-passes for any peer; end the process when a stream handler raises; go on listening after they were stopped;
-bind with SO_REUSEPORT, so that two daemons silently share a port; keep one of 250 inbound slots forever for
-every connection ever accepted; dial at most one TCP address of a peer and wait 0.25 s each time; let a peer
-rewrite its addresses by identify. Owning the few lines that put the parts together removes all of it. This
+We speak libp2p's wire protocols (TCP, multistream-select, noise XX, yamux). Handshake and protocol selection are those
+of py-libp2p 0.8.1, but neither its host nor its swarm is used. Those were measured or read to: offer plaintext by
+default, under which a stranger passes for any peer; end the process when a stream handler raises; go on listening
+after they were stopped; bind with SO_REUSEPORT, so that two daemons silently share a port; keep one of 250 inbound
+slots forever for every connection ever accepted; dial at most one TCP address of a peer and wait 0.25 s each time; let
+a peer rewrite its addresses by identify. Owning the few lines that put the parts together removes all of it.
+
+Once a peer is authenticated, bytes are moved by ``sealing.py`` and ``mux.py`` instead of libp2p's noise session and
+yamux: those spend ten times the cipher's time in copies, locks and awaits for each 64 KiB (``bench/transfer.py``). This
 module guards:
 
 - noise only, yamux only; the peer must be a member before the multiplexer is even negotiated;
 - before that it may make us hold 64 KiB, no more;
-- unread bytes of one peer are capped, whatever its connections: yamux itself lets a peer ignore its window;
-- a write that is cancelled halfway leaves half a noise message on the wire, so it ends the connection;
-- flow control is ours: credit returned in large steps, 1 MiB for an announced transfer, never 16 MiB; the
-  sender waits for it without yamux's 10 ms steps and 5 s limit (16 MB: 0.14 s instead of 0.33 s).
+- unread bytes of one peer are capped, whatever its connections, and one that ignores its window is ended;
+- one task writes to the socket, so that no cancelled call can leave half a noise message on the wire.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakSet
 
 import trio
-from libp2p.abc import ISecureConn
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
-from libp2p.security.security_multistream import SecurityMultistream
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from quidnunc.peer.network.address import multihash_of, public_of
-from quidnunc.peer.network.guards import GatedNoise, GuardedYamux, HandshakeRefused, Wire
-from quidnunc.peer.network.transfer import WRITE_BYTES, StreamEnded
+from quidnunc.peer.network.guards import GatedNoise, HandshakeRefused, Wire
+from quidnunc.peer.network.libp2p_parts import (
+    ID,
+    NOISE_ID,
+    YAMUX_ID,
+    BaseLibp2pError,
+    ConnectionClosedError,
+    ISecureConn,
+    Multiselect,
+    MultiselectClient,
+    MultiselectCommunicator,
+    MuxerMultistream,
+    RawConnection,
+    ReadWriteCloser,
+    SecurityMultistream,
+    TProtocol,
+    Yamux,
+    create_new_key_pair,
+)
+from quidnunc.peer.network.mux import Mux, MuxBroken
+from quidnunc.peer.network.mux_stream import MuxStream
+from quidnunc.peer.network.sealing import BadMessage, Opener, Sealer
+from quidnunc.peer.network.transfer import StreamEnded
 
 NEGOTIATION_BYTES = 1_024
-_WINDOW = 262_144
-_BULK_WINDOW = 1_048_576
-_WINDOW_POLL_S = 0.001
+BATCH_MESSAGES = 8
+"""Full noise messages, 64 KiB each, that are sent or received by one system call."""
+STEPS_MAX = 64
+"""Headers and pieces of bodies handled in one go: who sends tiny frames does not hold up the loop."""
 _LOST = (BaseLibp2pError, StreamEnded, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class MuxStream(ReadWriteCloser):  # type: ignore[misc]
-    """One stream of a connection; a ByteStream for transfers and a reader-writer for multistream-select."""
+class _Negotiation(ReadWriteCloser):  # type: ignore[misc]
+    """A stream as multistream-select wants it: short messages only."""
 
-    def __init__(self, connection: Connection, stream: YamuxStream) -> None:
-        self._connection = connection
+    def __init__(self, stream: MuxStream) -> None:
         self._stream = stream
-        self._buffer = bytearray()
-        self._credit = 0
-        self._window = _WINDOW
-
-    async def read_some(self, limit: int) -> bytes:
-        """1 to ``limit`` bytes; StreamEnded at the end."""
-        if self._buffer:
-            piece = bytes(self._buffer[:limit])
-            del self._buffer[: len(piece)]
-            return piece
-        return await self._fetch(limit)
-
-    async def read_exactly(self, count: int) -> bytes:
-        """Exactly ``count`` bytes; what a cancelled call has taken stays for the next one."""
-        while len(self._buffer) < count:
-            self._buffer += await self._fetch(count - len(self._buffer))
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
-
-    async def _fetch(self, limit: int) -> bytes:
-        try:
-            piece: bytes = await self._connection.muxed.read_stream(self._stream.stream_id, limit)
-        except _LOST as error:
-            raise StreamEnded(str(error)) from error
-        if not piece:
-            raise StreamEnded("end of stream")
-        # YamuxStream.read would answer every read with a window update: an encrypted message for each one.
-        self._credit += len(piece)
-        if self._credit >= self._window // 4:
-            await self._grant(self._credit)
-            self._credit = 0
-        return piece
-
-    async def expect(self, count: int) -> None:
-        """Widen the window once for ``count`` bytes that were announced."""
-        if count > self._window // 2 and self._window < _BULK_WINDOW:
-            await self._grant(_BULK_WINDOW - self._window)
-            self._window = _BULK_WINDOW
-
-    async def _grant(self, count: int) -> None:
-        self._stream.recv_window += count
-        await self._whole(self._stream.send_window_update(count))
-
-    async def write(self, data: bytes) -> None:
-        """Send ``data``, waiting for the window as long as it takes; cancelling it may end the connection."""
-        # Yamux itself looks at an exhausted window every 10 ms and breaks the stream after 5 s of it.
-        stream = self._stream
-        needed = min(len(data), WRITE_BYTES)
-        while stream.send_window < needed and not (stream.send_closed or stream.closed):
-            await trio.sleep(_WINDOW_POLL_S)
-        await self._whole(stream.write(data))
-
-    async def _whole(self, writing: Awaitable[None]) -> None:
-        try:
-            await writing
-        except _LOST as error:
-            raise StreamEnded(str(error)) from error
-        except trio.Cancelled:
-            self._connection.abort()
-            raise
 
     async def read(self, n: int | None = None) -> bytes:
-        """Multistream-select's read: short messages only."""
         if n is None or n > NEGOTIATION_BYTES:
             raise ConnectionClosedError(f"protocol name of {n} bytes")
-        return await self.read_exactly(n)
+        return await self._stream.read_exactly(n)
 
-    async def reset(self) -> None:
-        """End the stream both ways and forget what was not read; never takes longer than two seconds."""
-        with trio.move_on_after(2) as scope:
-            scope.shield = True
-            buffered = self._connection.muxed.stream_buffers.get(self._stream.stream_id)
-            if buffered is not None:
-                buffered.clear()
-            try:
-                await self._whole(self._stream.reset())
-            except StreamEnded:
-                return
+    async def write(self, data: bytes) -> None:
+        await self._stream.write(data)
 
     async def close(self) -> None:
-        await self.reset()
+        self._stream.reset()
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Not known; asked for by the interface."""
         return None
 
-    async def answer(self, protocols: Sequence[str]) -> str:
-        """Let the opener choose one of ``protocols``; StreamEnded when it does not."""
-        chooser = Multiselect({TProtocol(name): None for name in protocols})
-        try:
-            chosen, _ = await chooser.negotiate(MultiselectCommunicator(self))
-        except (UnicodeDecodeError, *_LOST) as error:
-            raise StreamEnded(f"no protocol: {error!r}") from error
-        return str(chosen)
-
 
 class Connection:
     """One authenticated connection to ``peer`` (32-byte transport key); ``outbound`` if we dialed."""
 
-    def __init__(self, peer: bytes, wire: Wire, muxed: GuardedYamux, *, outbound: bool) -> None:
+    def __init__(self, peer: bytes, wire: Wire, mux: Mux, sealer: Sealer, opener: Opener, *, outbound: bool) -> None:
         self.peer = peer
         self.outbound = outbound
         self.wire = wire
-        self.muxed = muxed
+        self.mux = mux
+        self.why = "closed by the peer"
+        self.ended = trio.Event()
+        self._sealer = sealer
+        self._opener = opener
 
     async def run(self) -> None:
-        """Move bytes until the connection ends or this is cancelled."""
-        await self.muxed.start()
+        """Move bytes until the connection ends, ``why`` then says how come, or this is cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._transmit)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.mux.end()
+            self.abort()
+            self.ended.set()
+
+    async def _receive(self) -> None:
+        """Whatever is wrong with what the peer sends ends the connection, and nothing else."""
+        count = steps = 0
+        try:
+            while True:
+                for plain in self._opener.opened(count):
+                    steps += self.mux.feed(plain)
+                    if steps > STEPS_MAX:
+                        steps = 0
+                        await trio.lowlevel.checkpoint()
+                count = await self.wire.receive_into(self._opener.room)
+                if not count:
+                    return
+        except ConnectionClosedError:
+            return
+        except (BadMessage, MuxBroken) as error:
+            self.why = str(error)
+
+    async def _transmit(self) -> None:
+        while True:
+            await self.mux.wait_for_work()
+            while not self._sealer.full and (size := self.mux.fill(self._sealer.plain)):
+                self._sealer.seal(size)
+            try:
+                await self.wire.write(self._sealer.take())
+            except ConnectionClosedError:
+                self.abort()
+                return
 
     async def open(self, protocol: str) -> MuxStream:
         """A new stream that speaks ``protocol``; StreamEnded if the other side will not."""
-        await self.muxed.event_started.wait()
+        stream = self.mux.open()
         try:
-            stream = MuxStream(self, await self.muxed.open_stream())
-        except _LOST as error:
-            raise StreamEnded(str(error)) from error
-        try:
-            await MultiselectClient().select_one_of([TProtocol(protocol)], MultiselectCommunicator(stream))
+            communicator = MultiselectCommunicator(_Negotiation(stream))
+            await MultiselectClient().select_one_of([TProtocol(protocol)], communicator)
         except (UnicodeDecodeError, *_LOST) as error:
-            await stream.reset()
+            stream.reset()
             raise StreamEnded(f"cannot open {protocol}: {error}") from error
         return stream
 
     async def accept(self) -> MuxStream:
         """The next stream the peer opens, its protocol not yet chosen; StreamEnded when there are no more."""
+        return await self.mux.accept()
+
+    async def answer(self, stream: MuxStream, protocols: Sequence[str]) -> str:
+        """Let the opener of ``stream`` choose one of ``protocols``; StreamEnded when it does not."""
+        chooser = Multiselect({TProtocol(name): None for name in protocols})
         try:
-            return MuxStream(self, await self.muxed.accept_stream())
-        except _LOST as error:
-            raise StreamEnded(str(error)) from error
+            chosen, _ = await chooser.negotiate(MultiselectCommunicator(_Negotiation(stream)))
+        except (UnicodeDecodeError, *_LOST) as error:
+            raise StreamEnded(f"no protocol: {error!r}") from error
+        return str(chosen)
 
     def abort(self) -> None:
         """Close the socket at once."""
@@ -202,13 +172,16 @@ class Transport:
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
         noise = GatedNoise(create_new_key_pair(seed=seed), allowed)
         self._security = SecurityMultistream({NOISE_ID: noise})
-        self._muxers = MuxerMultistream({TProtocol(YAMUX_ID): GuardedYamux})
+        self._muxers = MuxerMultistream({TProtocol(YAMUX_ID): Yamux})
         self._buffer_bytes_max = buffer_bytes_max
         self._open: WeakSet[Connection] = WeakSet()
 
-    def _held(self, peer: bytes) -> int:
+    def held(self, peer: bytes) -> int:
         """Unread bytes of all connections of ``peer`` that stand."""
-        return sum(each.muxed.unread for each in self._open if each.peer == peer and not each.wire.aborted)
+        return sum(each.mux.unread for each in self._open if each.peer == peer and not each.wire.aborted)
+
+    def _may_hold(self, peer: bytes, count: int) -> bool:
+        return self.held(peer) + count <= self._buffer_bytes_max
 
     async def accept(self, tcp: trio.SocketStream) -> Connection:
         """Authenticate whoever connected; HandshakeRefused or another exception ends in a closed socket."""
@@ -235,14 +208,16 @@ class Transport:
         public = public_of(secured.get_remote_peer().to_bytes())
         if public is None:
             raise HandshakeRefused("peer id holds no Ed25519 key")
-        wire.authenticated()
-        muxed = GuardedYamux(
-            secured,
-            secured.get_remote_peer(),
-            partial(self._held, public),
-            is_initiator=outbound,
-            buffer_bytes_max=self._buffer_bytes_max,
-        )
-        connection = Connection(public, wire, muxed, outbound=outbound)
+        mux = Mux(dialed=outbound, may_hold=partial(self._may_hold, public))
+        # What came in the same noise message as the choice of yamux is in the session's own buffer.
+        mux.feed(memoryview(secured._drain(None)))
+        connection = Connection(public, wire, mux, *_takeover(secured, wire), outbound=outbound)
         self._open.add(connection)
         return connection
+
+
+def _takeover(secured: ISecureConn, wire: Wire) -> tuple[Sealer, Opener]:
+    """The two directions of the channel, from where libp2p's session leaves them: keys, counters, early bytes."""
+    noise = secured.conn.noise_state.noise_protocol
+    ours, theirs = noise.cipher_state_encrypt, noise.cipher_state_decrypt
+    return Sealer(ours.k, ours.n, BATCH_MESSAGES), Opener(theirs.k, theirs.n, BATCH_MESSAGES, wire.leftover())

@@ -1,0 +1,92 @@
+"""The parts of py-libp2p that we use, imported without the rest.
+
+Importing anything below ``libp2p`` runs the ``__init__`` files of its packages, which import every transport, router
+and discovery service there is: 30 MiB and most of a second for nothing of ours. While our parts are imported, those
+packages stand empty, and afterwards they are as if nobody had asked for them: whoever wants the whole of libp2p later
+gets it. Held to the pinned version by the overlay tests.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+
+PACKAGES = (
+    "libp2p",
+    "libp2p.network",
+    "libp2p.security",
+    "libp2p.stream_muxer",
+    "libp2p.transport",
+    "libp2p.transport.quic",
+)
+"""Packages whose ``__init__`` imports what we do not use, parents first."""
+QUIC_STREAM = "libp2p.transport.quic.stream"
+"""Wanted by libp2p for one type alias, at the price of aioquic."""
+
+
+@contextmanager
+def empty_packages() -> Iterator[None]:
+    """Within the block, packages that were not imported before have submodules, but no contents."""
+    made: list[str] = []
+    for name in PACKAGES:
+        spec = None if name in sys.modules else find_spec(name)
+        if spec is not None:
+            sys.modules[name] = module_from_spec(spec)
+            made.append(name)
+    if QUIC_STREAM not in sys.modules:
+        sys.modules[QUIC_STREAM] = ModuleType(QUIC_STREAM)
+        sys.modules[QUIC_STREAM].__dict__["QUICStream"] = object
+        made.append(QUIC_STREAM)
+    try:
+        yield
+    finally:
+        for name in made:
+            del sys.modules[name]
+
+
+with empty_packages():
+    from libp2p.abc import IRawConnection, ISecureConn
+    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.crypto.keys import KeyPair
+    from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+    from libp2p.custom_types import TProtocol
+    from libp2p.exceptions import BaseLibp2pError
+    from libp2p.io.abc import ReadWriteCloser
+    from libp2p.io.exceptions import ConnectionClosedError
+    from libp2p.network.connection.raw_connection import RawConnection
+    from libp2p.peer.id import ID
+    from libp2p.protocol_muxer.multiselect import Multiselect
+    from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+    from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+    from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+    from libp2p.security.noise.transport import Transport as Noise
+    from libp2p.security.security_multistream import SecurityMultistream
+    from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+    from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+    from libp2p.stream_muxer.yamux.yamux import Yamux
+
+__all__ = [
+    "ID",
+    "NOISE_ID",
+    "YAMUX_ID",
+    "BaseLibp2pError",
+    "ConnectionClosedError",
+    "IRawConnection",
+    "ISecureConn",
+    "KeyPair",
+    "Multiselect",
+    "MultiselectClient",
+    "MultiselectCommunicator",
+    "MuxerMultistream",
+    "Noise",
+    "RawConnection",
+    "ReadWriteCloser",
+    "SecurityMultistream",
+    "TProtocol",
+    "Yamux",
+    "create_new_key_pair",
+    "create_new_x25519_key_pair",
+]
