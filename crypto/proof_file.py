@@ -44,6 +44,7 @@ MAX_EXTRA_BYTES = 66_560
 MAX_PROOF_BYTES = 131_072
 
 _SERIES = "c2sp.org/tlog-proof@"
+_VERSION = re.compile(r"c2sp\.org/tlog-proof@v[0-9.]{1,16}")
 _ENTRY_SERIES = re.compile(r"quidnunc/v[0-9]{1,9}/entry")
 _INDEX = re.compile("index (0|[1-9][0-9]{0,18})")
 
@@ -90,7 +91,7 @@ def parse_proof(data: bytes) -> ProofFile:
     head, note = _split(data)
     first, *lines = head.split("\n")
     if first != PROOF_LINE:
-        if first.startswith(_SERIES) and len(first) < 40:
+        if _VERSION.fullmatch(first):
             raise RemoteProtocolError(Reason.VERSION, f"proof of format {first!a}, known is {PROOF_LINE}")
         raise Malformed(f"not a proof file: the first line must be {PROOF_LINE}")
     extra = b""
