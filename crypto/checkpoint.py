@@ -21,7 +21,17 @@ from typing import NamedTuple
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN, SecretKey
 from quidnunc.crypto.merkle import HASH_BYTES, MAX_SIZE, empty_root
-from quidnunc.crypto.note import Verifier, decode_base64, is_name, parse_note, sign_note, verify_note
+from quidnunc.crypto.note import (
+    COSIGNATURE,
+    Verifier,
+    add_signature,
+    decode_base64,
+    format_note,
+    is_name,
+    parse_note,
+    sign_note,
+    verify_note,
+)
 
 _SIZE = re.compile("0|[1-9][0-9]{0,18}")
 
@@ -65,6 +75,22 @@ def parse_checkpoint(text: str) -> Checkpoint:
 def sign_checkpoint(checkpoint: Checkpoint, key: SecretKey) -> bytes:
     """The signed note over ``checkpoint``, by ``key`` under the log's own origin."""
     return sign_note(format_checkpoint(checkpoint), checkpoint.origin, key).encode()
+
+
+def witness_verifier(log_id: bytes, public: bytes) -> Verifier:
+    """The key under which the member with the log ``log_id`` cosigns: its witness key, named by its own origin."""
+    return Verifier(origin_of(log_id), public, COSIGNATURE)
+
+
+def cosign_checkpoint(note: bytes, log_id: bytes, key: SecretKey, *, time: int) -> bytes:
+    """``note`` with one more line: ``key``, the witness key of the member ``log_id``, saw it at ``time`` (seconds).
+
+    Whoever calls this has made the checkpoint's consistency with all earlier ones durable. A note that is no
+    checkpoint raises :class:`Malformed`.
+    """
+    parsed = parse_note(note)
+    parse_checkpoint(parsed.text)
+    return format_note(add_signature(parsed, origin_of(log_id), key, COSIGNATURE, time=time)).encode()
 
 
 def open_checkpoint(note: bytes, origin: str, public: bytes) -> Checkpoint:

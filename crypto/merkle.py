@@ -85,6 +85,12 @@ class Tree:
             raise LocalProtocolError(f"leaf {index} is not in a tree of {self._size}")
         return self._node(0, index)
 
+    def subtree(self, level: int, position: int) -> bytes:
+        """The root of the complete subtree over leaves ``position << level`` up to the next one's first."""
+        if not (0 <= level <= MAX_PATH and position >= 0 and (position + 1) << level <= self._size):
+            raise LocalProtocolError(f"no complete subtree {position} of height {level} in a tree of {self._size}")
+        return self._node(level, position)
+
     def root(self, size: int | None = None) -> bytes:
         """The root of the first ``size`` leaves, of all of them by default."""
         size = self._checked(self._size if size is None else size)

@@ -37,8 +37,10 @@ MAX_NOTE_BYTES = 16_384
 MAX_SIGNATURES = 64
 MAX_NAME_BYTES = 256
 KEY_ID_BYTES = 4
+MAX_TIME = 2**63 - 1
+"""The latest second a cosignature may name."""
+
 _TIME_BYTES = 8
-_MAX_TIME = 2**63 - 1
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -220,7 +222,7 @@ def _make_signature(text: str, name: str, key: SecretKey, sig_type: int, time: i
     identifier = key_id(name, sig_type, key.public)
     if sig_type == ED25519:
         return Signature(name, identifier, key.sign(text.encode()))
-    if sig_type != COSIGNATURE or not 0 <= time <= _MAX_TIME:
+    if sig_type != COSIGNATURE or not 0 <= time <= MAX_TIME:
         raise LocalProtocolError(f"cannot make a signature of type {sig_type} at time {time}")
     return Signature(name, identifier, time.to_bytes(_TIME_BYTES, "big") + key.sign(_cosigned(text, time)))
 
@@ -228,7 +230,10 @@ def _make_signature(text: str, name: str, key: SecretKey, sig_type: int, time: i
 def _check_signature(text: str, verifier: Verifier, signature: bytes) -> None:
     message = text.encode()
     if verifier.type == COSIGNATURE and len(signature) == _TIME_BYTES + SIGNATURE_BYTES:
-        message = _cosigned(text, int.from_bytes(signature[:_TIME_BYTES], "big"))
+        time = int.from_bytes(signature[:_TIME_BYTES], "big")
+        if time > MAX_TIME:
+            raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"a cosignature by {verifier.name} of a time above 2**63-1")
+        message = _cosigned(text, time)
         signature = signature[_TIME_BYTES:]
     elif verifier.type != ED25519:
         raise RemoteProtocolError(

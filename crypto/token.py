@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
-from quidnunc.crypto.encoding import Value, decode, encode
+from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.entry import Entry, Header, open_entry, parse_header
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN
@@ -33,6 +33,16 @@ class Token(NamedTuple):
     note: bytes
 
 
+class TokenParts(NamedTuple):
+    """What stands in a token, none of it checked."""
+
+    header: bytes
+    payload: bytes
+    salt: bytes
+    path: tuple[bytes, ...]
+    note: bytes
+
+
 def make_token(entry: Entry, path: Sequence[bytes], note: bytes) -> bytes:
     """The token of ``entry``, whose ``path`` leads to the root in ``note``; the private part stays behind.
 
@@ -50,7 +60,7 @@ def open_token(data: bytes, *, log_id: bytes, public: bytes) -> Token:
     Raises :class:`RemoteProtocolError`, with :attr:`Reason.STRANGER` for another log's and
     :attr:`Reason.BAD_SIGNATURE` for one that ``public`` did not sign; else it is a :class:`Malformed`.
     """
-    header_bytes, payload, salt, path, note = _split(decode(data, max_bytes=MAX_TOKEN_BYTES))
+    header_bytes, payload, salt, path, note = parse_token(data)
     claimed = parse_header(header_bytes)
     if claimed.log_id != log_id:
         raise RemoteProtocolError(
@@ -63,12 +73,12 @@ def open_token(data: bytes, *, log_id: bytes, public: bytes) -> Token:
     return Token(header, header_bytes, payload, leaf, checkpoint.size, checkpoint.root, note)
 
 
-def _split(value: Value) -> tuple[bytes, bytes, bytes, list[bytes], bytes]:
-    """The five parts of a token behind its tag."""
-    match value:
+def parse_token(data: bytes) -> TokenParts:
+    """The parts of the token with exactly these bytes; anything else raises :class:`Malformed`."""
+    match decode(data, max_bytes=MAX_TOKEN_BYTES):
         case [tag, bytes(header), bytes(payload), bytes(salt), list(path), bytes(note)] if tag == TOKEN_TAG:
-            hashes = [each for each in path if isinstance(each, bytes)]
+            hashes = tuple(each for each in path if isinstance(each, bytes))
             if len(hashes) != len(path):
                 raise Malformed("the path of a token must hold nothing but hashes")
-            return header, payload, salt, hashes, note
+            return TokenParts(header, payload, salt, hashes, note)
     raise Malformed(f"a token must be an array of {TOKEN_TAG!r}, header, payload, salt, path and note")
