@@ -74,6 +74,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
             neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
             neighbor.claimed = tracked.number
             neighbor.leaves = dict(tracked.leaves)
+            neighbor.missing = tracked.state in resume.missing
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing

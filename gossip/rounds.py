@@ -58,6 +58,7 @@ FAILURE_BACKOFF_MAX_S = 60.0
 class Phase(StrEnum):
     """What a peer's turn is at."""
 
+    RECOVERING = "recovering"
     STARTING = "starting"
     IDLE = "idle"
     MERGING = "merging"

@@ -189,7 +189,7 @@ def build_node(
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
 
-    Raises BlobLost when the own replica is neither readable nor rebuilt.
+    Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
     entries = list(store.entries())
     node_log = Log(member.log_id)
