@@ -40,7 +40,7 @@ class Settings:
     future_updates: int = 1_000_000
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
-    repair_bytes_per_s: float = 1024 * 1024
+    repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096
     wants_per_window: int = 8

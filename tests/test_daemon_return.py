@@ -17,7 +17,7 @@ from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, Upd
 from quidnunc.peer.client import ask
 from quidnunc.peer.rehearsal import Actor, Rehearsal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 20
 STEP_ADOPTED = 3
