@@ -121,7 +121,15 @@ class Federation(RuleBasedStateMachine):
         bench = self.benches[index]
         if cleanly:
             bench.feed(Stopping())
-        bench.restart()
+        self.start(index)
+
+    def start(self, index: int) -> None:
+        """A start as the daemon does it."""
+        bench = self.benches[index]
+        resume = fold(bench.disk.entries)
+        resume.tokens = sorted(bench.disk.tokens.items())
+        restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
+        bench.resume(resume)
         used = set(bench.node.in_use())
         for name in set(bench.disk.blobs.data) - used:
             bench.disk.blobs.discard(name)
@@ -132,12 +140,8 @@ class Federation(RuleBasedStateMachine):
         """The power fails, and all params are gone with it; only the ledger is left."""
         bench = self.benches[index]
         bench.disk.blobs.data = {GENESIS_NAME: GENESIS}
-        resume = fold(bench.disk.entries)
-        resume.tokens = sorted(bench.disk.tokens.items())
-        restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
-        bench.resume(resume)
         self.lost.add(index)
-        self.link(index)
+        self.start(index)
 
     @invariant()
     def nothing_is_published_from_a_replica_that_is_lost(self) -> None:
