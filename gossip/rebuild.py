@@ -59,7 +59,8 @@ def check_task(charter: Charter, described: Described) -> None:
     if described.genesis != charter.task.genesis:
         raise SchemaMismatch(
             f"genesis params {described.genesis.hex()[:16]}, the charter names {charter.task.genesis.hex()[:16]}",
-            hint="initial parameters differ between torch versions: install the version the charter was drafted with",
+            hint="install the torch version the charter was drafted with or, if it begins with an earlier model, that "
+            "model: quidnunc federation install --model FILE",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import signal
 from collections.abc import Iterator
@@ -95,6 +96,32 @@ def test_a_peer_that_lost_its_params_and_hears_nobody_waits_and_says_so(federati
     finally:
         federation.stop()
     check_ledger(actor)
+
+
+def test_a_new_federation_goes_on_from_the_model_of_an_earlier_one(federation: Rehearsal, tmp_path: Path) -> None:
+    with running(federation) as actors:
+        finishes(actors)
+        there = [answers(actor)["accuracy"] for actor in actors]
+    what = replace(
+        federation.plan, create=(*federation.plan.create, "--from-model", str(federation.actors[0].home.root))
+    )
+    with daemons.importable():
+        again = found(tmp_path / "again", what)
+        model = again.charter.with_suffix(".params").read_bytes()
+        with running(again) as actors:
+            for actor in actors:
+                reaches(actor, 2)
+            early = [answers(actor)["accuracy"] for actor in actors]
+    for actor in again.actors:
+        first = own_updates(actor)[0]
+        assert first.replica_before == first.base == hashlib.sha256(model).digest()
+        check_ledger(actor)
+    assert min(early) >= min(there) - 0.2
+    again.actors[0].home.model.unlink()
+    again.actors[0].home.blobs.joinpath(first.base.hex()[:2], first.base.hex()[2:]).unlink(missing_ok=True)
+    again.actors[0].start()
+    assert again.actors[0].wait(60) == 51
+    assert "federation install --model" in again.actors[0].log.read_text()
 
 
 def test_a_member_that_starts_when_all_others_have_finished_joins_at_their_level(federation: Rehearsal) -> None:
