@@ -61,6 +61,8 @@ class RecallDesk:
         without = [n for n in asked if n.log_id in self._without]
         told = f"asked for it: {names(asked)}" if asked else "no neighbor to ask is connected yet"
         denied = f"; without it: {names(without)}" if without else ""
+        if len(without) == len(self._neighbors):
+            denied += "; copy what is missing in state/blobs back from a backup"
         return f"the own replica of update {self._last} is lost from this disk; {told}{denied}"
 
     def ask(self, now: float) -> list[Effect]:

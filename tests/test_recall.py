@@ -136,6 +136,7 @@ def test_those_who_do_not_have_it_are_named_and_the_next_is_asked_at_once() -> N
     assert lost.bench.timers["round"] > lost.bench.now, "nobody is left to be asked at once"
     _, sentence = state_of(lost.bench.node, lost.bench.now)
     assert "without it: " + ", ".join(n.member.name for n in lost.bench.node.neighbors.values()) in sentence
+    assert "backup" in sentence
 
 
 def test_a_neighbor_that_goes_away_is_not_waited_for() -> None:
@@ -151,6 +152,7 @@ def test_with_nobody_connected_it_waits_and_says_so() -> None:
     lost = Lost(connect=False)
     lost.bench.tick()
     assert lost.asked() == []
+    assert "backup" not in state_of(lost.bench.node, lost.bench.now)[1]
     assert "no neighbor" in state_of(lost.bench.node, lost.bench.now)[1]
     lost.bench.feed(PeerUp(lost.bench.authors[1].transport))
     assert lost.answer(lost.asked()[0]) == []
