@@ -117,7 +117,7 @@ class BlobLost(LedgerError):
         digits = name.hex()
         super().__init__(
             f"state/blobs/{digits[:2]}/{digits[2:]} is missing or damaged: it holds {what}",
-            hint="copy what is missing in state/blobs back from a backup, then start again",
+            hint="start again: neighbors are asked for it; else copy what is missing in state/blobs back from a backup",
         )
         self.name = name
 

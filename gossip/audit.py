@@ -3,8 +3,8 @@
 The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
 nothing follows a retirement; I10 every private update names an earlier, unused spend of its own round, and the spent
 epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one; I12 own updates are numbered
-without gaps, and each begins at the replica where the one before ended; I13 no update of another peer is accepted
-twice.
+without gaps, and each begins at the replica where the one before ended; I13 accepted updates of another peer
+follow each other without a gap, except where a snapshot stands for what was missed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Audit:
         self._replica = b""
         self._cumulative_u = 0
         self._unused_spends: dict[int, PrivacySpend] = {}
-        self._accepted: set[tuple[bytes, int]] = set()
+        self._accepted: dict[bytes, int] = {}
 
     def read(self, seq: int, kind: int, payload: bytes) -> None:
         """Judge entry ``seq`` by what came before it. Never raises, whatever the payload."""
@@ -107,10 +107,12 @@ class Audit:
             self._find("I10", seq, f"claims epsilon {claim.cumulative_u}, its spend says {spend.cumulative_u}")
 
     def _received(self, seq: int, record: UpdateReceived) -> None:
-        update = (record.sender, record.number)
-        if update in self._accepted and not record.snapshot:
-            self._find("I13", seq, f"update {record.number} of {record.sender.hex()[:16]} is accepted again")
-        self._accepted.add(update)
+        before = self._accepted.get(record.sender, 0)
+        follows = record.number >= before if record.snapshot else record.number == before + 1
+        if not follows:
+            kind = "snapshot" if record.snapshot else "update"
+            self._find("I13", seq, f"{kind} {record.number} of {record.sender.hex()[:16]} follows update {before}")
+        self._accepted[record.sender] = max(before, record.number)
 
     def _find(self, code: str, seq: int, why: str) -> None:
         self.findings.append(Finding(code, seq, why))

@@ -53,10 +53,10 @@ class Gate:
         total = len(self._neighbors)
         heard, needed = total - len(silent), self._needed(total, now - self._woke_at)
         if heard < needed:
-            why = f"heard {heard} of {needed} neighbors needed to start; silent: {_names(silent)}"
+            why = f"heard {heard} of {needed} neighbors needed to start; silent: {names(silent)}"
             return Hold(why, [n for n in self._neighbors if n.connected])
         behind = [n for n in self._neighbors if self._catching_up(n)]
-        return Hold(f"catching up with {_names(behind)}", behind) if behind else FREE
+        return Hold(f"catching up with {names(behind)}", behind) if behind else FREE
 
     def _needed(self, total: int, waited_s: float) -> int:
         """Neighbors to be heard first: with none of them, a head start costs privacy and serves nobody."""
@@ -77,7 +77,7 @@ class Gate:
             return FREE
         slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, patience_s)
         if slow:
-            return Hold(f"waiting for {_names(slow)}", slow)
+            return Hold(f"waiting for {names(slow)}", slow)
         if self.alone(live, finished=finished) and not any(n.connected for n in self._neighbors):
             return Hold("isolated: no budget is spent while nobody would hear of it", [])
         return FREE
@@ -101,5 +101,6 @@ class Gate:
         return out
 
 
-def _names(neighbors: list[Neighbor]) -> str:
+def names(neighbors: list[Neighbor]) -> str:
+    """Neighbors for a sentence: the first few by name."""
     return ", ".join(n.member.name for n in neighbors[:NAMED_MAX]) + (" ..." if len(neighbors) > NAMED_MAX else "")

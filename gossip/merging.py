@@ -17,6 +17,8 @@ from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.reputation import BAD_CAP
 
 STEP_ADOPTED = 3
+ADOPTION_MINIMUM = 3
+"""States that a median takes: with fewer, one liar among them decides."""
 
 
 class _Input(NamedTuple):
@@ -76,9 +78,15 @@ class Merging:
         self._append(result.round, result.result, rows, result.approximate, result.step, now)
 
     def record_adopted(self, result: Adopted, round_: int, now: float) -> None:
-        """Append the entry of a coordinate median taken as the own state: every input weighs the same."""
-        share = PPB // len(self._inputs)
-        rows = [MergeRow(given.state, who, given.seq, share, share, PPB) for who, given in self._inputs.items()]
+        """Append the entry of a coordinate median taken as the own state: every input weighs the same.
+
+        Beside two neighbors the own replica is the third input.
+        """
+        inputs = [(given.state, who, given.seq) for who, given in self._inputs.items()]
+        if len(inputs) == ADOPTION_MINIMUM - 1:
+            inputs.append((self._publisher.replica, self._me, self._publisher.seq))
+        share = PPB // len(inputs)
+        rows = [MergeRow(state, who, seq, share, share, PPB) for state, who, seq in inputs]
         rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self._append(round_, result.result, rows, True, STEP_ADOPTED, now)
 

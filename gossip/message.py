@@ -1,4 +1,4 @@
-"""Messages between peers: five kinds of small canonical headers, some with a body.
+"""Messages between peers: seven kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -22,6 +22,8 @@ SNAPSHOT = "quidnunc/v1/snapshot"
 HELLO = "quidnunc/v1/hello"
 WANT = "quidnunc/v1/want"
 UNAVAILABLE = "quidnunc/v1/unavailable"
+RECALL = "quidnunc/v1/recall"
+RECALLED = "quidnunc/v1/recalled"
 NUMBER_MAX = 2**63 - 1
 
 
@@ -62,14 +64,31 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Answer to a :class:`Want` that cannot be served."""
+    """Answer to a :class:`Want` or a :class:`Recall` that cannot be served."""
 
     federation: bytes
     first: int
     last: int
 
 
-Message = Update | Snapshot | Hello | Want | Unavailable
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Send the sender's own replica back as you track it, if it is as of an update ``first`` to ``last``."""
+
+    federation: bytes
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Answer to a :class:`Recall`: the receiver's replica as of its update ``number``; the body is the params."""
+
+    federation: bytes
+    number: int
+
+
+Message = Update | Snapshot | Hello | Want | Unavailable | Recall | Recalled
 
 
 def write_message(message: Message) -> bytes:
@@ -85,6 +104,10 @@ def write_message(message: Message) -> bytes:
             return encode([WANT, federation, first, last, snapshot])
         case Unavailable(federation, first, last):
             return encode([UNAVAILABLE, federation, first, last])
+        case Recall(federation, first, last):
+            return encode([RECALL, federation, first, last])
+        case Recalled(federation, number):
+            return encode([RECALLED, federation, number])
 
 
 def parse_message(header: bytes, federation: bytes) -> Message:
@@ -115,6 +138,10 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Want(federation, *_span(first, last), snapshot)
         case "quidnunc/v1/unavailable", [int() as first, int() as last]:
             return Unavailable(federation, *_span(first, last))
+        case "quidnunc/v1/recall", [int() as first, int() as last]:
+            return Recall(federation, *_span(first, last))
+        case "quidnunc/v1/recalled", [int() as number]:
+            return Recalled(federation, _span(number, number)[0])
     if tag.startswith("quidnunc/") and not tag.startswith("quidnunc/v1/"):
         raise RemoteProtocolError(Reason.VERSION, f"message {tag[:64]!r}: this version speaks quidnunc/v1")
     raise Malformed(f"message {tag[:64]!r}: unknown tag or wrong fields")

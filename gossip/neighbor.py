@@ -39,7 +39,8 @@ class Neighbor:
     number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
     whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
     lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
-    twice, nobody is to blame. ``trained`` says whether the update last applied was more than a heartbeat.
+    twice, nobody is to blame. ``served_until`` is when what was served to it would have passed at the assumed rate.
+    ``trained`` says whether the update last applied was more than a heartbeat.
     """
 
     member: Member
@@ -70,6 +71,7 @@ class Neighbor:
     asked: set[int] = field(default_factory=set)
     snapshots_due: int = 0
     served: int = 0
+    served_until: float = 0.0
     messages: int = 0
     window_since: float = 0.0
     lead_offset: int = 0
@@ -98,6 +100,14 @@ class Neighbor:
             self.window_since, self.messages, self.served = now, 0, 0
         self.messages += 1
         return self.messages <= settings.messages_per_window
+
+    def take_repair(self, size: int, now: float, settings: Settings) -> bool:
+        """Whether a repair of ``size`` bytes may be served to it now; if so, it is counted."""
+        if self.served >= settings.wants_per_window or self.served_until - now > settings.window_s:
+            return False
+        self.served += 1
+        self.served_until = max(now, self.served_until) + size / settings.repair_bytes_per_s
+        return True
 
     def remember(self, number: int, leaf: bytes) -> None:
         """Keep the leaf of an applied update, to recognize a second history."""

@@ -44,16 +44,17 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, parse_message
+from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.rebuild import Self
+from quidnunc.gossip.recall import RecallDesk
 from quidnunc.gossip.recorder import Entropy, Recorder
 from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
-from quidnunc.gossip.rounds import ROUND_TIMER, Rounds
+from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
 
 
@@ -104,6 +105,9 @@ class Node:
             dataset=own.dataset,
             size_bucket=max(0, own.described.examples.bit_length() - 1),
         )
+        self.recalls = RecallDesk(
+            charter, own.log_id, self.neighbors, self.settings, self._retention.let_go, resume.recall
+        )
         self._restore_rounds(resume)
         self.evaluated: Evaluated | None = None
 
@@ -114,6 +118,9 @@ class Node:
         rounds.round = resume.round
         rounds.trained = resume.trained
         rounds.merges = resume.merges
+        if self.recalls.lost:
+            self.publisher.lost = True
+            rounds.phase, rounds.blocked = Phase.RECOVERING, self.recalls.why
 
     @property
     def refused_total(self) -> int:
@@ -128,7 +135,7 @@ class Node:
             case Received():
                 out = self._received(event, now)
             case TimerFired(timer=name) if name == ROUND_TIMER:
-                out = self.rounds.tick(now)
+                out = self._recover(now) if self.recalls.lost else self.rounds.tick(now)
             case TimerFired(timer=name) if name == REPAIR_TIMER:
                 out = self.replicas.repair(now)
             case Finished(result):
@@ -174,6 +181,19 @@ class Node:
         self.recorder.append(start, now)
         return [*committed(self.recorder.flush()), SetTimer(ROUND_TIMER, 0.0)]
 
+    def _recover(self, now: float) -> list[Effect]:
+        """Ask for the lost own replica; no turn starts before it is back."""
+        return [*self._recalled(self.recalls.ask(now)), *committed(self.recorder.flush())]
+
+    def _recalled(self, out: list[Effect]) -> list[Effect]:
+        """Go on with the first turn once the own replica is back; until then say what is waited for."""
+        if self.rounds.phase == Phase.RECOVERING:
+            self.rounds.blocked = self.recalls.why
+            if not self.recalls.lost:
+                self.publisher.lost = False
+                self.rounds.phase, self.rounds.blocked = Phase.STARTING, ""
+        return out
+
     # -- connections --------------------------------------------------------------------------------------------
 
     def _peer_up(self, peer: bytes, now: float) -> list[Effect]:
@@ -182,13 +202,14 @@ class Node:
             return []
         neighbor.connected = True
         neighbor.fetch_until = None
-        return [self.publisher.hello(peer, reply=True), *self.rounds.wake(now)]
+        return [self.publisher.hello(peer, reply=True), *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
         if neighbor is not None:
             neighbor.connected = False
             neighbor.fetch_until = None
+            return self.recalls.gone(neighbor)
         return []
 
     # -- frames -------------------------------------------------------------------------------------------------
@@ -228,9 +249,14 @@ class Node:
             case Hello():
                 out = self._hello(neighbor, message, now)
             case Want():
-                out = self.publisher.serve(neighbor, message)
+                out = self.publisher.serve(neighbor, message, now)
             case Unavailable():
-                out = []  # what it cannot serve now is asked for again when its time comes
+                # What else it cannot serve now is asked for again when its time comes.
+                out = self._recalled(self.recalls.on_unavailable(neighbor))
+            case Recall():
+                out = self.recalls.serve(neighbor, message, now)
+            case Recalled():
+                out = self._recalled(self.recalls.on_recalled(neighbor, message, frame.body))
         return self._with_evidence(out)
 
     def _with_evidence(self, out: list[Effect]) -> list[Effect]:
@@ -277,9 +303,13 @@ class Node:
                 out = self.rounds.on_merged(result, now)
             case Adopted():
                 out = self.rounds.on_adopted(result, now)
+            case Advanced() if result.author == self.own.log_id:
+                out = self._recalled(self.recalls.on_advanced(result.number))
             case Advanced():
                 out = self._applied(self.replicas.on_advanced(result, now))
                 out += self.rounds.on_advanced(self.neighbors[result.author], now)
+            case Rejected() if result.author == self.own.log_id:
+                out = self.recalls.on_failed()
             case Rejected():
                 out = self._applied(self.replicas.on_rejected(result, now))
             case Evaluated():
@@ -298,6 +328,8 @@ class Node:
         return [effect for effect in self._with_evidence(out) if not isinstance(effect, Refuse)]
 
     def _job_failed(self, result: JobFailed, now: float) -> list[Effect]:
+        if result.author == self.own.log_id:
+            return self.recalls.on_failed()
         if result.job in ("AdvanceJob", "AdoptJob"):
             return self.replicas.on_failed(result, now)
         if result.job == "EvaluateJob":

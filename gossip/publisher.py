@@ -41,6 +41,8 @@ class Publisher:
         self._tokens = dict(tokens[-settings.keep_deltas :])
         self._deltas = {n: deltas[n] for n in self._tokens if n in deltas}
         self.served = 0
+        self.lost = False
+        """Whether the own replica is not on our disk: until it is back, nothing can be served."""
 
     def publish(self, update: UpdatePublished, neighbors: list[Neighbor], now: float) -> list[Effect]:
         """Commit ``update`` and send one body to every connected neighbor, in that order."""
@@ -73,21 +75,22 @@ class Publisher:
         token = self._tokens.get(self.number, b"")
         return Send(peer, frame(Hello(self._charter.federation_id, token, reply)))
 
-    def serve(self, neighbor: Neighbor, want: Want) -> list[Effect]:
+    def serve(self, neighbor: Neighbor, want: Want, now: float) -> list[Effect]:
         """Answer a repair request: the deltas if they are few and still here, else the replica, else nothing."""
         peer = neighbor.member.transport
         unavailable = Send(peer, frame(Unavailable(want.federation, want.first, want.last)))
-        if neighbor.served >= self._settings.wants_per_window or want.first > self.number:
+        if self.lost or want.first > self.number:
             return [unavailable]
-        neighbor.served += 1
-        self.served += 1
         last = min(want.last, self.number)
         span = range(want.first, last + 1) if last - want.first < self._settings.fetch_deltas else range(0)
-        if span and not want.snapshot and all(n in self._tokens and n in self._deltas for n in span):
-            return [Send(peer, frame(Update(want.federation, self._tokens[n])), self._deltas[n]) for n in span]
+        by_deltas = span and not want.snapshot and all(n in self._tokens and n in self._deltas for n in span)
+        size = len(span) * self._charter.delta_bytes if by_deltas else self._charter.state_bytes
         token = self._tokens.get(self.number)
-        if token is None:
+        if token is None or not neighbor.take_repair(size, now, self._settings):
             return [unavailable]
+        self.served += 1
+        if by_deltas:
+            return [Send(peer, frame(Update(want.federation, self._tokens[n])), self._deltas[n]) for n in span]
         return [Send(peer, frame(Snapshot(want.federation, token)), self.replica)]
 
 

@@ -59,7 +59,8 @@ def check_task(charter: Charter, described: Described) -> None:
     if described.genesis != charter.task.genesis:
         raise SchemaMismatch(
             f"genesis params {described.genesis.hex()[:16]}, the charter names {charter.task.genesis.hex()[:16]}",
-            hint="initial parameters differ between torch versions: install the version the charter was drafted with",
+            hint="install the torch version the charter was drafted with or, if it begins with an earlier model, that "
+            "model: quidnunc federation install --model FILE",
         )
 
 
@@ -74,6 +75,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
             neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
             neighbor.claimed = tracked.number
             neighbor.leaves = dict(tracked.leaves)
+            neighbor.missing = tracked.state in resume.missing
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing

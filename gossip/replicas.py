@@ -28,8 +28,6 @@ BACKOFF_AFTER = 50
 BACKOFF_DOUBLINGS = 6
 TIMER_SLACK_S = 0.001
 """A timer may fire this much early by its clock's rounding."""
-FLOAT_BYTES = 4
-INT8_OVERHEAD = 1
 
 
 class Replicas:
@@ -111,7 +109,7 @@ class Replicas:
         if frame.body_hash() != update.replica_after:
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"snapshot {update.number} is not what was signed")
         reason = self._judge_header(signed)
-        if reason is None and len(frame.body) != FLOAT_BYTES * self._charter.task.dim:
+        if reason is None and len(frame.body) != self._charter.state_bytes:
             reason = Reason.BAD_SHAPE
         if reason is not None:
             return self._evidence.refuse(neighbor, signed, reason, now)
@@ -179,19 +177,30 @@ class Replicas:
         settings = self._settings
         unanswered = neighbor.fetch_attempts >= settings.snapshot_attempts
         lost = neighbor.missing or first <= neighbor.rejected
-        snapshot = lost or unanswered or last - first >= settings.fetch_deltas
+        span = last - first + 1
+        snapshot = lost or unanswered or span > settings.fetch_deltas
         if not snapshot:
             neighbor.asked.update(range(first, last + 1))
         # Whoever has no deltas left answers with a snapshot in any case.
         neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
-        doublings = min(max(0, neighbor.fetch_attempts - BACKOFF_AFTER), BACKOFF_DOUBLINGS)
-        pause = settings.repair_retry_s * 2**doublings
+        pause = self._pause(neighbor, self._charter.state_bytes if snapshot else span * self._charter.delta_bytes)
         neighbor.fetch_until = now + pause
         neighbor.fetch_attempts += 1
         neighbor.requests += 1
         self.repairs += 1
         want = frame(Want(self._charter.federation_id, first, last, snapshot))
         return [Send(neighbor.member.transport, want), *self._arm(pause)]
+
+    def _pause(self, neighbor: Neighbor, size: int) -> float:
+        """Seconds until an unanswered request for ``size`` bytes is repeated.
+
+        A large answer may well be on its way: repeating its request would send it twice. So it is left the time that
+        it would take over the slowest link reckoned with, and twice that each time: however slow the link is, no more
+        than a few copies are ever sent.
+        """
+        settings, attempts = self._settings, neighbor.fetch_attempts
+        silence = settings.repair_retry_s * 2.0 ** min(max(0, attempts - BACKOFF_AFTER), BACKOFF_DOUBLINGS)
+        return silence + size / settings.repair_bytes_per_s * 2.0 ** min(attempts, BACKOFF_DOUBLINGS)
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -313,9 +322,7 @@ class Replicas:
             raise RemoteProtocolError(
                 Reason.HASH_MISMATCH, f"body of update {signed.update.number} is not the one signed"
             )
-        dim = self._charter.task.dim
-        expected = FLOAT_BYTES * dim if self._charter.codec == 0 else dim + INT8_OVERHEAD
-        if len(frame.body) != expected or signed.update.size != len(frame.body):
+        if len(frame.body) != self._charter.delta_bytes or signed.update.size != len(frame.body):
             return Reason.BAD_SHAPE
         return None
 

@@ -43,6 +43,9 @@ class Resume:
 
     ``unmerged`` says that the newest own update has not been followed by a merge. ``tokens`` are the newest own
     (update number, token bytes); the host fills them in from its store.
+
+    ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
+    own replica would do (empty if it is here), and the states of neighbors that are not here.
     """
 
     charter: bytes | None = None
@@ -63,6 +66,8 @@ class Resume:
     refused: int = 0
     merges: int = 0
     tokens: list[tuple[int, bytes]] = field(default_factory=list)
+    recall: tuple[UpdatePublished, ...] = ()
+    missing: set[bytes] = field(default_factory=set)
 
 
 def fold(entries: Iterable[Entry]) -> Resume:

@@ -27,7 +27,7 @@ from quidnunc.gossip.jobs import (
     Trained,
     TrainJob,
 )
-from quidnunc.gossip.merging import Merging
+from quidnunc.gossip.merging import ADOPTION_MINIMUM, Merging
 from quidnunc.gossip.neighbor import (
     Neighbor,
     drag_factor,
@@ -48,7 +48,6 @@ from quidnunc.gossip.settings import Settings
 
 ROUND_TIMER = "round"
 OWN_REPLICA = "the own replica"
-ADOPTION_MINIMUM = 3
 RETRY_SHARE = 0.1
 RETRY_MIN_S = 0.02
 FAILURE_BACKOFF_S = 0.5
@@ -58,6 +57,7 @@ FAILURE_BACKOFF_MAX_S = 60.0
 class Phase(StrEnum):
     """What a peer's turn is at."""
 
+    RECOVERING = "recovering"
     STARTING = "starting"
     IDLE = "idle"
     MERGING = "merging"
@@ -161,8 +161,9 @@ class Rounds:
         self._recorder.close_round(now)
         if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
-            states = tuple(each.state for each in self._merging.take(self._current()))
-            return [*committed(self._recorder.flush()), Run(MedianJob(states))]
+            return [*committed(self._recorder.flush()), Run(MedianJob(self._adopted_from()))]
+        if starting and self._fell_behind():
+            self.unmerged = True  # what the last merge led to is old: merge what there is before training
         self.phase = Phase.IDLE
         self.round += 1
         if self.unmerged:
@@ -177,10 +178,28 @@ class Rounds:
     def _should_adopt(self) -> bool:
         """Back from a long absence, or new among experienced peers, with enough states for a median.
 
+        A joiner has nothing of its own to keep: if the charter gives it fewer neighbors than a median takes, all of
+        them are enough.
+        """
+        current = len(self._current())
+        joins = not self._publisher.number and current == len(self._neighbors)
+        return (current >= ADOPTION_MINIMUM or joins) and self._fell_behind()
+
+    def _fell_behind(self) -> bool:
+        """Whether the federation went on without us for long.
+
         The median of what was missed: one neighbor that claims a large number must not send anybody back to the start.
         """
         missed = [self._missed(n) for n in self._current()]
-        return len(missed) >= ADOPTION_MINIMUM and median(missed) > self._settings.absent_rounds
+        return bool(missed) and median(missed) > self._settings.absent_rounds
+
+    def _adopted_from(self) -> tuple[bytes, ...]:
+        """The states whose median is adopted: those of the neighbors, and as the third beside two the own replica.
+
+        Between two that disagree it decides for the smaller step, so that one liar leads a joiner nowhere.
+        """
+        states = tuple(each.state for each in self._merging.take(self._current()))
+        return (*states, self._publisher.replica) if len(states) == ADOPTION_MINIMUM - 1 else states
 
     def _missed(self, neighbor: Neighbor) -> float:
         """Own rounds missed: how far a neighbor had come when we heard of it again, at its speed relative to ours."""

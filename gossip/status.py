@@ -8,18 +8,21 @@ from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
+from quidnunc.gossip.rounds import Phase
 
 
 def state_of(node: Node, now: float) -> tuple[str, str]:
-    """One word and one sentence: starting, waiting, training, finished, paused or isolated."""
+    """One word and one sentence: recovering, starting, waiting, training, finished, paused or isolated."""
     rounds = node.rounds
     total = node.charter.rounds.count
+    if rounds.phase == Phase.RECOVERING:
+        return "recovering", rounds.blocked
     if rounds.paused:
         return "paused", "paused by the operator; still answering, merging and publishing"
     if rounds.blocked:
         word = "isolated" if rounds.blocked.startswith("isolated") else "waiting"
         return word, rounds.blocked
-    if rounds.phase == "starting":
+    if rounds.phase == Phase.STARTING:
         return "starting", "starting"
     if rounds.finished:
         if rounds.trained < total:

@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -40,6 +40,7 @@ from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.loop_lag import LoopLag
+from quidnunc.peer.model_file import installed_model
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
@@ -191,7 +192,7 @@ def build_node(
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
 
-    Raises BlobLost when the own replica is neither readable nor rebuilt.
+    Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
     entries = list(store.entries())
     node_log = Log(member.log_id)
@@ -266,10 +267,18 @@ class Daemon:
         await self._host.pause(paused)
 
 
-async def describe(computer: Any) -> Described:
-    """Have the compute process build the task; raises DataRefused with what the task said."""
+async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs) -> Described:
+    """Have the compute process build the task; raises DataRefused with what the task said.
+
+    A charter that begins with an earlier model names other params than the task makes: those installed in ``home``.
+    """
     result = await computer.run(DescribeJob())
     if isinstance(result, Described):
+        task = charter.task
+        if result.dim == task.dim and result.genesis != task.genesis:
+            model = await trio.to_thread.run_sync(installed_model, home, task.genesis, task.dim)
+            if model is not None:
+                return replace(result, genesis=blobs.put(model, durable=True))
         return result
     why = result.why if isinstance(result, JobFailed) else repr(result)
     raise DataRefused(f"the task cannot be built: {why}", hint="check [data] in config.toml and the task function")
@@ -356,7 +365,7 @@ async def _run(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
-                described = await describe(computer)
+                described = await describe(computer, charter, home, blobs)
                 node, clock = await trio.to_thread.run_sync(
                     build_node, charter, member, note_hash, keys, config, store, blobs, described
                 )

@@ -4,6 +4,7 @@
 
     config.toml             what the operator writes
     charter.note            the signed charter of the federation
+    genesis.params          what the charter begins with, if it begins with an earlier model
     card.note               the public keys handed to the other founders
     keys/root.key           0600 in a 0700 directory; belongs offline once the federation is founded
     keys/operational.key    0600
@@ -78,6 +79,10 @@ class Home:
     @property
     def charter(self) -> Path:
         return self.root / "charter.note"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "genesis.params"
 
     @property
     def card(self) -> Path:

@@ -1,7 +1,8 @@
-"""What a start does about own params that its disk has lost: rebuild them from what is left, or name the file and end.
+"""What a start does about params that its disk has lost: rebuild them from what is left, or know what to ask for.
 
-The ledger says which params they are. The own replica follows from any older one and the deltas published since; a
-merge result is only where the next training would have begun, and the own replica serves for that too.
+The ledger says which params they are. The own replica follows from any older one and the deltas published since, else
+neighbors have it (``gossip/recall.py``); a merge result is only where the next training would have begun, and the own
+replica serves for that too.
 """
 
 from __future__ import annotations
@@ -22,27 +23,41 @@ log = logging.getLogger("quidnunc.peer")
 
 
 def restore(resume: Resume, blobs: Blobs, charter: Charter, log_id: bytes, public: bytes) -> None:
-    """Make sure that ``resume.replica`` and ``resume.base`` are readable; ``public`` is the own log key.
+    """Look for all params that ``resume`` leads to, and rebuild what can be; ``public`` is the own log key.
 
-    Raises BlobLost when the own replica is lost for good. A lost base gives way to the own replica and a merge.
+    Of an own replica that is lost for good ``resume.recall`` says as of which updates neighbors may give it back, and
+    ``resume.missing`` which states of neighbors are lost. A lost base gives way to the own replica and a merge. Raises
+    BlobLost when the tokens that say what a neighbor would have to give back are lost as well.
     """
     replica, base = resume.replica, resume.base
     if replica is not None and blobs.get(replica) is None:
         updates = [open_update(token, log_id=log_id, public=public).update for _, token in resume.tokens]
-        _rebuild(replica, updates, blobs, charter)
-        log.warning("blob %s, the own replica, was missing or damaged; rebuilt from its deltas", replica.hex())
+        resume.recall = _rebuild(replica, updates, blobs, charter)
+        how = "neighbors are asked for it" if resume.recall else "rebuilt from its deltas"
+        log.warning("blob %s, the own replica, was missing or damaged; %s", replica.hex(), how)
     if base is not None and not resume.unmerged and blobs.get(base) is None:
         log.warning("blob %s, the last merge, is missing or damaged; merging again", base.hex())
         resume.base, resume.unmerged = replica, True
+    states = {tracked.state for tracked in resume.tracked.values()}
+    resume.missing = {state for state in states if blobs.get(state) is None}
 
 
-def _rebuild(replica: bytes, updates: list[UpdatePublished], blobs: Blobs, charter: Charter) -> None:
-    """Go back through ``updates``, oldest first, to params that are still there, and forward again by the deltas."""
+def _rebuild(
+    replica: bytes, updates: list[UpdatePublished], blobs: Blobs, charter: Charter
+) -> tuple[UpdatePublished, ...]:
+    """Go back through ``updates``, oldest first, to params that are still there, and forward again by the deltas.
+
+    Returns nothing when that worked, else the updates, oldest first, from any of whose ends the deltas lead forward.
+    """
     steps: list[bytes] = []
+    ends: list[UpdatePublished] = []
     start, data = replica, None
     for update in reversed(updates):
+        if update.replica_after != start:
+            break
+        ends.append(update)
         delta = blobs.get(update.delta)
-        if update.replica_after != start or delta is None:
+        if delta is None:
             break
         steps.append(delta)
         start = update.replica_before
@@ -50,7 +65,9 @@ def _rebuild(replica: bytes, updates: list[UpdatePublished], blobs: Blobs, chart
         if data is not None:
             break
     if data is None:
-        raise BlobLost(replica, OWN_REPLICA)
+        if not ends:
+            raise BlobLost(replica, OWN_REPLICA)
+        return tuple(reversed(ends))
     vector = codec.parse_state(data, charter.task.dim)
     for delta in reversed(steps):
         vector = codec.advance(vector, delta, charter.codec)
@@ -58,3 +75,4 @@ def _rebuild(replica: bytes, updates: list[UpdatePublished], blobs: Blobs, chart
     if hashlib.sha256(data).digest() != replica:
         raise BlobLost(replica, OWN_REPLICA)
     blobs.put(data, durable=True)
+    return ()

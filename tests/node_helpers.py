@@ -75,7 +75,7 @@ from quidnunc.gossip.provenance import (
 )
 from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.reputation import observe
-from quidnunc.gossip.resume import fold
+from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.rounds import ROUND_TIMER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
@@ -308,14 +308,18 @@ class Bench:
 
     def restart(self) -> list[Effect]:
         """Build the node anew from its disk, as after a crash."""
+        resume = fold(self.disk.entries)
+        resume.tokens = sorted(self.disk.tokens.items())[-self.settings.keep_deltas :]
+        return self.resume(resume)
+
+    def resume(self, resume: Resume) -> list[Effect]:
+        """Build the node anew from ``resume``, which its disk leads to."""
         self.lives += 1
         self.jobs.clear()
         self.timers.clear()
         log = Log(self.own.log_id)
         for entry in self.disk.entries:
             log.replay(entry)
-        resume = fold(self.disk.entries)
-        resume.tokens = sorted(self.disk.tokens.items())[-self.settings.keep_deltas :]
         salts = random.Random(self.lives)
         self.node = Node(self.charter, self.own, log, resume, salts.randbytes, self.settings)
         return self.feed(Started())

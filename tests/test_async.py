@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -192,6 +193,60 @@ def test_a_joiner_is_level_with_its_neighbors_at_once() -> None:
     assert min(accuracy(peer) for peer in world.peers) >= others - 0.06, "nobody is harmed"
     keeping, _, _ = join_at_half_time(replace(PACE, absent_rounds=1_000_000))
     assert keeping <= 0.3
+
+
+def test_a_joiner_with_one_neighbor_starts_from_what_it_has() -> None:
+    """Fewer states than a median takes, but all there are; merging with its genesis params would take many rounds."""
+
+    def joined(settings: Settings) -> tuple[float, float]:
+        edges = (*combinations(range(5), 2), (0, 5))
+        scenario = digits_trial(
+            peers=6,
+            ratio=1.0,
+            loss=0.0,
+            model="softmax",
+            learning_rate=0.5,
+            rule="repute",
+            edges=edges,
+            start="majority",
+            settings=settings,
+        )
+        world = begin(scenario, 40.0, absent=(5,))
+        world.run(40.0)
+        world.start(5)
+        world.run(41.5)
+        early = accuracy(world.peers[5])
+        world.run(46.0)
+        return early, accuracy(world.peers[0])
+
+    early, neighbor = joined(PACE)
+    assert early >= 0.7
+    assert neighbor >= 0.88, "it is not harmed"
+    keeping, _ = joined(replace(PACE, absent_rounds=1_000_000))
+    assert keeping <= 0.5
+
+
+@pytest.mark.slow
+def test_a_returner_is_level_with_its_neighbors_at_once() -> None:
+    """S9: gone at 8% of the run and back at half of it, over links that lose a fifth."""
+    peer = 4
+    scenario = digits_trial(peers=8)
+    until = time_for(scenario.periods_s, 150)
+    world = begin(scenario, until)
+    world.run(0.08 * until)
+    world.crash(peer)
+    world.run(0.5 * until)
+    before = [accuracy(each) for each in world.alive()]
+    world.start(peer)
+    node = world.peers[peer].node
+    assert node is not None
+    world.run(world.now + 20, stop=lambda: node.rounds.phase not in (Phase.STARTING, Phase.ADOPTING))
+    began, period = world.now, scenario.periods_s[peer]
+    for later in (0.5, 2.5, 5.5):
+        world.run(began + later * period)
+        others = [accuracy(each) for each in world.peers if each.index != peer]
+        assert accuracy(world.peers[peer]) >= sum(others) / len(others) - 0.03
+    assert min(others) >= min(before) - 0.03, "nobody is harmed"
 
 
 # -- privacy and the lead bound ---------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_a_true_story_passes() -> None:
         ({0: (EntryType.GENESIS, b"\x80")}, [("I4", 0)]),
         ({0: (EntryType.EVAL, b"")}, [("I4", 0)]),
         ({10: (EntryType.GENESIS, MEMBER.genesis)}, [("I4", 10)]),
-        ({3: (EntryType.UPDATE_RECEIVED, encode({}))}, [("I4", 3)]),
+        ({3: (EntryType.UPDATE_RECEIVED, encode({}))}, [("I4", 3), ("I13", 5)]),
         ({5: (EntryType.LOG_RETIRE, b"")}, [("I9", seq) for seq in range(6, 11)]),
         ({8: spend(2, 399)}, [("I10", 8)]),
         ({8: spend(2, 1001)}, [("I10", 8), ("I10", 9)]),
@@ -98,6 +98,10 @@ def test_a_true_story_passes() -> None:
         ({9: replace(update(2, 8, 900), replica_before=b"?" * 32)}, [("I12", 9)]),
         ({5: received(1)}, [("I13", 5)]),
         ({10: received(1)}, [("I13", 10)]),
+        ({10: received(4)}, [("I13", 10)]),
+        ({10: received(1, snapshot=True)}, [("I13", 10)]),
+        ({10: received(3)}, []),
+        ({10: received(9, snapshot=True)}, []),
     ],
 )
 def test_a_story_that_cannot_be_true_is_found(changes: dict[int, Any], expected: list[tuple[str, int]]) -> None:

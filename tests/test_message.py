@@ -18,6 +18,8 @@ from quidnunc.gossip.message import (
     NUMBER_MAX,
     Hello,
     Message,
+    Recall,
+    Recalled,
     Snapshot,
     Unavailable,
     Update,
@@ -39,6 +41,8 @@ MESSAGES = st.one_of(
     st.builds(Hello, st.just(FEDERATION), TOKENS, st.booleans()),
     st.tuples(SPANS, st.booleans()).map(lambda t: Want(FEDERATION, t[0][0], t[0][1], t[1])),
     SPANS.map(lambda span: Unavailable(FEDERATION, *span)),
+    SPANS.map(lambda span: Recall(FEDERATION, *span)),
+    NUMBERS.map(lambda number: Recalled(FEDERATION, number)),
 )
 
 
@@ -83,6 +87,11 @@ def test_a_flipped_bit_is_another_message_or_a_refusal(message: Message, where: 
         (["quidnunc/v1/want", FEDERATION, 3, 2, False], Reason.MALFORMED),
         (["quidnunc/v1/want", FEDERATION, 1, NUMBER_MAX + 1, False], Reason.MALFORMED),
         (["quidnunc/v1/unavailable", FEDERATION, -1, 2], Reason.MALFORMED),
+        (["quidnunc/v1/recall", FEDERATION, 2, 1], Reason.MALFORMED),
+        (["quidnunc/v1/recall", FEDERATION, 1], Reason.MALFORMED),
+        (["quidnunc/v1/recalled", FEDERATION, 0], Reason.MALFORMED),
+        (["quidnunc/v1/recalled", FEDERATION, True], Reason.MALFORMED),
+        (["quidnunc/v1/recalled", FEDERATION, NUMBER_MAX + 1], Reason.MALFORMED),
         (["quidnunc/v1/other", FEDERATION, 1], Reason.MALFORMED),
         (["quidnunc/v2/update", FEDERATION, b""], Reason.VERSION),
         ([1, FEDERATION, b""], Reason.MALFORMED),

@@ -6,13 +6,15 @@ from founders import private
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from node_helpers import GENESIS_NAME, Bench
+from node_helpers import GENESIS, GENESIS_NAME, Bench
 
 from quidnunc.gossip.events import Finished, Frame, PeerUp, Received, Stopping, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
-from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, JobFailed
+from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, JobFailed, MedianJob, MergeJob, TrainJob
 from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
 from quidnunc.gossip.resume import fold
+from quidnunc.gossip.rounds import Phase
+from quidnunc.peer.recovery import restore
 
 PRIVATE = private(rounds=20)
 
@@ -25,6 +27,7 @@ class Federation(RuleBasedStateMachine):
         self.benches = [Bench(3, me=me, privacy=PRIVATE, rounds=RoundSpec(20, 0, 2, "majority")) for me in range(3)]
         self.signed: dict[tuple[bytes, int], bytes] = {}
         self.taken = [0, 0, 0]
+        self.lost: set[int] = set()
         self.air: list[tuple[int, int, Frame]] = []
         for index in range(3):
             self.link(index)
@@ -118,11 +121,35 @@ class Federation(RuleBasedStateMachine):
         bench = self.benches[index]
         if cleanly:
             bench.feed(Stopping())
-        bench.restart()
+        self.start(index)
+
+    def start(self, index: int) -> None:
+        """A start as the daemon does it."""
+        bench = self.benches[index]
+        resume = fold(bench.disk.entries)
+        resume.tokens = sorted(bench.disk.tokens.items())
+        restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
+        bench.resume(resume)
         used = set(bench.node.in_use())
         for name in set(bench.disk.blobs.data) - used:
             bench.disk.blobs.discard(name)
         self.link(index)
+
+    @rule(index=st.integers(0, 2))
+    def lose_everything(self, index: int) -> None:
+        """The power fails, and all params are gone with it; only the ledger is left."""
+        bench = self.benches[index]
+        bench.disk.blobs.data = {GENESIS_NAME: GENESIS}
+        self.lost.add(index)
+        self.start(index)
+
+    @invariant()
+    def nothing_is_published_from_a_replica_that_is_lost(self) -> None:
+        for bench in self.benches:
+            if bench.node.rounds.phase == Phase.RECOVERING:
+                assert not [job for job in bench.jobs if isinstance(job, TrainJob | MergeJob | MedianJob)]
+            else:
+                assert bench.node.publisher.replica in bench.disk.blobs.data
 
     @invariant()
     def replicas_are_as_signed(self) -> None:
@@ -156,7 +183,7 @@ class Federation(RuleBasedStateMachine):
 
     @invariant()
     def restarting_leads_to_the_same_place(self) -> None:
-        for bench in self.benches:
+        for index, bench in enumerate(self.benches):
             node, state = bench.node, fold(bench.disk.entries)
             if node.recorder.pending:
                 continue
@@ -165,9 +192,10 @@ class Federation(RuleBasedStateMachine):
                 node.rounds.trained,
                 node.rounds.merges,
             )
-            assert (state.base or GENESIS_NAME) == node.rounds.base
             assert (state.replica or GENESIS_NAME) == node.publisher.replica
-            assert state.unmerged == node.rounds.unmerged
+            if index not in self.lost:  # who lost its last merge merges again
+                assert (state.base or GENESIS_NAME) == node.rounds.base
+                assert state.unmerged == node.rounds.unmerged
             for neighbor in node.neighbors.values():
                 tracked = state.tracked.get(neighbor.log_id)
                 assert (0 if tracked is None else tracked.number) == neighbor.number

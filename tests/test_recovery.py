@@ -1,4 +1,4 @@
-"""Own params that the disk has lost: rebuilt from what is left, or the peer stops and names the file."""
+"""Own params that the disk has lost: rebuilt from what is left, or asked for, or the peer stops and names the file."""
 
 from __future__ import annotations
 
@@ -72,9 +72,19 @@ def test_the_own_replica_is_rebuilt_from_an_older_one_and_the_deltas_since(bench
 
 
 @pytest.mark.parametrize("delta", [0, TURNS // 2, TURNS - 1])
-def test_an_own_replica_that_nothing_leads_to_is_named(bench: Bench, delta: int) -> None:
+def test_an_own_replica_that_nothing_leads_to_is_asked_for(bench: Bench, delta: int) -> None:
+    """As of any update from which the deltas that are left lead to the newest; and nothing is written meanwhile."""
     published = updates(bench)
     lose(bench, *(each.replica_after for each in published), published[delta].delta)
+    before = dict(bench.disk.blobs.data)
+    assert restored(bench).recall == tuple(published[delta:])
+    assert bench.disk.blobs.data == before
+
+
+def test_an_own_replica_of_which_not_even_the_token_is_left_is_named(bench: Bench) -> None:
+    published = updates(bench)
+    lose(bench, *(each.replica_after for each in published), GENESIS_NAME)
+    bench.disk.tokens.clear()
     name = published[-1].replica_after
     with pytest.raises(BlobLost) as caught:
         restored(bench)
@@ -87,8 +97,18 @@ def test_more_updates_than_deltas_kept_cannot_be_rebuilt_from_the_genesis(bench:
     lose(bench, *(each.replica_after for each in updates(bench)))
     resume = resumed(bench)
     resume.tokens = resume.tokens[1:]
-    with pytest.raises(BlobLost):
-        restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
+    restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
+    assert [update.number for update in resume.recall] == list(range(2, TURNS + 1))
+
+
+def test_states_of_neighbors_that_are_lost_are_known_at_the_start(bench: Bench) -> None:
+    for author in bench.authors:
+        bench.receive(author, author.update(1.0 + bench.authors.index(author)).frame)
+    bench.settle()
+    bench.turn()
+    held = [bench.neighbor(author).state for author in bench.authors]
+    lose(bench, held[0], held[2])
+    assert restored(bench).missing == {held[0], held[2]}
 
 
 def test_without_the_last_merge_the_peer_merges_again_from_its_own_replica(bench: Bench) -> None:

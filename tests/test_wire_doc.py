@@ -37,7 +37,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
 from quidnunc.gossip.federation.terms import PrivacySpec, TaskSpec
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, write_message
+from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, write_message
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
@@ -113,6 +113,8 @@ def test_the_message_headers_are_the_documents() -> None:
         "hello": Hello(fed, token, True),
         "want": Want(fed, 1, 2, False),
         "unavailable": Unavailable(fed, 1, 2),
+        "recall": Recall(fed, 1, 2),
+        "recalled": Recalled(fed, 1),
     }
     rows = {row["message"]: row for row in table("7. Messages")}
     assert rows.keys() == messages.keys()

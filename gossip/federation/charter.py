@@ -51,6 +51,8 @@ NONCE_BYTES = 16
 MIN_PAYLOAD_BYTES = 1024
 MAX_PAYLOAD_BYTES = 2**30
 CODECS = (0, 1)
+FLOAT_BYTES = 4
+INT8_OVERHEAD = 1
 
 _MAX_TIME_MS = 2**53
 _KEYS = (
@@ -113,12 +115,22 @@ class Charter:
         within("codec", self.codec, CODECS[0], CODECS[-1])
         within("quorum", self.quorum, smallest_quorum(n), n)
         within("payload_bytes", self.payload_bytes, MIN_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES)
-        within("payload_bytes (params of 4 bytes each)", self.payload_bytes, 4 * self.task.dim, MAX_PAYLOAD_BYTES)
+        within("payload_bytes (params of 4 bytes each)", self.payload_bytes, self.state_bytes, MAX_PAYLOAD_BYTES)
         within("epoch", self.epoch, 0, 0)
         if self.privacy.private and self.privacy.releases < self.rounds.count:
             raise CharterError(
                 f"privacy.releases is {self.privacy.releases}, must be at least rounds.count, {self.rounds.count}"
             )
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of the params as a blob."""
+        return FLOAT_BYTES * self.task.dim
+
+    @property
+    def delta_bytes(self) -> int:
+        """Size of every delta under the charter's codec."""
+        return self.state_bytes if self.codec == 0 else self.task.dim + INT8_OVERHEAD
 
     def body(self) -> bytes:
         """The canonical map whose hash is the federation id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import secrets
 import tempfile
@@ -35,6 +36,8 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.files import read_card, write_public
+from quidnunc.peer.home import atomic_write
+from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +106,12 @@ def register(parser: CommandParser) -> None:
         metavar="PATH",
         help="local data for a task that reads some, as data.path in config.toml; needed to build it, never sent",
     )
+    add(
+        "--from-model",
+        type=Path,
+        metavar="FILE",
+        help="begin with these params, or with those of the peer whose home this is; members get OUT.params to install",
+    )
     add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
     parser.set_defaults(command=create)
 
@@ -140,6 +149,10 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     )
     context.out.talk(f"building task {args.task} to name its model")
     described = _describe(unbuilt, args.site_peers, args.data_path, context.timeout_s or _TIMEOUT_S)
+    if args.from_model is not None:
+        model = read_model(args.from_model.expanduser(), described.dim)
+        described = replace(described, genesis=hashlib.sha256(model).digest())
+        atomic_write(beside(args.out).expanduser().absolute(), model)
     charter = replace(
         unbuilt,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
@@ -153,7 +166,11 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         Styled(f"wrote {args.out}", "strong"),
         f"next: pass it round; every member runs  quidnunc --home DIR federation sign {args.out}",
     ]
-    return Outcome({"file": str(args.out), **charter_data(opened)}, lines)
+    facts = {"file": str(args.out), **charter_data(opened)}
+    if args.from_model is not None:
+        facts["model"] = str(beside(args.out))
+        lines.append(f"and passes on {beside(args.out)}, the params to begin with, for federation install")
+    return Outcome(facts, lines)
 
 
 def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:

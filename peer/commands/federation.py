@@ -23,6 +23,7 @@ from quidnunc.peer.commands import draft
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines, signature_line, terms_lines
 from quidnunc.peer.commands.data_schema import check_schema
 from quidnunc.peer.commands.files import own_place, read_charter, read_file, write_public
+from quidnunc.peer.model_file import beside, install_model
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 
@@ -48,6 +49,9 @@ def register(parser: CommandParser) -> None:
 
     below = add("install", help="make a fully signed charter this home's")
     below.add_argument("file", type=Path, metavar="FILE")
+    below.add_argument(
+        "--model", type=Path, metavar="PARAMS", help="the params it begins with (default: FILE.params beside it)"
+    )
     below.set_defaults(command=install)
 
     below = add("show", help="what is in a charter")
@@ -79,7 +83,7 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
     if opened.missing:
         lines.append("next: each of them runs  quidnunc federation sign FILE")
     elif args.install:
-        lines.append(_install(data, opened, context))
+        lines.append(_install(data, opened, context, target))
     else:
         lines.append(f"next: every member runs  quidnunc federation install {target}")
     facts = {
@@ -120,14 +124,14 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         return Outcome(facts, lines, ExitCode.NO_QUORUM, error.message, error.hint)
     lines.append(Styled(f"  signatures   OK    {verdict}", "good"))
     if args.install:
-        lines.append(_install(data, opened, context))
+        lines.append(_install(data, opened, context, path))
     return Outcome(facts, lines)
 
 
 def install(args: argparse.Namespace, context: Context) -> Outcome:
     """Put a fully signed charter that lists this home into it."""
     data, opened = read_charter(args.file)
-    line = _install(data, opened, context)
+    line = _install(data, opened, context, args.file, args.model)
     facts = {"federation_id": opened.charter.federation_id.hex(), "charter": str(context.home.charter)}
     return Outcome(facts, [line, "next: quidnunc run"])
 
@@ -147,7 +151,8 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(charter_data(opened), charter_lines(opened))
 
 
-def _install(data: bytes, opened: Opened, context: Context) -> Line:
+def _install(data: bytes, opened: Opened, context: Context, source: Path, model: Path | None = None) -> Line:
+    """Put charter and, if the charter at ``source`` comes with some or ``model`` names some, params into the home."""
     charter = require_signed(opened)
     home = context.home
     own_place(home, charter)
@@ -158,6 +163,10 @@ def _install(data: bytes, opened: Opened, context: Context) -> Line:
                 f"{home.root} belongs to federation {present.federation_id.hex()[:16]} already",
                 hint="a log is of one federation: make another home with quidnunc --home DIR init",
             )
+    if model is None and beside(source).exists():
+        model = beside(source)
+    if model is not None:
+        install_model(model.expanduser(), home, charter.task.genesis, charter.task.dim)
     write_public(home.charter, data)
     return Styled(f"installed {home.charter}: federation {charter.federation_id.hex()[:16]}", "good")
 

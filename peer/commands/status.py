@@ -52,8 +52,9 @@ def fetch(context: Context, target: str) -> Any:
 
 
 def health(data: dict[str, Any]) -> ExitCode:
-    """0 healthy, 10 degraded, 11 paused or still waiting to start, 12 stalled."""
-    if data["state"] in ("paused", "starting") or (data["state"] == "waiting" and not data["updates_published"]):
+    """0 healthy, 10 degraded, 11 paused, recovering or still waiting to start, 12 stalled."""
+    waiting = data["state"] == "waiting" and not data["updates_published"]
+    if waiting or data["state"] in ("paused", "starting", "recovering"):
         return ExitCode.PENDING
     if data["failures"] >= RESTARTS_DEGRADED:
         return ExitCode.STALLED
