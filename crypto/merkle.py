@@ -96,12 +96,6 @@ class Tree:
         size = self._checked(self._size if size is None else size)
         return self._edge(size, size.bit_length()) if size else empty_root()
 
-    def subtree(self, level: int, position: int) -> bytes:
-        """The hash of the complete subtree number ``position`` of 2**level leaves."""
-        if level < 0 or position < 0 or (position + 1) << level > self._size:
-            raise LocalProtocolError(f"no complete subtree {position} of 2**{level} leaves in a tree of {self._size}")
-        return self._node(level, position)
-
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
         """The path that shows leaf ``index`` in the tree of the first ``size`` leaves, leaf side first."""
         size = self._checked(self._size if size is None else size)
