@@ -22,13 +22,15 @@ from typing import Any
 
 from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.client import NotReachable, ask
-from quidnunc.peer.home import Home
+from quidnunc.peer.home import Home, atomic_write
 
 COMMAND = (sys.executable, "-m", "quidnunc.peer")
 COMMAND_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.1
 LOG_TAIL_LINES = 8
+CHARTER = "charter.note"
+SCHEMA = "schema.toml"
 DAEMONS_MIN = 2
 """With fewer daemons left there is nobody to learn with."""
 
@@ -41,7 +43,8 @@ class RehearsalFailed(QuidnuncError):
 class Plan:
     """What to rehearse. ``create`` are further arguments of ``federation create``.
 
-    ``paths`` are the peers' local data, one each, for a task that reads some.
+    ``paths`` are the peers' local data, one each, for a task that reads some; ``schema`` is the text that says how.
+    ``names`` are the peers' names, and those of their homes; peer-a, peer-b and so on where there are none.
     """
 
     peers: int
@@ -53,6 +56,8 @@ class Plan:
     attack: str = "sign_flip"
     ping_interval_s: float = 2.0
     paths: tuple[str, ...] = ()
+    schema: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -175,11 +180,10 @@ class Rehearsal:
         self.plan = plan
         self.root = root
         first_attacker = plan.peers - plan.attackers
-        self.actors = [
-            Actor(i, f"peer-{letter}", Home.at(root / f"peer-{letter}"), i >= first_attacker)
-            for i, letter in enumerate(string.ascii_lowercase[: plan.peers])
-        ]
-        self.charter = root / "charter.note"
+        names = plan.names or tuple(f"peer-{letter}" for letter in string.ascii_lowercase[: plan.peers])
+        self.actors = [Actor(i, name, Home.at(root / name), i >= first_attacker) for i, name in enumerate(names)]
+        self.charter = root / CHARTER
+        self.schema = root / SCHEMA
 
     # -- founding -----------------------------------------------------------------------------------------------
 
@@ -189,10 +193,13 @@ class Rehearsal:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._init, self.actors, ports))
         cards = [str(actor.home.card) for actor in self.actors]
+        if self.plan.schema:
+            atomic_write(self.schema, self.plan.schema.encode())
         created = command(
             *("federation", "create", *cards, "--task", self.plan.task, "--seed", str(self.plan.seed)),
             *("--site-peers", str(self.plan.peers), "--start", "all", "--out", str(self.charter)),
             *("--data-path", self.plan.paths[0] if self.plan.paths else ""),
+            *(("--schema", str(self.schema)) if self.plan.schema else ()),
             *self.plan.create,
         )
         for actor in self.actors:
@@ -203,13 +210,14 @@ class Rehearsal:
         return data
 
     def _init(self, actor: Actor, port: int) -> None:
-        command("init", "--name", actor.name, "--listen", f"/ip4/127.0.0.1/tcp/{port}", home=actor.home.root)
         plan = self.plan
+        data = ("--data", plan.paths[actor.index]) if plan.paths else ()
+        command(
+            *("init", f"--name={actor.name}", "--listen", f"/ip4/127.0.0.1/tcp/{port}", *data), home=actor.home.root
+        )
         share = {"index": actor.index, "peers": plan.peers, "alpha": float(plan.alpha), "seed": plan.seed}
         changes: dict[str, Any] = {f"data.{key}": value for key, value in share.items()}
         changes["network.ping_interval_s"] = plan.ping_interval_s
-        if plan.paths:
-            changes["data.path"] = plan.paths[actor.index]
         if actor.attacker:
             changes["drill.attack"] = plan.attack
         text = actor.home.config.read_text()

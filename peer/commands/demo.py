@@ -11,16 +11,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.federation.terms import MAX_ROUNDS, RULES, is_task_reference
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
+from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
 from quidnunc.peer.home import unwritable
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, RehearsalFailed
+from quidnunc.peer.task_loader import CSV
 
 PEERS_MAX = 16
 START_TIMEOUT_S = 120.0
@@ -32,17 +36,28 @@ ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 EPSILON_MIN, EPSILON_MAX = 1e-6, 1000.0
 SEED_MAX = 2**32 - 1
 
+_STANDARD = {"peers": 4, "task": "digits", "alpha": 0.5, "attackers": 0, "attack": "sign_flip"}
+_AGAINST_DATA = {
+    "peers": "there is one peer per table",
+    "task": "tables are the task csv",
+    "alpha": "tables are not cut into shares",
+    "attackers": "real data are not for drills",
+    "attack": "real data are not for drills",
+}
+
 
 def register(parser: CommandParser) -> None:
     """How many peers, what they learn, how privately; their homes go under ``--home``, else a temporary directory."""
     add = parser.add_argument
-    add("--peers", type=int, default=4, metavar="N", help="number of peers, 2 to 16 (default: 4)")
+    add("--data", type=Path, metavar="DIR", help="tables instead of built-in data: one peer per CSV file in DIR")
+    add("--schema", type=Path, metavar="FILE", help="how those are read (default: DIR/schema.toml, else inferred)")
+    add("--peers", type=int, metavar="N", help="number of peers, 2 to 16 (default: 4)")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
-    add("--task", default="digits", help="digits, breast-cancer or package.module:function (default: digits)")
-    add("--alpha", type=float, default=0.5, help="Dirichlet skew of the shards: 0.1 strong, 100 none (default: 0.5)")
+    add("--task", help="digits, breast-cancer or package.module:function (default: digits)")
+    add("--alpha", type=float, help="Dirichlet skew of the shards: 0.1 strong, 100 none (default: 0.5)")
     add("--epsilon", default="8", metavar="E", help="privacy of one record, or inf (default: 8)")
-    add("--attackers", type=int, default=0, metavar="N", help="how many of the peers attack (default: 0)")
-    add("--attack", default="sign_flip", help="what they do (default: sign_flip)")
+    add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
+    add("--attack", help="what they do (default: sign_flip)")
     add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
@@ -51,7 +66,18 @@ def register(parser: CommandParser) -> None:
 
 def demo(args: argparse.Namespace, context: Context) -> Outcome:
     """Found a federation, run it, compare with training alone, verify every ledger."""
+    _apply_defaults(args)
     plan = _plan(args)
+    try:
+        found = None if args.data is None else survey(args.data, args.schema)
+    except TableRefused as refusal:
+        return refusal.outcome()
+    if found is not None:
+        plan = _with_tables(plan, found)
+        for warning in found.warnings:
+            context.out.warn(warning)
+        for line in silo_lines(found.silos):
+            context.out.talk(line)
     signal.signal(signal.SIGTERM, _terminated)
     root, ours = _root(args, context)
     began = time.monotonic()
@@ -65,12 +91,36 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
     finally:
         if ours and not complete and not args.keep:
             shutil.rmtree(root, ignore_errors=True)
-    return _outcome(args, rehearsal, rows, time.monotonic() - began)
+    outcome = _outcome(args, rehearsal, rows, time.monotonic() - began)
+    return outcome if found is None else with_silos(outcome, found)
 
 
 def _terminated(number: int, frame: object) -> None:
     """SIGTERM ends the demo as Ctrl-C does: in order, with nothing left behind."""
     raise SystemExit(ExitCode.TERMINATED)
+
+
+def _apply_defaults(args: argparse.Namespace) -> None:
+    """Fill in what was not said. Raises UsageError for flags that contradict --data."""
+    if args.data is None and args.schema is not None:
+        raise UsageError("--schema says how tables are read, and there are none", hint="name a directory with --data")
+    for flag, standard in _STANDARD.items():
+        given = getattr(args, flag)
+        if given is None:
+            setattr(args, flag, standard)
+        elif args.data is not None:
+            raise UsageError(f"--{flag} does not go with --data: {_AGAINST_DATA[flag]}", hint=f"leave --{flag} out")
+
+
+def _with_tables(plan: Plan, found: Survey) -> Plan:
+    return replace(
+        plan,
+        peers=len(found.silos),
+        task=CSV,
+        paths=tuple(silo.path for silo in found.silos),
+        names=tuple(silo.name for silo in found.silos),
+        schema=found.schema,
+    )
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -18,9 +18,10 @@ Show = Callable[[list[dict[str, Any]]], None]
 
 def table(rows: list[dict[str, Any]]) -> list[Line]:
     """One line per peer, and what the marks mean."""
+    width = max(12, *(len(row["name"]) + 1 for row in rows))
     lines: list[Line] = [
         "",
-        f"{'peer':12} {'alone':>6} {'gossip':>7} {'sent':>5} {'merged':>7} {'refused':>8} {'bytes sent':>11} "
+        f"{'peer':{width}} {'alone':>6} {'gossip':>7} {'sent':>5} {'merged':>7} {'refused':>8} {'bytes sent':>11} "
         f"{'epsilon':>8} {'entries':>8}  ledger",
     ]
     for row in rows:
@@ -29,7 +30,7 @@ def table(rows: list[dict[str, Any]]) -> list[Line]:
         accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
         name = f"{row['name']}{'*' if row['attacker'] else ''}{'' if row['ended'] is None else '!'}"
         lines.append(
-            f"{name:12} {row['alone_accuracy']:6.3f} {accuracy:>7} {row['updates_sent']:5} "
+            f"{name:{width}} {row['alone_accuracy']:6.3f} {accuracy:>7} {row['updates_sent']:5} "
             f"{row['updates_merged']:7} {row['updates_refused']:8} {row['bytes_sent']:11,} {epsilon:>8} "
             f"{row['ledger_entries']:8}  {verdict}"
         )
@@ -111,13 +112,16 @@ class _LiveTable:
         self._drawn = 0
 
     def __call__(self, found: list[dict[str, Any]]) -> None:
-        lines = [f"{'peer':12} {'round':>9} {'accuracy':>9} {'neighbors':>10} {'bytes sent':>12} {'epsilon':>8}  state"]
+        width = max(12, *(len(each["name"]) for each in found))
+        lines = [
+            f"{'peer':{width}} {'round':>9} {'accuracy':>9} {'neighbors':>10} {'bytes sent':>12} {'epsilon':>8}  state"
+        ]
         for each in found:
             accuracy = "-" if each["accuracy"] is None else f"{each['accuracy']:.3f}"
             spent = each["privacy"]["epsilon"]
             neighbors = f"{each['neighbors']['live']}/{each['neighbors']['total']}"
             lines.append(
-                f"{each['name']:12} {each['trained']:>4}/{each['rounds']:<4} {accuracy:>9} {neighbors:>10} "
+                f"{each['name']:{width}} {each['trained']:>4}/{each['rounds']:<4} {accuracy:>9} {neighbors:>10} "
                 f"{each['bytes_sent']:>12,} {'none' if spent is None else f'{spent:.3f}':>8}  {each['state']}"
             )
         # A warning stands below a table that has lost a row: the next one begins under it.
