@@ -22,7 +22,7 @@ NOT_COVERED = (
     "holdout records, which judge neighbors' models, unless they are public",
     "when and whether this peer takes part, and how many records it has (taken as public)",
     "records that stand in several members' data: k members cost k times epsilon",
-    "ranges, values and medians in a data schema that were measured on these records, not taken from public sources",
+    "ranges, values and medians of a data schema that were measured on these records, not taken from public sources",
     "hyper-parameters that were tuned on the same records, and metrics that were published of them",
 )
 
