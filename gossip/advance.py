@@ -21,8 +21,7 @@ def advance(job: Job, blobs: Blobs, dim: int, code: int) -> Advanced | Rejected 
         if isinstance(job, AdoptJob):
             codec.parse_state(_blob(blobs, job.state), dim)
             return Advanced(job.author, job.number, job.state)
-        base = codec.parse_state(_blob(blobs, job.base), dim)
-        data = codec.state_bytes(codec.advance(base, _blob(blobs, job.delta), code))
+        data = codec.advance_state(_blob(blobs, job.base), _blob(blobs, job.delta), dim, code)
     except _Missing as error:
         why = f"blob {error.name.hex()} is not in the store"
         return JobFailed(type(job).__name__, why, error.name, job.author, job.number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,46 @@ def test_an_advance_past_the_largest_float_is_refused() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         codec.advance(big, codec.encode_float32(big), FLOAT32)
     assert caught.value.reason is Reason.NON_FINITE
+
+
+@given(VECTORS, st.sampled_from([FLOAT32, INT8]))
+@SETTINGS
+def test_a_stored_state_advances_to_the_same_bits_and_stays_what_it_was_for_others(vector: Vector, code: int) -> None:
+    delta = codec.encode(code, vector / 3, uniform(len(vector)))
+    state = codec.state_bytes(vector)
+    copy = bytes(bytearray(state))
+    expected = codec.state_bytes(codec.advance(vector, delta, code))
+    assert codec.advance_state(state, delta, len(vector), code) == expected
+    assert state == copy
+    assert codec.advance_state(bytes(bytearray(state)), delta, len(vector), code) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "delta", "reason"),
+    [
+        ([1.0], [1.0, 2.0], Reason.BAD_SHAPE),
+        ([1.0, 2.0], [1.0], Reason.BAD_SHAPE),
+        ([1.0, np.nan], [1.0, 2.0], Reason.NON_FINITE),
+        ([1.0, 2.0], [1.0, np.inf], Reason.NON_FINITE),
+        ([1.0, 3e38], [1.0, 3e38], Reason.NON_FINITE),
+    ],
+)
+def test_a_stored_state_advances_by_nothing_wrong(state: list[float], delta: list[float], reason: Reason) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        codec.advance_state(np.array(state, "<f4").tobytes(), np.array(delta, "<f4").tobytes(), 2, FLOAT32)
+    assert caught.value.reason is reason
+
+
+def test_a_stored_state_that_nobody_else_holds_needs_no_second_vector() -> None:
+    dim = 1_000_000
+    delta = bytes(4 * dim)
+    tracemalloc.start()
+    try:
+        codec.advance_state(bytes(4 * dim), delta, dim, FLOAT32)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 7 * dim, "the state itself and a mask of one byte per param"
 
 
 def kernels(x: torch.Tensor, q: torch.Tensor, s: float) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ and e lowered). The decoder refuses any other.
 
 from __future__ import annotations
 
+from io import BytesIO
 from math import frexp
 
 import numpy as np
@@ -123,9 +124,27 @@ def advance(replica: Vector, data: bytes, code: int) -> Vector:
     """
     with np.errstate(over="ignore"):
         result = replica + decode(code, data, replica.shape[0])
-    if not np.isfinite(result).all():
-        raise RemoteProtocolError(Reason.NON_FINITE, "delta leads to params that are not finite")
+    _check_sum(result)
     return result
+
+
+def advance_state(state: bytes, data: bytes, dim: int, code: int) -> bytes:
+    """:func:`advance` from stored params to stored params, to the same bits; raises as that and :func:`parse_state`.
+
+    A ``state`` to which the caller keeps no reference is advanced where it is, without another vector of its size.
+    """
+    _check_length(state, dim)
+    room = BytesIO(state)  # shares the bytes, and copies them before a change only if somebody else holds them
+    del state
+    _advance_in_place(np.frombuffer(room.getbuffer(), dtype="<f4"), data, code)
+    return room.getvalue()
+
+
+def _advance_in_place(vector: NDArray[np.float32], data: bytes, code: int) -> None:
+    _check_state(vector)
+    with np.errstate(over="ignore"):
+        np.add(vector, decode(code, data, vector.shape[0]), out=vector)
+    _check_sum(vector)
 
 
 def state_bytes(vector: Vector) -> bytes:
@@ -138,12 +157,25 @@ def parse_state(data: bytes, dim: int) -> Vector:
 
     Raises RemoteProtocolError: BAD_SHAPE for a wrong length, NON_FINITE.
     """
-    if len(data) != 4 * dim:
-        raise RemoteProtocolError(Reason.BAD_SHAPE, f"state has {len(data)} bytes, {dim} params take {4 * dim}")
+    _check_length(data, dim)
     vector = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    _check_state(vector)
+    return vector
+
+
+def _check_length(state: bytes, dim: int) -> None:
+    if len(state) != 4 * dim:
+        raise RemoteProtocolError(Reason.BAD_SHAPE, f"state has {len(state)} bytes, {dim} params take {4 * dim}")
+
+
+def _check_state(vector: Vector) -> None:
     if not np.isfinite(vector).all():
         raise RemoteProtocolError(Reason.NON_FINITE, "state holds a value that is not finite")
-    return vector
+
+
+def _check_sum(vector: Vector) -> None:
+    if not np.isfinite(vector).all():
+        raise RemoteProtocolError(Reason.NON_FINITE, "delta leads to params that are not finite")
 
 
 def _pack(exponent: int, levels: NDArray[np.int8]) -> bytes:
