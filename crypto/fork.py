@@ -97,7 +97,7 @@ def _differ(proof: LogFork, first: _Signed, second: _Signed, *, witness: str = "
     """The verdict on two notes, whose signatures have been checked, of which no log can have signed both."""
     (a, keys_a), (b, keys_b) = first, second
     if a.origin != b.origin:
-        raise RemoteProtocolError(Reason.STRANGER, f"two logs, {a.origin} and {b.origin}, need not agree")
+        raise Malformed(f"two logs, {a.origin} and {b.origin}, need not agree")
     index = None
     match proof:
         case SizeFork():
@@ -189,7 +189,7 @@ def _fault_between(before: Header, before_data: bytes, data: bytes) -> str:
 def _twice(proof: TwiceFault, known: KnownKeys) -> Fork:
     (a, payload_a, first), (b, payload_b, second) = _opened(proof.token_a, known), _opened(proof.token_b, known)
     if a.log_id != b.log_id:
-        raise RemoteProtocolError(Reason.STRANGER, "the two tokens are of different logs")
+        raise Malformed("the two tokens are of different logs")
     if a.seq >= b.seq:
         raise Malformed(f"the tokens of a proof must ascend by seq, these are of {a.seq} and {b.seq}")
     if a.type != b.type:

@@ -111,11 +111,16 @@ def quorum_of(witnesses: int) -> int:
 
 def flat_policy(log: Verifier, witnesses: Sequence[Witness], need: int) -> Policy:
     """``need`` of ``witnesses`` for the one ``log``; the log's owner is not among them."""
-    if not 0 <= need <= len(witnesses):
-        raise LocalProtocolError(f"a quorum of {need} among {len(witnesses)} witnesses")
+    names = tuple(each.name for each in witnesses)
+    if not 0 <= need <= len(names) or len(set(names)) != len(names):
+        raise LocalProtocolError(f"a quorum of {need} among {len(set(names))} different witnesses")
     if need == 0:
         return Policy((log,), tuple(witnesses))
-    return Policy((log,), tuple(witnesses), (Group("quorum", need, tuple(each.name for each in witnesses)),), "quorum")
+    # A witness may be called "quorum"; it must not pass for all of them.
+    group = "quorum"
+    while group in names:
+        group += "'"
+    return Policy((log,), tuple(witnesses), (Group(group, need, names),), group)
 
 
 def judge(note: Note, policy: Policy, *, latest: int = MAX_TIME) -> Verdict:

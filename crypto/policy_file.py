@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from quidnunc.crypto.errors import Malformed
+from quidnunc.crypto.errors import LocalProtocolError, Malformed
 from quidnunc.crypto.note import COSIGNATURE, ED25519, Verifier, format_vkey, parse_vkey
 from quidnunc.crypto.policy import NO_QUORUM, Group, Policy, Witness
 
@@ -52,11 +52,18 @@ def parse_policy(data: bytes) -> Policy:
 
 
 def format_policy(policy: Policy) -> bytes:
-    """The policy as a file, without comments; :func:`parse_policy` gives the same policy back."""
+    """The policy as a file, without comments; one that cannot be read back raises :class:`LocalProtocolError`."""
     lines = [f"log {format_vkey(verifier)}" for verifier in policy.logs]
     lines += [f"witness {each.name} {format_vkey(each.verifier)}" for each in policy.witnesses]
     lines += [f"group {each.name} {each.need} {' '.join(each.members)}" for each in policy.groups]
-    return ("\n".join([*lines, f"quorum {policy.quorum}"]) + "\n").encode()
+    data = ("\n".join([*lines, f"quorum {policy.quorum}"]) + "\n").encode()
+    try:
+        same = parse_policy(data) == policy
+    except Malformed as error:
+        raise LocalProtocolError(error.message) from None
+    if not same:
+        raise LocalProtocolError("a name in the policy cannot be written in a file")
+    return data
 
 
 class _Reader:

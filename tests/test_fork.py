@@ -291,17 +291,16 @@ def test_two_honest_logs_cannot_be_spliced() -> None:
     second = History("second").grow(40)
     keys = known(HONEST, second)
     for a, b in ((HONEST, second), (second, HONEST)):
-        refused(SizeFork(a.note(30), b.note(30)), Reason.STRANGER, keys)
+        refused(SizeFork(a.note(30), b.note(30)), keys=keys)
         paths = tuple(a.log.inclusion(13, 20)), tuple(b.log.inclusion(13, 30))
         proof = EntryFork(a.note(20), b.note(30), 13, a.headers[13], paths[0], b.headers[13], paths[1])
-        refused(proof, Reason.STRANGER, keys)
-        refused(proof._replace(note_b=a.note(30)), Reason.MALFORMED, keys)
+        refused(proof, keys=keys)
+        refused(proof._replace(note_b=a.note(30)), keys=keys)
         refused(
             PrefixFork(a.note(20), b.note(30), b.log.root_at(20), tuple(b.log.consistency(20, 30))),
-            Reason.STRANGER,
-            keys,
+            keys=keys,
         )
-        refused(TwiceFault(a.token(13), b.token(15)), Reason.STRANGER, keys)
+        refused(TwiceFault(a.token(13), b.token(15)), keys=keys)
         refused(ChainFault(a.note(30), 13, b.headers[13], tuple(b.log.inclusion(13, 30)), None, ()), keys=keys)
         before = a.headers[12], tuple(a.log.inclusion(12, 30))
         refused(ChainFault(a.note(30), 13, a.headers[13], tuple(a.log.inclusion(13, 30)), *before), keys=keys)

@@ -141,6 +141,19 @@ def test_quorums_do_not_overlap_in_liars_alone() -> None:
             flat_policy(HISTORY.verifier, WITNESSES, need)
 
 
+def test_a_witness_called_quorum_is_one_witness() -> None:
+    log_id, key = witness("b")
+    named = (Witness("quorum", witness_verifier(log_id, key.public)), *WITNESSES[1:])
+    policy = flat_policy(HISTORY.verifier, named, 3)
+    found = judge(parse_note(cosigned(HISTORY.note(), "b")), policy)
+    assert (found.label, found.met) == ("SELF-ATTESTED", False)
+    assert parse_policy(format_policy(policy)) == policy
+    with pytest.raises(LocalProtocolError, match="different witnesses"):
+        flat_policy(HISTORY.verifier, (named[0], named[1]._replace(name="quorum")), 1)
+    with pytest.raises(LocalProtocolError):
+        format_policy(flat_policy(HISTORY.verifier, (named[0]._replace(name="Clinic B"),), 1))
+
+
 # Times.
 
 

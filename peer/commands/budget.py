@@ -13,7 +13,7 @@ from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpe
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger import opened
+from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
+from quidnunc.crypto.errors import LedgerCorrupt, Malformed
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands import ledger_trace
+from quidnunc.peer.commands import ledger_evidence, ledger_proof, ledger_trace
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
-from quidnunc.peer.commands.files import own_card, read_charter, require_home
+from quidnunc.peer.commands.files import own_card, read_charter
+from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened
 from quidnunc.peer.ledger.ledger_check import Layer, Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
@@ -30,9 +29,7 @@ if TYPE_CHECKING:
 WITNESS_VERDICT = "SELF-ATTESTED"
 """What a ledger without witnesses' cosignatures amounts to: its owner could have rewritten all of it."""
 
-_MIN_PREFIX = 8
 _SHOWN_PROBLEMS = 5
-_HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
 def register(parser: CommandParser) -> None:
@@ -53,6 +50,8 @@ def register(parser: CommandParser) -> None:
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     below.set_defaults(command=verify)
     ledger_trace.register(add("trace", help="whose training stands in a model"))
+    ledger_proof.register(add)
+    ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 
 def status(args: argparse.Namespace, context: Context) -> Outcome:
@@ -110,7 +109,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     """One entry: header, decoded payload, private part, and whether the payload is the committed one."""
     names = member_names(context)
     with opened(context) as store:
-        entry = _find(store, args.ref)
+        entry = find_entry(store, args.ref)
     data = entry_data(entry, names)
     try:
         header = open_entry(entry)
@@ -225,37 +224,6 @@ def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
     return lines
 
 
-@contextmanager
-def opened(context: Context) -> Iterator[Store]:
-    """The ledger of this home, read-only."""
-    require_home(context.home)
-    if not context.home.ledger.exists():
-        raise LedgerMissing(
-            f"{context.home.ledger}: there is no ledger",
-            hint="restore it from a backup; init made one for a new home",
-        )
-    with Store.open(context.home.ledger, readonly=True) as store:
-        yield store
-
-
-class LedgerMissing(ConfigError):
-    """A home without its ledger."""
-
-    exit_code = ExitCode.INCOMPLETE
-
-
-def member_names(context: Context) -> dict[bytes, str]:
-    """Members by log id, as far as this home knows: from its charter, else its own card."""
-    try:
-        if context.home.charter.exists():
-            return {member.log_id: member.name for member in read_charter(context.home.charter)[1].charter.members}
-        card = own_card(context.home)
-    except (CharterError, ConfigError) as error:
-        context.out.warn(f"names are not shown: {error.message}")
-        return {}
-    return {card.log_id: card.name}
-
-
 def _own_name(context: Context) -> str:
     return own_card(context.home).name
 
@@ -265,27 +233,6 @@ def _type_code(text: str) -> int:
     if text in labels:
         return labels[text]
     raise UsageError(f"no entry type {text!r}", hint=f"there are: {', '.join(labels)}")
-
-
-def _find(store: Store, ref: str) -> Entry:
-    if ref.isascii() and ref.isdecimal() and len(ref) < _MIN_PREFIX:
-        seq = int(ref)
-        if seq >= store.size:
-            raise UsageError(f"no entry {seq}: the ledger has {store.size}", hint="quidnunc ledger log")
-        return store.entry(seq)
-    prefix = ref.lower()
-    if not _HEX.fullmatch(prefix):
-        raise UsageError(
-            f"{ref[:70]!r} is neither a sequence number nor {_MIN_PREFIX} to 64 hex digits of an entry's hash"
-        )
-    found = [entry for entry in store.entries() if entry.leaf.hex().startswith(prefix)]
-    if len(found) != 1:
-        listed = ", ".join(entry.leaf.hex()[:16] for entry in found[:8])
-        raise UsageError(
-            f"{len(found)} entries have a hash that begins with {prefix}",
-            hint=listed or "quidnunc ledger log -n 0",
-        )
-    return found[0]
 
 
 def _fields(value: Any, indent: str) -> list[Line]:

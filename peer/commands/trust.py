@@ -1,0 +1,122 @@
+"""Whose keys an offline check believes: those named on the command line, else those that this home knows."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from quidnunc.crypto.checkpoint import origin_of, witness_verifier
+from quidnunc.crypto.errors import ConfigError, Malformed
+from quidnunc.crypto.fork import KeySpan, KnownKeys
+from quidnunc.crypto.note import COSIGNATURE, ED25519, Verifier, parse_vkey
+from quidnunc.crypto.policy import CLOCK_SKEW_S, Policy, Witness, flat_policy, quorum_of
+from quidnunc.crypto.policy_file import MAX_POLICY_BYTES, parse_policy
+from quidnunc.gossip.federation.member import Member
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.files import read_file
+from quidnunc.peer.commands.ledger_home import members
+from quidnunc.peer.output import UsageError
+
+_MAX_KEY_FILE_BYTES = 4096
+_WITNESSES_MAX = 64
+
+
+def add_keys(parser: CommandParser) -> None:
+    """The flag ``--key``."""
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="believe this key, NAME+ID+BASE64, or the one in this file (repeat for more; default: those of this home)",
+    )
+
+
+def named_keys(args: argparse.Namespace) -> list[Verifier]:
+    """The keys given with ``--key``; one that is neither a key nor a file of one raises UsageError or ConfigError."""
+    return [_key(text) for text in args.key]
+
+
+def known_members(context: Context) -> tuple[Member, ...]:
+    """The members that this home knows, none where there is no home."""
+    return members(context) if context.home.exists() else ()
+
+
+def log_key(member: Member) -> Verifier:
+    """The key that signs a member's checkpoints."""
+    return Verifier(origin_of(member.log_id), member.log)
+
+
+def known_keys(named: Sequence[Verifier], known: Sequence[Member]) -> KnownKeys:
+    """The keys by which a proof of equivocation is judged: those that were named, else those of ``known``."""
+    logs: dict[str, list[KeySpan]] = {}
+    witnesses: dict[str, list[bytes]] = {}
+    found = named or [key for each in known for key in (log_key(each), witness_verifier(each.log_id, each.witness))]
+    for key in found:
+        if key.type == COSIGNATURE:
+            witnesses.setdefault(key.name, []).append(key.public)
+        else:
+            logs.setdefault(key.name, []).append(KeySpan(key.public))
+    return KnownKeys(logs, witnesses)
+
+
+def trust(named: Sequence[Verifier], file: Path | None, known: Sequence[Member], origin: str) -> Policy:
+    """What to hold a checkpoint of ``origin`` against: the policy file, else the charter's members as witnesses.
+
+    A log key that was named stands for the logs of the policy.
+    """
+    if any(key.type != ED25519 for key in named):
+        raise UsageError("--key must be the key of a log", hint="name witnesses in a file for --policy")
+    if file is not None:
+        policy = _read_policy(file)
+        logs = tuple(named) or policy.logs or tuple(log_key(each) for each in known)
+        return policy._replace(logs=logs)
+    if named:
+        return Policy(tuple(named))
+    owner = next((each for each in known if origin_of(each.log_id) == origin), None)
+    if owner is None:
+        return Policy(tuple(log_key(each) for each in known))
+    return flat_policy(log_key(owner), *_charter_witnesses(owner, known))
+
+
+def latest_time() -> int:
+    """The latest second that a cosignature may name now, clocks being as they are."""
+    return int(time.time()) + CLOCK_SKEW_S
+
+
+def _charter_witnesses(owner: Member, known: Iterable[Member]) -> tuple[list[Witness], int]:
+    """All other members, by position, and the quorum among them; more than can sign one note are too many."""
+    others = [each for each in known if each.log_id != owner.log_id][:_WITNESSES_MAX]
+    counts = Counter(each.name for each in others)
+    witnesses = [
+        Witness(
+            each.name if counts[each.name] == 1 else f"{each.name} {each.log_id.hex()[:8]}",
+            witness_verifier(each.log_id, each.witness),
+        )
+        for each in others
+    ]
+    return witnesses, quorum_of(len(witnesses)) if witnesses else 0
+
+
+def _read_policy(path: Path) -> Policy:
+    try:
+        return parse_policy(read_file(path, MAX_POLICY_BYTES))
+    except Malformed as error:
+        raise ConfigError(f"{path}: {error.message}", hint="the format is c2sp.org/tlog-policy") from None
+
+
+def _key(text: str) -> Verifier:
+    path = Path(text)
+    from_file = "+" not in text
+    try:
+        content = read_file(path, _MAX_KEY_FILE_BYTES).decode("utf-8").strip() if from_file else text
+        return parse_vkey(content)
+    except (Malformed, UnicodeDecodeError):
+        where = f"file {path}" if from_file else "argument"
+        raise UsageError(
+            f"--key: the {where} holds no verifier key",
+            hint="it is one line, NAME+ID+BASE64, as quidnunc ledger prove prints it",
+        ) from None
