@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import StoreUnwritable
 from quidnunc.gossip import health as node_health
 from quidnunc.gossip.conditions import Condition, Conditions, Severity
 from quidnunc.gossip.events import Storage
@@ -40,9 +39,9 @@ SEND_SLOW_S = 5.0
 
 _DEATHS = {
     Death.HUNG: "trainer-hung",
-    Death.KILLED: "trainer-killed",
+    Death.KILLED: "trainer-died",
     Death.MEMORY: "trainer-out-of-memory",
-    Death.ENDED: "trainer-killed",
+    Death.ENDED: "trainer-died",
     Death.RAISED: "trainer-failing",
 }
 
@@ -55,7 +54,7 @@ def free_bytes(paths: Iterable[Path]) -> int:
             stats = os.statvfs(path)
         except OSError as error:
             raise unwritable(path, error) from error
-        full = 0 < stats.f_files and stats.f_favail < INODES_MIN
+        full = stats.f_files > 0 and stats.f_favail < INODES_MIN
         found.append(0 if full else stats.f_bavail * stats.f_frsize)
     return min(found)
 
@@ -153,9 +152,7 @@ def with_link_reasons(found: list[Condition], why: Mapping[str, str]) -> list[Co
 class Health:
     """The conditions of one running daemon."""
 
-    def __init__(
-        self, host: Host, computer: Any, stats: Callable[[], Mapping[bytes, PeerStats]], room: Room
-    ) -> None:
+    def __init__(self, host: Host, computer: Any, stats: Callable[[], Mapping[bytes, PeerStats]], room: Room) -> None:
         self._host = host
         self._computer = computer
         self._stats = stats
