@@ -50,10 +50,15 @@ def _disconnected(node: Node, neighbor: Neighbor, now: float) -> Condition | Non
         return Condition("neighbor-disconnected", Severity.DEGRADED, name, text) if lasting else None
     silent = not is_live(neighbor, now, node.rounds.period, settings)
     severity = Severity.DEGRADED if lasting or silent else Severity.NOTE
-    if node.rounds.finished and neighbor.resting:
+    if _both_finished(node, neighbor):
         severity = Severity.NOTE
     text = f"disconnected for {seconds:.0f} s, its last update is {neighbor.number}; nobody waits for it"
     return Condition("neighbor-disconnected", severity, name, text)
+
+
+def _both_finished(node: Node, neighbor: Neighbor) -> bool:
+    """Whether nothing is lost by a neighbor's silence: signs of life that do not arrive are not sent again."""
+    return node.rounds.finished and (neighbor.resting or neighbor.number >= node.charter.rounds.count)
 
 
 def _stalled(node: Node, neighbor: Neighbor, now: float) -> Condition | None:
@@ -68,13 +73,14 @@ def _stalled(node: Node, neighbor: Neighbor, now: float) -> Condition | None:
     known = len(neighbor.gaps) >= PACE_GAPS
     if not known and not node.rounds.pace_known:
         return None
-    patience = settings.live_intervals if known else settings.strange_intervals
+    patience = settings.silent_intervals if known else settings.strange_intervals
     # After a reconnection it gets as much time as it had before to publish something, and we to fetch it.
     if now - max(last, since) <= max(settings.live_floor_s, patience * usual):
         return None
     pace = f"usually one in {usual:.1f} s" if known else "its pace is not known yet"
     text = f"connected, but no update for {now - last:.0f} s ({pace}); it is left out of merges, nobody waits for it"
-    return Condition("neighbor-stalled", Severity.DEGRADED, neighbor.member.name, text)
+    severity = Severity.NOTE if _both_finished(node, neighbor) else Severity.DEGRADED
+    return Condition("neighbor-stalled", severity, neighbor.member.name, text)
 
 
 def _held_back(node: Node, now: float) -> list[Condition]:
@@ -84,18 +90,29 @@ def _held_back(node: Node, now: float) -> list[Condition]:
         return []
     shares = {n.log_id: rounds.waits.share(n.log_id) for n in node.neighbors.values()}
     slow = [n for n in rounds.live(now) if n.connected and shares[n.log_id] >= settings.held_share]
+    late = [n for n in rounds.live(now) if n not in slow and _beyond_patience(node, n)]
+    found = [_slow(node, n, shares[n.log_id], Severity.DEGRADED) for n in late]
     if not slow:
-        return []
+        return found
     if len(slow) > max(1, len(node.neighbors) // 2):
         names = ", ".join(n.member.name for n in slow[:NAMED_MAX]) + (" ..." if len(slow) > NAMED_MAX else "")
         longest = max(shares[n.log_id] for n in slow)
         text = f"up to {longest:.0%} of our time goes on waiting for most neighbors ({names}): we are the fast one"
-        return [Condition("held-back", Severity.NOTE, "rounds", text)]
-    return [_slow(node, n, shares[n.log_id]) for n in slow]
+        return [*found, Condition("held-back", Severity.NOTE, "rounds", text)]
+    degraded = [n for n in slow if shares[n.log_id] >= settings.slow_share]
+    return found + [
+        _slow(node, n, shares[n.log_id], Severity.DEGRADED if n in degraded else Severity.NOTE) for n in slow
+    ]
 
 
-def _slow(node: Node, neighbor: Neighbor, share: float) -> Condition:
-    severity = Severity.DEGRADED if share >= node.settings.slow_share else Severity.NOTE
+def _beyond_patience(node: Node, neighbor: Neighbor) -> bool:
+    """Whether it trains so slowly that the lead bound does not wait for it to the end."""
+    known = neighbor.connected and not neighbor.resting and len(neighbor.gaps) >= PACE_GAPS
+    bound = node.charter.rounds.lead and node.rounds.pace_known
+    return bool(known and bound and usual_interval(neighbor, 0.0) > node.rounds.patience_s)
+
+
+def _slow(node: Node, neighbor: Neighbor, share: float, severity: Severity) -> Condition:
     usual = usual_interval(neighbor, 0.0)
     lead = node.charter.rounds.lead
     text = (

@@ -403,6 +403,11 @@ class Rounds:
         return self._pace.turn_s
 
     @property
+    def patience_s(self) -> float:
+        """How long a silent neighbor may hold a turn back under the lead bound, in seconds."""
+        return self._pace.patience_s
+
+    @property
     def pace_known(self) -> bool:
         """Whether :attr:`period` was learned from own rounds."""
         return self._pace.known

@@ -156,7 +156,7 @@ def test_a_connected_neighbor_that_publishes_nothing_is_stalled_in_its_own_inter
         silent += 1
         assert {subject for _, subject in seen(bench)} <= {name(bench)}, "nobody else is blamed"
     # Our own interval grows while it is waited for, and its window with that; patience is what bounds both.
-    assert SETTINGS.live_intervals < silent <= SETTINGS.lead_patience + 3
+    assert SETTINGS.silent_intervals < silent <= 2 * SETTINGS.silent_intervals + 3
     assert seen(bench)[key] == Severity.DEGRADED
     author = bench.authors[0]
     bench.receive(author, author.update().frame)
@@ -240,6 +240,19 @@ def test_one_that_holds_us_back_is_slow_and_most_of_them_mean_that_we_are_fast()
     assert held(0.9, 0, 1, 2) == {("held-back", "rounds"): Severity.NOTE}
 
 
+def test_one_that_trains_too_slowly_to_be_waited_for_is_slow_unless_it_rests() -> None:
+    bench = ready()
+    neighbor = bench.neighbor(bench.authors[0])
+    key = ("neighbor-slow", name(bench))
+    patience = bench.node.rounds.patience_s
+    neighbor.gaps.extend([patience] * 9)
+    assert key not in seen(bench)
+    neighbor.gaps.extend([patience + 0.1] * 9)
+    assert seen(bench)[key] == Severity.DEGRADED
+    neighbor.resting = True
+    assert key not in seen(bench)
+
+
 def fail(bench: Bench, why: str = "no luck") -> None:
     bench.tick(1000.0)
     job = bench.jobs.pop(0)
@@ -301,6 +314,7 @@ def test_a_finished_peer_takes_the_end_of_finished_neighbors_for_a_note() -> Non
     resting, training = bench.authors[:2]
     bench.receive(resting, resting.update(steps=0).frame)
     bench.settle()
+    bench.neighbor(training).number = 1
     for author in (resting, training):
         bench.disconnect(author)
     bench.now += 100.0

@@ -44,7 +44,7 @@ def test_links_that_delay_crawl_reset_garble_or_fall_silent(original: Rehearsal,
             reaches(actor, 10)
         healthy(actors)
         for mode, value, ids in (
-            (Mode.DELAY, 1.5, ("neighbor-slow",)),
+            (Mode.DELAY, 1.5, ("neighbor-slow", "link-slow", "sends-dropped")),
             (Mode.SLOW, 300.0, ("neighbor-slow", "link-slow", "sends-dropped")),
             (Mode.CUT, 0.0, ("neighbor-disconnected",)),
             (Mode.GARBLE, 0.0, ("neighbor-disconnected",)),

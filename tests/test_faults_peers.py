@@ -15,6 +15,9 @@ from daemons import answers, check_ledger, cli, copied, found, healthy, is_runni
 from quidnunc.crypto.entry import parse_header
 from quidnunc.peer.rehearsal import Actor, Rehearsal, with_values
 
+RECOVERY_S = 180.0
+"""A trainer that failed for a while is tried again after a minute at most, and then has to be started."""
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
@@ -108,7 +111,7 @@ def test_a_neighbor_that_freezes_crawls_or_dies(drill: Drill) -> None:
 
 def test_a_trainer_that_hangs_dies_or_runs_out_of_memory(drill: Drill) -> None:
     first, second, third = drill.actors
-    configure(first, training__stall_s=2.0, training__memory_mib=2048)
+    configure(first, training__stall_s=6.0, training__memory_mib=2048)
     begin(drill)
     drill.switch(first, "hang", True)
     tells(first, ("trainer-hung", "trainer"), code=12)
@@ -116,12 +119,12 @@ def test_a_trainer_that_hangs_dies_or_runs_out_of_memory(drill: Drill) -> None:
         tells(actor, ("neighbor-stalled", first.name), code=10)
     drill.go_on(second, third)
     drill.switch(first, "hang", False)
-    healthy(drill.actors)
+    healthy(drill.actors, RECOVERY_S)
     drill.switch(first, "hungry", True)
     tells(first, ("trainer-out-of-memory", "trainer"), code=12)
     drill.go_on(second, third)
     drill.switch(first, "hungry", False)
-    healthy(drill.actors)
+    healthy(drill.actors, RECOVERY_S)
     victim = answers(first)["trainer"]["pid"]
     os.kill(victim, signal.SIGKILL)
     tells(first, ("trainer-died", "trainer"), code=10)
