@@ -52,6 +52,8 @@ ROUND_TIMER = "round"
 OWN_REPLICA = "the own replica"
 ADOPTION_MINIMUM = 3
 RETRY_SHARE = 0.1
+NEAR_LEADS = 4
+"""Within so many lead bounds of us, numbers of neighbors are compared to tell the slow from those they hold back."""
 RETRY_MIN_S = 0.02
 FAILURE_BACKOFF_S = 0.5
 FAILURE_BACKOFF_MAX_S = 60.0
@@ -158,7 +160,7 @@ class Rounds:
                 out += self._replicas.fetch(neighbor, now)
         hold = self._hold(now)
         self.blocked = hold.why
-        self.waits.hold((n.log_id for n in hold.ask) if hold.lead else (), now)
+        self.waits.hold(self._to_blame(hold), now)
         if hold.why:
             if not hold.lead:
                 self._pace.interrupt()
@@ -166,6 +168,18 @@ class Rounds:
             retry = max(RETRY_MIN_S, min(self._settings.repair_retry_s, RETRY_SHARE * self.period))
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
         return out + self._begin(now)
+
+    def _to_blame(self, hold: Hold) -> list[bytes]:
+        """Whom the lead bound waits for in the end: those furthest behind, since they hold back the others as well.
+
+        One that was absent may be far behind and keep pace all the same: it is compared with nobody.
+        """
+        if not hold.lead:
+            return []
+        near = self._publisher.number - NEAR_LEADS * self._charter.rounds.lead
+        compared = [n for n in hold.ask if n.number >= near] or hold.ask
+        last = min(n.number for n in compared)
+        return [n.log_id for n in hold.ask if n.number == last or n not in compared]
 
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING

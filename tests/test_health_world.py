@@ -118,10 +118,8 @@ def test_a_peer_that_becomes_slow_is_named_and_only_that_one(period: float) -> N
     world = begun()
     victim = world.peers[VICTIM]
     victim.period_s = period
-    # One that is a step ahead of all others is held back by all of them, and says no more than that.
     slow = {(index, "neighbor-slow", name(world, VICTIM)) for index in range(3)}
-    world.run(world.now + 20 * period, stop=lambda: len(slow & seen(world)) >= 2)
-    assert len(slow & seen(world)) >= 2
+    appears(world, slow, 20 * period)
     world.run(world.now + 5 * period)
     assert {subject for _, _, subject in seen(world)} <= {name(world, VICTIM)}
     victim.period_s = 1.0
