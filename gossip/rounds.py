@@ -170,16 +170,17 @@ class Rounds:
         return out + self._begin(now)
 
     def _to_blame(self, hold: Hold) -> list[bytes]:
-        """Whom the lead bound waits for in the end: those furthest behind, since they hold back the others as well.
+        """Whom the lead bound waits for in the end: those furthest behind, if they hold back the others as well.
 
-        One that was absent may be far behind and keep pace all the same: it is compared with nobody.
+        Others are a whole lead bound ahead of them then. One that was absent may be far behind and keep pace all the
+        same: it is compared with nobody.
         """
         if not hold.lead:
             return []
         near = self._publisher.number - NEAR_LEADS * self._charter.rounds.lead
         compared = [n for n in hold.ask if n.number >= near] or hold.ask
-        last = min(n.number for n in compared)
-        return [n.log_id for n in hold.ask if n.number == last or n not in compared]
+        last = min(n.number for n in compared) + self._charter.rounds.lead - 1
+        return [n.log_id for n in hold.ask if n.number <= last or n not in compared]
 
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
