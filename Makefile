@@ -12,7 +12,7 @@ help:
 	@echo "make demo    four real peers learn together on this machine (about a minute after installation)"
 	@echo "make test    lint, types and the test suite (under 12 minutes on two cores)"
 	@echo "make check   lint, types and the layer rules only"
-	@echo "make faults  20 kill -9 drills against a running peer (about 10 minutes)"
+	@echo "make faults  drills on real peers: kills, links, trainers, disk, clock (about 15 minutes)"
 	@echo "make bench   benchmarks with their baselines"
 
 $(STAMP): requirements.lock pyproject.toml
@@ -37,7 +37,7 @@ test: check
 	$(BIN)/pytest -q -m "not faults and not soak"
 
 faults: $(STAMP)
-	$(BIN)/pytest -q -m faults
+	$(BIN)/pytest -q -m faults --durations=0 --durations-min=1
 
 soak: $(STAMP)
 	$(BIN)/pytest -q -m soak

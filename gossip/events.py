@@ -85,11 +85,18 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """Whether there is room on the disk. While there is none nothing is begun, accepted or signed."""
+
+    room: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The host is about to stop: whatever was accepted and not yet recorded is recorded now."""
 
 
-Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused | Stopping
+Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused | Storage | Stopping
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,7 @@ class Evidence:
 
     def refuse(self, neighbor: Neighbor, signed: SignedUpdate, reason: Reason, now: float) -> list[Effect]:
         """Record an update that was not applied, and punish its author if only the author can have caused it."""
-        neighbor.refused += 1
-        neighbor.last_reason = reason.label
+        neighbor.refuse(reason, now)
         out: list[Effect] = [Refuse(neighbor.member.transport, reason)]
         if self._recorder.take_refusal_slot(neighbor.log_id):
             text = f"update {signed.update.number} of {neighbor.member.name} refused: {reason.label}"
@@ -73,8 +72,7 @@ class Evidence:
         seq = self._record(signed, Reason.EQUIVOCATION, False, now)
         neighbor.quarantined = True
         neighbor.standing = CONVICTED
-        neighbor.refused += 1
-        neighbor.last_reason = Reason.EQUIVOCATION.label
+        neighbor.refuse(Reason.EQUIVOCATION, now)
         self.note_class(neighbor, before, (seq,), now)
         text = f"{neighbor.member.name} signed two different updates {signed.update.number}: quarantined"
         return [Refuse(neighbor.member.transport, Reason.EQUIVOCATION), Report("equivocation", text)]

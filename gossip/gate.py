@@ -19,10 +19,14 @@ NAMED_MAX = 4
 
 
 class Hold(NamedTuple):
-    """Why no turn may start now (empty if one may), and the neighbors to be asked for news."""
+    """Why no turn may start now (empty if one may), and the neighbors to be asked for news.
+
+    ``lead`` says that it is the lead bound, and the neighbors those that hold the turn back.
+    """
 
     why: str
     ask: list[Neighbor]
+    lead: bool = False
 
 
 FREE = Hold("", [])
@@ -72,23 +76,34 @@ class Gate:
         return self._replicas.lacks(neighbor) and not reached and not stuck
 
     def before_any(self, live: list[Neighbor], now: float, patience_s: float, *, finished: bool) -> Hold:
-        """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more."""
+        """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more.
+
+        Nobody waits for a neighbor that is not connected: it could not be heard, and when it is back its numbers are
+        compared from there.
+        """
         if finished:
             return FREE
-        slow = laggards(self._publisher.number, self._charter.rounds.lead, live, now, patience_s)
+        slow = laggards(
+            self._publisher.number, self._charter.rounds.lead, (n for n in live if n.connected), now, patience_s
+        )
         if slow:
-            return Hold(f"waiting for {names(slow)}", slow)
-        if self.alone(live, finished=finished) and not any(n.connected for n in self._neighbors):
+            return Hold(f"waiting for {names(slow)}", slow, lead=True)
+        if self._budget.private and not any(n.connected for n in self._neighbors):
             return Hold("isolated: no budget is spent while nobody would hear of it", [])
         return FREE
 
     def alone(self, live: list[Neighbor], *, finished: bool) -> bool:
-        """Whether to spend no privacy because no neighbor is live.
+        """Whether to spend no privacy because no neighbor is live and connected.
 
         As long as one is connected the turn is taken all the same, as a heartbeat: peers that waited for a sign of
         life from each other and gave none would wait for ever.
         """
-        return bool(self._budget.private and not finished and self._publisher.number and not live)
+        return bool(
+            self._budget.private
+            and not finished
+            and self._publisher.number
+            and not any(neighbor.connected for neighbor in live)
+        )
 
     def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
         """Ask ``neighbors`` where they stand, each at most once per ``repair_retry_s``."""

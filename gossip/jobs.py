@@ -210,7 +210,8 @@ class Evaluated:
 class JobFailed:
     """The compute side could not finish ``job`` (its class name): a crash, a hang, a missing blob, user code.
 
-    ``missing`` names the blob that was not there, if that was the cause; ``unwritable`` says that our own disk was.
+    ``missing`` names the blob that was not there, if that was the cause; ``unwritable`` says that our own disk was,
+    ``exhausted`` that memory ran out.
     """
 
     job: str
@@ -219,6 +220,7 @@ class JobFailed:
     author: bytes = b""
     number: int = 0
     unwritable: bool = False
+    exhausted: bool = False
 
 
 Job = DescribeJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.message import SignedUpdate
@@ -21,6 +22,8 @@ GAPS_KEPT = 9
 CADENCE_DECAY = 0.7
 DRAG_DECAY = 0.8
 LEAVES_KEPT = 64
+HARMLESS = frozenset({Reason.DUPLICATE, Reason.STALE, Reason.UNSOLICITED, Reason.RATE_LIMITED})
+"""Refusals that loss, repair and reconnection bring about between honest peers."""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,9 @@ class Neighbor:
     whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
     lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
     twice, nobody is to blame. ``served_until`` is when what was served to it would have passed at the assumed rate.
-    ``trained`` says whether the update last applied was more than a heartbeat.
+    ``resting`` says that the update last applied was a heartbeat. ``link_since``
+    is when the connection came or went last, ``returned`` says that it came back and nothing has been applied since;
+    ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
     """
 
     member: Member
@@ -51,10 +56,12 @@ class Neighbor:
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
     quarantined: bool = False
     connected: bool = False
+    link_since: float | None = None
+    returned: bool = False
     heard: bool = False
     missing: bool = False
     fresh: bool = False
-    trained: bool = False
+    resting: bool = False
     claimed: int = 0
     goal: int = 0
     rejected: int = 0
@@ -78,6 +85,8 @@ class Neighbor:
     accepted: int = 0
     refused: int = 0
     last_reason: str = ""
+    offence: str = ""
+    offended_at: float | None = None
     last_weight: int = 0
 
     @property
@@ -93,6 +102,21 @@ class Neighbor:
     def applying(self) -> int:
         """The number its replica will have once the job in flight is done."""
         return self.number if self.in_flight is None else self.in_flight.signed.update.number
+
+    def refuse(self, reason: Reason, now: float) -> None:
+        """Count a message or update of its that was refused."""
+        self.refused += 1
+        self.last_reason = reason.label
+        if reason not in HARMLESS:
+            self.offence, self.offended_at = reason.label, now
+
+    def link(self, connected: bool, now: float) -> None:
+        """The connection came or went."""
+        if connected != self.connected:
+            self.link_since = now
+        self.returned = self.returned or (connected and self.heard)
+        self.connected = connected
+        self.fetch_until = None
 
     def count_message(self, now: float, settings: Settings) -> bool:
         """Count a message of its; False if it is one too many for the current window."""
@@ -137,11 +161,16 @@ class Neighbor:
         self.last_advance = now
 
 
+def usual_interval(neighbor: Neighbor, period: float) -> float:
+    """Seconds between two updates of a neighbor, as far as known, and at least our own ``period``."""
+    return max(median(neighbor.gaps) if neighbor.gaps else 0.0, period)
+
+
 def is_live(neighbor: Neighbor, now: float, period: float, settings: Settings) -> bool:
     """Whether a neighbor has advanced within its own usual intervals; ``period`` is our own, in seconds."""
     if neighbor.quarantined or neighbor.last_advance is None:
         return False
-    usual = max(median(neighbor.gaps) if neighbor.gaps else 0.0, period)
+    usual = usual_interval(neighbor, period)
     return now - neighbor.last_advance <= max(settings.live_floor_s, settings.live_intervals * usual)
 
 
@@ -164,6 +193,16 @@ def laggards(number: int, lead: int, live: Iterable[Neighbor], now: float, patie
         and n.last_advance is not None
         and now - n.last_advance <= patience_s
     ]
+
+
+def company(live: Iterable[Neighbor]) -> float:
+    """How much a round counts, 0 to 1: the share of this peer and its live neighbors that train at present.
+
+    Whoever catches up on missed rounds after the others have finished trains against nobody: undamped, its own data
+    alone would pull the common model away from where all of them together had brought it.
+    """
+    live = list(live)
+    return (1 + sum(not n.resting for n in live)) / (1 + len(live))
 
 
 def drag_factor(old: float, cap: float, live: Iterable[Neighbor], now: float, period: float) -> float:

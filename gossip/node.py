@@ -29,10 +29,12 @@ from quidnunc.gossip.events import (
     SetTimer,
     Started,
     Stopping,
+    Storage,
     TimerFired,
 )
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.frugal import Frugal
 from quidnunc.gossip.jobs import (
     Adopted,
     Advanced,
@@ -108,8 +110,10 @@ class Node:
         self.recalls = RecallDesk(
             charter, own.log_id, self.neighbors, self.settings, self._retention.let_go, resume.recall
         )
+        self.frugal = Frugal(charter.federation_id, self.publisher, self.recorder, self.settings)
         self._restore_rounds(resume)
         self.evaluated: Evaluated | None = None
+        self.evaluation_failure = ""
 
     def _restore_rounds(self, resume: Resume) -> None:
         rounds = self.rounds
@@ -131,6 +135,9 @@ class Node:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What must be done about ``event``, in order; ``now`` in seconds."""
+        if self.frugal.active and not isinstance(event, Storage | PeerUp | PeerDown | Paused):
+            sender = self._by_transport.get(event.peer) if isinstance(event, Received) else None
+            return self.frugal.handle(event, sender, now)
         match event:
             case Received():
                 out = self._received(event, now)
@@ -143,10 +150,11 @@ class Node:
             case PeerUp(peer):
                 out = self._peer_up(peer, now)
             case PeerDown(peer):
-                out = self._peer_down(peer)
+                out = self._peer_down(peer, now)
             case Paused(paused):
-                self.rounds.paused = paused
-                out = [] if paused else self.rounds.wake(now)
+                out = self.rounds.pause(paused, now)
+            case Storage(room):
+                out = self._storage(room, now)
             case Started():
                 out = self._start(now)
             case Stopping():
@@ -159,6 +167,8 @@ class Node:
     def _start(self, now: float) -> list[Effect]:
         """First entries of a fresh log, and one ``node.start`` per start."""
         own = self.own
+        for neighbor in self.neighbors.values():
+            neighbor.link_since = now
         if self.recorder.size == 0:
             self.recorder.append_raw(EntryType.GENESIS, own.genesis, now)
         if self._resume.charter != self.charter.federation_id:
@@ -194,21 +204,29 @@ class Node:
                 self.rounds.phase, self.rounds.blocked = Phase.STARTING, ""
         return out
 
+    def _storage(self, room: bool, now: float) -> list[Effect]:
+        """No room on the disk any more, or room again: then do what was put off, and ask for what was missed."""
+        was, self.frugal.active = self.frugal.active, not room
+        if not room or not was:
+            return []
+        self.rounds.interrupt(now)
+        out = [effect for event in self.frugal.take_kept() for effect in self.handle(event, now)]
+        asked = [n.member.transport for n in self.neighbors.values() if n.connected]
+        return [*out, *(self.publisher.hello(peer, reply=True) for peer in asked)]
+
     # -- connections --------------------------------------------------------------------------------------------
 
     def _peer_up(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
         if neighbor is None:
             return []
-        neighbor.connected = True
-        neighbor.fetch_until = None
+        neighbor.link(True, now)
         return [self.publisher.hello(peer, reply=True), *self.recalls.ask(now), *self.rounds.wake(now)]
 
-    def _peer_down(self, peer: bytes) -> list[Effect]:
+    def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
         if neighbor is not None:
-            neighbor.connected = False
-            neighbor.fetch_until = None
+            neighbor.link(False, now)
             return self.recalls.gone(neighbor)
         return []
 
@@ -288,8 +306,7 @@ class Node:
         if recorded:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]
         if neighbor is not None:
-            neighbor.refused += 1
-            neighbor.last_reason = error.reason.label
+            neighbor.refuse(error.reason, now)
         return out
 
     # -- results ------------------------------------------------------------------------------------------------
@@ -313,7 +330,7 @@ class Node:
             case Rejected():
                 out = self._applied(self.replicas.on_rejected(result, now))
             case Evaluated():
-                self.evaluated = result
+                self.evaluated, self.evaluation_failure = result, ""
                 out = []
             case JobFailed():
                 out = self._job_failed(result, now)
@@ -333,7 +350,8 @@ class Node:
         if result.job in ("AdvanceJob", "AdoptJob"):
             return self.replicas.on_failed(result, now)
         if result.job == "EvaluateJob":
-            return [Report("compute", f"{result.job}: {result.why}")]
+            self.evaluation_failure = f"{result.job}: {result.why}"
+            return [Report("compute", self.evaluation_failure)]
         return self.rounds.on_failed(result, now)
 
     def _prune(self) -> list[Effect]:

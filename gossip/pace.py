@@ -22,6 +22,7 @@ class Pace:
         self._gap_s: float | None = None
         self._stretch = 1.0
         self._awake = True
+        self._interrupted = False
 
     def begin(self, now: float) -> None:
         """A turn starts."""
@@ -63,7 +64,14 @@ class Pace:
         self._stretch = 1.0
         return max(0.0, self._started_at + self._heartbeat_s - now)
 
+    def interrupt(self) -> None:
+        """Something that is no part of the pace (isolation, a pause, a full disk) fell into the gap that runs."""
+        self._interrupted = self._gap_s is not None
+
     def _learn(self, now: float) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            return
         turn = now - self._started_at
         gap = turn if self._published_at is None else now - self._published_at
         if self._gap_s is None:
@@ -78,7 +86,16 @@ class Pace:
         return max(self._interval_s, self._gap_s or 0.0)
 
     @property
+    def known(self) -> bool:
+        """Whether a round of training has shown the pace."""
+        return self._gap_s is not None
+
+    @property
     def patience_s(self) -> float:
         """How long a silent neighbor may hold a turn back under a lead bound; own waiting does not stretch it."""
-        own = max(self._interval_s, self._turn_s)
-        return max(self._settings.live_floor_s, self._settings.lead_patience * own)
+        return max(self._settings.live_floor_s, self._settings.lead_patience * self.turn_s)
+
+    @property
+    def turn_s(self) -> float:
+        """The own usual time between updates if nothing were waited for."""
+        return max(self._interval_s, self._turn_s)

@@ -95,19 +95,21 @@ class Recorder:
 
         What is counted becomes one entry per (sender, reason) when the round closes.
         """
-        self.refused += 1
         key = (sender, reason)
-        counted = self._refused.get(key)
-        if counted is not None:
-            counted.count += 1
-            counted.size += size
+        if key in self._refused or not self.take_refusal_slot(sender):
+            self.count_refusal(sender, reason, size, digest)
             return False
-        if not self.take_refusal_slot(sender):
-            self._refused[key] = _Refusals(1, size, digest)
-            return False
+        self.refused += 1
         self._refused[key] = _Refusals(0, 0, digest)
         self.append(MessageRefused(sender, int(reason), 1, size, digest), now)
         return True
+
+    def count_refusal(self, sender: bytes | None, reason: Reason, size: int, digest: bytes) -> None:
+        """Count a refusal that gets no entry before the round closes."""
+        self.refused += 1
+        counted = self._refused.setdefault((sender, reason), _Refusals(0, 0, digest))
+        counted.count += 1
+        counted.size += size
 
     def take_refusal_slot(self, sender: bytes | None) -> bool:
         """Whether this round may still have an entry of its own for a refusal of ``sender``'s."""

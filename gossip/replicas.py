@@ -238,7 +238,7 @@ class Replicas:
             self._forget(neighbor.state)
         was_live = self._live(neighbor, now)
         neighbor.advanced(result.number, result.result, signed.token.header.seq, now)
-        neighbor.trained = signed.update.steps > 0
+        neighbor.resting = signed.update.steps == 0
         self._align(neighbor, was_live)
         neighbor.remember(result.number, signed.token.leaf)
         neighbor.accepted += 1
@@ -250,11 +250,13 @@ class Replicas:
     def _align(self, neighbor: Neighbor, was_live: bool) -> None:
         """Keep a neighbor that comes back from an absence from holding us until it has caught up in numbers.
 
-        From then on it may run ``lead`` ahead of us, as others do, before its new place counts.
+        However short the absence: while its connection is gone nobody waits for it. From then on it may run ``lead``
+        ahead of us, as others do, before its new place counts.
         """
+        back, neighbor.returned = neighbor.returned or not was_live, False
         ahead = self._own_number() - neighbor.number
         caught_up = max(0, ahead + self._charter.rounds.lead)
-        neighbor.lead_offset = min(neighbor.lead_offset, caught_up) if was_live else max(0, ahead)
+        neighbor.lead_offset = max(0, ahead) if back else min(neighbor.lead_offset, caught_up)
 
     def greet(self, neighbor: Neighbor, now: float) -> None:
         """First word of a neighbor since our start: it counts as live from here, at the pace it will show."""

@@ -30,6 +30,7 @@ from quidnunc.gossip.jobs import (
 from quidnunc.gossip.merging import ADOPTION_MINIMUM, Merging
 from quidnunc.gossip.neighbor import (
     Neighbor,
+    company,
     drag_factor,
     is_live,
     usable,
@@ -45,10 +46,13 @@ from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.waits import Waits
 
 ROUND_TIMER = "round"
 OWN_REPLICA = "the own replica"
 RETRY_SHARE = 0.1
+NEAR_LEADS = 4
+"""Within so many lead bounds of us, numbers of neighbors are compared to tell the slow from those they hold back."""
 RETRY_MIN_S = 0.02
 FAILURE_BACKOFF_S = 0.5
 FAILURE_BACKOFF_MAX_S = 60.0
@@ -66,7 +70,11 @@ class Phase(StrEnum):
 
 
 class Rounds:
-    """The turn-taking of one peer."""
+    """The turn-taking of one peer.
+
+    ``progressed_at`` is when a round of training was last published, or could first be expected; ``retry_at`` when a
+    failed turn is tried again.
+    """
 
     def __init__(
         self,
@@ -99,6 +107,9 @@ class Rounds:
         self._spend: tuple[PrivacySpend, int] | None = None
         self._with_training = False
         self._failures = 0
+        self.waits = Waits()
+        self.retry_at: float | None = None
+        self.progressed_at: float | None = None
         self.phase = Phase.STARTING
         self.blocked = ""
         self.paused = False
@@ -149,15 +160,34 @@ class Rounds:
                 out += self._replicas.fetch(neighbor, now)
         hold = self._hold(now)
         self.blocked = hold.why
+        self.waits.hold(self._to_blame(hold), now)
         if hold.why:
+            if not hold.lead:
+                self._pace.interrupt()
             out += self._gate.poll(hold.ask, now)
             retry = max(RETRY_MIN_S, min(self._settings.repair_retry_s, RETRY_SHARE * self.period))
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
         return out + self._begin(now)
 
+    def _to_blame(self, hold: Hold) -> list[bytes]:
+        """Whom the lead bound waits for in the end: those furthest behind, if they hold back the others as well.
+
+        Others are a whole lead bound ahead of them then. One that was absent may be far behind and keep pace all the
+        same: it is compared with nobody.
+        """
+        if not hold.lead:
+            return []
+        near = self._publisher.number - NEAR_LEADS * self._charter.rounds.lead
+        compared = [n for n in hold.ask if n.number >= near] or hold.ask
+        last = min(n.number for n in compared) + self._charter.rounds.lead - 1
+        return [n.log_id for n in hold.ask if n.number <= last or n not in compared]
+
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
         self._pace.begin(now)
+        self.waits.begin(now)
+        if self.progressed_at is None:
+            self.progressed_at = now
         self._recorder.close_round(now)
         if starting and self._should_adopt():
             self.phase = Phase.ADOPTING
@@ -221,7 +251,7 @@ class Rounds:
         if self.blocked:
             return [SetTimer(ROUND_TIMER, 0.0)]
         would_train = not (self.paused or self.finished)
-        return self.wake(now) if neighbor.trained or would_train else []
+        return self.wake(now) if not neighbor.resting or would_train else []
 
     # -- merging ------------------------------------------------------------------------------------------------
 
@@ -291,7 +321,7 @@ class Rounds:
             base=self.base,
             replica=self._publisher.replica,
             train=train,
-            drag=self.drag,
+            drag=self.drag * company(self.live(now)),
             privacy=self._budget.step() if train else None,
         )
         return [*out, Run(job)]
@@ -313,7 +343,9 @@ class Rounds:
         """Publish what was trained; the next turn follows after the interval."""
         if self.phase != Phase.TRAINING or result.number != self._publisher.number + 1:
             return []
-        self._failures = 0
+        self._failures, self.retry_at = 0, None
+        if self._with_training:
+            self.progressed_at = now
         before = self._publisher.replica
         update = UpdatePublished(
             federation=self._charter.federation_id,
@@ -369,6 +401,7 @@ class Rounds:
             self.phase = Phase.IDLE
             self.round -= 1
         delay = min(FAILURE_BACKOFF_MAX_S, FAILURE_BACKOFF_S * 2 ** min(self._failures - 1, 10))
+        self.retry_at = now + delay
         return [Report("compute", self.last_failure), SetTimer(ROUND_TIMER, delay)]
 
     def _note_missing(self, name: bytes) -> None:
@@ -383,6 +416,35 @@ class Rounds:
                 neighbor.missing = True
         if name == self.base and self.phase == Phase.TRAINING:
             self.base = self._publisher.replica
+
+    def pause(self, paused: bool, now: float) -> list[Effect]:
+        """Stop or resume local training."""
+        self.paused = paused
+        if paused:
+            return []
+        self.interrupt(now)
+        return self.wake(now)
+
+    def interrupt(self, now: float) -> None:
+        """No round could be trained up to now: that says nothing of the own pace."""
+        self._pace.interrupt()
+        if self.progressed_at is not None:
+            self.progressed_at = now
+
+    @property
+    def turn_s(self) -> float:
+        """How long an own turn takes without waiting for anybody, in seconds."""
+        return self._pace.turn_s
+
+    @property
+    def patience_s(self) -> float:
+        """How long a silent neighbor may hold a turn back under the lead bound, in seconds."""
+        return self._pace.patience_s
+
+    @property
+    def pace_known(self) -> bool:
+        """Whether :attr:`period` was learned from own rounds."""
+        return self._pace.known
 
     @property
     def failures(self) -> int:

@@ -28,6 +28,16 @@ class Settings:
     ``keep_rounds``: own rounds for which a vector that was replaced is kept, because a job may still read it.
     ``lead_patience``: under a lead bound a neighbor is waited for until it has been silent for this many own turns;
     so a stalling neighbor slows this peer down at most by this factor.
+    ``reconnect_s``: how long a connection may be gone before that is more than a note.
+    ``silent_intervals``: usual intervals without an update after which a connected neighbor is called stalled; more
+    than its liveness window, since a few lost messages are no reason to call anybody.
+    ``strange_intervals``: own intervals that a neighbor of unknown pace may take for its first update.
+    ``stalled_intervals``, ``stalled_floor_s``: own intervals, and seconds, without a round of training after which this
+    peer calls itself stalled.
+    ``held_share``, ``slow_share``: share of the own time that a neighbor may hold us back before that is noted, and
+    before it counts as slow: at .7 rounds take more than three times as long as they could.
+    ``failures_stalled``: failed jobs in a row after which this peer calls itself stalled.
+    ``offence_s``: how long a refused message of a neighbor is shown.
     ``evaluate_every``: merges between two measurements on the local test split.
     ``heartbeat_s``: shortest time between two updates without training; ``heartbeat_max_s``: what it grows to while
     no neighbor trains either.
@@ -52,6 +62,15 @@ class Settings:
     absent_rounds: int = 3
     keep_rounds: int = 4
     lead_patience: float = 10.0
+    reconnect_s: float = 15.0
+    silent_intervals: float = 8.0
+    strange_intervals: float = 20.0
+    stalled_intervals: float = 20.0
+    stalled_floor_s: float = 30.0
+    held_share: float = 0.6
+    slow_share: float = 0.7
+    failures_stalled: int = 3
+    offence_s: float = 60.0
     evaluate_every: int = 1
     heartbeat_s: float = 0.25
     heartbeat_max_s: float = 600.0

@@ -15,6 +15,8 @@ def state_of(node: Node, now: float) -> tuple[str, str]:
     """One word and one sentence: recovering, starting, waiting, training, finished, paused or isolated."""
     rounds = node.rounds
     total = node.charter.rounds.count
+    if node.frugal.active:
+        return "waiting", "no room on the disk: nothing is trained, published or accepted until there is"
     if rounds.phase == Phase.RECOVERING:
         return "recovering", rounds.blocked
     if rounds.paused:

@@ -15,13 +15,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
 
 import trio
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, StoreUnwritable
 from quidnunc.gossip.jobs import Job, JobFailed, Result
+from quidnunc.peer.oom import oom_kills
 from quidnunc.peer.pipe import (
     TO_CHILD,
     TO_PARENT,
@@ -42,13 +46,38 @@ COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "quidnunc.peer.trai
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 60.0
 STOP_GRACE_S = 5.0
+START_ATTEMPTS = 3
 
 _POLL_S = 1.0
 _REAP_S = 0.01
 
 
+class Death(StrEnum):
+    """What went wrong with a job: the process hung, was killed, ran out of memory, ended; or user code raised."""
+
+    HUNG = "hung"
+    KILLED = "killed"
+    MEMORY = "memory"
+    ENDED = "ended"
+    RAISED = "raised"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """The last thing that went wrong, how many of its kind there were, and when, on the caller's clock."""
+
+    death: Death
+    text: str
+    count: int
+    at: float
+
+
 class _Died(Exception):
     """The process ended or was given up; the text says why."""
+
+    def __init__(self, text: str, death: Death = Death.ENDED) -> None:
+        super().__init__(text)
+        self.death = death
 
 
 class ComputeProcess:
@@ -78,6 +107,8 @@ class ComputeProcess:
         self._child: _Child | None = None
         self._starts = 0
         self.last_exit = ""
+        self._deaths: Counter[Death] = Counter()
+        self._last: Trouble | None = None
         self._delay = 0.0
         self._not_before = -float("inf")
 
@@ -91,6 +122,21 @@ class ComputeProcess:
         """The process id while a process runs, else None."""
         return self._child.pid if self._child is not None and not self._child.exited() else None
 
+    @property
+    def died(self) -> int:
+        """How many processes hung, ended or were killed so far."""
+        return sum(count for death, count in self._deaths.items() if death != Death.RAISED)
+
+    def trouble(self, now: float) -> Trouble | None:
+        """The last thing that went wrong, if anything did; ``now`` is the present on the caller's clock."""
+        if self._last is None:
+            return None
+        return dataclasses.replace(self._last, at=now - (trio.current_time() - self._last.at))
+
+    def _note(self, death: Death, text: str) -> None:
+        self._deaths[death] += 1
+        self._last = Trouble(death, text, self._deaths[death], trio.current_time())
+
     async def __aenter__(self) -> ComputeProcess:
         await self.start()
         return self
@@ -101,18 +147,23 @@ class ComputeProcess:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the process, which :meth:`run` also does.
+        """Start the process, which :meth:`run` also does; one that dies is given START_ATTEMPTS.
 
         Raises ConfigError when the task cannot be loaded, StoreUnwritable when the disk fails.
         """
         async with self._turn:
-            try:
-                await self._ensure()
-            except _Died as error:
-                raise ConfigError(
-                    f"task {self._setup.task!r}: the compute process {error} before it was ready",
-                    hint="its own last words are on stderr; see also training.memory_mib",
-                ) from None
+            for attempt in range(1, START_ATTEMPTS + 1):
+                try:
+                    await self._ensure()
+                except _Died as error:
+                    self._note(error.death, f"the compute process {error}")
+                    if attempt == START_ATTEMPTS:
+                        raise ConfigError(
+                            f"task {self._setup.task!r}: the compute process {error} before it was ready",
+                            hint="its own last words are on stderr; see also training.memory_mib",
+                        ) from None
+                else:
+                    return
 
     async def run(self, job: Job) -> Result:
         """Compute ``job``, waiting for jobs before it; JobFailed for everything that can go wrong.
@@ -128,6 +179,7 @@ class ComputeProcess:
                 return failed(job, error.message)
             except _Died as error:
                 self.last_exit = str(error)
+                self._note(error.death, f"the compute process {error}")
                 return failed(job, f"the compute process {error}")
 
     async def stop(self) -> None:
@@ -148,6 +200,10 @@ class ComputeProcess:
             await self._give_up(child)
             raise
         self._delay = 0.0
+        if isinstance(message, JobFailed) and not message.missing:
+            self._note(Death.MEMORY if message.exhausted else Death.RAISED, message.why)
+        if isinstance(message, JobFailed) and message.exhausted:
+            await self._give_up(child)  # what is left of its heap would only fail sooner
         if isinstance(message, JobFailed) and message.unwritable:
             raise StoreUnwritable(message.why, hint="free some space, or check the disk")
         return message
@@ -157,6 +213,7 @@ class ComputeProcess:
         if self._child is not None and self._child.exited():
             # It died between two jobs: no job fails, but an operator must be able to see it.
             self.last_exit = self._child.last_words()
+            self._note(self._child.death(), f"the idle compute process {self.last_exit}")
             log.warning("the idle compute process %s", self.last_exit)
             await self._give_up(self._child)
         if self._child is not None:
@@ -207,6 +264,7 @@ class _Child:
         self._process.stdout.close()
         self._reader = FrameReader(self._stdout)
         self.pid = self._process.pid
+        self._oom_kills = oom_kills()
 
     def exited(self) -> bool:
         return self._process.poll() is not None
@@ -224,12 +282,12 @@ class _Child:
                 if scope.cancelled_caught:
                     # A process that user code forked may hold the pipe open after ours has died.
                     if self.exited():
-                        raise _Died(self.last_words())
+                        raise _Died(self.last_words(), self.death())
                     if trio.current_time() >= deadline:
-                        raise _Died(f"made no progress for {limit_s:g} s ({limit_name})")
+                        raise _Died(f"made no progress for {limit_s:g} s ({limit_name})", Death.HUNG)
                     continue
                 if answer is None:
-                    raise _Died(await self._farewell())
+                    raise _Died(await self._farewell(), self.death())
                 message: object = TO_PARENT.decode(answer)
                 if not isinstance(message, Heartbeat):
                     return message
@@ -237,7 +295,7 @@ class _Child:
                     progress = message.progress
                     deadline = trio.current_time() + limit_s
         except trio.BrokenResourceError:
-            raise _Died(await self._farewell()) from None
+            raise _Died(await self._farewell(), self.death()) from None
         except Malformed as error:
             raise _Died(f"wrote garbage: {error.message}") from error
 
@@ -264,6 +322,14 @@ class _Child:
         """How it ended, once its pipe has: a process that lives on without its pipe is of no use either."""
         await self._wait(1.0)
         return self.last_words() if self.exited() else "closed its pipe"
+
+    def death(self) -> Death:
+        """How it ended, as one word."""
+        code = self._process.poll()
+        if code is None or code >= 0:
+            return Death.ENDED
+        starved = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        return Death.MEMORY if starved else Death.KILLED
 
     def last_words(self) -> str:
         code = self._process.returncode

@@ -116,7 +116,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Caps on what others can make this peer hold."""
+    """Caps on what others can make this peer hold, and the room it leaves."""
 
     payload_bytes_max: Annotated[
         int, Meta(ge=1024, le=1024 * MIB, description="largest body of one message from a neighbor")
@@ -124,6 +124,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     blob_bytes_max: Annotated[
         int, Meta(ge=1024, le=4096 * MIB, description="largest params vector or delta kept on disk")
     ] = 256 * MIB
+    disk_free_mib: Annotated[
+        int,
+        Meta(ge=0, le=16 * MIB, description="MiB kept free where the state lies; below, work waits; 0: no reserve"),
+    ] = 64
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

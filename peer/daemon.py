@@ -34,8 +34,9 @@ from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.clock import Clock
-from quidnunc.peer.compute import ComputeProcess
-from quidnunc.peer.config import Config
+from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
+from quidnunc.peer.config import MIB, Config
+from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.store import Store
@@ -46,6 +47,7 @@ from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
+from quidnunc.peer.waiting import wait_for_room
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -221,7 +223,8 @@ def build_node(
 class Daemon:
     """A running peer. Implements what the control API asks."""
 
-    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay) -> None:
+    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay, room: Room) -> None:
+        self.health = Health(host, computer, overlay.stats, room)
         self._host = host
         self._home = home
         self._computer = computer
@@ -250,16 +253,18 @@ class Daemon:
         data["reports"] = [
             {"t": round(when, 3), "kind": report.kind, "text": report.text} for when, report in self._host.reports
         ][-20:]
-        return data
+        return data | self.health.tell()
 
     def peers(self) -> list[dict[str, Any]]:
         """One row per neighbor, with its traffic."""
+        self.health.look()
         rows = node_status.peers(self._host.node, self._host.clock.now())
         stats = self._overlay.stats()
         for row in rows:
             traffic = stats.get(bytes.fromhex(row["transport"]))
             row["bytes_sent"] = traffic.bytes_sent if traffic else 0
             row["bytes_received"] = traffic.bytes_received if traffic else 0
+            row["conditions"] = self.health.about(row["name"])
         return rows
 
     async def pause(self, paused: bool) -> None:
@@ -268,20 +273,28 @@ class Daemon:
 
 
 async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs) -> Described:
-    """Have the compute process build the task; raises DataRefused with what the task said.
+    """Have the compute process build the task; raises DataRefused with what the task said, or how often it died.
 
     A charter that begins with an earlier model names other params than the task makes: those installed in ``home``.
     """
-    result = await computer.run(DescribeJob())
-    if isinstance(result, Described):
-        task = charter.task
-        if result.dim == task.dim and result.genesis != task.genesis:
-            model = await trio.to_thread.run_sync(installed_model, home, task.genesis, task.dim)
-            if model is not None:
-                return replace(result, genesis=blobs.put(model, durable=True))
-        return result
+    for _ in range(START_ATTEMPTS):
+        died = computer.died
+        result = await computer.run(DescribeJob())
+        if isinstance(result, Described):
+            return await _with_earlier_model(result, charter, home, blobs)
+        if computer.died == died:
+            break  # the task itself refuses: it would again
     why = result.why if isinstance(result, JobFailed) else repr(result)
     raise DataRefused(f"the task cannot be built: {why}", hint="check [data] in config.toml and the task function")
+
+
+async def _with_earlier_model(result: Described, charter: Charter, home: Home, blobs: FileBlobs) -> Described:
+    task = charter.task
+    if result.dim == task.dim and result.genesis != task.genesis:
+        model = await trio.to_thread.run_sync(installed_model, home, task.genesis, task.dim)
+        if model is not None:
+            return replace(result, genesis=blobs.put(model, durable=True))
+    return result
 
 
 async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
@@ -360,6 +373,8 @@ async def _run(
     charter, member, note_hash = load_charter(home, keys)
     overlay = make_overlay(charter, member, keys, config)
     setup = compute_setup(charter, config, home)
+    room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
+    await wait_for_room(home, charter, member, room)
     with closing(await trio.to_thread.run_sync(open_store, home, member)) as store:
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
         async with trio.open_nursery() as nursery:
@@ -372,7 +387,7 @@ async def _run(
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)
                 host = Host(node, store, blobs, overlay, computer, clock)
-                await serve(home, host, Daemon(host, home, computer, overlay), stop, ready)
+                await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)
 
 
 def discard_unused(blobs: FileBlobs, node: Node) -> None:
@@ -389,8 +404,10 @@ async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(daemon.lag.run)
+            host.reported = daemon.health.look
             daemon.addresses = await nursery.start(host.run, stop)
             await nursery.start(api.serve, daemon, sock)
+            nursery.start_soon(daemon.health.run)
             ready(daemon)
             await host.stopped.wait()
             nursery.cancel_scope.cancel()

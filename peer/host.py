@@ -43,6 +43,7 @@ from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
 from quidnunc.gossip.node import Node
 from quidnunc.peer.bodies import Bodies
 from quidnunc.peer.clock import Clock
+from quidnunc.peer.health import Backlog
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.overlay_api import Overlay, SendFailed
 
@@ -82,6 +83,9 @@ class _Outbox:
     queue: deque[tuple[Frame, bytes]] = field(default_factory=deque)
     wake: trio.Event = field(default_factory=trio.Event)
     sending: bool = False
+    sending_since: float = 0.0
+    dropped: int = 0
+    dropped_at: float | None = None
 
     @property
     def busy(self) -> bool:
@@ -117,6 +121,8 @@ class Host:
         self._progress = trio.Event()
         self._one_writer = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
+        self.reported: Callable[[], None] = lambda: None
+        """Called after every report, so that trouble of a moment is seen as well."""
         self.stopped = trio.Event()
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -221,6 +227,7 @@ class Host:
                 pending.refused = reason
             case Report(kind, text):
                 self.reports.append((self.clock.now(), effect))
+                self.reported()
                 log.warning("%s: %s", kind, text)
 
     def _forget(self, names: tuple[bytes, ...]) -> None:
@@ -253,6 +260,19 @@ class Host:
             with trio.move_on_after(left):
                 await self._timer_changed.wait()
 
+    def backlogs(self) -> dict[bytes, Backlog]:
+        """What waits to be sent, by peer."""
+        now = self.clock.now()
+        return {
+            peer: Backlog(
+                waiting=len(outbox.queue),
+                under_way_s=now - outbox.sending_since if outbox.sending else 0.0,
+                dropped=outbox.dropped,
+                dropped_at=outbox.dropped_at,
+            )
+            for peer, outbox in self._outboxes.items()
+        }
+
     # -- sending ------------------------------------------------------------------------------------------------
 
     def _enqueue(self, peer: bytes, frame: Frame, body_blob: bytes) -> None:
@@ -264,13 +284,15 @@ class Host:
         if len(outbox.queue) >= SEND_QUEUE:
             outbox.queue.popleft()
             self.dropped_sends += 1
+            outbox.dropped += 1
+            outbox.dropped_at = self.clock.now()
         outbox.queue.append((frame, body_blob))
         outbox.wake.set()
 
     async def _run_outbox(self, peer: bytes, outbox: _Outbox) -> None:
         while True:
             while outbox.queue:
-                outbox.sending = True
+                outbox.sending, outbox.sending_since = True, self.clock.now()
                 await self._send_one(peer, *outbox.queue.popleft())
                 outbox.sending = False
             self._progressed()

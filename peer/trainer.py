@@ -53,6 +53,13 @@ _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
 
 
+_EXHAUSTION = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+class OutOfMemory(ConfigError):
+    """User code, or torch for it, asked for more memory than there is."""
+
+
 class Computer(Protocol):
     """What answers jobs: :class:`quidnunc.gossip.learning.compute.Compute`.
 
@@ -182,8 +189,12 @@ class _Server:
         try:
             return TO_PARENT.encode(_guarded(lambda: computer.handle(job)))
         except QuidnuncError as error:
-            failure = failed(job, error.message)
-            return TO_PARENT.encode(dataclasses.replace(failure, unwritable=isinstance(error, StoreUnwritable)))
+            failure = dataclasses.replace(
+                failed(job, error.message),
+                unwritable=isinstance(error, StoreUnwritable),
+                exhausted=isinstance(error, OutOfMemory),
+            )
+            return TO_PARENT.encode(failure)
 
     def _read(self) -> None:
         """Queue jobs; end the process with the pipe, since nobody is left to be answered."""
@@ -221,8 +232,14 @@ def _guarded(call: Callable[[], _T]) -> _T:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         frames = traceback.extract_tb(error.__traceback__)
+        kind = OutOfMemory if _is_exhaustion(error) else ConfigError
         place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})"
-        raise ConfigError(f"{type(error).__name__}: {error}{place}") from error
+        raise kind(f"{type(error).__name__}: {error}{place}") from error
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    """Whether memory ran out: torch's allocators say so in a RuntimeError."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTION)
 
 
 def _take_pipes() -> tuple[int, int]:

@@ -6,6 +6,7 @@ What the acceptance tests assert in small and ``bench/asynchrony.py`` measures i
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +64,34 @@ def start(*indices: int) -> Callable[[World], None]:
             world.start(index)
 
     return happen
+
+
+def split(*groups: Collection[int], notice_s: float | None = None) -> Callable[[World], None]:
+    """A happening: nothing passes between ``groups`` any more; the transport notices after ``notice_s``, or never."""
+
+    def happen(world: World) -> None:
+        for a, b in _between(groups):
+            world.cut(a, b)
+            if notice_s is not None:
+                world.at(world.now + notice_s, partial(world.disconnect, a, b))
+
+    return happen
+
+
+def rejoin(*groups: Collection[int], redial_s: float = 0.0) -> Callable[[World], None]:
+    """A happening: the network between ``groups`` is whole again, and used again after ``redial_s``."""
+
+    def happen(world: World) -> None:
+        for a, b in _between(groups):
+            world.heal(a, b)
+            world.at(world.now + redial_s, partial(world.connect, a, b))
+
+    return happen
+
+
+def _between(groups: Sequence[Collection[int]]) -> list[tuple[int, int]]:
+    pairs = itertools.combinations(groups, 2)
+    return [(a, b) for one, other in pairs for a in one for b in other]
 
 
 def digits_trial(

@@ -193,6 +193,17 @@ class World:
         """Undo :meth:`cut`."""
         self.network.cuts.discard(frozenset((a, b)))
 
+    def disconnect(self, a: int, b: int) -> None:
+        """Tell two peers that their connection is gone; :meth:`cut` alone is a cable nobody has looked at yet."""
+        self._feed(self.peers[a], PeerDown(self.peers[b].transport))
+        self._feed(self.peers[b], PeerDown(self.peers[a].transport))
+
+    def connect(self, a: int, b: int) -> None:
+        """Tell two living neighbors that they are connected again."""
+        if frozenset((a, b)) in self._edges and self.peers[a].node and self.peers[b].node:
+            self._feed(self.peers[a], PeerUp(self.peers[b].transport))
+            self._feed(self.peers[b], PeerUp(self.peers[a].transport))
+
     # -- events and effects -------------------------------------------------------------------------------------
 
     def _feed(self, peer: Peer, event: Event) -> None:

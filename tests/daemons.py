@@ -22,10 +22,12 @@ TASK = "tiny_task:task"
 HERE = str(Path(__file__).parent)
 
 
-def plan(peers: int, rounds: int, *, interval: float = 0.05, epsilon: str = "8", task: str = TASK) -> Plan:
+def plan(
+    peers: int, rounds: int, *, interval: float = 0.05, epsilon: str = "8", task: str = TASK, ping_s: float = 0.5
+) -> Plan:
     """A small federation on the tiny task."""
     create = ("--rounds", str(rounds), "--interval", str(interval), "--epsilon", epsilon, "--lr", "0.5")
-    return Plan(peers, task, 1.0, 0, create, ping_interval_s=0.5)
+    return Plan(peers, task, 1.0, 0, create, ping_interval_s=ping_s)
 
 
 @contextlib.contextmanager
@@ -114,6 +116,29 @@ def finishes(actors: list[Actor]) -> None:
         return all(each is not None and each["finished"] for each in found)
 
     until(done, "all finished", actors)
+
+
+def told(actor: Actor, *, past: bool = False) -> set[tuple[str, str]]:
+    """(id, subject) of the conditions a daemon tells of now, with ``past`` those that have passed as well."""
+    status = actor.status() or {"conditions": [], "recent_conditions": []}
+    found = [*status["conditions"], *(status["recent_conditions"] if past else [])]
+    return {(each["id"], each["subject"]) for each in found}
+
+
+def tells(actor: Actor, *wanted: tuple[str, str], code: int | None = None, within: float = PATIENCE_S) -> None:
+    """Wait until a daemon tells of one of these conditions, and ``quidnunc status`` ends with ``code``."""
+    until(lambda: told(actor) & set(wanted), f"{actor.name} tells of {wanted}", [actor], within)
+    if code is not None:
+        until(lambda: cli(actor, "status")["code"] == code, f"status of {actor.name} ends with {code}", [actor], within)
+
+
+def healthy(actors: list[Actor], within: float = PATIENCE_S) -> None:
+    """Wait until nobody tells of any condition."""
+
+    def quiet() -> bool:
+        return all(actor.status() is not None and not told(actor) for actor in actors)
+
+    until(quiet, f"all healthy: {[told(actor) for actor in actors]}", actors, within)
 
 
 def cli(actor: Actor, *arguments: str) -> dict[str, Any]:

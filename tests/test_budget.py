@@ -118,6 +118,7 @@ def test_an_isolated_peer_spends_nothing() -> None:
     assert bench.node.rounds.blocked.startswith("isolated")
     assert bench.node.budget.releases == 1
     author = bench.authors[0]
+    bench.connect(author)
     bench.receive(author, author.update().frame)
     bench.settle()
     bench.turn()

@@ -262,6 +262,8 @@ def _trainer_killed(actor: Actor) -> None:
     assert after["trainer"]["pid"] != victim
     # Killed in a job or between two: either way status names it.
     assert "SIGKILL" in after["trainer"]["last_exit"]
+    told = [*after["conditions"], *after["recent_conditions"]]
+    assert any(each["id"] == "trainer-died" and "SIGKILL" in each["text"] for each in told)
 
 
 def _stopped_and_continued(stopped: Actor, others: list[Actor]) -> None:
@@ -294,15 +296,18 @@ def _stopped_and_continued(stopped: Actor, others: list[Actor]) -> None:
 
 
 def _one_is_gone(actor: Actor, leaver: Actor) -> None:
-    """Half of the neighbors are still there: healthy; none: degraded. Nobody answers: exit code 3."""
+    """A neighbor that has gone is named, in both commands; nobody answers for it: exit code 3."""
     leaver.signal(signal.SIGTERM)
     assert leaver.wait() == 0
     assert cli(leaver, "status")["code"] == 3
     assert cli(leaver, "peers")["code"] == 3
     until(lambda: (actor.status() or {"neighbors": {}})["neighbors"].get("connected") == 1, "one left", [actor])
-    assert cli(actor, "status")["code"] == 0
+    until(lambda: cli(actor, "status")["code"] == 10, "degraded", [actor])
+    named = {(each["id"], each["subject"]) for each in cli(actor, "status")["data"]["conditions"]}
+    assert ("neighbor-disconnected", leaver.name) in named
     row = next(each for each in cli(actor, "peers")["data"]["peers"] if each["name"] == leaver.name)
     assert not row["connected"]
+    assert "neighbor-disconnected" in row["conditions"]
 
 
 def _disk_full(actor: Actor) -> None:
@@ -329,6 +334,9 @@ def test_a_task_that_fails_stalls_the_peer_and_it_recovers(federation: Rehearsal
         envelope = cli(actor, "status")
         assert envelope["code"] == 12
         assert "ward 7 is on fire" in envelope["data"]["last_failure"]
+        (found,) = [each for each in envelope["data"]["conditions"] if each["severity"] == "stalled"]
+        assert (found["id"], found["subject"]) == ("trainer-failing", "trainer")
+        assert "ward 7 is on fire" in found["text"]
         (tmp_path / "fail").unlink()
         until(lambda: (actor.status() or {}).get("failures") == 0, "recovered", [actor])
         _second_signal(actor, tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from node_helpers import GENESIS, GENESIS_NAME, Bench
 
-from quidnunc.gossip.events import Finished, Frame, PeerUp, Received, Stopping, TimerFired
+from quidnunc.gossip.events import Finished, Frame, PeerUp, Received, Stopping, Storage, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, JobFailed, MedianJob, MergeJob, TrainJob
 from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
@@ -28,6 +28,7 @@ class Federation(RuleBasedStateMachine):
         self.signed: dict[tuple[bytes, int], bytes] = {}
         self.taken = [0, 0, 0]
         self.lost: set[int] = set()
+        self.frugal_at: list[int | None] = [None, None, None]
         self.air: list[tuple[int, int, Frame]] = []
         for index in range(3):
             self.link(index)
@@ -116,11 +117,26 @@ class Federation(RuleBasedStateMachine):
             bench.feed(Finished(JobFailed(type(job).__name__, "killed", b"", author)))
             self.collect()
 
+    @rule(index=st.integers(0, 2), room=st.booleans())
+    def storage(self, index: int, room: bool) -> None:
+        """The disk fills up, or is freed."""
+        self.benches[index].feed(Storage(room))
+        self.collect()
+
+    @invariant()
+    def nothing_is_signed_without_room(self) -> None:
+        for index, bench in enumerate(self.benches):
+            size = len(bench.disk.entries)
+            if bench.node.frugal.active and self.frugal_at[index] is not None:
+                assert size == self.frugal_at[index]
+            self.frugal_at[index] = size if bench.node.frugal.active else None
+
     @rule(index=st.integers(0, 2), cleanly=st.booleans())
     def restart(self, index: int, cleanly: bool) -> None:
         bench = self.benches[index]
         if cleanly:
             bench.feed(Stopping())
+        self.frugal_at[index] = None
         self.start(index)
 
     def start(self, index: int) -> None:

@@ -1,7 +1,8 @@
 """A task that trains in no time and needs nothing but torch, for daemons under test.
 
 What a test wants of a running compute process is asked for in files, since its environment is fixed at its start:
-``TINY_TASK`` names a directory; while ``hang`` lies there a loss takes forever, while ``fail`` does it raises.
+``TINY_TASK`` names a directory; while ``hang`` lies there a loss takes forever, while ``fail`` does it raises, while
+``slow`` does it takes a tenth of a second longer, and while ``hungry`` does it asks for three GiB.
 ``TINY_WIDTH`` makes another model of it.
 """
 
@@ -39,6 +40,10 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if switches:
         if (Path(switches) / "fail").exists():
             raise RuntimeError("the scanner of ward 7 is on fire")
+        if (Path(switches) / "slow").exists():
+            time.sleep(0.1)
+        if (Path(switches) / "hungry").exists():
+            torch.zeros(3 * 2**30, dtype=torch.uint8)
         while (Path(switches) / "hang").exists():
             time.sleep(0.05)
     return nn.functional.cross_entropy(outputs, targets, reduction="none")

@@ -6,7 +6,7 @@ import argparse
 
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.status import fetch
-from quidnunc.peer.output import Line, Outcome
+from quidnunc.peer.output import Line, Outcome, Styled
 
 
 def register(parser: CommandParser) -> None:
@@ -25,8 +25,10 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
         age = "never" if row["age_s"] is None else f"{row['age_s']:.1f} s"
         weight = f"{row['last_weight']:.3f} of {row['weight']:.3f}"
         why = f"  last: {row['last_reason']}" if row["last_reason"] else ""
-        lines.append(
+        why += "".join(f"  {each}" for each in row["conditions"])
+        line = (
             f"{row['name'][:20]:20} {link:12} {age:>8} {row['number']:>7} {weight:>14} {row['standing']:12} "
             f"{row['accepted']:>6} {row['refused']:>8}{why}"
         )
+        lines.append(Styled(line, "warn") if row["conditions"] else line)
     return Outcome({"peers": rows}, lines)

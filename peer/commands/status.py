@@ -11,7 +11,10 @@ from quidnunc.peer.client import DEFAULT_TIMEOUT_S, NotReachable, ask
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
-RESTARTS_DEGRADED = 3
+RECENT_SHOWN = 3
+
+
+_STYLES = {"stalled": "bad", "degraded": "warn", "note": "strong"}
 
 
 class Starting(QuidnuncError):
@@ -52,21 +55,32 @@ def fetch(context: Context, target: str) -> Any:
 
 
 def health(data: dict[str, Any]) -> ExitCode:
-    """0 healthy, 10 degraded, 11 paused, recovering or still waiting to start, 12 stalled."""
+    """12 if a condition says that nothing moves, 11 paused, recovering or waiting to start, 10 degraded, 0 well."""
+    severities = {each["severity"] for each in data["conditions"]}
+    if "stalled" in severities:
+        return ExitCode.STALLED
     waiting = data["state"] == "waiting" and not data["updates_published"]
     if waiting or data["state"] in ("paused", "starting", "recovering"):
         return ExitCode.PENDING
-    if data["failures"] >= RESTARTS_DEGRADED:
-        return ExitCode.STALLED
-    neighbors = data["neighbors"]
-    if data["state"] == "isolated" or neighbors["connected"] * 2 < neighbors["total"] or data["failures"]:
-        return ExitCode.DEGRADED
-    return ExitCode.OK
+    return ExitCode.DEGRADED if "degraded" in severities else ExitCode.OK
 
 
 def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
-    neighbors, privacy = data["neighbors"], data["privacy"]
     style = {ExitCode.OK: "good", ExitCode.PENDING: "strong"}.get(code, "warn")
+    lines: list[Line] = [Styled(f"{data['name']}: {data['sentence']}", style)]
+    lines += [
+        Styled(f"{each['severity']:12} {each['subject']}: {each['text']} [{each['id']}]", _STYLES[each["severity"]])
+        for each in data["conditions"]
+    ]
+    lines.append(f"federation   {data['federation'][:16]}" + (f" (epoch {data['epoch']})" if "epoch" in data else ""))
+    if "neighbors" in data:  # else it waits, and has not opened anything
+        lines += _running(data)
+    past = [f"was          {each['subject']}: {each['text']} [{each['id']}]" for each in data["recent_conditions"]]
+    return [*lines, *past[:RECENT_SHOWN]]
+
+
+def _running(data: dict[str, Any]) -> list[Line]:
+    neighbors, privacy = data["neighbors"], data["privacy"]
     accuracy = "not measured yet" if data["accuracy"] is None else f"{data['accuracy']:.3f} (local test split)"
     if privacy["epsilon"] is None:
         spent = "no differential privacy in this charter"
@@ -76,8 +90,6 @@ def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
             f"record-level, {privacy['releases']} releases"
         )
     return [
-        Styled(f"{data['name']}: {data['sentence']}", style),
-        f"federation   {data['federation'][:16]} (epoch {data['epoch']})",
         f"neighbors    {neighbors['connected']} of {neighbors['total']} connected, {neighbors['live']} live",
         f"updates      {data['updates_published']} published, {data['updates_accepted']} received, "
         f"{data['refused_total']} refused, {data['merges']} merges",

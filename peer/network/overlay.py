@@ -9,6 +9,7 @@ counts only once it has answered a ping, so a peer that does not accept us is ne
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -222,6 +223,7 @@ class Libp2pOverlay:
                 with trio.fail_after(self._settings.handshake_timeout_s):
                     connection = await self._transport.connect(tcp, neighbor.public)
             except Exception as error:  # noqa: BLE001 - whatever listens there may make libp2p raise anything
+                self._stats_of(neighbor.public).last_trouble = f"dialing {endpoint.text}: {_plain(error)}"
                 _log.debug("dialing %s at %s failed: %r", neighbor.public.hex()[:12], endpoint.text, error)
                 continue
             if self._nursery is not None:
@@ -259,6 +261,7 @@ class Libp2pOverlay:
             if neighbor.link is link:
                 neighbor.link = None
                 neighbor.wake()
+                stats.last_trouble = link.why
                 await self._events.peer_down(link.peer)
         neighbor.lived = max(0.0, trio.current_time() - proved_at)
         if ended is not None:
@@ -282,6 +285,7 @@ class Libp2pOverlay:
                 neighbor.link = link
                 neighbor.wake()
                 self._stats_of(link.peer).connections += 1
+                self._stats_of(link.peer).last_trouble = ""
                 if current is not None:
                     current.drop("replaced by another connection")
                     await self._events.peer_down(link.peer)
@@ -292,3 +296,12 @@ class Libp2pOverlay:
 
     def _stats_of(self, peer: bytes) -> PeerStats:
         return self._stats.setdefault(peer, PeerStats())
+
+
+def _plain(error: BaseException) -> str:
+    """What a failed dial was about, without a word of the other side's."""
+    if isinstance(error, trio.TooSlowError):
+        return "no answer in time"
+    causes = [error, error.__cause__, *getattr(error.__cause__, "exceptions", ())]
+    codes = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
+    return os.strerror(codes[-1]).lower() if codes else f"no handshake ({type(error).__name__})"

@@ -106,6 +106,8 @@ class PeerStats:
     frames_received: int = 0
     connections: int = 0
     send_failures: int = 0
+    last_trouble: str = ""
+    """Why its connection ended last, or why the last dial failed; empty once it is connected."""
     refused_by_us: dict[Reason, int] = field(default_factory=dict)
     refused_by_peer: dict[Reason, int] = field(default_factory=dict)
 
@@ -144,4 +146,4 @@ class Overlay(Protocol):
         """Replace the allow-list and dial list; connections to those no longer in it are closed."""
 
     def stats(self) -> Mapping[bytes, PeerStats]:
-        """A copy of the counters of every peer ever connected."""
+        """A copy of the counters of every peer ever dialed or connected."""
