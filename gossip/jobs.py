@@ -225,3 +225,10 @@ class JobFailed:
 
 Job = DescribeJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob
 Result = Described | Trained | Advanced | Rejected | Merged | Adopted | Evaluated | JobFailed
+
+_EXHAUSTION = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether memory ran out: torch's allocators say so in a RuntimeError."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTION)

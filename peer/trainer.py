@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError, StoreUnwritable
-from quidnunc.gossip.jobs import Job, Result
+from quidnunc.gossip.jobs import Job, Result, is_exhaustion
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.pipe import (
     TO_CHILD,
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PR_SET_PDEATHSIG = 1
-
-
-_EXHAUSTION = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 class OutOfMemory(ConfigError):
@@ -232,14 +229,9 @@ def _guarded(call: Callable[[], _T]) -> _T:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         frames = traceback.extract_tb(error.__traceback__)
-        kind = OutOfMemory if _is_exhaustion(error) else ConfigError
+        kind = OutOfMemory if is_exhaustion(error) else ConfigError
         place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name})"
         raise kind(f"{type(error).__name__}: {error}{place}") from error
-
-
-def _is_exhaustion(error: BaseException) -> bool:
-    """Whether memory ran out: torch's allocators say so in a RuntimeError."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTION)
 
 
 def _take_pipes() -> tuple[int, int]:

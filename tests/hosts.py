@@ -64,6 +64,9 @@ class Arithmetic:
         self._blobs = blobs
         self._pull = np.float32(pull)
 
+    def trouble(self, now: float) -> None:
+        """As ComputeProcess.trouble: nothing ever goes wrong."""
+
     async def run(self, job: Job) -> Result:
         """Answer a heavy job."""
         self.jobs.append(job)

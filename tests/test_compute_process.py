@@ -21,7 +21,7 @@ from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, JobFailed, Trained, TrainJob
 from quidnunc.peer import compute
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.compute import ComputeProcess
+from quidnunc.peer.compute import ComputeProcess, Death
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.task_loader import load_task
 
@@ -157,6 +157,11 @@ async def test_what_user_code_does_wrong_fails_its_job_with_the_reason(
         assert len(failure.why) <= 500
         await good(child)
         assert child.restarts == restarts
+        trouble = child.trouble(100.0)
+        assert trouble is not None
+        assert trouble.at <= 100.0
+        assert trouble.death == (Death.RAISED if not restarts else Death.ENDED if "status" in why else Death.KILLED)
+        assert child.died == restarts
 
 
 @pytest.mark.trio
@@ -197,7 +202,12 @@ async def test_allocating_over_the_limit_fails_the_job() -> None:
         failure = await child.run(job(Behavior.ALLOCATE))
         assert isinstance(failure, JobFailed)
         assert failure.why.startswith("MemoryError")
+        assert failure.exhausted
         await good(child)
+        assert child.restarts == 1, "its heap is not to be trusted any more"
+        trouble = child.trouble(100.0)
+        assert trouble is not None
+        assert (trouble.death, trouble.count) == (Death.MEMORY, 1)
 
 
 @pytest.mark.trio
@@ -329,7 +339,7 @@ async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
 DAEMON = """
 import sys, tempfile, trio
 from quidnunc.gossip.jobs import DescribeJob, Described
-from quidnunc.peer.compute import ComputeProcess
+from quidnunc.peer.compute import ComputeProcess, Death
 from quidnunc.peer.pipe import Setup
 async def main():
     with tempfile.TemporaryDirectory() as blobs:

@@ -14,6 +14,7 @@ from quidnunc.crypto.errors import LedgerCorrupt, Reason, StoreUnwritable
 from quidnunc.gossip.events import Frame, Report, Send, SetTimer, TimerFired
 from quidnunc.gossip.jobs import TrainJob
 from quidnunc.gossip.message import Update, parse_message
+from quidnunc.peer import health
 from quidnunc.peer import host as host_module
 
 pytestmark = pytest.mark.trio
@@ -272,3 +273,35 @@ async def test_a_corrupt_ledger_ends_the_host_too(tmp_path: Path) -> None:
             await until(lambda: published(seat) >= 1, "an update")
             seat.watched.commit = corrupt  # type: ignore[method-assign]
             await trio.sleep_forever()
+
+
+async def test_without_room_nothing_is_committed_and_it_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LOOK_S", 0.01)
+    free = 1000
+    monkeypatch.setattr(health, "free_bytes", lambda paths: free)
+    table = Table(tmp_path, 2, rounds=1000)
+    seat = table.seats[0]
+    watch = health.Health(seat.host, seat.computer, seat.overlay.stats, health.Room((tmp_path,), 100))
+
+    def told() -> set[str]:
+        return {each["id"] for each in watch.tell()["conditions"]}
+
+    async with table.running() as nursery:
+        nursery.start_soon(watch.run)
+        await until(lambda: published(seat) >= 2, "two updates")
+        assert not told()
+        free = 99
+        await until(lambda: "disk-full" in told() and seat.node.frugal.active, "no room is told")
+        size, asked = seat.store.size, len(seat.happenings)
+        other = table.seats[1].founder.member.transport
+        hello = seat.node.publisher.hello(other, reply=True).frame
+        assert await seat.host.received(other, hello) is None
+        await until(lambda: any(kind == "send" for kind, _ in seat.happenings[asked:]), "it still answers")
+        assert seat.store.size == size
+        free = 1000
+        await until(lambda: seat.store.size > size, "it goes on")
+        await until(lambda: "disk-full" not in told(), "nothing is told any more")
+        assert watch.tell()["recent_conditions"][0]["id"] == "disk-full"
+        nursery.cancel_scope.cancel()

@@ -36,6 +36,7 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
     TrainJob,
+    is_exhaustion,
 )
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, check_attack
@@ -94,7 +95,7 @@ class Compute:
         except StoreUnwritable as error:
             return _failed(job, error.message, unwritable=True)
         except Exception as error:  # noqa: BLE001  user code may raise anything, and must not take the peer down
-            return _failed(job, _explain(error))
+            return _failed(job, _explain(error), exhausted=is_exhaustion(error))
 
     def _dispatch(self, job: Job) -> Result:
         match job:
@@ -267,10 +268,12 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{hint}"
 
 
-def _failed(job: Job, why: str, *, missing: bytes = b"", unwritable: bool = False) -> JobFailed:
+def _failed(
+    job: Job, why: str, *, missing: bytes = b"", unwritable: bool = False, exhausted: bool = False
+) -> JobFailed:
     author, number = b"", 0
     if isinstance(job, AdvanceJob | AdoptJob):
         author, number = job.author, job.number
     elif isinstance(job, TrainJob):
         number = job.number
-    return JobFailed(type(job).__name__, why[:_WHY_CHARS], missing, author, number, unwritable)
+    return JobFailed(type(job).__name__, why[:_WHY_CHARS], missing, author, number, unwritable, exhausted)
