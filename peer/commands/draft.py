@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.charter import NONCE_BYTES, Charter, default_quorum
-from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, draft_note
+from quidnunc.gossip.federation.founding import NOTE_BYTES, draft_note, open_charter, sign_charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
@@ -32,8 +33,10 @@ from quidnunc.gossip.federation.terms import (
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
-from quidnunc.peer.commands.files import read_card, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_card, write_public
+from quidnunc.peer.commands.signing import agreed, next_steps, root_key, show_terms
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +105,8 @@ def register(parser: CommandParser) -> None:
         help="local data for a task that reads some, as data.path in config.toml; needed to build it, never sent",
     )
     add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
+    add("--no-sign", action="store_true", help="only draft, although this home is a member")
+    unlocking.add_flags(parser)
     parser.set_defaults(command=create)
 
 
@@ -135,6 +140,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
         payload_bytes=_PAYLOAD_BYTES,
     )
+    signer = None if args.no_sign else _signer(unbuilt, args, context)
     context.out.talk(f"building task {args.task} to name its model")
     described = _describe(unbuilt, args.site_peers, args.data_path, context.timeout_s or _TIMEOUT_S)
     charter = replace(
@@ -143,14 +149,35 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
-    write_public(args.out, draft_note(charter))
-    opened = Opened(charter, frozenset(), members)
+    note = draft_note(charter)
+    write_public(args.out, note)
+    if signer is not None:
+        show_terms(charter, context)
+        if agreed(charter, context):
+            note = sign_charter(note, signer)
+            write_public(args.out, note)
+    opened = open_charter(note)
     lines = [
         *charter_lines(opened),
-        Styled(f"wrote {args.out}", "strong"),
-        f"next: pass it round; every member runs  quidnunc --home DIR federation sign {args.out}",
+        Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
+        *next_steps(args.out, opened, context.home, installed=False),
     ]
     return Outcome({"file": str(args.out), **charter_data(opened)}, lines)
+
+
+def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> SecretKey | None:
+    """This home's root key, if it is one of the members: whoever sets the terms agrees to them."""
+    home = context.home
+    if not home.exists() or not home.card.exists():
+        return None
+    mine = own_card(home)
+    if unbuilt.member(mine.log_id) is None:
+        return None
+    own_place(home, unbuilt)
+    if not home.root_key.exists():
+        context.out.talk(f"{home.root_key} is not here: sign with federation sign {args.out} --key FILE")
+        return None
+    return root_key(home.root_key, mine, unlocking.source(args, context).present)
 
 
 def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:

@@ -16,6 +16,7 @@ from quidnunc.gossip.federation.genesis import NONCE_BYTES, checked_name, make_g
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
@@ -46,6 +47,8 @@ def register(parser: CommandParser) -> None:
         metavar="N",
         help="training examples, rounded down to a power of 2 (not told)",
     )
+    unlocking.add_flags(parser)
+    add("--no-passphrase", action="store_true", help="leave the key files unlocked, and do not ask")
     parser.set_defaults(command=init)
 
 
@@ -69,18 +72,19 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
     member = _member(name, root, secret, args.examples, tuple(addresses))
     card = make_card(member, root)
+    phrase = _passphrase(args, context)
     with _all_or_nothing(home):
         home.create()
         # Made here and nowhere else: a peer that lost its ledger and began a new one would fork its own log.
         Store.create(home.ledger, member.log_id, member.log).close()
         for path, data, mode in (
-            (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
+            (home.root_key, keys.encode("root", root.seed, phrase), PRIVATE_FILE),
             (home.card, card, PUBLIC_FILE),
             (home.config, text.encode(), PRIVATE_FILE),
-            (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
+            (home.operational_key, keys.encode("operational", secret, phrase), PRIVATE_FILE),
         ):
             atomic_write(path, data, mode, replace=False)
-    return _outcome(home, member)
+    return _outcome(home, member, locked=phrase is not None)
 
 
 def _check_addresses(flag: str, addresses: list[str], *, listen: bool) -> None:
@@ -98,6 +102,16 @@ def _name(args: argparse.Namespace, context: Context) -> str:
     if not name:
         raise UsageError("no name given", hint='quidnunc --home DIR init --name "Hospital A"')
     return checked_name(unicodedata.normalize("NFC", name))
+
+
+def _passphrase(args: argparse.Namespace, context: Context) -> bytes | None:
+    """What the new keys are locked with, or None."""
+    if args.no_passphrase:
+        return None
+    phrase = unlocking.source(args, context).offered()
+    if phrase is None and not context.interactive:
+        context.out.talk("note: the new keys are not locked; lock them with: quidnunc key lock")
+    return phrase
 
 
 def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses: tuple[str, ...]) -> Member:
@@ -136,7 +150,7 @@ def _all_or_nothing(home: Home) -> Iterator[None]:
         raise
 
 
-def _outcome(home: Home, member: Member) -> Outcome:
+def _outcome(home: Home, member: Member, *, locked: bool) -> Outcome:
     data = {
         "name": member.name,
         "log_id": member.log_id.hex(),
@@ -147,6 +161,7 @@ def _outcome(home: Home, member: Member) -> Outcome:
         "card": str(home.card),
         "root_key": str(home.root_key),
         "operational_key": str(home.operational_key),
+        "locked": locked,
         "addresses": list(member.addresses),
         "size_bucket": member.size_bucket,
     }
@@ -156,10 +171,11 @@ def _outcome(home: Home, member: Member) -> Outcome:
         f"  PeerID       {data['peer_id']}",
         f"  fingerprint  {data['fingerprint']}   (compare it by telephone)",
         f"  home         {home.root}",
+        f"  keys         {'locked with the passphrase' if locked else 'not locked; quidnunc key lock does it'}",
         f"  root key     {home.root_key}",
         "               signs the charter; move it offline (and back it up) once the federation is founded",
         f"  card         {home.card}",
-        "next: hand the card to whoever drafts the charter; the drafter runs",
-        "  quidnunc federation create CARD CARD ... --out charter.note",
+        "next: hand the card to whoever drafts the charter; on the drafter's machine:",
+        "  quidnunc federation create CARD CARD ...",
     ]
     return Outcome(data, lines)
