@@ -36,7 +36,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.files import own_card, own_place, read_card, write_public
-from quidnunc.peer.commands.signing import agreed, next_steps, root_key, show_terms
+from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
@@ -151,18 +151,21 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     _warn_of_delta(members, privacy, context)
     note = draft_note(charter)
     write_public(args.out, note)
-    if signer is not None:
-        show_terms(charter, context)
-        if agreed(charter, context):
-            note = sign_charter(note, signer)
-            write_public(args.out, note)
+    if signer is not None and (not asks(context) or _agreed(charter, context)):
+        note = sign_charter(note, signer)
+        write_public(args.out, note)
     opened = open_charter(note)
     lines = [
-        *charter_lines(opened),
+        *charter_lines(opened, terms=signer is None or not asks(context)),
         Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
         *next_steps(args.out, opened, context.home, installed=False),
     ]
     return Outcome({"file": str(args.out), **charter_data(opened)}, lines)
+
+
+def _agreed(charter: Charter, context: Context) -> bool:
+    show_terms(charter, context)
+    return agreed(charter, context)
 
 
 def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> SecretKey | None:

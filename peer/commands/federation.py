@@ -27,7 +27,7 @@ from quidnunc.peer.commands.files import (
     read_file,
     write_public,
 )
-from quidnunc.peer.commands.signing import confirm, next_steps, quidnunc, root_key
+from quidnunc.peer.commands.signing import agreed, asks, next_steps, quidnunc, root_key, show_terms
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 
@@ -73,7 +73,9 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
         data = merge_notes(data, [read_charter(path)[0] for path in args.merge])
     if args.install:
         check_federation(context.home, opened.charter)
-    confirm(opened.charter, context)
+    show_terms(opened.charter, context)
+    if asks(context) and not agreed(opened.charter, context):
+        raise CharterError("not signed", hint="nothing was written")
     root = root_key(args.key or context.home.root_key, member, unlocking.source(args, context).present)
     data = sign_charter(data, root)
     target = args.out or args.file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from quidnunc.crypto.errors import CharterError, KeyFileError
+from quidnunc.crypto.errors import KeyFileError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
@@ -35,19 +35,15 @@ def show_terms(charter: Charter, context: Context) -> None:
         context.out.talk(line.text if isinstance(line, Styled) else line)
 
 
+def asks(context: Context) -> bool:
+    """Whether a person is asked before a root key signs; nobody is where nobody can answer, or with ``--yes``."""
+    return context.interactive and not context.yes
+
+
 def agreed(charter: Charter, context: Context) -> bool:
-    """Whether a person agrees to a root signature; nobody is asked where nobody can answer, or with ``--yes``."""
-    if not context.interactive or context.yes:
-        return True
+    """Ask a person whether the root key shall sign; call it only if :func:`asks`."""
     answer = context.ask(f"sign charter {charter.federation_id.hex()[:16]} with the root key? [y/N]")
     return answer.lower() in ("y", "yes")
-
-
-def confirm(charter: Charter, context: Context) -> None:
-    """Show what is about to be signed, and raise CharterError unless :func:`agreed`."""
-    show_terms(charter, context)
-    if not agreed(charter, context):
-        raise CharterError("not signed", hint="nothing was written")
 
 
 def quidnunc(home: Home) -> str:
