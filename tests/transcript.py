@@ -21,6 +21,7 @@ _MASKS = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,]\d{3}Z?"), "TIME"),
     (re.compile(r"(?<=\s)/\S*(?=/\.local/share/quidnunc)"), "HOME"),
 )
+_MEMBER = re.compile(r"(un)?signed .* FINGERPRINT \d+ neighbors")
 _NUMBER = re.compile(r"\d+(\.\d+)?( [kM]?B)?")
 _LIVE = ("status", "peers", "ledger", "budget")
 
@@ -39,7 +40,12 @@ class Command:
             shown = pattern.sub(name, shown)
         if self.words[0] in _LIVE:
             shown = _NUMBER.sub("N", shown)
-        return "\n".join(" ".join(line.split()) for line in shown.strip().splitlines())
+        lines = [" ".join(line.split()) for line in shown.strip().splitlines()]
+        # Members stand in the order of their log ids, which are drawn anew each time.
+        at = [number for number, line in enumerate(lines) if _MEMBER.fullmatch(line)]
+        for number, line in zip(at, sorted(lines[number] for number in at), strict=True):
+            lines[number] = line
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
