@@ -13,18 +13,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import getpass
 import importlib
 import os
 import select
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
-from quidnunc.crypto.errors import QuidnuncError
+from quidnunc.crypto.errors import KeyFileError, QuidnuncError
 from quidnunc.peer.home import Home
 from quidnunc.peer.output import ExitCode, Outcome, Output, UsageError, wants_color
 
@@ -46,6 +48,7 @@ GROUPS = (
     Group("status", "what the running daemon says of itself", f"{COMMANDS}.status"),
     Group("peers", "what it says of its neighbors", f"{COMMANDS}.peers"),
     Group("id", "who this peer is: log id, PeerID, fingerprint, paths", f"{COMMANDS}.identity"),
+    Group("key", "lock, unlock and show this home's key files", f"{COMMANDS}.key"),
     Group("federation", "create, sign, show, verify and install a charter", f"{COMMANDS}.federation"),
     Group("data", "check a table of this peer's own against a schema", f"{COMMANDS}.data"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
@@ -74,6 +77,18 @@ class Context:
         self.out.stderr.write(f"{question} ")
         self.out.stderr.flush()
         return sys.stdin.readline().strip()
+
+    def ask_secret(self, question: str) -> str:
+        """A person's answer that the terminal does not show; only to be called when :attr:`interactive`."""
+        try:
+            with warnings.catch_warnings():
+                # Without this, a terminal that cannot hide what is typed would show it with a warning.
+                warnings.simplefilter("error", getpass.GetPassWarning)
+                return getpass.getpass(f"{question} ", self.out.stderr)
+        except getpass.GetPassWarning:
+            raise KeyFileError("this terminal cannot hide what is typed", hint="use --passphrase-file FILE") from None
+        except (EOFError, UnicodeDecodeError):
+            raise KeyFileError("no passphrase was typed", hint="nothing was written") from None
 
 
 Command = Callable[[argparse.Namespace, Context], Outcome]

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -82,17 +83,17 @@ class Keys:
         return cls(*made)
 
 
-def load_charter(home: Home, keys: Keys) -> tuple[Charter, Member, bytes]:
-    """The fully signed charter of this home, our place in it, and the hash of the signed text.
+def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
+    """The fully signed charter at ``path``, our place in it, and the hash of the signed text.
 
-    Raises CharterError when it is missing, not signed by everybody, or not about the keys of this home.
+    Raises CharterError when it is missing, not signed by everybody, or not about ``keys``.
     """
     try:
-        note = read_capped(home.charter, NOTE_BYTES)
+        note = read_capped(path, NOTE_BYTES)
     except FileNotFoundError:
         raise CharterError(
-            f"{home.charter}: there is no charter yet",
-            hint="quidnunc federation create CARD..., federation sign FILE, then federation install FILE",
+            f"{path}: there is no charter yet",
+            hint="quidnunc federation create CARD..., federation sign FILE, then run --charter FILE",
         ) from None
     charter = require_signed(open_charter(note))
     for member in charter.members:
@@ -320,7 +321,7 @@ async def watch_stdin(stop: trio.Event) -> None:
 async def run_daemon(
     home: Home,
     config: Config,
-    secret: bytes,
+    opener: Callable[[], bytes],
     ready: Callable[[Daemon], None],
     *,
     paused: bool = False,
@@ -329,10 +330,10 @@ async def run_daemon(
 ) -> None:
     """Be this home's peer until a signal asks for an orderly stop. Call it under the home's lock.
 
-    ``secret`` is the operational secret. ``ready`` is called once the peer listens and answers. A signal that
-    comes before that ends the start at once: nothing was begun that a kill could not end as well. ``early`` holds
-    the signals that came before this function could hear them. With ``until_eof`` the end of standard input is a
-    signal too.
+    ``opener`` gives the operational secret, after a second or so if it is locked. ``ready`` is called once the peer
+    listens and answers. A signal that comes before that ends the start at once: nothing was begun that a kill could
+    not end as well. ``early`` holds the signals that came before this function could hear them. With ``until_eof``
+    the end of standard input is a signal too.
     """
     stop, serving = trio.Event(), trio.Event()
 
@@ -347,7 +348,7 @@ async def run_daemon(
         if until_eof:
             nursery.start_soon(watch_stdin, stop)
         nursery.start_soon(_end_when, stop, serving, nursery.cancel_scope)
-        await _run(home, config, secret, stop, told, paused=paused)
+        await _run(home, config, opener, stop, told, paused=paused)
         nursery.cancel_scope.cancel()
 
 
@@ -362,15 +363,15 @@ async def _end_when(stop: trio.Event, serving: trio.Event, scope: trio.CancelSco
 async def _run(
     home: Home,
     config: Config,
-    secret: bytes,
+    opener: Callable[[], bytes],
     stop: trio.Event,
     ready: Callable[[Daemon], None],
     *,
     paused: bool,
 ) -> None:
     """Start-up, which is also recovery, then service; long steps leave the loop free to hear signals."""
-    keys = Keys.derive(secret)
-    charter, member, note_hash = load_charter(home, keys)
+    keys = await trio.to_thread.run_sync(lambda: Keys.derive(opener()))
+    charter, member, note_hash = load_charter(home.charter, keys)
     overlay = make_overlay(charter, member, keys, config)
     setup = compute_setup(charter, config, home)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)

@@ -1,27 +1,48 @@
-"""Key files on disk: only their owner may read them, and they are never replaced by accident.
-
-The rules are ssh's: a key that others can read is not used until that is mended, because nobody would notice.
-"""
+"""Key files on disk: only their owner may read them, a passphrase may lock them, and none is replaced by accident."""
 
 from __future__ import annotations
 
-import errno
-import os
+import contextlib
 import secrets
-import shlex
-import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from quidnunc.crypto.errors import KeyFileError
-from quidnunc.crypto.keyfile import MAX_KEY_FILE_BYTES, decode_key_file, encode_key_file
+from quidnunc.crypto.errors import KeyFileError, LocalProtocolError
+from quidnunc.crypto.keyfile import (
+    MAX_KEY_FILE_BYTES,
+    NONCE_BYTES,
+    SALT_BYTES,
+    Cost,
+    KeyFile,
+    LockedKeyFile,
+    decode_key_file,
+    encode_key_file,
+    lock_key_file,
+)
 from quidnunc.peer.home import PRIVATE_FILE, atomic_write
+from quidnunc.peer.private_file import check_directory, read_private
 
 SECRET_BYTES = 32
 
+_MISSING = "make one with: quidnunc init"
 
-def encode(kind: str, secret: bytes) -> bytes:
-    """The bytes of a key file, for a caller that writes several files at once with ``atomic_write``."""
-    return encode_key_file(kind, secret)
+Passphrase = Callable[[], bytes]
+"""Where a passphrase comes from when a key turns out to be locked."""
+
+
+def no_passphrase() -> bytes:
+    """A source that has none: raises KeyFileError."""
+    raise KeyFileError(
+        "the key file is locked, and no passphrase was given", hint="unlock it with: quidnunc key unlock"
+    )
+
+
+def encode(kind: str, secret: bytes, passphrase: bytes | None = None, cost: Cost | None = None) -> bytes:
+    """The bytes of a key file, locked if there is a ``passphrase``, with a fresh salt and nonce."""
+    if passphrase is None:
+        return encode_key_file(kind, secret)
+    salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
+    return lock_key_file(kind, secret, passphrase, salt=salt, nonce=nonce, cost=cost or Cost())
 
 
 def create(path: Path, kind: str) -> bytes:
@@ -45,74 +66,82 @@ def write(path: Path, kind: str, secret: bytes) -> None:
         ) from None
 
 
-def load(path: Path, kind: str) -> bytes:
-    """The 32 secret bytes of the key of ``kind`` at ``path``.
+def replace(path: Path, data: bytes) -> None:
+    """Put another form of the same key at ``path``; raises StoreUnwritable.
+
+    Whenever this is cut short, the old or the new file is there, whole; what an earlier cut left beside it is
+    removed.
+    """
+    atomic_write(path, data, PRIVATE_FILE)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def read(path: Path, kind: str | None = None) -> KeyFile | LockedKeyFile:
+    """The key file at ``path``, of ``kind`` if one is named; a locked one stays locked.
 
     Raises KeyFileError, with the command that mends it as the hint, when the file is missing, damaged, of
     another kind, a symbolic link, owned by somebody else, or readable by anybody else.
     """
-    _check_directory(path.parent)
-    data = _read(path)
+    check_directory(path.parent, "key file", missing=_MISSING)
+    data = read_private(path, MAX_KEY_FILE_BYTES, "key file", missing=_MISSING)
     try:
         key = decode_key_file(data)
     except KeyFileError as error:
-        raise KeyFileError(f"{path}: {error.message}", hint=error.hint) from None
-    if key.kind != kind:
+        raise _named(path, error) from None
+    if kind not in (None, key.kind):
         raise KeyFileError(f"{path}: a key of kind {key.kind!r}, {kind!r} is needed", hint="were two files swapped?")
-    return key.secret
+    return key
 
 
-def _read(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    try:
-        _check(path, os.fstat(descriptor), allowed=0o600)
-        data = b""
-        while chunk := os.read(descriptor, MAX_KEY_FILE_BYTES + 1 - len(data)):
-            data += chunk
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    finally:
-        os.close(descriptor)
-    return data
+class Opener:
+    """A key file that was read, with the passphrase if it is locked. Called once: the secret, after the work.
+
+    It keeps neither the passphrase nor the secret beyond that call. (Python cannot wipe memory: copies may stay
+    in it until it is used again.)
+    """
+
+    __slots__ = ("_found", "_passphrase", "_path")
+
+    def __init__(self, path: Path, found: KeyFile | LockedKeyFile, passphrase: bytes | None = None) -> None:
+        self._path = path
+        self._found: KeyFile | LockedKeyFile | None = found
+        self._passphrase = passphrase
+
+    @classmethod
+    def of(cls, path: Path, kind: str, passphrase: Passphrase = no_passphrase) -> Opener:
+        """Read the key of ``kind`` at ``path``; ``passphrase`` is asked only if it is locked."""
+        found = read(path, kind)
+        if isinstance(found, KeyFile):
+            return cls(path, found)
+        try:
+            return cls(path, found, passphrase())
+        except KeyFileError as error:
+            raise _named(path, error) from None
+
+    def __call__(self) -> bytes:
+        """The 32 secret bytes; takes a second or so for a locked key. Raises KeyFileError for a wrong passphrase."""
+        found, passphrase = self._found, self._passphrase
+        self._found = self._passphrase = None
+        if found is None:
+            raise LocalProtocolError("this key was opened before")
+        if isinstance(found, KeyFile):
+            return found.secret
+        assert passphrase is not None
+        try:
+            return found.unlock(passphrase).secret
+        except KeyFileError as error:
+            raise _named(self._path, error) from None
 
 
-def _check_directory(path: Path) -> None:
-    """Whoever may write to the directory may exchange the key."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-        raise KeyFileError(f"{path}: others may write to it (mode {_mode(found)})", hint=f"chmod 700 {_quoted(path)}")
+def load(path: Path, kind: str, passphrase: Passphrase = no_passphrase) -> bytes:
+    """The 32 secret bytes of the key of ``kind`` at ``path``; ``passphrase`` is asked only if it is locked.
+
+    Raises KeyFileError as :func:`read` does, and for a wrong passphrase.
+    """
+    return Opener.of(path, kind, passphrase)()
 
 
-def _check(path: Path, found: os.stat_result, allowed: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise KeyFileError(f"{path}: not a regular file", hint="put the key file itself there")
-    if found.st_uid != os.geteuid():
-        raise KeyFileError(
-            f"{path}: owned by user {found.st_uid}, this process runs as {os.geteuid()}",
-            hint=f"chown {os.geteuid()} {_quoted(path)}",
-        )
-    if stat.S_IMODE(found.st_mode) & ~allowed:
-        raise KeyFileError(f"{path}: others may read it (mode {_mode(found)})", hint=f"chmod 600 {_quoted(path)}")
-
-
-def _unreadable(path: Path, error: OSError) -> KeyFileError:
-    match error.errno:
-        case errno.ENOENT:
-            return KeyFileError(f"{path}: no such key file", hint="make one with: quidnunc init")
-        case errno.ELOOP:
-            return KeyFileError(f"{path}: a symbolic link", hint="put the key file itself there")
-    return KeyFileError(f"{path}: cannot be read: {(error.strerror or '').lower()}")
-
-
-def _mode(found: os.stat_result) -> str:
-    return f"{stat.S_IMODE(found.st_mode):04o}"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+def _named(path: Path, error: KeyFileError) -> KeyFileError:
+    return KeyFileError(f"{path}: {error.message}", hint=error.hint)

@@ -48,6 +48,6 @@ def quidnunc(*words: str | Path) -> Result:
 
 def make_home(path: Path, name: str, *more: str) -> Path:
     """A new home at ``path``; returns its card."""
-    result = quidnunc("--home", path, "init", "--name", name, *more)
+    result = quidnunc("--home", path, "init", "--no-input", "--name", name, *more)
     assert result.code == 0, result.err
     return path / "card.note"

@@ -482,7 +482,7 @@ def test_a_person_is_asked_before_signing(founding: Founding, monkeypatch: pytes
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert quidnunc("--home", founding.home("b"), "federation", "sign", founding.draft).code == 0
     monkeypatch.setattr("sys.stdin", Terminal("Hospital Z\n"))
-    assert quidnunc("--home", founding.root / "z", "init").code == 0
+    assert quidnunc("--home", founding.root / "z", "init", "--no-passphrase").code == 0
     assert open_card((founding.root / "z" / "card.note").read_bytes()).name == "Hospital Z"
 
 

@@ -1,4 +1,4 @@
-"""Key files: read back exactly or refused with a remedy."""
+"""Key files that are not locked: read back exactly or refused with a remedy."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_arbitrary_bytes_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kdf": "argon2id13"}, "locked with 'argon2id13', this program reads 'none'"),
-        ({"kdf": "argon2id13", "salt": b"x"}, "locked with 'argon2id13', this program reads 'none'"),
-        ({"kdf": 1}, "locked with 1, this program reads 'none'"),
+        ({"kdf": "argon2id13"}, "must hold exactly box, check, kdf"),
+        ({"kdf": "scrypt", "salt": b"x"}, "locked with 'scrypt', this program reads 'argon2id13' and 'none'"),
+        ({"kdf": 1}, "locked with 1, this program reads 'argon2id13' and 'none'"),
         ({"v": 2, "more": True}, "version 2, this program reads 1"),
         ({"v": True}, "version True, this program reads 1"),
         ({"kind": "witness"}, "kind 'witness', known are root, operational"),

@@ -29,7 +29,7 @@ from quidnunc.crypto.entry import (
 )
 from quidnunc.crypto.errors import CharterError, Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
-from quidnunc.crypto.keyfile import encode_key_file
+from quidnunc.crypto.keyfile import Cost, encode_key_file, lock_key_file
 from quidnunc.crypto.token import open_token
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
@@ -156,7 +156,11 @@ def mapping(value: object) -> dict[str, Any]:
 
 
 def test_key_files_hold_the_documents_keys() -> None:
-    assert keys("3.2 Key files") == mapping(decode(encode_key_file("root", bytes(32)), max_bytes=4096)).keys()
+    common = keys("3.2 Key files")
+    plain = mapping(decode(encode_key_file("root", bytes(32)), max_bytes=4096))
+    assert common | keys("Further keys without a lock") == plain.keys()
+    locked = mapping(decode(blocks("14.1 Keys")["locked key file"], max_bytes=4096))
+    assert common | keys("Further keys under a passphrase") == locked.keys()
 
 
 def test_a_genesis_holds_the_documents_keys() -> None:
@@ -248,6 +252,9 @@ def test_vectors_of_keys_and_genesis() -> None:
     assert known["log seed"] == made[Role.LOG].seed
     for role in Role:
         assert known[f"{role} public"] == made[role].public
+    salt, nonce, cost = bytes(range(100, 116)), bytes(range(200, 224)), Cost(2, 19456)
+    file = lock_key_file("root", bytes(range(32)), b"correct horse", salt=salt, nonce=nonce, cost=cost)
+    assert known["locked key file"] == file
     genesis = blocks("14.2 Genesis")
     root = SecretKey(b"\x01" * 32)
     assert genesis["root public"] == root.public

@@ -69,13 +69,13 @@ def charter_data(opened: Opened) -> dict[str, Any]:
     }
 
 
-def charter_lines(opened: Opened) -> list[Line]:
-    """The charter on about a screen."""
+def charter_lines(opened: Opened, *, terms: bool = True) -> list[Line]:
+    """The charter on about a screen; without ``terms`` where they were shown before."""
     charter = opened.charter
     return [
         Styled(f"federation {charter.federation_id.hex()}", "strong"),
         *([f"purpose    {charter.purpose}"] if charter.purpose else []),
-        *terms_lines(charter),
+        *(terms_lines(charter) if terms else []),
         f"members    {len(charter.members)}, {len(charter.edges)} links, "
         f"{charter.quorum} must sign any later charter; drafted {when(charter.t_ms)}",
         *member_lines(opened),

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.charter import NONCE_BYTES, Charter, default_quorum
-from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, draft_note
+from quidnunc.gossip.federation.founding import NOTE_BYTES, draft_note, open_charter, sign_charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
@@ -33,9 +34,11 @@ from quidnunc.gossip.federation.terms import (
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.files import read_card, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_card, write_public
+from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.output import Outcome, Styled, UsageError
@@ -113,6 +116,8 @@ def register(parser: CommandParser) -> None:
         help="begin with these params, or with those of the peer whose home this is; members get OUT.params to install",
     )
     add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
+    add("--no-sign", action="store_true", help="only draft, although this home is a member")
+    unlocking.add_flags(parser)
     parser.set_defaults(command=create)
 
 
@@ -147,6 +152,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
         payload_bytes=_PAYLOAD_BYTES,
     )
+    signer = None if args.no_sign else _signer(unbuilt, args, context)
     context.out.talk(f"building task {args.task} to name its model")
     described = _describe(unbuilt, args.site_peers, args.data_path, context.timeout_s or _TIMEOUT_S)
     if args.from_model is not None:
@@ -159,18 +165,42 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
-    write_public(args.out, draft_note(charter))
-    opened = Opened(charter, frozenset(), members)
+    note = draft_note(charter)
+    write_public(args.out, note)
+    if signer is not None and (not asks(context) or _agreed(charter, context)):
+        note = sign_charter(note, signer)
+        write_public(args.out, note)
+    opened = open_charter(note)
     lines = [
-        *charter_lines(opened),
-        Styled(f"wrote {args.out}", "strong"),
-        f"next: pass it round; every member runs  quidnunc --home DIR federation sign {args.out}",
+        *charter_lines(opened, terms=signer is None or not asks(context)),
+        Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
+        *next_steps(args.out, opened, context.home, installed=False),
     ]
     facts = {"file": str(args.out), **charter_data(opened)}
     if args.from_model is not None:
         facts["model"] = str(beside(args.out))
         lines.append(f"and passes on {beside(args.out)}, the params to begin with, for federation install")
     return Outcome(facts, lines)
+
+
+def _agreed(charter: Charter, context: Context) -> bool:
+    show_terms(charter, context)
+    return agreed(charter, context)
+
+
+def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> SecretKey | None:
+    """This home's root key, if it is one of the members: whoever sets the terms agrees to them."""
+    home = context.home
+    if not home.exists() or not home.card.exists():
+        return None
+    mine = own_card(home)
+    if unbuilt.member(mine.log_id) is None:
+        return None
+    own_place(home, unbuilt)
+    if not home.root_key.exists():
+        context.out.talk(f"{home.root_key} is not here: sign with federation sign {args.out} --key FILE")
+        return None
+    return root_key(home.root_key, mine, unlocking.source(args, context).present)
 
 
 def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:

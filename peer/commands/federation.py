@@ -2,8 +2,8 @@
 
 ::
 
-    create CARD...      draft a charter from the founders' cards      (commands/draft.py)
-    sign FILE           add this home's root signature
+    create CARD...      draft a charter from the founders' cards, and sign it if one is ours (commands/draft.py)
+    sign FILE           add this home's root signature; the last to sign has it installed
     verify FILE         is it valid, and signed by everybody?
     install FILE        make it this home's charter
     show [FILE]         what is in it
@@ -14,16 +14,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quidnunc.crypto.errors import CharterError, KeyFileError
-from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.errors import CharterError, StoreUnwritable
 from quidnunc.gossip.federation.founding import Opened, merge_notes, open_charter, require_signed, sign_charter
-from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands import draft
-from quidnunc.peer.commands.charter_view import charter_data, charter_lines, signature_line, terms_lines
-from quidnunc.peer.commands.data_schema import check_schema
-from quidnunc.peer.commands.files import own_place, read_charter, read_file, write_public
-from quidnunc.peer.model_file import beside, install_model
+from quidnunc.peer.commands import draft, unlocking
+from quidnunc.peer.commands.charter_view import charter_data, charter_lines, signature_line
+from quidnunc.peer.commands.files import (
+    check_federation,
+    install_charter,
+    own_place,
+    read_charter,
+    read_file,
+    write_public,
+)
+from quidnunc.peer.commands.signing import agreed, asks, next_steps, quidnunc, root_key, show_terms
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 
@@ -39,7 +43,12 @@ def register(parser: CommandParser) -> None:
     )
     below.add_argument("--key", type=Path, metavar="FILE", help="the root key, if it is not in the home")
     below.add_argument("--out", type=Path, metavar="FILE", help="write here instead of into FILE")
-    below.add_argument("--install", action="store_true", help="then make it this home's charter, if all have signed")
+    below.add_argument(
+        "--install",
+        action="store_true",
+        help="fail if it is complete and cannot be installed, which is done anyway where this home has no other",
+    )
+    unlocking.add_flags(below)
     below.set_defaults(command=sign)
 
     below = add("verify", help="is it valid and fully signed? exit 0 yes, 41 not by all, 30 not valid")
@@ -66,34 +75,28 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
     member = own_place(context.home, opened.charter)
     if args.merge:
         data = merge_notes(data, [read_charter(path)[0] for path in args.merge])
-    _confirm(opened, context)
-    key_path = args.key or context.home.root_key
-    root = _root_key(key_path)
-    if root.public != member.root:
-        raise KeyFileError(
-            f"{key_path}: holds root key {root.public.hex()[:16]}, the card of {member.name} names "
-            f"{member.root.hex()[:16]}",
-            hint="name the right file with --key",
-        )
+    if args.install:
+        check_federation(context.home, opened.charter)
+    show_terms(opened.charter, context)
+    if asks(context) and not agreed(opened.charter, context):
+        raise CharterError("not signed", hint="nothing was written")
+    root = root_key(args.key or context.home.root_key, member, unlocking.source(args, context).present)
     data = sign_charter(data, root)
     target = args.out or args.file
     write_public(target, data)
     opened = open_charter(data)
     lines: list[Line] = [f"signed {target} as {member.name}", signature_line(opened)]
-    if opened.missing:
-        lines.append("next: each of them runs  quidnunc federation sign FILE")
-    elif args.install:
-        lines.append(_install(data, opened, context, target))
-    else:
-        lines.append(f"next: every member runs  quidnunc federation install {target}")
+    installed = not opened.missing and _install_after_signing(data, opened, target, args, context)
+    if installed:
+        lines.append(_installed(opened, context))
     facts = {
         "file": str(target),
         "federation_id": opened.charter.federation_id.hex(),
         "signed": [m.name for m in opened.charter.members if m.log_id in opened.signed],
         "missing": [m.name for m in opened.missing],
-        "installed": bool(args.install and not opened.missing),
+        "installed": installed,
     }
-    return Outcome(facts, lines)
+    return Outcome(facts, [*lines, *next_steps(target, opened, context.home, installed=installed)])
 
 
 def verify(args: argparse.Namespace, context: Context) -> Outcome:
@@ -124,16 +127,17 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         return Outcome(facts, lines, ExitCode.NO_QUORUM, error.message, error.hint)
     lines.append(Styled(f"  signatures   OK    {verdict}", "good"))
     if args.install:
-        lines.append(_install(data, opened, context, path))
+        install_charter(context.home, data, opened, path)
+        lines.append(_installed(opened, context))
     return Outcome(facts, lines)
 
 
 def install(args: argparse.Namespace, context: Context) -> Outcome:
     """Put a fully signed charter that lists this home into it."""
     data, opened = read_charter(args.file)
-    line = _install(data, opened, context, args.file, args.model)
+    install_charter(context.home, data, opened, args.file, args.model)
     facts = {"federation_id": opened.charter.federation_id.hex(), "charter": str(context.home.charter)}
-    return Outcome(facts, [line, "next: quidnunc run"])
+    return Outcome(facts, [_installed(opened, context), "next, on this machine:", f"  {quidnunc(context.home)} run"])
 
 
 def show(args: argparse.Namespace, context: Context) -> Outcome:
@@ -151,36 +155,20 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(charter_data(opened), charter_lines(opened))
 
 
-def _install(data: bytes, opened: Opened, context: Context, source: Path, model: Path | None = None) -> Line:
-    """Put charter and, if the charter at ``source`` comes with some or ``model`` names some, params into the home."""
-    charter = require_signed(opened)
-    home = context.home
-    own_place(home, charter)
-    if home.charter.exists():
-        present = read_charter(home.charter)[1].charter
-        if present.federation_id != charter.federation_id:
-            raise CharterError(
-                f"{home.root} belongs to federation {present.federation_id.hex()[:16]} already",
-                hint="a log is of one federation: make another home with quidnunc --home DIR init",
-            )
-    if model is None and beside(source).exists():
-        model = beside(source)
-    if model is not None:
-        install_model(model.expanduser(), home, charter.task.genesis, charter.task.dim)
-    write_public(home.charter, data)
-    return Styled(f"installed {home.charter}: federation {charter.federation_id.hex()[:16]}", "good")
+def _install_after_signing(
+    data: bytes, opened: Opened, target: Path, args: argparse.Namespace, context: Context
+) -> bool:
+    """Install a charter that our signature completed; where that cannot be, the signature still stands."""
+    try:
+        install_charter(context.home, data, opened, target)
+    except (CharterError, StoreUnwritable) as error:
+        if args.install:
+            raise
+        context.out.warn(f"signed, but not installed: {error.message}")
+        return False
+    return True
 
 
-def _confirm(opened: Opened, context: Context) -> None:
-    """Show what is about to be signed; ask only where somebody can answer."""
-    check_schema(opened.charter.task)
-    for line in terms_lines(opened.charter):
-        context.out.talk(line.text if isinstance(line, Styled) else line)
-    if context.interactive and not context.yes:
-        answer = context.ask(f"sign charter {opened.charter.federation_id.hex()[:16]} with the root key? [y/N]")
-        if answer.lower() not in ("y", "yes"):
-            raise CharterError("not signed", hint="nothing was written")
-
-
-def _root_key(path: Path) -> SecretKey:
-    return SecretKey(keys.load(path, "root"))
+def _installed(opened: Opened, context: Context) -> Line:
+    where = context.home.charter
+    return Styled(f"installed {where}: federation {opened.charter.federation_id.hex()[:16]}", "good")

@@ -9,7 +9,7 @@ from typing import TypeVar
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter
+from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, read_capped
 
@@ -75,6 +75,37 @@ def own_place(home: Home, charter: Charter) -> Member:
             hint="hand your present card to the drafter, and sign the draft made from it",
         )
     return found
+
+
+def check_federation(home: Home, charter: Charter) -> None:
+    """Raise CharterError when this home belongs to another federation than that of ``charter`` already."""
+    if not home.charter.exists():
+        return
+    present = read_charter(home.charter)[1].charter
+    if present.federation_id != charter.federation_id:
+        raise CharterError(
+            f"{home.root} belongs to federation {present.federation_id.hex()[:16]} already",
+            hint="a log is of one federation: make another home with quidnunc --home DIR init",
+        )
+
+
+def install_charter(home: Home, data: bytes, opened: Opened, source: Path, model: Path | None = None) -> None:
+    """Make the note ``data``, read from ``source``, this home's charter. Again is no harm.
+
+    The params of an earlier model come along if ``model`` names some, or if they lie beside ``source``. Raises
+    CharterUnsigned unless everybody signed the charter, CharterError when it is not about this home as its card is,
+    when the home has another charter, or when the params are not those that it names.
+    """
+    from quidnunc.peer.model_file import beside, install_model
+
+    charter = require_signed(opened)
+    own_place(home, charter)
+    check_federation(home, charter)
+    if model is None and beside(source).exists():
+        model = beside(source)
+    if model is not None:
+        install_model(model.expanduser(), home, charter.task.genesis, charter.task.dim)
+    write_public(home.charter, data)
 
 
 def _named(path: Path, parse: Callable[[bytes], T], data: bytes) -> T:

@@ -19,6 +19,7 @@ from quidnunc.gossip.federation.genesis import NONCE_BYTES, checked_name, make_g
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Data, Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
@@ -52,6 +53,8 @@ def register(parser: CommandParser) -> None:
         "(default: the lines of a CSV file named by --data)",
     )
     add("--data", type=Path, metavar="PATH", help="local data for a task that reads some; the path is never sent")
+    unlocking.add_flags(parser)
+    add("--no-passphrase", action="store_true", help="leave the key files unlocked, and do not ask")
     parser.set_defaults(command=init)
 
 
@@ -77,18 +80,19 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
     member = _member(name, root, secret, examples, tuple(addresses))
     card = make_card(member, root)
+    phrase = _passphrase(args, context)
     with _all_or_nothing(home):
         home.create()
         # Made here and nowhere else: a peer that lost its ledger and began a new one would fork its own log.
         Store.create(home.ledger, member.log_id, member.log).close()
         for path, data, mode in (
-            (home.root_key, keys.encode("root", root.seed), PRIVATE_FILE),
+            (home.root_key, keys.encode("root", root.seed, phrase), PRIVATE_FILE),
             (home.card, card, PUBLIC_FILE),
             (home.config, text.encode(), PRIVATE_FILE),
-            (home.operational_key, keys.encode("operational", secret), PRIVATE_FILE),
+            (home.operational_key, keys.encode("operational", secret, phrase), PRIVATE_FILE),
         ):
             atomic_write(path, data, mode, replace=False)
-    return _outcome(home, member, table, rows)
+    return _outcome(home, member, table, rows, locked=phrase is not None)
 
 
 def data_at(path: Path | None) -> tuple[str, int]:
@@ -146,6 +150,16 @@ def _name(args: argparse.Namespace, context: Context) -> str:
     return checked_name(unicodedata.normalize("NFC", name))
 
 
+def _passphrase(args: argparse.Namespace, context: Context) -> bytes | None:
+    """What the new keys are locked with, or None."""
+    if args.no_passphrase:
+        return None
+    phrase = unlocking.source(args, context).offered()
+    if phrase is None and not context.interactive:
+        context.out.talk("note: the new keys are not locked; lock them with: quidnunc key lock")
+    return phrase
+
+
 def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses: tuple[str, ...]) -> Member:
     log, witness, transport = (SecretKey(derive_seed(secret, role, 0)) for role in Role)
     genesis = make_genesis(root.public, log, secrets.token_bytes(NONCE_BYTES), name)
@@ -182,7 +196,7 @@ def _all_or_nothing(home: Home) -> Iterator[None]:
         raise
 
 
-def _outcome(home: Home, member: Member, path: str, rows: int) -> Outcome:
+def _outcome(home: Home, member: Member, path: str, rows: int, *, locked: bool) -> Outcome:
     data = {
         "name": member.name,
         "log_id": member.log_id.hex(),
@@ -193,6 +207,7 @@ def _outcome(home: Home, member: Member, path: str, rows: int) -> Outcome:
         "card": str(home.card),
         "root_key": str(home.root_key),
         "operational_key": str(home.operational_key),
+        "locked": locked,
         "addresses": list(member.addresses),
         "size_bucket": member.size_bucket,
         "data": path,
@@ -205,12 +220,13 @@ def _outcome(home: Home, member: Member, path: str, rows: int) -> Outcome:
         f"  PeerID       {data['peer_id']}",
         f"  fingerprint  {data['fingerprint']}   (compare it by telephone)",
         f"  home         {home.root}",
+        f"  keys         {'locked with the passphrase' if locked else 'not locked; quidnunc key lock does it'}",
         f"  root key     {home.root_key}",
         "               signs the charter; move it offline (and back it up) once the federation is founded",
         f"  card         {home.card}",
         *([f"  data         {path}{f' ({rows} rows, by its lines)' if rows else ''}"] if path else []),
         *([f"  size         {size}: this the card tells the others; change it with --examples"] if path else []),
-        "next: hand the card to whoever drafts the charter; the drafter runs",
-        "  quidnunc federation create CARD CARD ... --out charter.note",
+        "next: hand the card to whoever drafts the charter; on the drafter's machine:",
+        "  quidnunc federation create CARD CARD ...",
     ]
     return Outcome(data, lines)

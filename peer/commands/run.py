@@ -11,21 +11,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.files import require_home
+from quidnunc.peer.commands import unlocking
+from quidnunc.peer.commands.files import check_federation, install_charter, read_charter, require_home
 from quidnunc.peer.config import Log, load
+from quidnunc.peer.home import Home
 from quidnunc.peer.memory import give_back_large_blocks
-from quidnunc.peer.output import Outcome
+from quidnunc.peer.output import Outcome, UsageError
+
+if TYPE_CHECKING:
+    from quidnunc.peer import daemon
 
 
 def register(parser: CommandParser) -> None:
     """The daemon's few flags; everything lasting stands in config.toml."""
     parser.add_argument("--paused", action="store_true", help="start without training; resume over the control API")
     parser.add_argument("--until-eof", action="store_true", help="stop in order when standard input ends")
+    parser.add_argument(
+        "--charter", type=Path, metavar="FILE", help="first make this fully signed charter the home's, as install does"
+    )
+    unlocking.add_flags(parser)
     parser.add_argument("--check", action="store_true", help="check configuration, keys and charter, then exit")
     parser.set_defaults(command=run)
 
@@ -54,12 +65,12 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
 
     home = context.home
     require_home(home)
+    if args.until_eof and args.passphrase_fd == 0:
+        raise UsageError("--until-eof watches standard input, so that the passphrase cannot come through it")
     config = load(home.config)
-    secret = keys.load(home.operational_key, "operational")
+    opener = keys.Opener.of(home.operational_key, "operational", unlocking.source(args, context).present)
     if args.check:
-        charter, member, _ = daemon.load_charter(home, daemon.Keys.derive(secret))
-        data = {"name": member.name, "federation": charter.federation_id.hex()}
-        return Outcome(data, [f"{member.name} is ready to run in federation {data['federation'][:16]}"])
+        return _check(args, home, daemon.Keys.derive(opener()))
     configure_logging(config.log)
 
     def ready(running: daemon.Daemon) -> None:
@@ -68,10 +79,23 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
     home.create()
     give_back_large_blocks()
     options = {"paused": args.paused, "until_eof": args.until_eof}
-    serve = partial(daemon.run_daemon, home, config, secret, ready, early=early, **options)
+    serve = partial(daemon.run_daemon, home, config, opener, ready, early=early, **options)
     with home.lock():
+        if args.charter is not None:
+            install_charter(home, *read_charter(args.charter), args.charter)
         trio.run(serve)
     return Outcome()
+
+
+def _check(args: argparse.Namespace, home: Home, role_keys: daemon.Keys) -> Outcome:
+    """Whether ``run`` with the same arguments would start; a charter that is named is not installed yet."""
+    from quidnunc.peer import daemon
+
+    if args.charter is not None:
+        check_federation(home, read_charter(args.charter)[1].charter)
+    charter, member, _ = daemon.load_charter(args.charter or home.charter, role_keys)
+    data = {"name": member.name, "federation": charter.federation_id.hex()}
+    return Outcome(data, [f"{member.name} is ready to run in federation {data['federation'][:16]}"])
 
 
 class JsonLines(logging.Formatter):
