@@ -173,8 +173,7 @@ def parse_vkey(text: str) -> Verifier:
 def is_name(name: str) -> bool:
     """Whether ``name`` can be a signer's: not empty, no white space, no control, no ``+``."""
     size = len(name.encode("utf-8", "replace"))
-    spaced = any(character.isspace() for character in name)
-    return 0 < size <= MAX_NAME_BYTES and "+" not in name and not spaced and _is_clean(name)
+    return 0 < size <= MAX_NAME_BYTES and "+" not in name and name.split() == [name] and _is_clean(name)
 
 
 def decode_base64(text: str) -> bytes:

@@ -174,7 +174,7 @@ def _split(data: bytes) -> tuple[str, str]:
     try:
         head, blank, note = data.decode("utf-8").partition("\n\n")
     except UnicodeDecodeError:
-        raise Malformed("a proof must be UTF-8") from None
+        raise Malformed("not a proof file: it must be UTF-8 text") from None
     if not blank and not head.startswith(_SERIES):
         raise Malformed(f"not a proof file: the first line must be {PROOF_LINE}")
     if not blank:

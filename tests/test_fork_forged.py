@@ -19,6 +19,7 @@ from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.crypto.fork import Fork, KeySpan, KnownKeys, verify_fork
 from quidnunc.crypto.fork_proof import FORK_TAG, MAX_FORK_BYTES, ForkKind, encode_fork
 from quidnunc.crypto.identity import verify
+from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
 
 FORGED = 40_000
@@ -72,6 +73,11 @@ def fields_of(data: bytes) -> list[Any]:
 EXAMPLES = [fields_of(encode_fork(proof)) for proof in fork_examples()]
 
 
+@cache
+def inclusion(log: Log, seq: int, size: int) -> list[bytes]:
+    return log.inclusion(seq, size)
+
+
 class Forger:
     """Everything an adversary can get: what honest keys signed, all headers, own keys; and every way to combine it."""
 
@@ -107,7 +113,7 @@ class Forger:
 
     def path(self, seq: int, size: int) -> list[bytes]:
         size = max(size, seq + 1) if self.rng.random() < 0.9 else 40
-        path = list(self.pick(self.logs).log.inclusion(seq, min(max(size, seq + 1), 40)))
+        path = list(inclusion(self.pick(self.logs).log, seq, min(max(size, seq + 1), 40)))
         if path and self.rng.random() < 0.3:
             at = int(self.rng.random() * len(path))
             path[at : at + self.pick((0, 1))] = self.pick(([], [bytes(32)], [self.pick(self.logs).log.leaf(seq)]))
