@@ -10,7 +10,7 @@ from typing import Any
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of, parse_checkpoint
 from quidnunc.crypto.entry import Entry, encode_header, open_entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
-from quidnunc.crypto.merkle import Tree, node_hash
+from quidnunc.crypto.merkle import node_hash
 from quidnunc.crypto.note import Verifier, format_vkey
 from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, judge, time_bounds
 from quidnunc.crypto.proof_file import MAX_PROOF_BYTES, EntryProof, entry_proof, open_proof, parse_proof
@@ -46,7 +46,7 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         entry = find_entry(store, args.ref)
         key = Verifier(origin_of(store.log_id), store.public)
-        seq, data = _proof(store, entry, context)
+        seq, data = _proof(store, entry)
     proof = open_proof(data, [key])
     path = args.out or Path(f"entry-{seq}.tlog-proof")
     write_public(path, data)
@@ -90,7 +90,7 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(shown | {"verified": True}, lines)
 
 
-def _proof(store: Store, entry: Entry, context: Context) -> tuple[int, bytes]:
+def _proof(store: Store, entry: Entry) -> tuple[int, bytes]:
     """The proof file of ``entry`` under the newest checkpoint that is on disk."""
     seq = parse_header(entry.header).seq
     note = store.checkpoint()
@@ -100,11 +100,7 @@ def _proof(store: Store, entry: Entry, context: Context) -> tuple[int, bytes]:
     if seq >= size:
         raise LedgerCorrupt(seq, f"the newest checkpoint covers {size} entries")
     open_entry(entry)
-    tree, progress = Tree(), context.out.progress("hashed", "entries")
-    for each in store.entries(stop=size):
-        tree.append(each.leaf)
-        progress(tree.size, size)
-    return seq, entry_proof(entry, tree.inclusion(seq, size), note, index=seq)
+    return seq, entry_proof(entry, store.tree().inclusion(seq, size), note, index=seq)
 
 
 def _data(
