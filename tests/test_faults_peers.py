@@ -85,12 +85,6 @@ def begin(drill: Drill) -> tuple[Actor, Actor, Actor]:
 
 def test_a_neighbor_that_freezes_crawls_or_dies(drill: Drill) -> None:
     first, second, third = begin(drill)
-    second.signal(signal.SIGSTOP)
-    for actor in (first, third):
-        tells(actor, ("neighbor-disconnected", second.name), code=10)
-    drill.go_on(first, third)
-    second.signal(signal.SIGCONT)
-    healthy(drill.actors)
     drill.switch(second, "slow", True)
     for actor in (first, third):
         tells(actor, ("neighbor-slow", second.name), code=10)
@@ -98,6 +92,12 @@ def test_a_neighbor_that_freezes_crawls_or_dies(drill: Drill) -> None:
     assert "neighbor-slow" in row["conditions"]
     assert not {each for each in told(second) if each[0] == "neighbor-slow"}, "the slow one does not blame the fast"
     drill.switch(second, "slow", False)
+    healthy(drill.actors)
+    second.signal(signal.SIGSTOP)
+    for actor in (first, third):
+        tells(actor, ("neighbor-disconnected", second.name), code=10)
+    drill.go_on(first, third)
+    second.signal(signal.SIGCONT)
     healthy(drill.actors)
     second.signal(signal.SIGKILL)
     second.wait()
