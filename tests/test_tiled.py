@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ledgers import Author
 
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError
-from quidnunc.crypto.merkle import Frontier, Tiled, Tree, verify_consistency, verify_inclusion
+from quidnunc.crypto.merkle import Tree, verify_consistency, verify_inclusion
+from quidnunc.crypto.tiled import Frontier, Tiled
 from quidnunc.peer.ledger.store import Store
 
 SIZES = (0, 1, 2, 3, 255, 256, 257, 511, 512, 513, 1000, 65_535, 65_536, 65_537, 66_000)

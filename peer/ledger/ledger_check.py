@@ -24,7 +24,8 @@ from quidnunc.crypto.entry import (
     parse_header,
 )
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
-from quidnunc.crypto.merkle import Frontier, leaf_hash
+from quidnunc.crypto.merkle import leaf_hash
+from quidnunc.crypto.tiled import Frontier
 from quidnunc.peer.ledger.database import quick_check, row_seal
 
 PROBLEMS_MAX = 100

@@ -19,7 +19,8 @@ from quidnunc.crypto.errors import (
     RemoteProtocolError,
     StoreUnwritable,
 )
-from quidnunc.crypto.merkle import Tiled, empty_root, leaf_hash
+from quidnunc.crypto.merkle import empty_root, leaf_hash
+from quidnunc.crypto.tiled import Tiled
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal, translated
 from quidnunc.peer.ledger.ledger_check import Report, check

@@ -21,7 +21,7 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
-from quidnunc.crypto.merkle import TILE_HEIGHT
+from quidnunc.crypto.tiles import TILE_HEIGHT
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
