@@ -103,7 +103,7 @@ def data_at(path: Path | None) -> tuple[str, int]:
     """
     if path is None:
         return "", 0
-    where = path.expanduser().absolute()
+    where = Path(os.path.abspath(path.expanduser()))
     try:
         str(where).encode()
         kind = where.stat().st_mode
