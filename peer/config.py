@@ -162,7 +162,7 @@ def parse(text: str, source: str = "config.toml") -> Config:
     """Read configuration text; ``source`` is the file named in errors. Raises ConfigError."""
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a plain ValueError
         raise ConfigError(f"{source}: not TOML: {str(error)[:200].lower()}") from error
     version = table.pop("version", None)
     if version != VERSION or isinstance(version, bool):

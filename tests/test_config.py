@@ -146,6 +146,7 @@ def test_every_length_is_accepted_at_its_limit_and_refused_one_past_it(make: Any
         ("version = true", "config.toml: version = True", ""),
         ("version = 1\n[network", "config.toml: not TOML: expected ']' at the end", ""),
         ("version = 1\na = 1\na = 2", "config.toml: not TOML", ""),
+        (f"version = 1\na = {'9' * 5000}", "config.toml: not TOML", ""),
         ("version = 1\n[netwrk]\nx = 1", "config.toml:2: netwrk: no such section", "did you mean network?"),
         ("version = 1\n[zzz]", "config.toml:2: zzz: no such section", "known here: node, network"),
         ("version = 1\nlisten = []", "config.toml:2: listen: no such section", "known here: node"),
