@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import four_sites
 import pytest
 from cli_helpers import make_home, quidnunc
+from founders import charter
 
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.federation.card import open_card
-from quidnunc.gossip.federation.founding import open_charter
+from quidnunc.gossip.federation.founding import draft_note, open_charter
 from quidnunc.gossip.federation.terms import DATA_SCHEMA_BYTES
 from quidnunc.gossip.jobs import Described, DescribeJob
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.task import Site
+from quidnunc.peer.commands.data_schema import COLUMNS_SHOWN
 from quidnunc.peer.config import load
 from quidnunc.peer.daemon import compute_setup
 from quidnunc.peer.home import Home
@@ -82,6 +86,61 @@ def test_the_schema_reaches_the_task_of_every_member(draft: Path, cards: list[Pa
     described = compute.handle(DescribeJob())
     assert isinstance(described, Described)
     assert (described.schema, described.genesis) == (charter.task.schema, charter.task.genesis)
+
+
+def test_a_schema_of_tables_is_shown_by_its_columns_before_it_is_signed(cards: list[Path], tmp_path: Path) -> None:
+    schema = tmp_path / "schema.toml"
+    schema.write_text(four_sites.SCHEMA)
+    words = ["--task", "csv", "--schema", schema, "--out", tmp_path / "c.note"]
+    result = quidnunc("federation", "create", *cards, *words)
+    assert result.code == 0, result.err
+    # ``create`` may sign at once: what is signed must be seen by whoever signs later, too.
+    signed = quidnunc("--home", cards[1].parent, "federation", "sign", tmp_path / "c.note")
+    assert signed.code == 0, signed.err
+    for text in (result.out, signed.err):
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        assert "predicts readmitted = yes; 20% of the rows test, 15% judge neighbors; seed 3" in lines
+        for line in (
+            "patient group",
+            "age 18 to 100 years",
+            "pressure 60 to 240 mm Hg, 0 is missing, missing: marked",
+            "sugar 40 to 400 mg/dl, missing: median 110",
+            "sex one of F, M",
+            "remark ignore",
+        ):
+            assert line in lines
+
+
+def test_many_columns_are_counted_and_none_is_hidden_from_the_full_text(cards: list[Path], tmp_path: Path) -> None:
+    text = 'version = 1\n[target]\nname = "y"\npositive = "> 0"\n'
+    text += "".join(f'[columns.c{i}]\nkind = "number"\nrange = [0, 1]\n' for i in range(COLUMNS_SHOWN + 2))
+    (tmp_path / "schema.toml").write_text(text)
+    words = ["--task", "csv", "--schema", tmp_path / "schema.toml", "--out", tmp_path / "c.note"]
+    result = quidnunc("federation", "create", *cards, *words)
+    assert result.code == 0, result.err
+    assert f"c{COLUMNS_SHOWN - 1} " in result.out
+    assert f"c{COLUMNS_SHOWN} " not in result.out
+    assert "  and 2 more columns\n" in result.out
+    assert quidnunc("federation", "show", tmp_path / "c.note", "--schema").out == text
+
+
+@pytest.mark.parametrize("text", ["", "version = 1\n"])
+def test_a_schema_that_cannot_be_used_is_shown_as_such_and_not_signed(
+    cards: list[Path], tmp_path: Path, text: str
+) -> None:
+    members = tuple(sorted((open_card(card.read_bytes()) for card in cards), key=lambda member: member.log_id))
+    base = charter(2)
+    task = replace(base.task, reference="csv", options={}, data_schema=text)
+    made = replace(base, members=members, task=task)
+    file = tmp_path / "c.note"
+    file.write_bytes(draft_note(made))
+    shown = quidnunc("federation", "show", file)
+    assert shown.code == 0, shown.err
+    assert ("which this program cannot use" in shown.out) == bool(text)
+    before = file.read_bytes()
+    signed = quidnunc("--home", cards[0].parent, "federation", "sign", file)
+    assert (signed.code, "the charter's schema" in signed.err) == (64, True), signed.err
+    assert file.read_bytes() == before
 
 
 def test_a_charter_without_a_schema_has_none_to_show(cards: list[Path], tmp_path: Path) -> None:
