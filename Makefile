@@ -34,7 +34,7 @@ check: $(STAMP)
 	$(BIN)/pytest -q tests/test_layers.py
 
 test: check
-	$(BIN)/pytest -q -m "not faults and not soak"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not faults and not soak"
 
 faults: $(STAMP)
 	$(BIN)/pytest -q -m faults --durations=0 --durations-min=1
