@@ -33,6 +33,7 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.frugal import Frugal
 from quidnunc.gossip.jobs import (
@@ -46,7 +47,7 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
-from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, parse_message
+from quidnunc.gossip.message import Hello, Proof, Recall, Recalled, Snapshot, Unavailable, Update, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
@@ -85,6 +86,7 @@ class Node:
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = rebuild.budget(charter, own, resume)
         self.publisher = rebuild.publisher(charter, own, resume, self.recorder, self.settings, self._retention.let_go)
+        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, resume.proofs)
         self.replicas = Replicas(
             charter,
             self.neighbors,
@@ -93,6 +95,7 @@ class Node:
             self._retention.let_go,
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
+            two_updates=self.exposure.two_updates,
         )
         self.rounds = Rounds(
             charter,
@@ -135,6 +138,8 @@ class Node:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What must be done about ``event``, in order; ``now`` in seconds."""
+        if self.exposure.exposed:
+            return []  # whatever this key signed now, nobody would believe
         if self.frugal.active and not isinstance(event, Storage | PeerUp | PeerDown | Paused):
             sender = self._by_transport.get(event.peer) if isinstance(event, Received) else None
             return self.frugal.handle(event, sender, now)
@@ -221,7 +226,8 @@ class Node:
         if neighbor is None:
             return []
         neighbor.link(True, now)
-        return [self.publisher.hello(peer, reply=True), *self.recalls.ask(now), *self.rounds.wake(now)]
+        told = self.exposure.tell(peer)
+        return [self.publisher.hello(peer, reply=True), *told, *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -275,6 +281,8 @@ class Node:
                 out = self.recalls.serve(neighbor, message, now)
             case Recalled():
                 out = self._recalled(self.recalls.on_recalled(neighbor, message, frame.body))
+            case Proof(proof=proof):
+                out = self.exposure.on_proof(proof, now, neighbor)
         return self._with_evidence(out)
 
     def _with_evidence(self, out: list[Effect]) -> list[Effect]:

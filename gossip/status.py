@@ -14,6 +14,8 @@ from quidnunc.gossip.rounds import Phase
 def state_of(node: Node, now: float) -> tuple[str, str]:
     """One word and one sentence: recovering, starting, waiting, training, finished, paused or isolated."""
     rounds = node.rounds
+    if node.exposure.exposed:
+        return "exposed", f"{node.exposure.exposed}; every neighbor has frozen this log, and nothing is signed any more"
     total = node.charter.rounds.count
     if node.frugal.active:
         return "waiting", "no room on the disk: nothing is trained, published or accepted until there is"

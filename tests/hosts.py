@@ -123,11 +123,11 @@ class Watched:
         """As Store.root."""
         return self.store.root
 
-    def commit(self, entries: Sequence[Entry], note: bytes, tokens: Sequence[Any] = ()) -> None:
+    def commit(self, entries: Sequence[Entry], note: bytes, tokens: Sequence[Any] = (), *kept: Any) -> None:
         """As Store.commit."""
         if self.fails_from is not None and self.store.size >= self.fails_from:
             raise StoreUnwritable("ledger.db: cannot be written: no space left on device")
-        self.store.commit(entries, note, tokens)
+        self.store.commit(entries, note, tokens, *kept)
         self._happenings.append(("commit", tuple(token for _, _, _, token in tokens)))
 
 
