@@ -39,6 +39,7 @@ class Self:
 
     log_id: bytes
     key: SecretKey
+    witness: SecretKey
     genesis: bytes
     charter_note: bytes
     dataset: bytes

@@ -32,6 +32,7 @@ class Recorder:
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
     ``refused`` counts every refusal of this log, those without an entry of their own included.
+    ``signed`` is the size of the newest commit.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Recorder:
         self._slots_used: dict[bytes | None, int] = {}
         self._refusals_per_round = refusals_per_round
         self.refused = refused
+        self.signed = log.size
 
     @property
     def size(self) -> int:
@@ -153,6 +155,7 @@ class Recorder:
         return self._commit(note), token, seq
 
     def _commit(self, note: bytes) -> Commit:
+        self.signed = self.log.size
         cosigned = tuple((witness, *each) for witness, each in self._cosigned.items())
         commit = Commit(tuple(self._pending), note, tuple(self._tokens), tuple(self._proofs), cosigned)
         for kept in (self._pending, self._tokens, self._proofs, self._cosigned):

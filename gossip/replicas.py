@@ -44,8 +44,10 @@ class Replicas:
         own_number: Callable[[], int],
         live: Callable[[Neighbor, float], bool],
         two_updates: Callable[[bytes | None, bytes, float], list[Effect]],
+        observe: Callable[[SignedUpdate, float], list[Effect]],
     ) -> None:
         self._two_updates = two_updates
+        self._observe = observe
         self._own_number = own_number
         self._live = live
         self._charter = charter
@@ -80,7 +82,7 @@ class Replicas:
                 return []
             raise RemoteProtocolError(Reason.DUPLICATE, f"update {number} is known already")
         if number <= neighbor.number:
-            return self._evidence.refuse(neighbor, signed, Reason.STALE, now)
+            return [*self._observe(signed, now), *self._evidence.refuse(neighbor, signed, Reason.STALE, now)]
         if number > neighbor.number + self._settings.future_updates:
             return self._evidence.refuse(neighbor, signed, Reason.FUTURE, now)
         neighbor.claimed = max(neighbor.claimed, number)
@@ -92,7 +94,7 @@ class Replicas:
                 return self.fetch(neighbor, now)
             self._forget(neighbor.waiting.pop(newest).signed.update.delta)
         neighbor.waiting[number] = Waiting(signed)
-        return [StoreBlob(frame.body), *self._apply_next(neighbor, now)]
+        return [StoreBlob(frame.body), *self._observe(signed, now), *self._apply_next(neighbor, now)]
 
     def _known_token(self, neighbor: Neighbor, number: int) -> bytes | None:
         """The token of the update that :meth:`_known_leaf` speaks of, if it is still here."""
@@ -144,7 +146,8 @@ class Replicas:
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
         neighbor.claimed = max(neighbor.claimed, signed.update.number)
-        return self.fetch(neighbor, now) if neighbor.behind else []
+        seen = self._observe(signed, now)
+        return [*seen, *self.fetch(neighbor, now)] if neighbor.behind else seen
 
     # -- repair -------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,8 @@ class Resume:
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
-    ``proofs``, their bytes, and the tokens of ``tracked``.
+    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs and what witnesses
+    ``cosigned`` (size, note).
     """
 
     charter: bytes | None = None
@@ -75,6 +76,8 @@ class Resume:
     missing: set[bytes] = field(default_factory=set)
     frozen: dict[bytes, bytes] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
+    heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
 
 def fold(entries: Iterable[Entry]) -> Resume:

@@ -185,6 +185,7 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
 
 def fill(resume: Resume, store: Store) -> None:
     """Add to ``resume`` what its ledger names and the store keeps beside it: proofs, and tokens of neighbors."""
+    resume.heads, resume.cosigned = store.heads(), store.cosignatures()
     kept = {who: store.proof(name) for who, name in resume.frozen.items()}
     resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
     for author, tracked in resume.tracked.items():
@@ -220,6 +221,7 @@ def build_node(
     own = Self(
         log_id=member.log_id,
         key=keys.log,
+        witness=keys.witness,
         genesis=member.genesis,
         charter_note=note_hash,
         dataset=dataset_commitment(store, described),

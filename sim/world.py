@@ -91,6 +91,7 @@ class Disk:
         """Where the peer stands."""
         resume = fold(self.entries)
         resume.tokens = sorted(self.tokens.items())[-keep:]
+        resume.heads, resume.cosigned = dict(self.heads), dict(self.cosigned)
         resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items()}
         for author, tracked in resume.tracked.items():
             held = ((number, self.received.get((author, number))) for number in tracked.leaves)
@@ -104,6 +105,7 @@ class Peer:
 
     index: int
     secret: SecretKey
+    witness: SecretKey
     genesis: bytes
     log_id: bytes
     transport: bytes
@@ -210,6 +212,7 @@ class World:
         own = Self(
             log_id=peer.log_id,
             key=peer.secret,
+            witness=peer.witness,
             genesis=peer.genesis,
             charter_note=self.charter.federation_id,
             dataset=tagged_hash("dataset", peer.described.data_root),

@@ -172,12 +172,17 @@ def log_key(founder: Founder) -> SecretKey:
     return SecretKey(derive_seed(founder.secret, Role.LOG, 0))
 
 
+def witness_key(founder: Founder) -> SecretKey:
+    return SecretKey(derive_seed(founder.secret, Role.WITNESS, 0))
+
+
 def describe_self(founder: Founder, worker: ToyWorker, **changes: Any) -> Self:
     described = worker(DescribeJob())
     assert isinstance(described, Described)
     own = Self(
         log_id=founder.member.log_id,
         key=log_key(founder),
+        witness=witness_key(founder),
         genesis=founder.member.genesis,
         charter_note=bytes(32),
         dataset=tagged_hash("dataset", bytes(32)),
@@ -513,6 +518,7 @@ def toy_world(
             Peer(
                 index=index,
                 secret=log_key(each),
+                witness=witness_key(each),
                 genesis=each.member.genesis,
                 log_id=each.member.log_id,
                 transport=each.member.transport,
