@@ -103,12 +103,28 @@ Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused 
 class Commit:
     """Make ``entries`` and the signed checkpoint ``note`` over them durable, with the tokens kept for repair.
 
-    ``tokens`` are (hash, author log id, update number, token bytes).
+    ``tokens`` are (hash, author log id, update number, token bytes), ``proofs`` proofs of equivocation that entries
+    name, ``cosigned`` are (witness log id, size, note) of cosignatures under own checkpoints.
     """
 
     entries: tuple[Entry, ...]
     note: bytes
     tokens: tuple[tuple[bytes, bytes, int, bytes], ...] = ()
+    proofs: tuple[bytes, ...] = ()
+    cosigned: tuple[tuple[bytes, int, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Make durable that the log ``log_id`` was seen with ``size`` entries and ``root`` under ``note``.
+
+    Whatever follows, a cosignature above all, waits until it is, as with a :class:`Commit`.
+    """
+
+    log_id: bytes
+    size: int
+    root: bytes
+    note: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,4 +184,4 @@ class Report:
     text: str
 
 
-Effect = Commit | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report
+Effect = Commit | Witness | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report

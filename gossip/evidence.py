@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Effect, Refuse, Report
-from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.message import SignedUpdate
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import Decision, ReputationChange, UpdateReceived, standing_code
 from quidnunc.gossip.recorder import Recorder
-from quidnunc.gossip.reputation import BAD_CAP, StandingClass, classify, punish
+from quidnunc.gossip.reputation import StandingClass, classify, punish
 
-CONVICTED = Standing(0.0, BAD_CAP, 0.0)
-"""The standing of a neighbor that signed two histories."""
 PENALIZED = frozenset(
     {
         Reason.BAD_BASE,
@@ -70,8 +67,7 @@ class Evidence:
         self._keep_token(signed)
         before = standing_class(neighbor)
         seq = self._record(signed, Reason.EQUIVOCATION, False, now)
-        neighbor.quarantined = True
-        neighbor.standing = CONVICTED
+        neighbor.freeze()
         neighbor.refuse(Reason.EQUIVOCATION, now)
         self.note_class(neighbor, before, (seq,), now)
         text = f"{neighbor.member.name} signed two different updates {signed.update.number}: quarantined"

@@ -10,7 +10,7 @@ import hashlib
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
-from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, parse_message
+from quidnunc.gossip.message import Hello, Unavailable, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
@@ -66,11 +66,11 @@ class Frugal:
             raise RemoteProtocolError(Reason.RATE_LIMITED, f"too many messages of {neighbor.member.name}")
         message = parse_message(event.frame.header, self._federation)
         match message:
-            case Update() | Snapshot() | Recall() | Recalled():
-                return [Refuse(event.peer, Reason.RATE_LIMITED)]  # it is not to blame: no refusal is recorded
             case Hello():
                 return [self._publisher.hello(event.peer, reply=False)] if message.reply else []
             case Want():
                 return self._publisher.serve(neighbor, message, now)
             case Unavailable():
                 return []
+            case _:
+                return [Refuse(event.peer, Reason.RATE_LIMITED)]  # it is not to blame: no refusal is recorded

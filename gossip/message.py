@@ -1,4 +1,4 @@
-"""Messages between peers: seven kinds of small canonical headers, some with a body.
+"""Messages between peers: twelve kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from quidnunc.crypto.encoding import Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.merkle import HASH_BYTES, MAX_PATH
 from quidnunc.crypto.token import Token, open_token
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.provenance import UpdatePublished, parse_record
@@ -24,6 +25,13 @@ WANT = "quidnunc/v1/want"
 UNAVAILABLE = "quidnunc/v1/unavailable"
 RECALL = "quidnunc/v1/recall"
 RECALLED = "quidnunc/v1/recalled"
+PROOF = "quidnunc/v1/proof"
+HEADS = "quidnunc/v1/heads"
+PROVE = "quidnunc/v1/prove"
+CONSISTENCY = "quidnunc/v1/consistency"
+COSIGNED = "quidnunc/v1/cosigned"
+HEADS_MAX = 16
+"""Checkpoints of other logs in one message."""
 NUMBER_MAX = 2**63 - 1
 
 
@@ -88,7 +96,53 @@ class Recalled:
     number: int
 
 
-Message = Update | Snapshot | Hello | Want | Unavailable | Recall | Recalled
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof of equivocation (``crypto/fork_proof.py``); it stands for itself, whoever sends it."""
+
+    federation: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Checkpoint notes of other logs as the sender has seen them, at most ``HEADS_MAX``."""
+
+    federation: bytes
+    notes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Show that the first ``old`` entries of your log are the beginning of its first ``new``."""
+
+    federation: bytes
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Answer to a :class:`Prove`: the sender's own root of ``old`` entries, and the path from it to ``new``."""
+
+    federation: bytes
+    old: int
+    new: int
+    root: bytes
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """A checkpoint note of the receiver's log with the sender's cosignature."""
+
+    federation: bytes
+    note: bytes
+
+
+Message = (
+    Update | Snapshot | Hello | Want | Unavailable | Recall | Recalled | Proof | Heads | Prove | Consistency | Cosigned
+)
 
 
 def write_message(message: Message) -> bytes:
@@ -108,6 +162,16 @@ def write_message(message: Message) -> bytes:
             return encode([RECALL, federation, first, last])
         case Recalled(federation, number):
             return encode([RECALLED, federation, number])
+        case Proof(federation, proof):
+            return encode([PROOF, federation, proof])
+        case Heads(federation, notes):
+            return encode([HEADS, federation, list(notes)])
+        case Prove(federation, old, new):
+            return encode([PROVE, federation, old, new])
+        case Consistency(federation, old, new, root, path):
+            return encode([CONSISTENCY, federation, old, new, root, list(path)])
+        case Cosigned(federation, note):
+            return encode([COSIGNED, federation, note])
 
 
 def parse_message(header: bytes, federation: bytes) -> Message:
@@ -142,6 +206,18 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Recall(federation, *_span(first, last))
         case "quidnunc/v1/recalled", [int() as number]:
             return Recalled(federation, _span(number, number)[0])
+        case "quidnunc/v1/proof", [bytes() as proof]:
+            return Proof(federation, proof)
+        case "quidnunc/v1/heads", [list() as notes]:
+            return Heads(federation, _all_bytes(notes, HEADS_MAX, "notes"))
+        case "quidnunc/v1/prove", [int() as old, int() as new]:
+            return Prove(federation, *_growth(old, new))
+        case "quidnunc/v1/consistency", [int() as old, int() as new, bytes() as root, list() as path]:
+            if len(root) != HASH_BYTES:
+                raise Malformed(f"a root of {len(root)} bytes: expected {HASH_BYTES}")
+            return Consistency(federation, *_growth(old, new), root, _all_bytes(path, MAX_PATH + 1, "hashes"))
+        case "quidnunc/v1/cosigned", [bytes() as note]:
+            return Cosigned(federation, note)
     if tag.startswith("quidnunc/") and not tag.startswith("quidnunc/v1/"):
         raise RemoteProtocolError(Reason.VERSION, f"message {tag[:64]!r}: this version speaks quidnunc/v1")
     raise Malformed(f"message {tag[:64]!r}: unknown tag or wrong fields")
@@ -151,6 +227,19 @@ def _span(first: int, last: int) -> tuple[int, int]:
     if isinstance(first, bool) or isinstance(last, bool) or not 1 <= first <= last <= NUMBER_MAX:
         raise Malformed(f"update numbers {first} to {last}: expected 1 <= first <= last")
     return first, last
+
+
+def _growth(old: int, new: int) -> tuple[int, int]:
+    if isinstance(old, bool) or isinstance(new, bool) or not 1 <= old < new <= NUMBER_MAX:
+        raise Malformed(f"a log of {old} and of {new} entries: expected 1 <= old < new")
+    return old, new
+
+
+def _all_bytes(values: list[Value], limit: int, what: str) -> tuple[bytes, ...]:
+    found = tuple(each for each in values if isinstance(each, bytes))
+    if len(found) != len(values) or len(values) > limit:
+        raise Malformed(f"expected at most {limit} {what}, found {len(values)} elements")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,15 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.message import SignedUpdate
+from quidnunc.gossip.reputation import BAD_CAP
 from quidnunc.gossip.settings import Settings
 
 GAPS_KEPT = 9
 CADENCE_DECAY = 0.7
 DRAG_DECAY = 0.8
 LEAVES_KEPT = 64
+CONVICTED = Standing(0.0, BAD_CAP, 0.0)
+"""The standing of a neighbor that signed two histories."""
 HARMLESS = frozenset({Reason.DUPLICATE, Reason.STALE, Reason.UNSOLICITED, Reason.RATE_LIMITED})
 """Refusals that loss, repair and reconnection bring about between honest peers."""
 
@@ -71,6 +74,7 @@ class Neighbor:
     waiting: dict[int, Waiting] = field(default_factory=dict)
     in_flight: Waiting | None = None
     leaves: dict[int, bytes] = field(default_factory=dict)
+    tokens: dict[int, bytes] = field(default_factory=dict)
     fetch_until: float | None = None
     fetch_attempts: int = 0
     requests: int = 0
@@ -133,11 +137,19 @@ class Neighbor:
         self.served_until = max(now, self.served_until) + size / settings.repair_bytes_per_s
         return True
 
-    def remember(self, number: int, leaf: bytes) -> None:
-        """Keep the leaf of an applied update, to recognize a second history."""
-        self.leaves[number] = leaf
+    def remember(self, number: int, leaf: bytes, token: bytes) -> None:
+        """Keep leaf and token of an applied update, to recognize a second history and to prove it."""
+        self.leaves[number], self.tokens[number] = leaf, token
         for old in [n for n in self.leaves if n <= number - LEAVES_KEPT]:
             del self.leaves[old]
+            self.tokens.pop(old, None)
+
+    def freeze(self) -> list[bytes]:
+        """It signed two histories: nothing of it counts any more. Returns the blobs that it leaves behind."""
+        left = [each.signed.update.delta for each in self.waiting.values()]
+        self.waiting.clear()
+        self.quarantined, self.standing = True, CONVICTED
+        return left
 
     def advanced(self, number: int, state: bytes, seq: int, now: float) -> None:
         """Its replica is now ``state``, published as update ``number``."""

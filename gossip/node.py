@@ -33,6 +33,7 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.evidence import Evidence
+from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.frugal import Frugal
 from quidnunc.gossip.jobs import (
@@ -46,7 +47,21 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
-from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, parse_message
+from quidnunc.gossip.message import (
+    Consistency,
+    Cosigned,
+    Heads,
+    Hello,
+    Proof,
+    Prove,
+    Recall,
+    Recalled,
+    Snapshot,
+    Unavailable,
+    Update,
+    Want,
+    parse_message,
+)
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
@@ -58,6 +73,7 @@ from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
 from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.witness import Witnesses
 
 
 class Node:
@@ -85,6 +101,19 @@ class Node:
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = rebuild.budget(charter, own, resume)
         self.publisher = rebuild.publisher(charter, own, resume, self.recorder, self.settings, self._retention.let_go)
+        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, resume.proofs)
+        self.witnesses = Witnesses(
+            charter,
+            own.log_id,
+            own.key.public,
+            own.witness,
+            self.neighbors,
+            self.exposure,
+            self.recorder,
+            self.settings,
+            resume.heads,
+            resume.cosigned,
+        )
         self.replicas = Replicas(
             charter,
             self.neighbors,
@@ -93,6 +122,8 @@ class Node:
             self._retention.let_go,
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
+            two_updates=self.exposure.two_updates,
+            observe=self.witnesses.on_update,
         )
         self.rounds = Rounds(
             charter,
@@ -135,6 +166,8 @@ class Node:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What must be done about ``event``, in order; ``now`` in seconds."""
+        if self.exposure.exposed or self.witnesses.ahead:
+            return []  # whatever this key signed now would be a second history
         if self.frugal.active and not isinstance(event, Storage | PeerUp | PeerDown | Paused):
             sender = self._by_transport.get(event.peer) if isinstance(event, Received) else None
             return self.frugal.handle(event, sender, now)
@@ -221,7 +254,8 @@ class Node:
         if neighbor is None:
             return []
         neighbor.link(True, now)
-        return [self.publisher.hello(peer, reply=True), *self.recalls.ask(now), *self.rounds.wake(now)]
+        told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor)]
+        return [self.publisher.hello(peer, reply=True), *told, *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -275,7 +309,23 @@ class Node:
                 out = self.recalls.serve(neighbor, message, now)
             case Recalled():
                 out = self._recalled(self.recalls.on_recalled(neighbor, message, frame.body))
+            case Heads():
+                out = self._ahead(self.witnesses.on_heads(neighbor, message, now))
+            case Prove():
+                out = self.witnesses.serve(neighbor, message)
+            case Consistency():
+                out = self.witnesses.on_consistency(neighbor, message, now)
+            case Cosigned(note=note):
+                self.witnesses.on_cosigned(neighbor, note)
+                out = self._ahead([])
+            case Proof(proof=proof):
+                out = self.exposure.on_proof(proof, now, neighbor)
         return self._with_evidence(out)
+
+    def _ahead(self, out: list[Effect]) -> list[Effect]:
+        """Say so when others hold more of the own log than this disk does; nothing is signed from there on."""
+        why = self.witnesses.ahead
+        return [*out, Report("behind", why)] if why else out
 
     def _with_evidence(self, out: list[Effect]) -> list[Effect]:
         """Evidence is durable before the sender learns of the refusal."""
@@ -314,7 +364,7 @@ class Node:
     def _finished(self, result: Result, now: float) -> list[Effect]:
         match result:
             case Trained():
-                out = self.rounds.on_trained(result, now)
+                out = [*self.rounds.on_trained(result, now), *self.witnesses.pollinate()]
                 out += self._prune()
             case Merged():
                 out = self.rounds.on_merged(result, now)

@@ -350,6 +350,27 @@ class PrivacyExhausted:
     dataset: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class EquivocationProof:
+    """0x21: a proof that a key of ``who`` signed two histories; that log is frozen from here on.
+
+    ``proof`` is the SHA-256 of the proof's bytes, which are kept beside the ledger, ``seq`` an entry at which the
+    histories differ, where the proof shows one.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.EQUIVOCATION_PROOF
+    FIELDS: ClassVar[Fields] = {
+        "who": ("who", HASH),
+        "kind": ("kind", WORD),
+        "bl": ("proof", HASH),
+        "i": ("seq", optional(UINT)),
+    }
+    who: bytes
+    kind: str
+    proof: bytes
+    seq: int | None
+
+
 Record = (
     CharterAdopt
     | NodeStart
@@ -360,6 +381,7 @@ Record = (
     | ReputationChange
     | PrivacySpend
     | PrivacyExhausted
+    | EquivocationProof
 )
 RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
@@ -373,6 +395,7 @@ RECORDS: dict[int, type[Any]] = {
         ReputationChange,
         PrivacySpend,
         PrivacyExhausted,
+        EquivocationProof,
     )
 }
 

@@ -39,6 +39,7 @@ class Self:
 
     log_id: bytes
     key: SecretKey
+    witness: SecretKey
     genesis: bytes
     charter_note: bytes
     dataset: bytes
@@ -74,7 +75,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
         if tracked is not None:
             neighbor.number, neighbor.state, neighbor.seq = tracked.number, tracked.state, tracked.seq
             neighbor.claimed = tracked.number
-            neighbor.leaves = dict(tracked.leaves)
+            neighbor.leaves, neighbor.tokens = dict(tracked.leaves), dict(tracked.tokens)
             neighbor.missing = tracked.state in resume.missing
         standing = resume.standings.get(member.log_id)
         if standing is not None:

@@ -32,6 +32,7 @@ class Recorder:
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
     ``refused`` counts every refusal of this log, those without an entry of their own included.
+    ``signed`` is the size of the newest commit.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class Recorder:
         self._entropy = entropy
         self._pending: list[Entry] = []
         self._tokens: list[tuple[bytes, bytes, int, bytes]] = []
+        self._proofs: list[bytes] = []
+        self._cosigned: dict[bytes, tuple[int, bytes]] = {}
         self._refused: dict[tuple[bytes | None, Reason], _Refusals] = {}
         self._slots_used: dict[bytes | None, int] = {}
         self._refusals_per_round = refusals_per_round
         self.refused = refused
+        self.signed = log.size
 
     @property
     def size(self) -> int:
@@ -84,6 +88,14 @@ class Recorder:
     def keep_token(self, token_hash: bytes, author: bytes, number: int, token: bytes) -> None:
         """Have a token stored with the next commit."""
         self._tokens.append((token_hash, author, number, token))
+
+    def keep_proof(self, proof: bytes) -> None:
+        """Have a proof of equivocation stored with the next commit."""
+        self._proofs.append(proof)
+
+    def keep_cosigned(self, witness: bytes, size: int, note: bytes) -> None:
+        """Have a cosignature stored with the next commit; it is no reason for one."""
+        self._cosigned[witness] = (size, note)
 
     @property
     def pending(self) -> int:
@@ -143,7 +155,9 @@ class Recorder:
         return self._commit(note), token, seq
 
     def _commit(self, note: bytes) -> Commit:
-        commit = Commit(tuple(self._pending), note, tuple(self._tokens))
-        self._pending.clear()
-        self._tokens.clear()
+        self.signed = self.log.size
+        cosigned = tuple((witness, *each) for witness, each in self._cosigned.items())
+        commit = Commit(tuple(self._pending), note, tuple(self._tokens), tuple(self._proofs), cosigned)
+        for kept in (self._pending, self._tokens, self._proofs, self._cosigned):
+            kept.clear()
         return commit

@@ -43,7 +43,11 @@ class Replicas:
         *,
         own_number: Callable[[], int],
         live: Callable[[Neighbor, float], bool],
+        two_updates: Callable[[bytes | None, bytes, float], list[Effect]],
+        observe: Callable[[SignedUpdate, float], list[Effect]],
     ) -> None:
+        self._two_updates = two_updates
+        self._observe = observe
         self._own_number = own_number
         self._live = live
         self._charter = charter
@@ -78,7 +82,7 @@ class Replicas:
                 return []
             raise RemoteProtocolError(Reason.DUPLICATE, f"update {number} is known already")
         if number <= neighbor.number:
-            return self._evidence.refuse(neighbor, signed, Reason.STALE, now)
+            return [*self._observe(signed, now), *self._evidence.refuse(neighbor, signed, Reason.STALE, now)]
         if number > neighbor.number + self._settings.future_updates:
             return self._evidence.refuse(neighbor, signed, Reason.FUTURE, now)
         neighbor.claimed = max(neighbor.claimed, number)
@@ -90,7 +94,14 @@ class Replicas:
                 return self.fetch(neighbor, now)
             self._forget(neighbor.waiting.pop(newest).signed.update.delta)
         neighbor.waiting[number] = Waiting(signed)
-        return [StoreBlob(frame.body), *self._apply_next(neighbor, now)]
+        return [StoreBlob(frame.body), *self._observe(signed, now), *self._apply_next(neighbor, now)]
+
+    def _known_token(self, neighbor: Neighbor, number: int) -> bytes | None:
+        """The token of the update that :meth:`_known_leaf` speaks of, if it is still here."""
+        for held in (neighbor.waiting.get(number), neighbor.in_flight):
+            if held is not None and held.signed.update.number == number:
+                return held.signed.token_bytes
+        return neighbor.tokens.get(number)
 
     def _known_leaf(self, neighbor: Neighbor, number: int) -> bytes | None:
         """The leaf of update ``number`` if it was applied, is being applied, or waits."""
@@ -135,7 +146,8 @@ class Replicas:
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
         neighbor.claimed = max(neighbor.claimed, signed.update.number)
-        return self.fetch(neighbor, now) if neighbor.behind else []
+        seen = self._observe(signed, now)
+        return [*seen, *self.fetch(neighbor, now)] if neighbor.behind else seen
 
     # -- repair -------------------------------------------------------------------------------------------------
 
@@ -240,7 +252,7 @@ class Replicas:
         neighbor.advanced(result.number, result.result, signed.token.header.seq, now)
         neighbor.resting = signed.update.steps == 0
         self._align(neighbor, was_live)
-        neighbor.remember(result.number, signed.token.leaf)
+        neighbor.remember(result.number, signed.token.leaf, signed.token_bytes)
         neighbor.accepted += 1
         if not applied.snapshot:
             self._forget(signed.update.delta)
@@ -273,7 +285,7 @@ class Replicas:
         if applied is None:
             return []
         neighbor.rejected = max(neighbor.rejected, result.number)
-        neighbor.remember(result.number, applied.signed.token.leaf)
+        neighbor.remember(result.number, applied.signed.token.leaf, applied.signed.token_bytes)
         refused = self._evidence.refuse(neighbor, applied.signed, result.reason, now)
         return [*refused, *self._apply_next(neighbor, now)]
 
@@ -329,7 +341,8 @@ class Replicas:
         return None
 
     def _convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
+        first = self._known_token(neighbor, signed.update.number)
         for waiting in neighbor.waiting.values():
             self._forget(waiting.signed.update.delta)
-        neighbor.waiting.clear()
-        return self._evidence.convict(neighbor, signed, now)
+        out = self._evidence.convict(neighbor, signed, now)
+        return [*self._two_updates(first, signed.token_bytes, now), *out]

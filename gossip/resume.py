@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
-from quidnunc.gossip.evidence import CONVICTED, PENALIZED
+from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Standing
-from quidnunc.gossip.neighbor import LEAVES_KEPT
+from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Decision,
+    EquivocationProof,
     Merge,
     MessageRefused,
     NodeStart,
@@ -35,6 +36,7 @@ class Tracked:
     seq: int
     state: bytes
     leaves: dict[int, bytes]
+    tokens: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,6 +48,10 @@ class Resume:
 
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
+
+    ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
+    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs and what witnesses
+    ``cosigned`` (size, note).
     """
 
     charter: bytes | None = None
@@ -68,6 +74,10 @@ class Resume:
     tokens: list[tuple[int, bytes]] = field(default_factory=list)
     recall: tuple[UpdatePublished, ...] = ()
     missing: set[bytes] = field(default_factory=set)
+    frozen: dict[bytes, bytes] = field(default_factory=dict)
+    proofs: dict[bytes, bytes] = field(default_factory=dict)
+    heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
 
 def fold(entries: Iterable[Entry]) -> Resume:
@@ -101,6 +111,10 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
             state.exhausted = True
+        case EquivocationProof():
+            state.frozen[record.who] = record.proof
+            state.quarantined.add(record.who)
+            state.standings[record.who] = CONVICTED
         case UpdateReceived():
             _apply_rejected(state, record)
         case MessageRefused():

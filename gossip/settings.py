@@ -15,6 +15,7 @@ class Settings:
     ``future_updates``: how far ahead of the known number an update may claim to be.
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
     ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after fifty.
+    ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -50,6 +51,7 @@ class Settings:
     future_updates: int = 1_000_000
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
+    witness_s: float = 1.0
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

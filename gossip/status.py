@@ -14,6 +14,11 @@ from quidnunc.gossip.rounds import Phase
 def state_of(node: Node, now: float) -> tuple[str, str]:
     """One word and one sentence: recovering, starting, waiting, training, finished, paused or isolated."""
     rounds = node.rounds
+    if node.exposure.exposed:
+        return "exposed", f"{node.exposure.exposed}; every neighbor has frozen this log, and nothing is signed any more"
+    if node.witnesses.ahead:
+        why = f"{node.witnesses.ahead}; nothing is signed any more: stop the other instance, or restore a newer backup"
+        return "behind", why
     total = node.charter.rounds.count
     if node.frugal.active:
         return "waiting", "no room on the disk: nothing is trained, published or accepted until there is"
@@ -69,6 +74,8 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "accuracy": None if node.evaluated is None else node.evaluated.accuracy,
         "accuracy_round": None if node.evaluated is None else node.evaluated.round,
         "ledger_entries": node.recorder.size,
+        "witnessed": _witnessed(node),
+        "frozen": [_name(node, log_id) for log_id in sorted(node.exposure.proofs)],
         "privacy": {
             "mechanism": charter.privacy.mechanism,
             "epsilon": budget.epsilon if budget.private else None,
@@ -83,6 +90,18 @@ def status(node: Node, now: float) -> dict[str, Any]:
             "live": len(rounds.live(now)),
         },
     }
+
+
+def _witnessed(node: Node) -> dict[str, Any]:
+    """Who vouches for the own log: a quorum of neighbors at ``size``, or nobody but itself."""
+    of, (k, size) = len(node.neighbors), node.witnesses.witnessed()
+    verdict = f"WITNESSED {k} of {of}" if k else "SELF-ATTESTED"
+    return {"verdict": verdict, "cosigners": k, "witnesses": of, "quorum": node.witnesses.quorum, "size": size}
+
+
+def _name(node: Node, log_id: bytes) -> str:
+    member = node.charter.member(log_id)
+    return log_id.hex() if member is None else member.name
 
 
 def peers(node: Node, now: float) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self, Software
-from quidnunc.gossip.resume import fold
+from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
 from quidnunc.peer.blobs import FileBlobs
@@ -183,6 +183,16 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
     return tagged_hash("dataset", salt, described.data_root)
 
 
+def fill(resume: Resume, store: Store) -> None:
+    """Add to ``resume`` what its ledger names and the store keeps beside it: proofs, and tokens of neighbors."""
+    resume.heads, resume.cosigned = store.heads(), store.cosignatures()
+    kept = {who: store.proof(name) for who, name in resume.frozen.items()}
+    resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
+    for author, tracked in resume.tracked.items():
+        found = {number: store.token_by_number(author, number) for number in tracked.leaves}
+        tracked.tokens = {number: token for number, token in found.items() if token is not None}
+
+
 def build_node(
     charter: Charter,
     member: Member,
@@ -205,11 +215,13 @@ def build_node(
     newest = range(max(1, resume.number - KEEP_DELTAS + 1), resume.number + 1)
     tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
     resume.tokens = [(number, token) for number, token in tokens if token is not None]
+    fill(resume, store)
     restore(resume, blobs, charter, member.log_id, keys.log.public)
     cap = config.privacy.epsilon_cap
     own = Self(
         log_id=member.log_id,
         key=keys.log,
+        witness=keys.witness,
         genesis=member.genesis,
         charter_note=note_hash,
         dataset=dataset_commitment(store, described),

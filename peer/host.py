@@ -38,6 +38,7 @@ from quidnunc.gossip.events import (
     Stopping,
     StoreBlob,
     TimerFired,
+    Witness,
 )
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
 from quidnunc.gossip.node import Node
@@ -206,9 +207,11 @@ class Host:
 
     async def _perform(self, effect: Effect, pending: _Pending) -> None:
         match effect:
-            case Commit(entries, note, tokens):
-                await self._in_writer(lambda: self._store.commit(entries, note, tokens))
+            case Commit(entries, note, tokens, proofs, cosigned):
+                await self._in_writer(lambda: self._store.commit(entries, note, tokens, proofs, cosigned))
                 self.durable = (self._store.size, self._store.root)
+            case Witness(log_id, size, root, seen):
+                await self._in_writer(lambda: self._store.witness(log_id, size, root, seen))
             case StoreBlob(data):
                 await self._in_writer(lambda: self._blobs.put(data))
             case Forget(names):

@@ -149,6 +149,7 @@ def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> Peer:
     return Peer(
         index=index,
         secret=log_key,
+        witness=SecretKey.from_seed(derive_seed(secret, Role.WITNESS, 0)),
         genesis=genesis,
         log_id=log_id_of(genesis),
         transport=transport.public,
@@ -162,7 +163,6 @@ def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> Peer:
 def _members(scenario: Scenario, peers: list[Peer]) -> list[Member]:
     members = []
     for peer in peers:
-        secret = _seed(scenario, f"operational-{peer.index}")
         root = SecretKey.from_seed(_seed(scenario, f"root-{peer.index}"))
         members.append(
             Member(
@@ -170,7 +170,7 @@ def _members(scenario: Scenario, peers: list[Peer]) -> list[Member]:
                 log_id=peer.log_id,
                 root=root.public,
                 log=peer.secret.public,
-                witness=SecretKey.from_seed(derive_seed(secret, Role.WITNESS, 0)).public,
+                witness=peer.witness.public,
                 transport=peer.transport,
                 genesis=peer.genesis,
             )

@@ -11,9 +11,10 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import LocalProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.noise import NoiseStream
@@ -35,13 +36,14 @@ from quidnunc.gossip.events import (
     Started,
     StoreBlob,
     TimerFired,
+    Witness,
 )
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource
 from quidnunc.gossip.rebuild import Self, Software
-from quidnunc.gossip.resume import fold
+from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Network
 
@@ -52,11 +54,49 @@ EPOCH_S = 1_760_000_000.0
 
 @dataclass(slots=True)
 class Disk:
-    """What survives a crash of a simulated peer: its entries, tokens and blobs."""
+    """What survives a crash of a simulated peer: its entries, what is kept beside them, and blobs.
+
+    ``tokens`` are the own ones by number, ``received`` those of others by (author, number), ``proofs`` by their hash,
+    ``heads`` are (size, root, note) of other logs, ``cosigned`` (size, note) of witnesses.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     tokens: dict[int, bytes] = field(default_factory=dict)
+    received: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    proofs: dict[bytes, bytes] = field(default_factory=dict)
+    heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+
+    def commit(self, me: bytes, commit: Commit, keep: int) -> None:
+        """What a store does with a commit; ``keep`` bounds the own tokens."""
+        self.entries.extend(commit.entries)
+        for _, author, number, token in commit.tokens:
+            if author == me:
+                self.tokens[number] = token
+                self.tokens.pop(number - keep, None)
+            else:
+                self.received.setdefault((author, number), token)
+        self.proofs.update((hashlib.sha256(proof).digest(), proof) for proof in commit.proofs)
+        self.cosigned.update((witness, (size, note)) for witness, size, note in commit.cosigned)
+
+    def witness(self, seen: Witness) -> None:
+        """What a store does with a head: never two roots at one size, never a smaller one."""
+        size, root, _ = self.heads.get(seen.log_id, (0, seen.root, b""))
+        if size > seen.size or (size == seen.size and root != seen.root):
+            raise LocalProtocolError(f"log {seen.log_id.hex()[:16]}: {size} entries were seen, now {seen.size}")
+        self.heads[seen.log_id] = (seen.size, seen.root, seen.note)
+
+    def fold(self, keep: int) -> Resume:
+        """Where the peer stands."""
+        resume = fold(self.entries)
+        resume.tokens = sorted(self.tokens.items())[-keep:]
+        resume.heads, resume.cosigned = dict(self.heads), dict(self.cosigned)
+        resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items()}
+        for author, tracked in resume.tracked.items():
+            held = ((number, self.received.get((author, number))) for number in tracked.leaves)
+            tracked.tokens = {number: token for number, token in held if token is not None}
+        return resume
 
 
 @dataclass(slots=True)
@@ -65,6 +105,7 @@ class Peer:
 
     index: int
     secret: SecretKey
+    witness: SecretKey
     genesis: bytes
     log_id: bytes
     transport: bytes
@@ -120,7 +161,7 @@ class World:
         self._noise_source = noise_source
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._by_transport = {peer.transport: peer for peer in peers}
+        self._by_transport = {peer.transport: [peer] for peer in peers}
         self._edges = {frozenset(edge) for edge in self._index_edges()}
 
     def _index_edges(self) -> list[tuple[int, int]]:
@@ -143,6 +184,20 @@ class World:
                 return
         self.now = max(self.now, until)
 
+    def twin(self, index: int, disk: Disk, worker: Worker) -> Peer:
+        """A second instance of a peer, not started yet, with the same keys and a ``disk`` of its own.
+
+        Whoever sends to the peer reaches both, as far as the network lets them.
+        """
+        original = self.peers[index]
+        twin = replace(original, index=len(self.peers), disk=disk, worker=worker, node=None, life=0, timers={})
+        twin.reports, twin.refusals = [], []
+        self.peers.append(twin)
+        self._by_transport[twin.transport].append(twin)
+        near = [edge - {index} for edge in self._edges if index in edge]
+        self._edges |= {edge | {twin.index} for edge in near}
+        return twin
+
     # -- life and death -----------------------------------------------------------------------------------------
 
     def start(self, index: int) -> None:
@@ -153,12 +208,11 @@ class World:
         log = Log(peer.log_id)
         for entry in peer.disk.entries:
             log.replay(entry)
-        resume = fold(peer.disk.entries)
-        kept = sorted(peer.disk.tokens.items())[-self.settings.keep_deltas :]
-        resume.tokens = kept
+        resume = peer.disk.fold(self.settings.keep_deltas)
         own = Self(
             log_id=peer.log_id,
             key=peer.secret,
+            witness=peer.witness,
             genesis=peer.genesis,
             charter_note=self.charter.federation_id,
             dataset=tagged_hash("dataset", peer.described.data_root),
@@ -216,6 +270,8 @@ class World:
         match effect:
             case Commit():
                 self._commit(peer, effect)
+            case Witness():
+                peer.disk.witness(effect)
             case Send():
                 self._send(peer, effect)
             case SetTimer(timer, delay):
@@ -233,19 +289,18 @@ class World:
                 peer.refusals.append(effect)
 
     def _commit(self, peer: Peer, commit: Commit) -> None:
-        peer.disk.entries.extend(commit.entries)
-        for _, author, number, token in commit.tokens:
-            if author == peer.log_id:
-                peer.disk.tokens[number] = token
-                peer.disk.tokens.pop(number - self.settings.keep_deltas, None)
+        peer.disk.commit(peer.log_id, commit, self.settings.keep_deltas)
         if self.hooks.on_commit is not None:
             self.hooks.on_commit(peer, commit)
 
     def _send(self, peer: Peer, send: Send) -> None:
         body = peer.disk.blobs.get(send.body_blob) if send.body_blob else send.frame.body
-        target = self._by_transport.get(send.peer)
-        if body is None or target is None:
+        if body is None:
             return
+        for target in self._by_transport.get(send.peer, ()):
+            self._send_to(peer, target, send, body)
+
+    def _send_to(self, peer: Peer, target: Peer, send: Send, body: bytes) -> None:
         header = send.frame.header
         if self.hooks.tamper is not None:
             changed = self.hooks.tamper(peer, target, send, body)

@@ -123,11 +123,15 @@ class Watched:
         """As Store.root."""
         return self.store.root
 
-    def commit(self, entries: Sequence[Entry], note: bytes, tokens: Sequence[Any] = ()) -> None:
+    def witness(self, log_id: bytes, size: int, root: bytes, note: bytes) -> None:
+        """As Store.witness."""
+        self.store.witness(log_id, size, root, note)
+
+    def commit(self, entries: Sequence[Entry], note: bytes, tokens: Sequence[Any] = (), *kept: Any) -> None:
         """As Store.commit."""
         if self.fails_from is not None and self.store.size >= self.fails_from:
             raise StoreUnwritable("ledger.db: cannot be written: no space left on device")
-        self.store.commit(entries, note, tokens)
+        self.store.commit(entries, note, tokens, *kept)
         self._happenings.append(("commit", tuple(token for _, _, _, token in tokens)))
 
 
@@ -190,7 +194,8 @@ class Table:
     def seat(self, index: int) -> Seat:
         """Peer ``index`` as its ledger on disk leaves it."""
         who = self.founders[index]
-        log_key, transport = (SecretKey(derive_seed(who.secret, role, 0)) for role in (Role.LOG, Role.TRANSPORT))
+        roles = (Role.LOG, Role.WITNESS, Role.TRANSPORT)
+        log_key, witness, transport = (SecretKey(derive_seed(who.secret, role, 0)) for role in roles)
         path = self.root / f"{index}.db"
         exists = path.exists()
         store = Store.open(path) if exists else Store.create(path, who.member.log_id, who.member.log)
@@ -199,7 +204,7 @@ class Table:
         happenings: list[Happening] = []
         computer = Arithmetic(blobs, pull=index + 1)
         described = Described(b"s" * 32, DIM, codec_name(GENESIS), 100, 10, b"d" * 32)
-        own = Self(who.member.log_id, log_key, who.member.genesis, bytes(32), bytes(32), described)
+        own = Self(who.member.log_id, log_key, witness, who.member.genesis, bytes(32), bytes(32), described)
         entries = list(store.entries())
         log = Log(who.member.log_id)
         for entry in entries:

@@ -38,6 +38,7 @@ from quidnunc.gossip.events import (
     Started,
     StoreBlob,
     TimerFired,
+    Witness,
 )
 from quidnunc.gossip.federation.charter import Charter, Member, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.jobs import (
@@ -75,7 +76,7 @@ from quidnunc.gossip.provenance import (
 )
 from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.reputation import observe
-from quidnunc.gossip.resume import Resume, fold
+from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.rounds import ROUND_TIMER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
@@ -171,12 +172,17 @@ def log_key(founder: Founder) -> SecretKey:
     return SecretKey(derive_seed(founder.secret, Role.LOG, 0))
 
 
+def witness_key(founder: Founder) -> SecretKey:
+    return SecretKey(derive_seed(founder.secret, Role.WITNESS, 0))
+
+
 def describe_self(founder: Founder, worker: ToyWorker, **changes: Any) -> Self:
     described = worker(DescribeJob())
     assert isinstance(described, Described)
     own = Self(
         log_id=founder.member.log_id,
         key=log_key(founder),
+        witness=witness_key(founder),
         genesis=founder.member.genesis,
         charter_note=bytes(32),
         dataset=tagged_hash("dataset", bytes(32)),
@@ -308,9 +314,7 @@ class Bench:
 
     def restart(self) -> list[Effect]:
         """Build the node anew from its disk, as after a crash."""
-        resume = fold(self.disk.entries)
-        resume.tokens = sorted(self.disk.tokens.items())[-self.settings.keep_deltas :]
-        return self.resume(resume)
+        return self.resume(self.disk.fold(self.settings.keep_deltas))
 
     def resume(self, resume: Resume) -> list[Effect]:
         """Build the node anew from ``resume``, which its disk leads to."""
@@ -374,12 +378,11 @@ class Bench:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Commit(entries, _, tokens):
+            case Commit():
                 self.commits.append(effect)
-                self.disk.entries.extend(entries)
-                for _, author, number, token in tokens:
-                    if author == self.own.log_id:
-                        self.disk.tokens[number] = token
+                self.disk.commit(self.own.log_id, effect, self.settings.keep_deltas)
+            case Witness():
+                self.disk.witness(effect)
             case Send():
                 self._check_write_ahead(effect)
                 self.sent.append(effect)
@@ -515,6 +518,7 @@ def toy_world(
             Peer(
                 index=index,
                 secret=log_key(each),
+                witness=witness_key(each),
                 genesis=each.member.genesis,
                 log_id=each.member.log_id,
                 transport=each.member.transport,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import sqlite3
@@ -28,6 +29,7 @@ from quidnunc.crypto.proof_file import entry_proof, open_proof
 from quidnunc.crypto.suspicion import Suspicion, SuspicionKind, encode_suspicion
 from quidnunc.gossip.federation.card import open_card
 from quidnunc.gossip.federation.founding import draft_note
+from quidnunc.gossip.provenance import EquivocationProof, payload_of
 from quidnunc.peer import keys
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
@@ -378,3 +380,31 @@ def test_a_suspicion_is_never_shown_as_a_proof(proof: Callable[[bytes], Path], n
         assert (result.code, result.envelope["data"]["proven"]) == (32, False)
         assert result.envelope["data"]["suspicion"] == kind.label
         assert "proves nothing" in result.envelope["error"]["message"]
+
+
+# evidence list and export.
+
+
+def test_a_held_proof_is_listed_exported_and_accepted_by_a_stranger(home: Path, nowhere: Path, tmp_path: Path) -> None:
+    assert quidnunc("--home", home, "--json", "ledger", "evidence", "list").data == {"proofs": []}
+    found = fork_of_notes(OURS.note(30), THEIRS.note(30))
+    assert found is not None
+    proof = encode_fork(found)
+    record = EquivocationProof(OURS.log.log_id, "A", hashlib.sha256(proof).digest(), None)
+    key = SecretKey(derive_seed(keys.load(Home.at(home).operational_key, "operational"), Role.LOG, 0))
+    with Store.open(Home.at(home).ledger) as store:
+        log = Log(store.log_id)
+        for entry in store.entries():
+            log.replay(entry)
+        entry = log.append(record.TYPE, payload_of(record), salt=b"s" * 16, t_ms=T_MS * 2)
+        store.commit([entry], log.checkpoint(key), proofs=[proof])
+        assert store.verify().ok
+    row = quidnunc("--home", home, "--json", "ledger", "evidence", "list").data["proofs"][0]
+    assert (row["kind"], row["proof"], row["bytes"]) == ("A", record.proof.hex(), len(proof))
+    out = tmp_path / "fork.proof"
+    made = quidnunc("--home", home, "--json", "ledger", "evidence", "export", row["proof"][:8], "--out", out)
+    assert made.code == 0
+    assert out.read_bytes() == proof
+    assert judged(nowhere, out, "--key", GUILTY).code == 31
+    assert quidnunc("--home", home, "ledger", "evidence", "export", "0" * 8).code == 2
+    assert quidnunc("--home", home, "ledger", "evidence", "export", "xyz").code == 2

@@ -15,9 +15,15 @@ from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.message import (
     HEADER_BYTES_MAX,
+    HEADS_MAX,
     NUMBER_MAX,
+    Consistency,
+    Cosigned,
+    Heads,
     Hello,
     Message,
+    Proof,
+    Prove,
     Recall,
     Recalled,
     Snapshot,
@@ -35,6 +41,7 @@ BOUNDED = settings(deadline=None, max_examples=150)
 NUMBERS = st.integers(1, NUMBER_MAX)
 TOKENS = st.binary(max_size=200)
 SPANS = st.tuples(NUMBERS, NUMBERS).map(sorted)
+GROWTH = SPANS.filter(lambda span: span[0] < span[1])
 MESSAGES = st.one_of(
     TOKENS.map(lambda token: Update(FEDERATION, token)),
     TOKENS.map(lambda token: Snapshot(FEDERATION, token)),
@@ -43,6 +50,16 @@ MESSAGES = st.one_of(
     SPANS.map(lambda span: Unavailable(FEDERATION, *span)),
     SPANS.map(lambda span: Recall(FEDERATION, *span)),
     NUMBERS.map(lambda number: Recalled(FEDERATION, number)),
+    TOKENS.map(lambda proof: Proof(FEDERATION, proof)),
+    TOKENS.map(lambda note: Cosigned(FEDERATION, note)),
+    st.lists(TOKENS, max_size=HEADS_MAX).map(lambda notes: Heads(FEDERATION, tuple(notes))),
+    GROWTH.map(lambda grown: Prove(FEDERATION, *grown)),
+    st.builds(
+        lambda grown, root, path: Consistency(FEDERATION, *grown, root, tuple(path)),
+        GROWTH,
+        st.binary(min_size=32, max_size=32),
+        st.lists(st.binary(max_size=40), max_size=64),
+    ),
 )
 
 
@@ -92,6 +109,15 @@ def test_a_flipped_bit_is_another_message_or_a_refusal(message: Message, where: 
         (["quidnunc/v1/recalled", FEDERATION, 0], Reason.MALFORMED),
         (["quidnunc/v1/recalled", FEDERATION, True], Reason.MALFORMED),
         (["quidnunc/v1/recalled", FEDERATION, NUMBER_MAX + 1], Reason.MALFORMED),
+        (["quidnunc/v1/proof", FEDERATION, "proof"], Reason.MALFORMED),
+        (["quidnunc/v1/heads", FEDERATION, [b""] * (HEADS_MAX + 1)], Reason.MALFORMED),
+        (["quidnunc/v1/heads", FEDERATION, [1]], Reason.MALFORMED),
+        (["quidnunc/v1/prove", FEDERATION, 0, 1], Reason.MALFORMED),
+        (["quidnunc/v1/prove", FEDERATION, 2, 2], Reason.MALFORMED),
+        (["quidnunc/v1/prove", FEDERATION, True, 2], Reason.MALFORMED),
+        (["quidnunc/v1/consistency", FEDERATION, 1, 2, bytes(31), []], Reason.MALFORMED),
+        (["quidnunc/v1/consistency", FEDERATION, 1, 2, bytes(32), [bytes(32)] * 65], Reason.MALFORMED),
+        (["quidnunc/v1/cosigned", FEDERATION, []], Reason.MALFORMED),
         (["quidnunc/v1/other", FEDERATION, 1], Reason.MALFORMED),
         (["quidnunc/v2/update", FEDERATION, b""], Reason.VERSION),
         ([1, FEDERATION, b""], Reason.MALFORMED),

@@ -135,7 +135,7 @@ def test_what_is_remembered_is_bounded() -> None:
     made = neighbor()
     for n in range(1, 500):
         made.asked.update((n, n + 1))
-        made.remember(n, bytes(32))
+        made.remember(n, bytes(32), b"")
         made.advanced(n, bytes(32), n, float(n))
     assert len(made.gaps) == GAPS_KEPT
     assert sorted(made.leaves) == list(range(500 - LEAVES_KEPT, 500))

@@ -14,10 +14,11 @@ from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, Reason
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Frame, Stopping
-from quidnunc.gossip.evidence import CONVICTED, PENALIZED
+from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.message import Hello
+from quidnunc.gossip.neighbor import CONVICTED
 from quidnunc.gossip.provenance import NodeStart, payload_of
 from quidnunc.gossip.resume import Resume, fold
 

@@ -37,7 +37,21 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
 from quidnunc.gossip.federation.terms import PrivacySpec, TaskSpec
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.message import Hello, Recall, Recalled, Snapshot, Unavailable, Update, Want, write_message
+from quidnunc.gossip.message import (
+    Consistency,
+    Cosigned,
+    Heads,
+    Hello,
+    Proof,
+    Prove,
+    Recall,
+    Recalled,
+    Snapshot,
+    Unavailable,
+    Update,
+    Want,
+    write_message,
+)
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
@@ -115,6 +129,11 @@ def test_the_message_headers_are_the_documents() -> None:
         "unavailable": Unavailable(fed, 1, 2),
         "recall": Recall(fed, 1, 2),
         "recalled": Recalled(fed, 1),
+        "proof": Proof(fed, b"proof"),
+        "heads": Heads(fed, (b"note",)),
+        "prove": Prove(fed, 1, 2),
+        "consistency": Consistency(fed, 1, 2, b"r" * 32, ()),
+        "cosigned": Cosigned(fed, b"note"),
     }
     rows = {row["message"]: row for row in table("7. Messages")}
     assert rows.keys() == messages.keys()
@@ -123,7 +142,7 @@ def test_the_message_headers_are_the_documents() -> None:
         assert isinstance(value, list)
         assert value[:2] == [rows[name]["tag"], fed]
         kinds = [each.split()[0] for each in rows[name]["further elements"].split(", ")]
-        assert [{bytes: "bin", bool: "bool", int: "int"}[type(each)] for each in value[2:]] == kinds
+        assert [{bytes: "bin", bool: "bool", int: "int", list: "array"}[type(each)] for each in value[2:]] == kinds
 
 
 def test_the_tags_are_those_in_the_code() -> None:

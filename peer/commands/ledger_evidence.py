@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.checkpoint import origin_of
-from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.entry import EntryType, open_entry
+from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.fork import Fork, verify_fork
 from quidnunc.crypto.fork_proof import MAX_FORK_BYTES, ForkKind
 from quidnunc.crypto.suspicion import Suspicion, parse_suspicion
+from quidnunc.gossip.provenance import EquivocationProof, parse_record
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.files import read_file
+from quidnunc.peer.commands.files import read_file, write_public
+from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.commands.trust import add_keys, known_keys, known_members, named_keys
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
 _KINDS: Mapping[ForkKind, str] = {
     ForkKind.SIZE: "two roots at one size",
@@ -35,6 +39,67 @@ def register(parser: CommandParser) -> None:
     below.add_argument("file", type=Path, metavar="FILE")
     add_keys(below)
     below.set_defaults(command=verify)
+    below = add("list", help="the proofs that this home holds, one a line")
+    below.set_defaults(command=listing)
+    below = add("export", help="write a proof as a file that anybody can verify")
+    below.add_argument("proof", metavar="HASH", help="the proof's hash, or at least 8 characters of it")
+    below.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: <hash>.proof here)")
+    below.set_defaults(command=export)
+
+
+def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
+    """(seq, record, proof) of every log that the ledger of this home has frozen."""
+    with opened(context) as store:
+        found = []
+        for seq, entry in enumerate(store.entries()):
+            if open_entry(entry).type != EntryType.EQUIVOCATION_PROOF:
+                continue
+            record = parse_record(EntryType.EQUIVOCATION_PROOF, entry.payload)
+            assert isinstance(record, EquivocationProof)
+            data = store.proof(record.proof)
+            if data is None:
+                raise LedgerCorrupt(seq, f"the proof {record.proof.hex()[:16]} that it names is missing")
+            found.append((seq, record, data))
+    return found
+
+
+def listing(args: argparse.Namespace, context: Context) -> Outcome:
+    """What this home has frozen, and by which proofs."""
+    names = {each.log_id: each.name for each in known_members(context)}
+    rows: list[dict[str, Any]] = [
+        {
+            "seq": seq,
+            "who": record.who.hex(),
+            "name": names.get(record.who, ""),
+            "kind": record.kind,
+            "meaning": _KINDS[ForkKind(record.kind)],
+            "proof": record.proof.hex(),
+            "bytes": len(data),
+        }
+        for seq, record, data in _held(context)
+    ]
+    lines: list[Line] = [
+        f"{row['proof'][:16]}  kind {row['kind']:<2} {row['name'] or row['who'][:16]}: {row['meaning']} "
+        f"(entry {row['seq']}, {row['bytes']} bytes)"
+        for row in rows
+    ]
+    return Outcome({"proofs": rows}, lines or ["no log is frozen: no proof is held"])
+
+
+def export(args: argparse.Namespace, context: Context) -> Outcome:
+    """A held proof as a file; ``evidence verify`` accepts it anywhere, without this home."""
+    wanted = args.proof.lower()
+    if not re.fullmatch("[0-9a-f]{8,64}", wanted):
+        raise UsageError(f"{args.proof!r} is no hash of a proof", hint="see: quidnunc ledger evidence list")
+    found = [each for each in _held(context) if each[1].proof.hex().startswith(wanted)]
+    if len(found) != 1:
+        why = "no proof held here" if not found else f"{len(found)} proofs held here"
+        raise UsageError(f"{why} begins with {wanted}", hint="see: quidnunc ledger evidence list")
+    _, record, data = found[0]
+    path = args.out or Path(f"{record.proof.hex()[:16]}.proof")
+    write_public(path, data)
+    shown = {"file": str(path), "proof": record.proof.hex(), "bytes": len(data)}
+    return Outcome(shown, [f"wrote {path}, {len(data)} bytes", f"  check with: quidnunc ledger evidence verify {path}"])
 
 
 def verify(args: argparse.Namespace, context: Context) -> Outcome:

@@ -37,11 +37,17 @@ SCHEMA = (
     "CREATE TABLE token (hash BLOB PRIMARY KEY, author BLOB NOT NULL, number INTEGER NOT NULL, "
     "body BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
     "CREATE INDEX token_number ON token (author, number)",
+    "CREATE TABLE evidence (hash BLOB PRIMARY KEY, body BLOB NOT NULL) STRICT",
+    "CREATE TABLE head (log_id BLOB PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL, "
+    "seal BLOB NOT NULL) STRICT",
+    "CREATE TABLE cosignature (witness BLOB PRIMARY KEY, size INTEGER NOT NULL, note BLOB NOT NULL, "
+    "seal BLOB NOT NULL) STRICT",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal BLOB NOT NULL) STRICT",
 )
 """Entries and checkpoints are covered by signatures, and ``node`` (hashes of complete subtrees of 2**8, 2**16, ...
-entries, from which proofs are made) follows from the entries. Rows of ``token`` and ``meta`` are not: their
-``seal`` is a hash of the other columns, so that a flipped bit is found there as well."""
+entries, from which proofs are made) follows from the entries. Rows of ``evidence`` are named by their hash. Those of
+``token``, ``head`` (other logs as last seen), ``cosignature`` (what witnesses signed under own checkpoints) and
+``meta`` have a ``seal``, a hash of the other columns, so that a flipped bit is found there as well."""
 
 _BUSY_S = 5.0
 

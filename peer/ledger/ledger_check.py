@@ -7,6 +7,7 @@ limits. One damaged byte can break several; the first problem of the chain layer
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -285,6 +286,15 @@ class _Checker:
             layer.checked += 1
             if row_seal("token", *columns) != seal:
                 layer.report("I15", -1, f"token {columns[0].hex()[:16]}: not what was written")
+        for name, body in self._connection.execute("SELECT hash, body FROM evidence"):
+            layer.checked += 1
+            if hashlib.sha256(body).digest() != name:
+                layer.report("I15", -1, f"proof {name.hex()[:16]}: not what was written")
+        for table, columns in (("head", "log_id, size, root, note"), ("cosignature", "witness, size, note")):
+            for *row, seal in self._connection.execute(f"SELECT {columns}, seal FROM {table}"):
+                layer.checked += 1
+                if row_seal(table, *row) != seal:
+                    layer.report("I15", -1, f"{table} {row[0].hex()[:16]}: not what was written")
         for key, value, seal in self._connection.execute("SELECT key, value, seal FROM meta"):
             layer.checked += 1
             if row_seal("meta", key, value) != seal:

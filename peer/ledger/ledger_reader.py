@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry
@@ -140,6 +141,31 @@ class LedgerReader:
             if row is not None and row[4] != row_seal("token", *row[:4]):
                 raise DatabaseCorrupt(self.path, f"the token of update {number} of {author.hex()[:16]} is damaged")
         return row[3] if row else None
+
+    def proof(self, name: bytes) -> bytes | None:
+        """The proof of equivocation with that SHA-256, or None."""
+        with self._guarded():
+            row = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (name,)).fetchone()
+            if row is not None and hashlib.sha256(row[0]).digest() != name:
+                raise DatabaseCorrupt(self.path, f"the proof {name.hex()[:16]} is damaged")
+        return row[0] if row else None
+
+    def heads(self) -> dict[bytes, tuple[int, bytes, bytes]]:
+        """Other logs as last seen: (size, root, note) by log id."""
+        return {log_id: (size, root, note) for log_id, size, root, note in self._sealed("head", "log_id, size, root")}
+
+    def cosignatures(self) -> dict[bytes, tuple[int, bytes]]:
+        """The newest cosignature of every witness under an own checkpoint: (size, note) by its log id."""
+        return {witness: (size, note) for witness, size, note in self._sealed("cosignature", "witness, size")}
+
+    def _sealed(self, table: str, columns: str) -> list[Any]:
+        """All rows of a side table whose last columns are a note and a seal."""
+        with self._guarded():
+            rows = self._connection.execute(f"SELECT {columns}, note, seal FROM {table}").fetchall()
+            for *row, seal in rows:
+                if row_seal(table, *row) != seal:
+                    raise DatabaseCorrupt(self.path, f"a row of {table} is damaged")
+        return [row for *row, _ in rows]
 
     def get_meta(self, key: str) -> bytes | None:
         """The value kept under ``key``, or None."""

@@ -88,14 +88,20 @@ class Store(LedgerReader):
             return self._log.root
 
     def commit(
-        self, entries: Sequence[Entry], note: bytes, tokens: Sequence[tuple[bytes, bytes, int, bytes]] = ()
+        self,
+        entries: Sequence[Entry],
+        note: bytes,
+        tokens: Sequence[tuple[bytes, bytes, int, bytes]] = (),
+        proofs: Sequence[bytes] = (),
+        cosigned: Sequence[tuple[bytes, int, bytes]] = (),
     ) -> None:
-        """Make ``entries``, the signed checkpoint ``note`` over them, and ``tokens`` durable, or nothing of
-        it.
+        """Make ``entries``, the signed checkpoint ``note`` over them, and what comes with them durable, or
+        nothing of it.
 
         ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
-        kept. Raises LedgerCorrupt when anything read back differs from what was meant, StoreUnwritable when
-        the disk fails.
+        kept. ``proofs`` are proofs of equivocation, ``cosigned`` are (witness log id, size, note), of which the
+        newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
+        StoreUnwritable when the disk fails.
         """
         self._check_writable()
         if not entries:
@@ -115,7 +121,32 @@ class Store(LedgerReader):
                 connection.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
                 connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (self._log.size, note))
                 connection.executemany("INSERT OR IGNORE INTO token VALUES (?, ?, ?, ?, ?)", rows)
+                named = [(hashlib.sha256(proof).digest(), proof) for proof in proofs]
+                connection.executemany("INSERT OR IGNORE INTO evidence VALUES (?, ?)", named)
+                sealed = [(*each, row_seal("cosignature", *each)) for each in cosigned]
+                connection.executemany("INSERT OR REPLACE INTO cosignature VALUES (?, ?, ?, ?)", sealed)
             self._dead = None
+
+    def witness(self, log_id: bytes, size: int, root: bytes, note: bytes) -> None:
+        """Remember durably that the log ``log_id`` was seen with ``size`` entries and ``root``, under ``note``.
+
+        What was seen before is read again in the same transaction. One log with two roots at one size, or shrinking,
+        raises LocalProtocolError and changes nothing: whoever verified it looked at an older state than this.
+        """
+        self._check_writable()
+        row = (log_id, size, root, note)
+        with self._guarded(), self._transaction() as connection:
+            select = "SELECT log_id, size, root, note, seal FROM head WHERE log_id = ?"
+            found = connection.execute(select, (log_id,)).fetchone()
+            if found is not None:
+                if found[4] != row_seal("head", *found[:4]):
+                    raise DatabaseCorrupt(self.path, f"the head of log {log_id.hex()[:16]} is damaged")
+                if found[1] > size or (found[1] == size and found[2] != root):
+                    seen = f"{found[1]} entries with root {found[2].hex()[:16]}"
+                    raise LocalProtocolError(
+                        f"log {log_id.hex()[:16]} was seen with {seen}: never again with {size} and {root.hex()[:16]}"
+                    )
+            connection.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?, ?)", (*row, row_seal("head", *row)))
 
     def _new_nodes(self, old: int, new: int) -> Iterator[tuple[int, int, bytes]]:
         """(level, position, hash) of the kept subtrees that the entries ``old`` to ``new`` completed."""

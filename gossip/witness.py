@@ -1,0 +1,242 @@
+"""What a peer has seen of other logs, and what others have seen of its own.
+
+A witness cosigns a checkpoint once its log has shown that it continues what was seen before, and once that is durable:
+one log never has two roots at one size in the eyes of one witness. Everything seen is compared: the same size under
+another root, or a beginning that is another one, is a proof of equivocation made of what is held.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from quidnunc.crypto.checkpoint import cosign_checkpoint, open_checkpoint, origin_of, parse_checkpoint, witness_verifier
+from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.crypto.fork_build import fork_of_notes
+from quidnunc.crypto.fork_proof import PrefixFork
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.merkle import verify_consistency
+from quidnunc.crypto.note import parse_note, verify_note
+from quidnunc.crypto.policy import quorum_of
+from quidnunc.gossip.events import Effect, Send, Witness
+from quidnunc.gossip.exposure import Exposure
+from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
+from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.settings import Settings
+
+SEEN_MAX = 64
+"""Checkpoints of one log that are remembered to be compared with others of the same size."""
+
+
+class Head(NamedTuple):
+    """A checkpoint of another log, and the note that its key signed."""
+
+    size: int
+    root: bytes
+    note: bytes
+
+
+class _Asked(NamedTuple):
+    older: Head
+    newer: Head
+    due: float
+
+
+class Witnesses:
+    """Watches the logs of others, cosigns those of neighbors, and keeps what they cosign of the own log.
+
+    ``heads`` are the checkpoints that were shown to continue each other and are durable, by log id; ``cosigned`` the
+    (size, note) of the newest cosignature of each neighbor; ``ahead`` says why the own log cannot be gone on with, ""
+    while it can.
+    """
+
+    def __init__(
+        self,
+        charter: Charter,
+        me: bytes,
+        log_public: bytes,
+        key: SecretKey,
+        neighbors: dict[bytes, Neighbor],
+        exposure: Exposure,
+        recorder: Recorder,
+        settings: Settings,
+        heads: dict[bytes, tuple[int, bytes, bytes]],
+        cosigned: dict[bytes, tuple[int, bytes]],
+    ) -> None:
+        self._federation = charter.federation_id
+        self._members = {origin_of(each.log_id): each for each in charter.members}
+        self._me = me
+        self._log_public = log_public
+        self._key = key
+        self._neighbors = neighbors
+        self._exposure = exposure
+        self._recorder = recorder
+        self._settings = settings
+        self.heads = {log_id: Head(*each) for log_id, each in heads.items()}
+        self.cosigned = dict(cosigned)
+        self._newest = dict(self.heads)
+        self._seen = {log_id: {head.size: head} for log_id, head in self.heads.items()}
+        self._asked: dict[bytes, _Asked] = {}
+        self._doubt: dict[bytes, Head] = {}
+        self._polled: dict[tuple[bytes, bytes], int] = {}
+        self.unanswered: dict[bytes, int] = {}
+        self.ahead = ""
+
+    # -- other logs ---------------------------------------------------------------------------------------------
+
+    def on_update(self, signed: SignedUpdate, now: float) -> list[Effect]:
+        """The checkpoint in an update's token, which has been verified."""
+        token = signed.token
+        return self._observe(signed.author, Head(token.size, token.root, token.note), now)
+
+    def on_heads(self, neighbor: Neighbor, message: Heads, now: float) -> list[Effect]:
+        """Checkpoints that a neighbor has seen; raises RemoteProtocolError for one that its log did not sign."""
+        out: list[Effect] = []
+        for note in message.notes:
+            origin = parse_checkpoint(parse_note(note).text).origin
+            member = self._members.get(origin)
+            if member is None:
+                raise RemoteProtocolError(Reason.STRANGER, f"checkpoint of {origin[:96]}, which is no member's log")
+            found = open_checkpoint(note, origin, member.log)
+            if member.log_id == self._me:
+                self._compare_own(found.size, found.root)
+            else:
+                hearsay = member.log_id != neighbor.log_id
+                out += self._observe(member.log_id, Head(found.size, found.root, note), now, hearsay=hearsay)
+        return out
+
+    def _observe(self, log_id: bytes, head: Head, now: float, *, hearsay: bool = False) -> list[Effect]:
+        if self._exposure.frozen(log_id) or head.size == 0:
+            return []
+        seen = self._seen.setdefault(log_id, {})
+        known = seen.get(head.size)
+        if known is not None:
+            same = known.root == head.root
+            return [] if same else self._exposure.prove(fork_of_notes(known.note, head.note), now)
+        seen[head.size] = head
+        if len(seen) > SEEN_MAX:
+            del seen[min(seen)]
+        newest = self._newest.get(log_id)
+        if newest is None or head.size > newest.size:
+            self._newest[log_id] = head
+        if hearsay:
+            self._doubt[log_id] = head
+            return [] if log_id not in self.heads else self._follow(log_id, self.heads[log_id], now)
+        return self._follow(log_id, head, now)
+
+    def _follow(self, log_id: bytes, head: Head, now: float) -> list[Effect]:
+        """Ask the log how ``head`` fits with what it showed before, or take it where nothing was seen before.
+
+        What others heard of it goes first, as soon as the log itself has shown more: it may be another story.
+        """
+        neighbor = self._neighbors.get(log_id)
+        if neighbor is None or not neighbor.connected:
+            return []
+        trusted = self.heads.get(log_id)
+        if trusted is None:
+            return self._advance(neighbor, head, now)
+        asked = self._asked.get(log_id)
+        if asked is not None and now < asked.due:
+            return []
+        doubt = self._doubt.get(log_id)
+        older, newer = (doubt, trusted) if doubt and doubt.size < trusted.size else sorted((trusted, head))
+        if older.size == newer.size:
+            return self._exposure.prove(fork_of_notes(older.note, newer.note), now)
+        self._asked[log_id] = _Asked(older, newer, now + self._settings.witness_s)
+        self.unanswered[log_id] = self.unanswered.get(log_id, 0) + 1
+        return [Send(neighbor.member.transport, frame(Prove(self._federation, older.size, newer.size)))]
+
+    def on_consistency(self, neighbor: Neighbor, answer: Consistency, now: float) -> list[Effect]:
+        """How a log's newer checkpoint continues the older one, or that it does not; raises RemoteProtocolError."""
+        asked = self._asked.get(neighbor.log_id)
+        if asked is None or (asked.older.size, asked.newer.size) != (answer.old, answer.new):
+            raise RemoteProtocolError(Reason.UNSOLICITED, f"sizes {answer.old} and {answer.new} were not asked for")
+        older, newer, _ = asked
+        verify_consistency(answer.old, answer.new, answer.root, newer.root, answer.path)
+        del self._asked[neighbor.log_id]
+        self.unanswered.pop(neighbor.log_id, None)
+        if answer.root != older.root:
+            return self._exposure.prove(PrefixFork(older.note, newer.note, answer.root, answer.path), now)
+        if self._doubt.get(neighbor.log_id) == older:
+            del self._doubt[neighbor.log_id]
+        grown = newer.size > self.heads[neighbor.log_id].size
+        out = self._advance(neighbor, newer, now) if grown else []
+        return [*out, *self._follow(neighbor.log_id, newer, now)]
+
+    def _advance(self, neighbor: Neighbor, head: Head, now: float) -> list[Effect]:
+        """Persist, then cosign: in this order, whatever happens in between."""
+        self.heads[neighbor.log_id] = head
+        note = cosign_checkpoint(head.note, self._me, self._key, time=int(now))
+        told = Send(neighbor.member.transport, frame(Cosigned(self._federation, note)))
+        return [Witness(neighbor.log_id, *head), told]
+
+    # -- the own log --------------------------------------------------------------------------------------------
+
+    def serve(self, neighbor: Neighbor, prove: Prove) -> list[Effect]:
+        """Show a neighbor how the own log grew, as far as it is durable."""
+        if prove.new > self._recorder.signed:
+            return []
+        log = self._recorder.log
+        path = tuple(log.consistency(prove.old, prove.new))
+        answer = Consistency(self._federation, prove.old, prove.new, log.root_at(prove.old), path)
+        return [Send(neighbor.member.transport, frame(answer))]
+
+    def on_cosigned(self, neighbor: Neighbor, note: bytes) -> None:
+        """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
+        found = open_checkpoint(note, origin_of(self._me), self._log_public)
+        if not self._compare_own(found.size, found.root):
+            return
+        if not verify_note(parse_note(note), [witness_verifier(neighbor.log_id, neighbor.member.witness)]):
+            raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"{neighbor.member.name} did not cosign this checkpoint")
+        if found.size > self.cosigned.get(neighbor.log_id, (0, b""))[0]:
+            self.cosigned[neighbor.log_id] = (found.size, note)
+            self._recorder.keep_cosigned(neighbor.log_id, found.size, note)
+
+    def _compare_own(self, size: int, root: bytes) -> bool:
+        """Whether the own key's checkpoint is one of this log; else the log is not all that the key has signed."""
+        log = self._recorder.log
+        if size <= self._recorder.signed and log.root_at(size) == root:
+            return True
+        what = f"{size} entries, this ledger holds {log.size}" if size > log.size else f"another entry below {size}"
+        self.ahead = f"neighbors hold a checkpoint that this peer's key signed over {what}"
+        return False
+
+    @property
+    def quorum(self) -> int:
+        """How many neighbors must have cosigned."""
+        return quorum_of(len(self._neighbors))
+
+    def witnessed(self) -> tuple[int, int]:
+        """(k, size): the largest own size that a quorum has cosigned and how many have, (0, 0) without a quorum."""
+        sizes = sorted((size for size, _ in self.cosigned.values()), reverse=True)
+        if len(sizes) < self.quorum:
+            return 0, 0
+        size = sizes[self.quorum - 1]
+        return sum(each >= size for each in sizes), size
+
+    # -- telling ------------------------------------------------------------------------------------------------
+
+    def greet(self, neighbor: Neighbor) -> list[Effect]:
+        """The newest checkpoint of its own log, for a neighbor that has just come up: it may have forgotten it."""
+        newest = self._newest.get(neighbor.log_id)
+        if newest is None:
+            return []
+        return [Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
+
+    def pollinate(self) -> list[Effect]:
+        """The newest checkpoints of other logs, to every neighbor those it has not been told yet."""
+        out: list[Effect] = []
+        for neighbor in self._neighbors.values():
+            if not neighbor.connected or neighbor.quarantined:
+                continue
+            fresh = [
+                (log_id, head)
+                for log_id, head in sorted(self._newest.items())
+                if log_id != neighbor.log_id and self._polled.get((neighbor.log_id, log_id), 0) < head.size
+            ][:HEADS_MAX]
+            self._polled.update(((neighbor.log_id, log_id), head.size) for log_id, head in fresh)
+            if fresh:
+                notes = tuple(head.note for _, head in fresh)
+                out.append(Send(neighbor.member.transport, frame(Heads(self._federation, notes))))
+        return out

@@ -1,0 +1,71 @@
+"""Real daemons: a home that is copied and runs twice is frozen by everybody, and a stranger can check why."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import daemons
+import pytest
+from daemons import answers, check_ledger, cli, copied, found, plan, reaches, records, running, until
+
+from quidnunc.gossip.provenance import EquivocationProof
+from quidnunc.peer.home import Home
+from quidnunc.peer.rehearsal import Actor, Rehearsal, command
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    """Four peers and a charter without a last round in sight. Copied, never run."""
+    with daemons.importable():
+        what = plan(4, 400, interval=0.2, epsilon="inf")
+        what = replace(what, create=(*what.create, "--start", "majority"))
+        yield found(tmp_path_factory.mktemp("founded"), what)
+
+
+def second_home(actor: Actor, root: Path) -> Actor:
+    """A copy of a stopped daemon's home that listens on a port of its own."""
+    shutil.copytree(actor.home.root, root)
+    home = Home.at(root)
+    text = home.config.read_text()
+    home.config.write_text(re.sub(r"/ip4/127\.0\.0\.1/tcp/\d+", "/ip4/127.0.0.1/tcp/0", text, count=1))
+    return Actor(actor.index, actor.name, home, actor.attacker)
+
+
+def test_a_copied_home_that_runs_twice_is_frozen_by_all_and_the_proof_convinces_a_stranger(
+    original: Rehearsal, tmp_path: Path
+) -> None:
+    federation = copied(original, tmp_path / "f")
+    culprit, *honest = federation.actors
+    with running(federation):
+        reaches(culprit, 4)
+        culprit.signal(signal.SIGTERM)
+        assert culprit.wait() == 0
+        twin = second_home(culprit, tmp_path / "twin")
+        federation.actors.append(twin)
+        culprit.start()
+        twin.start()
+        answers(twin)
+
+        def frozen() -> bool:
+            states = [actor.status() for actor in honest]
+            return all(state is not None and state["frozen"] == [culprit.name] for state in states)
+
+        until(frozen, "every honest peer has frozen the log", federation.actors)
+        before = [(actor.status() or {"merges": 0})["merges"] for actor in honest]
+        for actor, merges in zip(honest, before, strict=True):
+            until(lambda a=actor, m=merges: (a.status() or {"merges": 0})["merges"] > m + 2, "the others go on", honest)
+    for actor in honest:
+        named = records(check_ledger(actor), EquivocationProof)
+        assert len(named) == 1
+        out = tmp_path / f"{actor.name}.proof"
+        assert cli(actor, "ledger", "evidence", "export", named[0].proof.hex(), "--out", str(out))["code"] == 0
+        verdict = command("ledger", "evidence", "verify", str(out), home=actor.home.root, check=False)
+        assert verdict["code"] == 31
+        assert verdict["data"]["name"] == culprit.name

@@ -1,0 +1,188 @@
+"""One home that runs twice: every honest peer holds a proof and freezes that log, and nobody else is ever convicted."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+from node_helpers import Bench, ToyWorker, parsed, start_all, toy_world
+
+from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.crypto.fork import verify_fork
+from quidnunc.crypto.fork_build import fork_of_tokens
+from quidnunc.crypto.fork_proof import encode_fork
+from quidnunc.gossip.events import Frame, PeerUp, Received, Send
+from quidnunc.gossip.exposure import keys_of
+from quidnunc.gossip.message import Proof, parse_message, write_message
+from quidnunc.gossip.provenance import EquivocationProof, Merge
+from quidnunc.sim.network import Link
+from quidnunc.sim.world import Disk, Peer, World
+
+PERIOD_S = 1.0
+TWO_ROUNDS_S = 2 * PERIOD_S * 1.1 + 0.5
+"""Two trainings of the slowest peer, and the time of a few messages."""
+
+
+def copied(peer: Peer) -> tuple[Disk, ToyWorker]:
+    """The home of a peer as a copy of its directory would be."""
+    blobs = copy.deepcopy(peer.disk.blobs)
+    disk = copy.deepcopy(peer.disk)
+    disk.blobs = blobs
+    return disk, ToyWorker(peer.index, blobs)
+
+
+def run_twice(world: World, index: int) -> Peer:
+    """Start a copy of a running peer's home beside it."""
+    twin = world.twin(index, *copied(world.peers[index]))
+    world.start(twin.index)
+    return twin
+
+
+def frozen_by(world: World, culprit: Peer) -> list[Peer]:
+    """The honest peers that are up and have frozen the culprit's log."""
+    honest = [p for p in world.alive() if p.log_id != culprit.log_id]
+    return [p for p in honest if p.node is not None and p.node.exposure.frozen(culprit.log_id)]
+
+
+def check_proofs(world: World, culprit: Peer) -> None:
+    """Every honest ledger names one proof, of the culprit alone, that holds for whoever knows the public keys."""
+    for peer in world.peers:
+        if peer.log_id == culprit.log_id:
+            continue
+        named = [record for _, record in parsed(peer.disk.entries) if isinstance(record, EquivocationProof)]
+        assert [each.who for each in named] == [culprit.log_id]
+        found = verify_fork(peer.disk.proofs[named[0].proof], keys_of(world.charter))
+        assert found.culprit.endswith(culprit.log_id.hex())
+        assert found.kind.value == named[0].kind
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_copied_home_that_runs_twice_is_frozen_by_all_within_two_rounds(seed: int) -> None:
+    world, _ = toy_world(8, seed=seed, watch=False, link=Link(jitter_s=0.05))
+    start_all(world)
+    world.run(4.0 + seed / 12)
+    culprit = world.peers[seed % 8]
+    run_twice(world, culprit.index)
+    begun = world.now
+    world.run(begun + TWO_ROUNDS_S)
+    assert len(frozen_by(world, culprit)) == 7
+    check_proofs(world, culprit)
+    sizes = [len(peer.disk.entries) for peer in world.peers]
+    world.run(world.now + 5.0)
+    for peer, size in zip(world.peers, sizes, strict=True):
+        if peer.log_id != culprit.log_id:
+            merges = [r for _, r in parsed(peer.disk.entries[size:]) if isinstance(r, Merge)]
+            assert merges, "the others go on"
+            assert not any(row.log_id == culprit.log_id for merge in merges for row in merge.rows)
+
+
+def test_a_frozen_log_stays_frozen_after_a_restart_and_late_peers_are_told() -> None:
+    world, _ = toy_world(5, seed=3, watch=False)
+    start_all(world)
+    world.run(4.0)
+    culprit = world.peers[0]
+    run_twice(world, 0)
+    world.run(4.3)
+    world.crash(4)
+    world.run(8.0)
+    assert len(frozen_by(world, culprit)) == 3
+    world.crash(1)
+    world.crash(0)
+    world.crash(5)
+    world.start(1)
+    world.start(4)
+    world.run(10.0)
+    assert {p.index for p in frozen_by(world, culprit)} == {1, 2, 3, 4}, "a peer that was away is told on its return"
+    for index in (1, 4):
+        node = world.peers[index].node
+        assert node is not None
+        assert node.neighbors[culprit.log_id].quarantined
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_crashes_losses_and_restarts_convict_nobody(seed: int) -> None:
+    rng = random.Random(seed)
+    link = Link(loss=0.3, duplicate=0.2, jitter_s=0.5)
+    world, watch = toy_world(5, seed=seed, link=link)
+    start_all(world)
+    for second in range(1, 30):
+        world.run(float(second))
+        if rng.random() < 0.4:
+            index = rng.randrange(5)
+            world.crash(index)
+            world.start(index)
+    watch.check(world)
+    assert not any(peer.disk.proofs for peer in world.peers)
+    for peer in world.alive():
+        assert peer.node is not None
+        assert not peer.node.exposure.proofs
+
+
+# One node.
+
+
+def forged_fork(bench: Bench) -> bytes:
+    """A proof that the bench's first author signed two updates under one number."""
+    author = bench.authors[0]
+    twin = author.twin()
+    proof = fork_of_tokens(author.update(1.0).token, twin.update(2.0).token)
+    assert proof is not None
+    return encode_fork(proof)
+
+
+def test_a_proof_from_anybody_freezes_and_is_handed_on_once() -> None:
+    bench = Bench(4)
+    bench.connect()
+    proof = forged_fork(bench)
+    message = Frame(write_message(Proof(bench.charter.federation_id, proof)))
+    sender, culprit, other = bench.authors[1], bench.authors[0], bench.authors[2]
+    bench.sent.clear()
+    assert bench.receive(sender, message) == []
+    told = [
+        send for send in bench.sent if isinstance(parse_message(send.frame.header, bench.charter.federation_id), Proof)
+    ]
+    assert sorted(send.peer for send in told) == sorted([culprit.transport, other.transport]), "not back to the sender"
+    assert bench.neighbor(culprit).quarantined
+    assert [r.who for r in bench.records() if isinstance(r, EquivocationProof)] == [culprit.member.log_id]
+    bench.sent.clear()
+    entries = len(bench.disk.entries)
+    assert bench.receive(other, message) == []
+    assert not bench.sent
+    assert len(bench.disk.entries) == entries, "one proof of a log is enough"
+    bench.restart()
+    assert bench.neighbor(culprit).quarantined
+    effects = bench.feed(PeerUp(other.transport))
+    assert any(
+        isinstance(e, Send) and isinstance(parse_message(e.frame.header, bench.charter.federation_id), Proof)
+        for e in effects
+    )
+
+
+def test_a_proof_is_durable_before_it_is_handed_on() -> None:
+    bench = Bench(4)
+    bench.connect()
+    proof = forged_fork(bench)
+    effects = bench.feed(
+        Received(bench.authors[1].transport, Frame(write_message(Proof(bench.charter.federation_id, proof))))
+    )
+    kinds = [type(effect).__name__ for effect in effects]
+    assert kinds.index("Commit") < kinds.index("Send")
+    commit = bench.commits[-1]
+    assert commit.proofs == (proof,)
+
+
+@pytest.mark.parametrize("where", [0, 40, 200, 500])
+def test_what_proves_nothing_is_refused_and_changes_nothing(where: int) -> None:
+    bench = Bench(4)
+    bench.connect()
+    proof = bytearray(forged_fork(bench))
+    proof[where] ^= 1
+    message = Frame(write_message(Proof(bench.charter.federation_id, bytes(proof))))
+    with pytest.raises(RemoteProtocolError):
+        verify_fork(bytes(proof), keys_of(bench.charter))
+    reasons = bench.receive(bench.authors[1], message)
+    assert len(reasons) == 1
+    assert reasons[0] in (Reason.MALFORMED, Reason.BAD_SIGNATURE, Reason.STRANGER, Reason.VERSION)
+    assert not any(n.quarantined for n in bench.node.neighbors.values())
+    assert not bench.disk.proofs

@@ -1,0 +1,235 @@
+"""Neighbors witness each other's logs: never two roots at one size, durable before the cosignature leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from node_helpers import Author, Bench, start_all, toy_world, witness_key
+from test_fork_world import TWO_ROUNDS_S, check_proofs, frozen_by, run_twice
+
+from quidnunc.crypto.checkpoint import Checkpoint, cosign_checkpoint, open_checkpoint, sign_checkpoint, witness_verifier
+from quidnunc.crypto.errors import LocalProtocolError, Reason
+from quidnunc.crypto.fork import verify_fork
+from quidnunc.crypto.identity import SecretKey
+from quidnunc.crypto.note import parse_note, verify_note
+from quidnunc.gossip.events import Frame, Received
+from quidnunc.gossip.exposure import keys_of
+from quidnunc.gossip.message import Consistency, Cosigned, Heads, Message, Prove, write_message
+from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.status import state_of
+from quidnunc.peer.ledger.store import Store
+from quidnunc.sim.network import Link
+
+
+def frame(message: Message) -> Frame:
+    return Frame(write_message(message))
+
+
+def last(bench: Bench, author: Author, kind: type) -> Message:
+    return [each for each in bench.messages(author) if isinstance(each, kind)][-1]
+
+
+def count(bench: Bench, author: Author, kind: type) -> int:
+    return sum(isinstance(each, kind) for each in bench.messages(author))
+
+
+def answer(author: Author, asked: Message) -> Frame:
+    """What an honest log answers to a question."""
+    assert isinstance(asked, Prove)
+    log = author.log
+    path = tuple(log.consistency(asked.old, asked.new))
+    return frame(Consistency(asked.federation, asked.old, asked.new, log.root_at(asked.old), path))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench(4)
+    made.connect()
+    return made
+
+
+def test_the_first_checkpoint_is_cosigned_and_durable_before_that_is_said(bench: Bench) -> None:
+    author = bench.authors[0]
+    effects = bench.feed(Received(author.transport, author.update().frame))
+    kinds = [type(each).__name__ for each in effects]
+    assert kinds.index("Witness") < kinds.index("Send")
+    said = last(bench, author, Cosigned)
+    assert isinstance(said, Cosigned)
+    found = open_checkpoint(said.note, author.log.origin, author.member.log)
+    assert (found.size, found.root) == (author.log.size, author.log.root)
+    mine = witness_verifier(bench.own.log_id, bench.own.witness.public)
+    assert verify_note(parse_note(said.note), [mine])
+    assert bench.disk.heads[author.member.log_id][:2] == (found.size, found.root)
+
+
+def test_a_later_checkpoint_is_cosigned_once_it_is_shown_to_continue(bench: Bench) -> None:
+    author = bench.authors[0]
+    bench.receive(author, author.update().frame)
+    bench.settle()
+    bench.receive(author, author.update().frame)
+    assert count(bench, author, Cosigned) == 1, "not before it is shown"
+    asked = last(bench, author, Prove)
+    assert bench.receive(author, answer(author, asked)) == []
+    assert count(bench, author, Cosigned) == 2
+    assert bench.disk.heads[author.member.log_id][0] == author.log.size
+    assert bench.receive(author, answer(author, asked)) == [Reason.UNSOLICITED]
+
+
+def test_questions_to_one_log_are_at_most_one_in_witness_s(bench: Bench) -> None:
+    author = bench.authors[0]
+    for _ in range(6):
+        bench.receive(author, author.update().frame)
+        bench.settle()
+    assert count(bench, author, Prove) == 1
+    bench.now += bench.settings.witness_s
+    bench.receive(author, author.update().frame)
+    assert count(bench, author, Prove) == 2
+
+
+def test_a_path_that_leads_elsewhere_is_refused_and_proves_nothing(bench: Bench) -> None:
+    author = bench.authors[0]
+    bench.receive(author, author.update().frame)
+    bench.settle()
+    bench.receive(author, author.update().frame)
+    asked = last(bench, author, Prove)
+    assert isinstance(asked, Prove)
+    wrong = Consistency(asked.federation, asked.old, asked.new, bytes(32), (bytes(32),))
+    assert bench.receive(author, frame(wrong)) == [Reason.MALFORMED]
+    assert not bench.node.exposure.proofs
+    assert count(bench, author, Cosigned) == 1
+
+
+def test_a_beginning_that_is_another_one_is_a_proof(bench: Bench) -> None:
+    author = bench.authors[0]
+    twin = author.twin()
+    bench.receive(author, author.update(1.0).frame)
+    bench.settle()
+    twin.update(2.0)
+    twin.update(2.0)
+    assert bench.receive(author, frame(Heads(bench.charter.federation_id, (twin.log.checkpoint(twin.key),)))) == []
+    bench.receive(author, answer(twin, last(bench, author, Prove)))
+    assert bench.neighbor(author).quarantined
+    found = verify_fork(next(iter(bench.disk.proofs.values())), keys_of(bench.charter))
+    assert found.kind.value == "B2"
+
+
+def test_another_root_at_one_size_heard_from_a_third_is_a_proof_and_is_never_cosigned(bench: Bench) -> None:
+    author, third = bench.authors[:2]
+    twin = author.twin()
+    bench.receive(author, author.update(1.0).frame)
+    twin.update(2.0)
+    assert bench.receive(third, frame(Heads(bench.charter.federation_id, (twin.log.checkpoint(twin.key),)))) == []
+    assert bench.neighbor(author).quarantined
+    assert verify_fork(next(iter(bench.disk.proofs.values())), keys_of(bench.charter)).kind.value == "A"
+    assert count(bench, author, Cosigned) == 1
+
+
+def test_what_was_witnessed_survives_a_restart(bench: Bench) -> None:
+    author = bench.authors[0]
+    twin = author.twin()
+    bench.receive(author, author.update(1.0).frame)
+    bench.restart()
+    bench.connect()
+    twin.update(2.0)
+    bench.receive(bench.authors[1], frame(Heads(bench.charter.federation_id, (twin.log.checkpoint(twin.key),))))
+    assert bench.neighbor(author).quarantined
+
+
+def test_heads_that_their_log_did_not_sign_are_refused(bench: Bench) -> None:
+    author, other = bench.authors[:2]
+    note = sign_checkpoint(Checkpoint(author.log.origin, 1, author.log.root), other.key)
+    assert bench.receive(other, frame(Heads(bench.charter.federation_id, (note,)))) == [Reason.BAD_SIGNATURE]
+    stranger = sign_checkpoint(Checkpoint("quidnunc/v1/" + "0" * 64, 1, bytes(32)), other.key)
+    assert bench.receive(other, frame(Heads(bench.charter.federation_id, (stranger,)))) == [Reason.STRANGER]
+
+
+def test_the_documented_race_ends_at_the_store(tmp_path: Path) -> None:
+    """A looks at size N, B at N+K and persists it; then A would overwrite it with N."""
+    log_id, key = b"o" * 32, Bench(2).own
+    with Store.create(tmp_path / "ledger.db", key.log_id, key.key.public) as store:
+        store.witness(log_id, 5, b"n" * 32, b"note at N + K")
+        with pytest.raises(LocalProtocolError, match="never again"):
+            store.witness(log_id, 3, b"m" * 32, b"note at N")
+        with pytest.raises(LocalProtocolError, match="never again"):
+            store.witness(log_id, 5, b"x" * 32, b"another at N + K")
+        store.witness(log_id, 5, b"n" * 32, b"the same again")
+        assert store.heads()[log_id][:2] == (5, b"n" * 32)
+        assert store.verify().ok
+
+
+def test_a_cosignature_counts_only_under_an_own_checkpoint_by_the_senders_key(bench: Bench) -> None:
+    author, other = bench.authors[:2]
+    own, federation = bench.own, bench.charter.federation_id
+    bench.turn()
+    note = bench.commits[-1].note
+    size = open_checkpoint(note, bench.node.recorder.log.origin, own.key.public).size
+    witness = witness_of(bench, author)
+    cosigned = cosign_checkpoint(note, author.member.log_id, witness, time=1)
+    assert bench.receive(other, frame(Cosigned(federation, cosigned))) == [Reason.BAD_SIGNATURE]
+    assert bench.receive(author, frame(Cosigned(federation, note))) == [Reason.BAD_SIGNATURE]
+    assert bench.receive(author, frame(Cosigned(federation, cosigned))) == []
+    assert bench.node.witnesses.cosigned == {author.member.log_id: (size, cosigned)}
+
+
+def witness_of(bench: Bench, author: Author) -> SecretKey:
+    return witness_key(next(each for each in bench.founders if each.member.log_id == author.member.log_id))
+
+
+def test_a_peer_that_is_shown_more_of_its_own_log_than_it_holds_signs_nothing_more(bench: Bench) -> None:
+    bench.greet()
+    bench.turn()
+    older = bench.disk.fold(64)
+    entries, note = list(bench.disk.entries), bench.commits[-1].note
+    bench.turn()
+    newer = bench.commits[-1].note
+    bench.disk.entries = entries
+    bench.resume(older)
+    bench.connect()
+    held = len(bench.disk.entries)
+    own = frame(Heads(bench.charter.federation_id, (note,)))
+    assert bench.receive(bench.authors[0], own) == []
+    assert not bench.node.witnesses.ahead, "a checkpoint of this very history"
+    assert bench.receive(bench.authors[0], frame(Heads(bench.charter.federation_id, (newer,)))) == []
+    assert bench.node.witnesses.ahead
+    assert bench.reports[-1].kind == "behind"
+    bench.turn()
+    assert len(bench.disk.entries) == held
+    assert state_of(bench.node, bench.now)[0] == "behind"
+
+
+# Worlds.
+
+
+def test_logs_of_a_running_federation_are_witnessed_by_a_quorum_with_bounded_traffic() -> None:
+    world, watch = toy_world(4, seed=2)
+    start_all(world)
+    world.run(15.0)
+    watch.check(world)
+    for peer in world.peers:
+        assert peer.node is not None
+        k, size = peer.node.witnesses.witnessed()
+        assert k >= peer.node.witnesses.quorum == 2
+        assert size > 0.6 * len(peer.disk.entries)
+        assert not peer.disk.proofs
+        assert len(peer.disk.cosigned) == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_split_view_is_found_by_pollination_within_two_rounds(seed: int) -> None:
+    """The two instances never share a listener: half of the peers hear the one, half the other."""
+    pace = Settings(repair_retry_s=0.25, witness_s=0.25)
+    world, _ = toy_world(8, seed=seed, watch=False, link=Link(jitter_s=0.05), settings=pace)
+    start_all(world)
+    world.run(4.0 + seed / 8)
+    culprit = world.peers[0]
+    for index in range(4, 8):
+        world.cut(0, index)
+    for index in range(1, 4):
+        world.cut(8, index)
+    twin = run_twice(world, 0)
+    before = max(twin.disk.tokens)
+    world.run(world.now + 30.0, stop=lambda: max(twin.disk.tokens) > before)
+    world.run(world.now + TWO_ROUNDS_S)
+    assert len(frozen_by(world, culprit)) == 7
+    check_proofs(world, culprit)
