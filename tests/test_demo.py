@@ -44,6 +44,11 @@ def demo(*arguments: str, temporary: Path) -> subprocess.Popen[str]:
     )
 
 
+def homes_with_socket(root: Path) -> int:
+    """How many homes have a control socket, or a link to one where the path is long."""
+    return sum(path.name == "control.sock" for path in daemons.sockets(root))
+
+
 def test_a_whole_demo(tmp_path: Path) -> None:
     process = demo("--json", "demo", "--peers", "3", "--rounds", "6", temporary=tmp_path)
     out, err = process.communicate(timeout=200)
@@ -92,8 +97,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
         reached = {
             "founding": lambda: list(tmp_path.glob("*/peer-a/card.note")),
             "starting": lambda: list(tmp_path.glob("*/peer-*/state/lock")),
-            # One each in the homes: a socket, or a link to one where the path is long.
-            "running": lambda: sum(path.name == "control.sock" for path in daemons.sockets(tmp_path)) == 2,
+            "running": lambda: homes_with_socket(tmp_path) == 2,
         }[phase]
         until(lambda: process.poll() is not None or reached(), phase)
         assert process.poll() is None
@@ -129,7 +133,7 @@ def test_an_interrupted_demo_in_a_named_directory_leaves_homes_that_verify(tmp_p
 def test_a_demo_that_is_killed_takes_its_daemons_with_it(tmp_path: Path) -> None:
     process = demo("demo", "--peers", "2", "--rounds", "1000", temporary=tmp_path)
     try:
-        until(lambda: process.poll() is not None or len(daemons.sockets(tmp_path)) == 2, "running")
+        until(lambda: process.poll() is not None or homes_with_socket(tmp_path) == 2, "running")
         assert len(daemons.alive(tmp_path)) >= 2
     finally:
         process.kill()
