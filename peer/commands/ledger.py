@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import LedgerCorrupt, Malformed
+from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
 from quidnunc.gossip.audit import Audit
+from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
@@ -18,16 +19,14 @@ from quidnunc.peer.commands import ledger_evidence, ledger_proof, ledger_trace
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter
-from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened
+from quidnunc.peer.commands.ledger_home import find_entry, member_names, members, opened
+from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.ledger.ledger_check import Layer, Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
     from quidnunc.peer.ledger.deep_check import Arithmetic
-
-WITNESS_VERDICT = "SELF-ATTESTED"
-"""What a ledger without witnesses' cosignatures amounts to: its owner could have rewritten all of it."""
 
 _SHOWN_PROBLEMS = 5
 
@@ -67,6 +66,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             if header.type == EntryType.DP_SPEND:
                 record: Any = record_of(header.type, entry.payload)
                 spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
+        vouched = witnessed(store, _known(context))
         data = {
             "log_id": store.log_id.hex(),
             "name": _own_name(context),
@@ -76,8 +76,8 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             "types": dict(sorted(counts.items())),
             "epsilon": spent_u / MICRO,
             "epsilon_cap": cap_u / MICRO,
-            "witnesses": 0,
-            "verdict": WITNESS_VERDICT,
+            "witnesses": len(vouched.seen),
+            "verdict": vouched.label,
         }
     lines: list[Line] = [
         Styled(f"log {data['log_id']} ({data['name']})", "strong"),
@@ -87,7 +87,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     ]
     if cap_u:
         lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
-    lines.append(f"  witnesses  none: {WITNESS_VERDICT}")
+    lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
     return Outcome(data, lines)
 
 
@@ -139,7 +139,9 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     card = own_card(context.home)
     with opened(context) as store:
         report = store.verify(context.out.progress("checked", "entries"))
-        report = replace(report, layers=(*report.layers, _meaning(store)))
+        vouched = witnessed(store, _known(context))
+        more = (vouched.layer,) if vouched.layer.checked else ()
+        report = replace(report, layers=(*report.layers, _meaning(store), *more))
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -157,10 +159,12 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
             for layer in report.layers
         ],
         "not_held": None if deep is None else deep.not_held,
-        "witnesses": WITNESS_VERDICT,
+        "witnesses": vouched.label,
+        "witnessed_size": vouched.size,
+        "cosigners": [each._asdict() for each in vouched.seen],
         "verified": own and report.ok and report.size > 0,
     }
-    lines = _verdicts(report, card.name, own)
+    lines = _verdicts(report, card.name, own, vouched)
     if deep is not None:
         lines.append(
             f"  {deep.not_held} updates and merges could not be computed again: their blobs are not held any more"
@@ -200,7 +204,32 @@ def _meaning(store: Store) -> Layer:
     return layer
 
 
-def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
+def _known(context: Context) -> tuple[Member, ...]:
+    """The members that this home knows; none, with a warning, where its charter cannot be read."""
+    try:
+        return members(context)
+    except (CharterError, ConfigError) as error:
+        context.out.warn(f"cosignatures are not checked: {error.message}")
+        return ()
+
+
+def _independence(vouched: Witnessed, size: int) -> Line:
+    if not vouched.size:
+        told = (
+            f"only {len(vouched.seen)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
+            if vouched.seen
+            else "nobody else has signed this history"
+        )
+        return Styled(f"  witnesses       {vouched.label}: {told}", "warn")
+    unseen = size - vouched.size
+    rest = f", the last {unseen} entries not yet" if unseen else ""
+    return Styled(
+        f"  witnesses       {vouched.label} members, a quorum of {vouched.quorum} up to entry {vouched.size}{rest}",
+        "good",
+    )
+
+
+def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed) -> list[Line]:
     lines: list[Line] = [
         Styled(
             f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}",
@@ -220,7 +249,7 @@ def _verdicts(report: Report, name: str, own: bool) -> list[Line]:
         if layer.failed > _SHOWN_PROBLEMS:
             lines.append(f"      and {layer.failed - _SHOWN_PROBLEMS} more; all with --json")
     lines.append(f"  root            {report.root.hex()}")
-    lines.append(Styled(f"  witnesses       {WITNESS_VERDICT}: nobody else has signed this history", "warn"))
+    lines.append(_independence(vouched, report.size))
     return lines
 
 

@@ -95,7 +95,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
         f"{data['refused_total']} refused, {data['merges']} merges",
         f"model        {data['model'][:16]}  accuracy {accuracy}",
         f"privacy      {spent}",
-        f"ledger       {data['ledger_entries']} entries",
+        f"ledger       {data['ledger_entries']} entries, {data['witnessed']['verdict']}",
         f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
         _lag(data["loop_lag"]),
         *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),

@@ -117,6 +117,12 @@ class LedgerReader:
             row = self._connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
         return row[0] if row else None
 
+    def checkpoint_at(self, size: int) -> bytes | None:
+        """The own checkpoint over ``size`` entries, or None."""
+        with self._guarded():
+            row = self._connection.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
+        return row[0] if row else None
+
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
         """All own checkpoints as (size, note), by size."""
         last = -1

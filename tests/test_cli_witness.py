@@ -1,0 +1,128 @@
+"""What ``ledger verify`` and ``ledger status`` make of the cosignatures that a ledger keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import make_home, quidnunc
+from founders import Founder, charter, founder, founders
+
+from quidnunc.crypto.checkpoint import cosign_checkpoint
+from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed
+from quidnunc.crypto.log import Log
+from quidnunc.gossip.federation.card import make_card
+from quidnunc.gossip.federation.founding import draft_note
+from quidnunc.gossip.provenance import NodeStart, payload_of
+from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.store import Store
+
+SECONDS = 1_760_000_000
+
+
+def key_of(member: Founder, role: Role) -> SecretKey:
+    return SecretKey(derive_seed(member.secret, role, 0))
+
+
+class Ledger:
+    """The ledger of the first of five founders, in a home like any other."""
+
+    def __init__(self, path: Path) -> None:
+        self.group = founders(5)
+        self.own = self.group[0]
+        self.path = path
+        make_home(path, "any")
+        home = Home.at(path)
+        for each in home.ledger.parent.glob(f"{home.ledger.name}*"):
+            each.unlink()
+        home.card.write_bytes(make_card(self.own.member, self.own.root))
+        home.charter.write_bytes(draft_note(charter(self.group)))
+        self.log = Log(self.own.member.log_id)
+        self.ledger = home.ledger
+        Store.create(self.ledger, self.log.log_id, self.own.member.log).close()
+        self.notes: dict[int, bytes] = {}
+        genesis = self.log.append(EntryType.GENESIS, self.own.member.genesis, salt=bytes(16), t_ms=1)
+        self.commit([genesis])
+
+    def commit(self, entries: list[Any], cosigned: list[tuple[bytes, int, bytes]] | None = None) -> None:
+        note = self.log.checkpoint(key_of(self.own, Role.LOG))
+        self.notes[self.log.size] = note
+        with Store.open(self.ledger) as store:
+            store.commit(entries, note, cosigned=cosigned or [])
+
+    def grow(self, *cosigned: tuple[Founder, int, bytes]) -> None:
+        """One entry more, and with it cosignatures (witness, size, note) that came in."""
+        start = NodeStart(self.log.size, "0.1.0", "3.11.7", "2.13.0", "cpu")
+        entry = self.log.append(start.TYPE, payload_of(start), salt=bytes(16), t_ms=2)
+        self.commit([entry], [(who.member.log_id, size, note) for who, size, note in cosigned])
+
+    def cosign(self, who: Founder, size: int, note: bytes | None = None) -> tuple[Founder, int, bytes]:
+        key = key_of(who, Role.WITNESS)
+        return who, size, cosign_checkpoint(note or self.notes[size], who.member.log_id, key, time=SECONDS + size)
+
+    def verify(self) -> Any:
+        return quidnunc("--home", self.path, "--json", "ledger", "verify")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    made = Ledger(tmp_path / "a")
+    for _ in range(3):
+        made.grow()
+    return made
+
+
+def test_without_cosignatures_a_ledger_is_self_attested(ledger: Ledger) -> None:
+    data = ledger.verify().data
+    assert (data["witnesses"], data["witnessed_size"], data["cosigners"]) == ("SELF-ATTESTED", 0, [])
+
+
+def test_a_quorum_witnesses_up_to_the_size_that_so_many_have_seen(ledger: Ledger) -> None:
+    _, b, c, d, _ = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 3), ledger.cosign(d, 2))
+    data = ledger.verify().data
+    assert (data["witnesses"], data["witnessed_size"]) == ("WITNESSED 3 of 4", 2)
+    assert {(each["name"], each["size"], each["time"]) for each in data["cosigners"]} == {
+        (b.member.name, 4, SECONDS + 4),
+        (c.member.name, 3, SECONDS + 3),
+        (d.member.name, 2, SECONDS + 2),
+    }
+    shown = quidnunc("--home", ledger.path, "ledger", "verify").out.splitlines()[-1]
+    assert (
+        shown == "  witnesses       WITNESSED 3 of 4 members, a quorum of 3 up to entry 2, the last 3 entries not yet"
+    )
+    assert quidnunc("--home", ledger.path, "--json", "ledger", "status").data["verdict"] == "WITNESSED 3 of 4"
+
+
+def test_one_less_than_a_quorum_is_not_enough(ledger: Ledger) -> None:
+    ledger.grow(*(ledger.cosign(each, 4) for each in ledger.group[1:3]))
+    assert ledger.verify().data["witnesses"] == "SELF-ATTESTED"
+    shown = quidnunc("--home", ledger.path, "ledger", "verify").out.splitlines()[-1]
+    assert "only 2 of 4 members have cosigned it, a quorum is 3" in shown
+
+
+def test_cosignatures_that_are_none_are_named(ledger: Ledger) -> None:
+    _, b, c, d, e = ledger.group
+    stranger = founder(77)
+    other = Log(ledger.log.log_id)
+    other.append(EntryType.GENESIS, ledger.own.member.genesis, salt=b"x" * 16, t_ms=1)
+    forked = other.checkpoint(key_of(ledger.own, Role.LOG))
+    ledger.grow(
+        ledger.cosign(stranger, 2),
+        ledger.cosign(b, 1, forked),
+        (c, 2, ledger.cosign(d, 2)[2]),
+        (d, 3, ledger.notes[3]),
+        (e, 9, ledger.cosign(e, 4)[2]),
+    )
+    result = ledger.verify()
+    assert result.code == 30
+    layers = {layer["name"]: layer for layer in result.envelope["data"]["layers"]}
+    found = layers["cosignatures"]
+    assert (found["checked"], found["failed"]) == (5, 5)
+    assert {each["code"] for each in found["problems"]} == {"I16"}
+    whys = " / ".join(each["why"] for each in found["problems"])
+    for part in ("not a member of the charter", "not the own checkpoint of that size", "did not cosign the note"):
+        assert part in whys
+    assert result.envelope["data"]["witnesses"] == "SELF-ATTESTED"
