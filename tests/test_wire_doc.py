@@ -153,7 +153,8 @@ def test_the_tags_are_those_in_the_code() -> None:
 
 
 def test_the_invariants_are_those_that_verification_reports() -> None:
-    text = "".join((ROOT / name).read_text("utf-8") for name in ("peer/ledger/ledger_check.py", "gossip/audit.py"))
+    checks = ("peer/ledger/ledger_check.py", "gossip/audit.py", "peer/commands/ledger_witness.py")
+    text = "".join((ROOT / name).read_text("utf-8") for name in checks)
     assert {row["code"] for row in table("13. Invariants")} == set(re.findall(r'"(I\d+)"', text))
 
 
