@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import partial
 
 import pytest
 from node_helpers import Bench, ToyWorker, parsed, start_all, toy_world
@@ -14,8 +15,8 @@ from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import encode_fork
 from quidnunc.gossip.events import Frame, PeerUp, Received, Send
 from quidnunc.gossip.exposure import keys_of
-from quidnunc.gossip.message import Proof, parse_message, write_message
-from quidnunc.gossip.provenance import EquivocationProof, Merge
+from quidnunc.gossip.message import Cosigned, Heads, Proof, parse_message, write_message
+from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Disk, Peer, World
 
@@ -32,11 +33,21 @@ def copied(peer: Peer) -> tuple[Disk, ToyWorker]:
     return disk, ToyWorker(peer.index, blobs)
 
 
-def run_twice(world: World, index: int) -> Peer:
-    """Start a copy of a running peer's home beside it."""
+def run_twice(world: World, index: int, *, deaf: bool = True) -> Peer:
+    """Start a copy of a running peer's home beside it; a ``deaf`` one is never told what its log has come to."""
     twin = world.twin(index, *copied(world.peers[index]))
+    if deaf:
+        world.hooks.tamper = partial(without_heads_of_itself, world.charter.federation_id, twin)
     world.start(twin.index)
     return twin
+
+
+def without_heads_of_itself(
+    federation: bytes, twin: Peer, sender: Peer, receiver: Peer, send: Send, body: bytes
+) -> tuple[bytes, bytes] | None:
+    """The network of somebody who does not want to know."""
+    told = parse_message(send.frame.header, federation)
+    return None if receiver is twin and isinstance(told, Heads | Cosigned) else (send.frame.header, body)
 
 
 def frozen_by(world: World, culprit: Peer) -> list[Peer]:
@@ -75,6 +86,24 @@ def test_a_copied_home_that_runs_twice_is_frozen_by_all_within_two_rounds(seed: 
             merges = [r for _, r in parsed(peer.disk.entries[size:]) if isinstance(r, Merge)]
             assert merges, "the others go on"
             assert not any(row.log_id == culprit.log_id for merge in merges for row in merge.rows)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copied_home_that_is_told_signs_nothing_and_nobody_is_frozen(seed: int) -> None:
+    world, _ = toy_world(8, seed=seed, watch=False, link=Link(jitter_s=0.05))
+    start_all(world)
+    world.run(4.0 + seed / 12)
+    twin = run_twice(world, seed % 8, deaf=False)
+    before = published(twin)
+    world.run(world.now + TWO_ROUNDS_S)
+    assert twin.node is not None
+    assert twin.node.witnesses.ahead
+    assert published(twin) == before
+    assert not frozen_by(world, twin)
+
+
+def published(peer: Peer) -> int:
+    return sum(isinstance(record, UpdatePublished) for _, record in parsed(peer.disk.entries))
 
 
 def test_a_frozen_log_stays_frozen_after_a_restart_and_late_peers_are_told() -> None:
