@@ -39,8 +39,9 @@ class Command:
         for pattern, name in _MASKS:
             shown = pattern.sub(name, shown)
         if self.words[0] in _LIVE:
-            shown = _NUMBER.sub("N", shown)
+            shown = _NUMBER.sub("N", shown).replace(", the last N entries not yet", "")
         lines = [" ".join(line.split()) for line in shown.strip().splitlines()]
+        lines = [line for line in lines if not line.startswith("was ")]  # what has passed, as long as it is remembered
         # Members stand in the order of their log ids, which are drawn anew each time.
         at = [number for number, line in enumerate(lines) if _MEMBER.fullmatch(line)]
         for number, line in zip(at, sorted(lines[number] for number in at), strict=True):
