@@ -59,7 +59,7 @@ def health(data: dict[str, Any]) -> ExitCode:
     severities = {each["severity"] for each in data["conditions"]}
     if "stalled" in severities:
         return ExitCode.STALLED
-    waiting = data["state"] == "waiting" and not data["updates_published"]
+    waiting = data["state"] == "waiting" and (not data["updates_published"] or data["phase"] == "starting")
     if waiting or data["state"] in ("paused", "starting", "recovering"):
         return ExitCode.PENDING
     return ExitCode.DEGRADED if "degraded" in severities else ExitCode.OK
