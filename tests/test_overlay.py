@@ -175,6 +175,27 @@ async def test_events_of_a_peer_alternate_and_a_stopped_peer_is_reported(world: 
         assert [event for event, _ in one_events.log] == ["up", "down"] * 2
 
 
+async def test_a_send_to_a_peer_that_ends_before_it_answers_fails(world: World) -> None:
+    """Regression: the sender's queue waited forever for a host that was gone, and its successor heard nothing."""
+    one, two = world.make(0), world.make(1)
+    async with serving(one) as one_events, trio.open_nursery() as nursery:
+        failed = trio.Event()
+
+        async def sending() -> None:
+            with pytest.raises(SendFailed):
+                await one.send(KEYS[1], Frame(b"h"))
+            failed.set()
+
+        async with serving(two) as two_events:
+            two_events.gate = trio.Event()
+            introduce((one, two))
+            await one_events.until_up(KEYS[1])
+            nursery.start_soon(sending)
+            await two_events.until(lambda self: self.receiving == 1)
+        with trio.fail_after(30):
+            await failed.wait()
+
+
 async def test_many_frames_both_ways_at_once(world: World) -> None:
     async with pair(world) as (one, one_events, two, two_events):
         with trio.fail_after(60):

@@ -69,6 +69,7 @@ class MemoryOverlay:
         self._stats: dict[bytes, PeerStats] = {}
         self._events: OverlayEvents
         self._nursery: trio.Nursery | None = None
+        self._taking: set[trio.CancelScope] = set()
         self.set_members(members)
 
     async def serve(
@@ -89,6 +90,8 @@ class MemoryOverlay:
         finally:
             self._network.serving.pop(self.public, None)
             self._up.clear()
+            for scope in self._taking:
+                scope.cancel()
             self._network.changed()
 
     def settle_soon(self) -> None:
@@ -127,18 +130,30 @@ class MemoryOverlay:
         if not self._network.linked(self.public, peer):
             raise SendFailed(peer, "not connected")
         offer = Offer(self._federation, len(frame.header), len(frame.body), await digest_of(frame))
-        reason = await self._network.serving[peer].take(self.public, offer, Frame(frame.header, frame.body))
+        lost, reason = await self._network.serving[peer].take(self.public, offer, Frame(frame.header, frame.body))
         stats = self._stats_of(peer)
         if reason is not None:
             stats.refused_by_peer[reason] = stats.refused_by_peer.get(reason, 0) + 1
             raise SendFailed(peer, f"refused: {reason.label}", reason=reason)
-        if not self._network.linked(self.public, peer):
+        if lost or not self._network.linked(self.public, peer):
             raise SendFailed(peer, "connection lost")
         stats.frames_sent += 1
         stats.bytes_sent += offer.size
 
-    async def take(self, peer: bytes, offer: Offer, frame: Frame) -> Reason | None:
-        """The receiving side of :meth:`send`."""
+    async def take(self, peer: bytes, offer: Offer, frame: Frame) -> tuple[bool, Reason | None]:
+        """The receiving side of :meth:`send`: whether the link ended meanwhile, and why the frame was refused.
+
+        It runs in the sender's task, so a host that stops answering as it ends must not keep the sender.
+        """
+        with trio.CancelScope() as scope:
+            self._taking.add(scope)
+            try:
+                return False, await self._take(peer, offer, frame)
+            finally:
+                self._taking.discard(scope)
+        return True, None
+
+    async def _take(self, peer: bytes, offer: Offer, frame: Frame) -> Reason | None:
         stats = self._stats_of(peer)
         reason = judge(offer, self._federation, self._settings)
         if reason is None:
