@@ -145,13 +145,14 @@ class MemoryOverlay:
 
         It runs in the sender's task, so a host that stops answering as it ends must not keep the sender.
         """
+        reason = None
         with trio.CancelScope() as scope:
             self._taking.add(scope)
             try:
-                return False, await self._take(peer, offer, frame)
+                reason = await self._take(peer, offer, frame)
             finally:
                 self._taking.discard(scope)
-        return True, None
+        return scope.cancelled_caught, reason
 
     async def _take(self, peer: bytes, offer: Offer, frame: Frame) -> Reason | None:
         stats = self._stats_of(peer)
