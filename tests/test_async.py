@@ -10,6 +10,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -226,11 +227,11 @@ def test_a_joiner_with_one_neighbor_starts_from_what_it_has() -> None:
     assert keeping <= 0.5
 
 
-@pytest.mark.slow
-def test_a_returner_is_level_with_its_neighbors_at_once() -> None:
-    """S9: gone at 8% of the run and back at half of it, over links that lose a fifth."""
+def returned(seed: int, settings: Settings = PACE) -> tuple[list[float], float]:
+    """Gone at 8% of the run and back at half of it: the returner's accuracy above its neighbors' mean, three times
+    within six of its own periods; and how much better the worst of them is than before."""
     peer = 4
-    scenario = digits_trial(peers=8)
+    scenario = replace(digits_trial(peers=8, seed=seed), settings=settings)
     until = time_for(scenario.periods_s, 150)
     world = begin(scenario, until)
     world.run(0.08 * until)
@@ -242,11 +243,25 @@ def test_a_returner_is_level_with_its_neighbors_at_once() -> None:
     assert node is not None
     world.run(world.now + 20, stop=lambda: node.rounds.phase not in (Phase.STARTING, Phase.ADOPTING))
     began, period = world.now, scenario.periods_s[peer]
+    gaps = []
     for later in (0.5, 2.5, 5.5):
         world.run(began + later * period)
         others = [accuracy(each) for each in world.peers if each.index != peer]
-        assert accuracy(world.peers[peer]) >= sum(others) / len(others) - 0.03
-    assert min(others) >= min(before) - 0.03, "nobody is harmed"
+        gaps.append(accuracy(world.peers[peer]) - fmean(others))
+    return gaps, min(others) - min(before)
+
+
+@pytest.mark.slow
+def test_a_returner_is_level_with_its_neighbors_at_once() -> None:
+    """S9, over links that lose a fifth. Single peers differ by .02 from one another on 360 test examples, so that a
+    single reading says little: the mean of six is judged (six seeds gave -.004 on average, with a spread of .011)."""
+    gaps = []
+    for seed in (0, 1):
+        seen, others = returned(seed)
+        gaps += seen
+        assert seen[0] >= -0.1, "at once"
+        assert others >= -0.03, "nobody is harmed"
+    assert fmean(gaps) >= -0.03
 
 
 # -- privacy and the lead bound ---------------------------------------------------------------------------------
