@@ -8,6 +8,7 @@ from typing import Any
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.findings import Code, DataFault, Finding, printable
+from quidnunc.gossip.tabular.header import check_names
 from quidnunc.gossip.tabular.schema import SCHEMA_BYTES_MAX
 from quidnunc.gossip.tabular.table import (
     LIMITS,
@@ -15,10 +16,9 @@ from quidnunc.gossip.tabular.table import (
     Dialect,
     Table,
     TableLimits,
-    check_names,
-    decode_text,
     read_table,
 )
+from quidnunc.gossip.tabular.text import decode_text
 from quidnunc.peer.home import read_capped
 
 PARQUET_MAGIC = b"PAR1"

@@ -31,6 +31,7 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"
     BAD_QUOTES = "bad_quotes"
     WRONG_DELIMITER = "wrong_delimiter"
+    NO_HEADER = "no_header"
     UNNAMED_COLUMN = "unnamed_column"
     DUPLICATE_COLUMN = "duplicate_column"
     RAGGED_ROW = "ragged_row"
