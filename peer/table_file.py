@@ -22,6 +22,7 @@ from quidnunc.gossip.tabular.text import decode_text
 from quidnunc.peer.home import read_capped
 
 PARQUET_MAGIC = b"PAR1"
+NO_SCHEMA = "write one from a table: quidnunc data check FILE --write-schema schema.toml"
 
 
 def load_table(path: Path, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS) -> Table:
@@ -42,12 +43,15 @@ def dialect_of(table: Table, dialect: Dialect) -> Dialect:
 
 
 def load_schema_text(path: Path) -> str:
-    """The text of a schema file. Raises ConfigError."""
+    """The text of a schema file. Raises ConfigError, also for a file without a schema in it."""
     data = _read(path, SCHEMA_BYTES_MAX)
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", hint="save it as UTF-8") from None
+    if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
+        raise ConfigError(f"{path}: no schema in it", hint=NO_SCHEMA)
+    return text
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -54,6 +54,7 @@ class Code(StrEnum):
     MANY_DROPPED = "many_dropped"
     EMPTY_SPLIT = "empty_split"
     LEAKAGE = "leakage"
+    CONSTANT_COLUMN = "constant_column"
     NARROW_VALUES = "narrow_values"
 
 
@@ -69,9 +70,12 @@ _WARNINGS = frozenset(
 )
 
 
+_HINTS = frozenset({Code.CONSTANT_COLUMN, Code.NARROW_VALUES})
+
+
 def severity_of(code: Code) -> Severity:
     """How much a code weighs."""
-    if code == Code.NARROW_VALUES:
+    if code in _HINTS:
         return Severity.HINT
     return Severity.WARNING if code in _WARNINGS else Severity.ERROR
 

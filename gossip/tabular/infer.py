@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.findings import Code, DataFault, printable
 from quidnunc.gossip.tabular.header import looks_like_values, values_on_top
-from quidnunc.gossip.tabular.rule import Rule, parse_rule
+from quidnunc.gossip.tabular.rule import Rule, parse_rule, plain_word
 from quidnunc.gossip.tabular.schema import (
     COLUMNS_MAX,
     NAME_CHARS_MAX,
@@ -23,7 +23,7 @@ from quidnunc.gossip.tabular.schema import (
     closest,
 )
 from quidnunc.gossip.tabular.table import PLAIN, Dialect, Table
-from quidnunc.gossip.tabular.values import MISSING_LIKE, number_of, plain_word
+from quidnunc.gossip.tabular.values import MISSING_LIKE, number_of
 
 FEW_VALUES = 10
 """Up to so many distinct whole numbers are taken for a category."""
@@ -112,7 +112,7 @@ class _Guess:
         shown = ", ".join(printable(value) for value in values[:_VALUES_SHOWN])
         shown += "..." if len(values) > _VALUES_SHOWN else ""
         raise ConfigError(
-            f"no positive rule can be guessed for the target {self.name[:40]!a}, which has "
+            f"no positive rule can be guessed for the target {self.name[:40]!a} with "
             f"{len(values)} value{'' if len(values) == 1 else 's'}: {shown or 'none'}",
             hint="a target has one spelling for yes and one for no; name another column with --target, or write a "
             "schema with [target] positive",
