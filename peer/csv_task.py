@@ -1,12 +1,14 @@
 """The built-in task ``csv``: a table of this site's under the schema that all members signed.
 
 Warnings (inferred ranges, a measured median, a suspicious column) go to the log of the process that builds the task,
-which is the daemon's stderr; ``quidnunc data check`` repeats them at leisure.
+which is the daemon's stderr, and with the hints into the task's notes, which ``quidnunc status`` counts;
+``quidnunc data check`` repeats them at leisure.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
@@ -46,7 +48,10 @@ def csv_task(site: Site) -> Task:
     for finding in examined.findings:
         if finding.severity == Severity.WARNING:
             _log.warning("%s: %s; %s", escape(site.path), finding.message, finding.remedy)
-    return table_task(encoded, options)
+    # Warnings first: of the notes only the first is shown in full.
+    noted = sorted(examined.findings, key=lambda finding: finding.severity != Severity.WARNING)
+    notes = tuple(escape(finding.message) for finding in noted)
+    return replace(table_task(encoded, options), notes=notes)
 
 
 def examine_file(path: Path, schema: Schema | None, options: Options, target: str = "") -> Examined:

@@ -37,7 +37,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.files import own_card, own_place, read_card, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write
 from quidnunc.peer.model_file import beside, read_model
@@ -126,7 +126,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     # networkx and, through the built-in tasks, numpy: only this command needs them.
     from quidnunc.gossip.federation.topology import founding_edges
 
-    members = tuple(sorted((read_card(path) for path in args.cards), key=lambda member: member.log_id))
+    members = read_cards(args.cards)
     if len(members) < 2:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     if not 0 <= args.seed < 2**63:

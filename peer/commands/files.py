@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, read_capped
+from quidnunc.peer.output import UsageError
 
 PUBLIC_FILE = 0o644
 
@@ -37,6 +38,23 @@ def write_public(path: Path, data: bytes) -> None:
 def read_card(path: Path) -> Member:
     """The member whose card lies at ``path``; raises ConfigError or CharterError, naming the file."""
     return _named(path, open_card, read_file(path, CARD_BYTES))
+
+
+def read_cards(paths: Sequence[Path]) -> tuple[Member, ...]:
+    """The members whose cards lie at ``paths``, in the order of a charter.
+
+    Raises ConfigError or CharterError, naming the file, and UsageError where one member is named twice.
+    """
+    found: dict[bytes, tuple[Member, Path]] = {}
+    for path in paths:
+        member = read_card(path)
+        if member.log_id in found:
+            raise UsageError(
+                f"{path}: the card of {member.name} is named already, as {found[member.log_id][1]}",
+                hint="name every founder's card once",
+            )
+        found[member.log_id] = member, path
+    return tuple(found[log_id][0] for log_id in sorted(found))
 
 
 def read_charter(path: Path) -> tuple[bytes, Opened]:
