@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from cli_helpers import quidnunc
+from faulty_tables import Bad, Rows, changed, lines, renamed, text, without
 from four_sites import SCHEMA, rows, text_of
 
 from quidnunc.crypto.errors import ConfigError
@@ -17,44 +16,6 @@ from quidnunc.gossip.tabular.options import Options
 from quidnunc.gossip.tabular.schema import parse_schema
 from quidnunc.gossip.task import Site
 from quidnunc.peer.csv_task import csv_task, examine_file
-
-Rows = list[dict[str, str]]
-
-
-class Bad(NamedTuple):
-    """A fault: how it is made, and what must be said of it."""
-
-    name: str
-    make: Callable[[Rows], bytes]
-    code: Code
-    row: int = 0
-    column: str = ""
-    value: str = ""
-    count: int = 0
-    remedy: str = ""
-
-
-def changed(column: str, value: str | Callable[[str], str], *at: int) -> Callable[[Rows], bytes]:
-    """A change of cells: of the rows ``at``, or of all."""
-
-    def make(table: Rows) -> bytes:
-        for index in at or range(len(table)):
-            table[index][column] = value if isinstance(value, str) else value(table[index][column])
-        return text_of(table).encode()
-
-    return make
-
-
-def text(change: Callable[[str], str], encoding: str = "utf-8") -> Callable[[Rows], bytes]:
-    return lambda table: change(text_of(table)).encode(encoding)
-
-
-def renamed(old: str, new: str) -> Callable[[Rows], bytes]:
-    return text(lambda found: found.replace(old, new, 1))
-
-
-def without(column: str) -> Callable[[Rows], bytes]:
-    return lambda table: text_of([{k: v for k, v in row.items() if k != column} for row in table]).encode()
 
 
 def european(table: Rows) -> bytes:
@@ -67,10 +28,6 @@ def leaking(table: Rows) -> bytes:
     for index, row in enumerate(table):
         row["sugar"] = str((250 if row["readmitted"] == "yes" else 100) + index % 40)
     return text_of(table).encode()
-
-
-def lines(found: str) -> list[str]:
-    return found.splitlines(keepends=True)
 
 
 BAD = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from quidnunc.gossip.tabular.values import Values, is_missing, number_of, read_c
 _MANY_DROPPED = 0.5
 _NARROW = 0.02
 _NARROW_ROWS = 20
+_SPELLED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +200,14 @@ def _place(
             )
     else:
         arrays = [positive, *(read.data + 0 for read in values.values())]  # + 0: no negative zero
-        keys = row_keys([[repr(cell) for cell in array.tolist()] for array in arrays])
+        keys = row_keys([_spelled(array) for array in arrays])
     return split_rows(keys, schema.seed, schema.holdout, schema.test), findings
+
+
+def _spelled(array: NDArray[Any]) -> Iterator[str]:
+    """The entries as texts, some at a time: all at once they would take ten times the room of the array."""
+    for start in range(0, len(array), _SPELLED_AT_ONCE):
+        yield from map(repr, array[start : start + _SPELLED_AT_ONCE].tolist())
 
 
 def _judge(examined: Examined, table: Table) -> list[Finding]:

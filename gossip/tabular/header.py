@@ -20,7 +20,7 @@ _NAMES_ON_TOP = "put a row of names on top: the first row must name the columns"
 
 def check_header(names: Sequence[str], line: int, delimiter: str, second: Sequence[str]) -> None:
     """Raise DataFault unless the first row names columns; ``second`` is the row after it, empty for none."""
-    if names[0].startswith("#") and (len(second) != len(names) or not any(names[1:])):
+    if names[0].startswith("#") and (len(second) != len(names) or not all(names)):
         what = f"the first row is a remark ('{printable(names[0])}'), must name the columns"
         remedy = "delete the lines above the row of names"
         raise DataFault(Finding(Code.NO_HEADER, what, remedy, line, "", printable(names[0])))

@@ -11,7 +11,7 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.home import Home, atomic_write, read_capped
+from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
 from quidnunc.peer.output import UsageError
 
 PUBLIC_FILE = 0o644
@@ -32,7 +32,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 def write_public(path: Path, data: bytes) -> None:
     """Put a file that is meant to be handed on at ``path``, whole or not at all; raises StoreUnwritable."""
-    atomic_write(path.expanduser().absolute(), data, PUBLIC_FILE)
+    atomic_write(expanded(path).absolute(), data, PUBLIC_FILE)
 
 
 def read_card(path: Path) -> Member:
@@ -122,7 +122,7 @@ def install_charter(home: Home, data: bytes, opened: Opened, source: Path, model
     if model is None and beside(source).exists():
         model = beside(source)
     if model is not None:
-        install_model(model.expanduser(), home, charter.task.genesis, charter.task.dim)
+        install_model(expanded(model), home, charter.task.genesis, charter.task.dim)
     write_public(home.charter, data)
 
 
