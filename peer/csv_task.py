@@ -14,7 +14,7 @@ from pathlib import Path
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.encode import encode
 from quidnunc.gossip.tabular.examine import Examined, examine
-from quidnunc.gossip.tabular.findings import Severity
+from quidnunc.gossip.tabular.findings import DataFault, Severity
 from quidnunc.gossip.tabular.infer import infer_schema
 from quidnunc.gossip.tabular.options import Options, parse_options
 from quidnunc.gossip.tabular.schema import Schema, parse_schema
@@ -43,7 +43,10 @@ def csv_task(site: Site) -> Task:
         lacks = "a schema, or a table to infer one from" if schema is None else "a table: data.path is empty"
         hint = _WRITE_SCHEMA if schema is None else 'name it in config.toml: path = "..." under [data]'
         raise ConfigError(f"the task csv needs {lacks}", hint=hint)
-    examined = examine_file(Path(site.path), schema, options)
+    try:
+        examined = examine_file(Path(site.path), schema, options)
+    except DataFault as fault:
+        raise DataFault(fault.finding, source=site.path) from None
     encoded = encode(examined, site.path)
     for finding in examined.findings:
         if finding.severity == Severity.WARNING:

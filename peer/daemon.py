@@ -301,7 +301,7 @@ async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs
     why = result.why if isinstance(result, JobFailed) else repr(result)
     hint = "check [data] in config.toml and the task function"
     if charter.task.reference == CSV:
-        hint = f"all that is wrong says: quidnunc --home {home.root} data check"
+        hint = f"see everything that is wrong with it: quidnunc --home {home.root} data check"
     raise DataRefused(f"the task cannot be built: {why}", hint=hint)
 
 

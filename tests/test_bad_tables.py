@@ -218,6 +218,7 @@ def test_the_task_refuses_what_the_check_refuses(bad: Bad, path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             csv_task(site)
         assert finding.what in raised.value.message
+        assert raised.value.message.startswith(f"{path}: ")
         assert raised.value.hint == finding.remedy
     else:
         assert len(csv_task(site).train[0])
