@@ -7,7 +7,6 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator
-from datetime import date, time
 from typing import Any
 
 from quidnunc.crypto.errors import ConfigError
@@ -207,7 +206,7 @@ def _literal(value: object) -> str:
     elif isinstance(value, int) and abs(value) >= 10**_SHOWN:
         shown = "(a very long number)"
     else:
-        shown = value.isoformat() if isinstance(value, date | time) else ascii(value)
+        shown = ascii(value) if isinstance(value, str) else str(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
