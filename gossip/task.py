@@ -48,7 +48,8 @@ class Task:
     loss per example, shape ``[batch]``: privacy clips examples one by one. ``train``, ``holdout`` and
     ``test`` are pairs of tensors ``(inputs [n, ...], targets [n, ...])``; ``holdout`` judges neighbors and
     may be empty, ``test`` is only reported. ``metrics`` map a name to ``f(outputs, targets) -> float``;
-    ``accuracy`` replaces the built-in one.
+    ``accuracy`` replaces the built-in one. ``notes`` are remarks on the local data for whoever runs the peer, a line
+    each: ``quidnunc status`` tells the first and how many there are, and nothing of them is sent.
 
     Raises ConfigError for an empty training split, for inputs and targets of unequal length, and for a share
     policy other than ``"all"``.
@@ -61,6 +62,7 @@ class Task:
     test: tuple[Tensor, Tensor]
     metrics: Mapping[str, Callable[[Tensor, Tensor], float]] = field(default_factory=dict)
     share: str = SHARE_ALL
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, split in (("train", self.train), ("holdout", self.holdout), ("test", self.test)):

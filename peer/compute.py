@@ -31,6 +31,7 @@ from quidnunc.peer.pipe import (
     TO_PARENT,
     FrameReader,
     Heartbeat,
+    Noted,
     Ready,
     Setup,
     SetupFailed,
@@ -86,7 +87,7 @@ class ComputeProcess:
     ``setup.noise_key`` is filled in at every start with 32 fresh bytes of the operating system, so that a
     restarted process never repeats noise. A ``noise_seed`` (tests only, it voids every epsilon) derives them
     instead, another key for every start. ``stall_s`` and ``start_s`` are seconds without progress in a job
-    and while loading the task.
+    and while loading the task. ``notes`` are what the task remarks on the local data, from the first job on.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class ComputeProcess:
         self._child: _Child | None = None
         self._starts = 0
         self.last_exit = ""
+        self.notes: tuple[str, ...] = ()
         self._deaths: Counter[Death] = Counter()
         self._last: Trouble | None = None
         self._delay = 0.0
@@ -192,6 +194,7 @@ class ComputeProcess:
     async def _exchange(self, child: _Child, job: Job) -> Result:
         try:
             message = await child.ask(TO_CHILD.encode(job), self._stall_s, "training.stall_s")
+            self.notes = child.notes
             if not isinstance(message, Result):
                 raise _Died("spoke out of turn")
         except LocalProtocolError:
@@ -264,6 +267,7 @@ class _Child:
         self._process.stdout.close()
         self._reader = FrameReader(self._stdout)
         self.pid = self._process.pid
+        self.notes: tuple[str, ...] = ()
         self._oom_kills = oom_kills()
 
     def exited(self) -> bool:
@@ -289,6 +293,9 @@ class _Child:
                 if answer is None:
                     raise _Died(await self._farewell(), self.death())
                 message: object = TO_PARENT.decode(answer)
+                if isinstance(message, Noted):
+                    self.notes = message.notes
+                    continue
                 if not isinstance(message, Heartbeat):
                     return message
                 if message.progress > progress:

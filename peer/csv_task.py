@@ -1,18 +1,20 @@
 """The built-in task ``csv``: a table of this site's under the schema that all members signed.
 
 Warnings (inferred ranges, a measured median, a suspicious column) go to the log of the process that builds the task,
-which is the daemon's stderr; ``quidnunc data check`` repeats them at leisure.
+which is the daemon's stderr, and with the hints into the task's notes, which ``quidnunc status`` counts;
+``quidnunc data check`` repeats them at leisure.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.encode import encode
 from quidnunc.gossip.tabular.examine import Examined, examine
-from quidnunc.gossip.tabular.findings import Severity
+from quidnunc.gossip.tabular.findings import DataFault, Severity
 from quidnunc.gossip.tabular.infer import infer_schema
 from quidnunc.gossip.tabular.options import Options, parse_options
 from quidnunc.gossip.tabular.schema import Schema, parse_schema
@@ -41,12 +43,18 @@ def csv_task(site: Site) -> Task:
         lacks = "a schema, or a table to infer one from" if schema is None else "a table: data.path is empty"
         hint = _WRITE_SCHEMA if schema is None else 'name it in config.toml: path = "..." under [data]'
         raise ConfigError(f"the task csv needs {lacks}", hint=hint)
-    examined = examine_file(Path(site.path), schema, options)
+    try:
+        examined = examine_file(Path(site.path), schema, options)
+    except DataFault as fault:
+        raise DataFault(fault.finding, source=site.path) from None
     encoded = encode(examined, site.path)
     for finding in examined.findings:
         if finding.severity == Severity.WARNING:
             _log.warning("%s: %s; %s", escape(site.path), finding.message, finding.remedy)
-    return table_task(encoded, options)
+    # Warnings first: of the notes only the first is shown in full.
+    noted = sorted(examined.findings, key=lambda finding: finding.severity != Severity.WARNING)
+    notes = tuple(escape(finding.message) for finding in noted)
+    return replace(table_task(encoded, options), notes=notes)
 
 
 def examine_file(path: Path, schema: Schema | None, options: Options, target: str = "") -> Examined:

@@ -48,6 +48,7 @@ from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
+from quidnunc.peer.task_loader import CSV
 from quidnunc.peer.waiting import wait_for_room
 
 if TYPE_CHECKING:
@@ -298,7 +299,10 @@ async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs
         if computer.died == died:
             break  # the task itself refuses: it would again
     why = result.why if isinstance(result, JobFailed) else repr(result)
-    raise DataRefused(f"the task cannot be built: {why}", hint="check [data] in config.toml and the task function")
+    hint = "check [data] in config.toml and the task function"
+    if charter.task.reference == CSV:
+        hint = f"see everything that is wrong with it: quidnunc --home {home.root} data check"
+    raise DataRefused(f"the task cannot be built: {why}", hint=hint)
 
 
 async def _with_earlier_model(result: Described, charter: Charter, home: Home, blobs: FileBlobs) -> Described:

@@ -7,7 +7,7 @@ looks once a second, tells the node when there is no room on the disk, and keeps
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from quidnunc.gossip.conditions import Condition, Conditions, Severity
 from quidnunc.gossip.events import Storage
 from quidnunc.peer.compute import Death, Trouble
 from quidnunc.peer.home import unwritable
+from quidnunc.peer.task_loader import CSV
 
 if TYPE_CHECKING:
     from quidnunc.peer.host import Host
@@ -149,6 +150,15 @@ def with_link_reasons(found: list[Condition], why: Mapping[str, str]) -> list[Co
     ]
 
 
+def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
+    """One remark for all that the task ``task`` remarks on the local data; the first stands for the rest."""
+    if not notes:
+        return []
+    text = notes[0] if len(notes) == 1 else f"{len(notes)} remarks, the first: {notes[0]}"
+    where = "quidnunc data check" if task == CSV else "the task function"
+    return [Condition("data-remarks", Severity.NOTE, "data", f"{text}; see: {where}")]
+
+
 class Health:
     """The conditions of one running daemon."""
 
@@ -183,6 +193,7 @@ class Health:
                 *clock_conditions(host.clock.drift()),
                 *with_link_reasons(found, why),
                 *link_conditions(backlogs, now),
+                *data_conditions(self._computer.notes, host.node.charter.task.reference),
             ],
             now,
         )

@@ -263,13 +263,22 @@ def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: 
             temporary.unlink(missing_ok=True)
 
 
+def expanded(path: Path) -> Path:
+    """``path`` with ``~`` or ``~name`` in front replaced; raises ConfigError for a user that is not here."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: no user {path.parts[0]} on this machine", hint="write the path out") from None
+
+
 def read_capped(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file. Raises OSError, or ConfigError when it has more than ``max_bytes``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{path}: not a regular file")
+            hint = "name a file in it" if stat.S_ISDIR(found.st_mode) else "write what it gives to a file first"
+            raise ConfigError(f"{path}: not a regular file, but a {_kind(found.st_mode)}", hint=hint)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(max_bytes + 1)
     finally:
@@ -277,6 +286,11 @@ def read_capped(path: Path, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise ConfigError(f"{path}: {found.st_size} bytes, limit is {max_bytes}")
     return data
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return next((name for test, name in kinds if test(mode)), "device")
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -26,6 +26,10 @@ FRAME_BYTES_MAX = 1024 * 1024
 WHY_CHARS_MAX = 500
 """Characters of a failure's cause that travel."""
 
+NOTES_MAX = 256
+NOTE_CHARS_MAX = 300
+"""Remarks on the data that travel, and characters of each."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -67,6 +71,13 @@ class Setup:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The task is loaded and jobs may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the task, now that it is built, remarks on the local data; comes before the answer to a job."""
+
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +156,7 @@ _RESULTS = (
 )
 
 TO_CHILD = Codec(Setup, *_JOBS)
-TO_PARENT = Codec(Ready, SetupFailed, Heartbeat, *_RESULTS)
+TO_PARENT = Codec(Ready, Noted, SetupFailed, Heartbeat, *_RESULTS)
 
 
 def failed(job: Job, why: str, missing: bytes = b"") -> JobFailed:

@@ -30,9 +30,12 @@ from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, Q
 from quidnunc.gossip.jobs import Job, Result, is_exhaustion
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.pipe import (
+    NOTE_CHARS_MAX,
+    NOTES_MAX,
     TO_CHILD,
     TO_PARENT,
     Heartbeat,
+    Noted,
     Ready,
     Setup,
     SetupFailed,
@@ -60,7 +63,8 @@ class OutOfMemory(ConfigError):
 class Computer(Protocol):
     """What answers jobs: :class:`quidnunc.gossip.learning.compute.Compute`.
 
-    An integer attribute ``progress`` that grows with every local step tells a long job from one that hangs.
+    An integer attribute ``progress`` that grows with every local step tells a long job from one that hangs; ``notes``
+    are the task's remarks on the local data, once it is built.
     """
 
     def handle(self, job: Job) -> Result:
@@ -102,6 +106,7 @@ class _CountedTask:
     def __init__(self, function: Callable[[Site], Task]) -> None:
         self._function = function
         self.calls = 0
+        self.notes: tuple[str, ...] = ()
 
     def build(self, site: Site) -> Any:
         from quidnunc.gossip.task import Task
@@ -109,6 +114,7 @@ class _CountedTask:
         task: object = self._function(site)
         if not isinstance(task, Task):
             return task  # the compute side says what is wrong with it
+        self.notes = tuple(plain(str(note))[:NOTE_CHARS_MAX] for note in task.notes[:NOTES_MAX])
 
         def loss(outputs: Tensor, targets: Tensor) -> Tensor:
             self.calls += 1
@@ -127,6 +133,10 @@ class _CountingCompute:
     @property
     def progress(self) -> int:
         return self._counted.calls
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._counted.notes
 
     def handle(self, job: Job) -> Result:
         return self._compute.handle(job)
@@ -159,6 +169,7 @@ class _Server:
         self._computer: Computer | None = None
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._answered = 0
+        self._noted: tuple[str, ...] = ()
         self._busy = threading.Event()
         self._write_lock = threading.Lock()
 
@@ -179,7 +190,14 @@ class _Server:
             answer = self._answer(self._computer, job)
             self._busy.clear()
             self._answered += 1
+            self._tell_notes()
             self._write(answer)
+
+    def _tell_notes(self) -> None:
+        notes = getattr(self._computer, "notes", ())
+        if notes != self._noted:
+            self._noted = notes
+            self._send(Noted(notes))
 
     @staticmethod
     def _answer(computer: Computer, job: Job) -> bytes:

@@ -61,6 +61,7 @@ class Arithmetic:
         self.jobs: list[Job] = []
         self.hold: trio.Event | None = None
         self.failing = ""
+        self.notes: tuple[str, ...] = ()
         self._blobs = blobs
         self._pull = np.float32(pull)
 

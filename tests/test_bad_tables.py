@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from cli_helpers import quidnunc
+from faulty_tables import Bad, Rows, changed, lines, renamed, text, without
 from four_sites import SCHEMA, rows, text_of
 
 from quidnunc.crypto.errors import ConfigError
@@ -17,44 +16,6 @@ from quidnunc.gossip.tabular.options import Options
 from quidnunc.gossip.tabular.schema import parse_schema
 from quidnunc.gossip.task import Site
 from quidnunc.peer.csv_task import csv_task, examine_file
-
-Rows = list[dict[str, str]]
-
-
-class Bad(NamedTuple):
-    """A fault: how it is made, and what must be said of it."""
-
-    name: str
-    make: Callable[[Rows], bytes]
-    code: Code
-    row: int = 0
-    column: str = ""
-    value: str = ""
-    count: int = 0
-    remedy: str = ""
-
-
-def changed(column: str, value: str | Callable[[str], str], *at: int) -> Callable[[Rows], bytes]:
-    """A change of cells: of the rows ``at``, or of all."""
-
-    def make(table: Rows) -> bytes:
-        for index in at or range(len(table)):
-            table[index][column] = value if isinstance(value, str) else value(table[index][column])
-        return text_of(table).encode()
-
-    return make
-
-
-def text(change: Callable[[str], str], encoding: str = "utf-8") -> Callable[[Rows], bytes]:
-    return lambda table: change(text_of(table)).encode(encoding)
-
-
-def renamed(old: str, new: str) -> Callable[[Rows], bytes]:
-    return text(lambda found: found.replace(old, new, 1))
-
-
-def without(column: str) -> Callable[[Rows], bytes]:
-    return lambda table: text_of([{k: v for k, v in row.items() if k != column} for row in table]).encode()
 
 
 def european(table: Rows) -> bytes:
@@ -67,10 +28,6 @@ def leaking(table: Rows) -> bytes:
     for index, row in enumerate(table):
         row["sugar"] = str((250 if row["readmitted"] == "yes" else 100) + index % 40)
     return text_of(table).encode()
-
-
-def lines(found: str) -> list[str]:
-    return found.splitlines(keepends=True)
 
 
 BAD = (
@@ -93,7 +50,25 @@ BAD = (
     Bad("a small letter", changed("sex", "m", 2), Code.UNSEEN_CATEGORY, 4, "sex", "m", 1, "did you mean 'M'?"),
     Bad("a new number", changed("ward", "4.0", 0), Code.UNSEEN_CATEGORY, 2, "ward", "4.0", 1),
     Bad("a target of neither kind", changed("readmitted", "yess", 1), Code.UNSEEN_CATEGORY, 3, "readmitted", "yess", 1),
-    Bad("a decimal comma", changed("age", "27,4", 3), Code.WRONG_DECIMAL, 5, "age", "27,4", 1, 'decimal = ","'),
+    Bad(
+        "decimal commas",
+        changed("age", lambda cell: cell.replace(".", ",")),
+        Code.WRONG_DECIMAL,
+        2,
+        "age",
+        count=240,
+        remedy='decimal = ","',
+    ),
+    Bad(
+        "a decimal comma among points",
+        changed("age", "27,4", 3),
+        Code.WRONG_DECIMAL,
+        5,
+        "age",
+        "27,4",
+        1,
+        "write all numbers with one decimal sign: row 2, column age has",
+    ),
     Bad(
         "three digits after a comma",
         changed("sugar", lambda cell: cell and f"{cell},125"),
@@ -243,6 +218,7 @@ def test_the_task_refuses_what_the_check_refuses(bad: Bad, path: Path) -> None:
         with pytest.raises(ConfigError) as raised:
             csv_task(site)
         assert finding.what in raised.value.message
+        assert raised.value.message.startswith(f"{path}: ")
         assert raised.value.hint == finding.remedy
     else:
         assert len(csv_task(site).train[0])

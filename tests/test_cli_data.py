@@ -124,6 +124,16 @@ def test_misuse_is_one_error(
     assert found.err.count("error: ") == 1
 
 
+@pytest.mark.parametrize("text", ["", " \n\n", "# to be written\n", "\ufeff"])
+def test_an_empty_schema_file_is_an_error_and_infers_nothing(files: dict[str, Path], tmp_path: Path, text: str) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.write_text(text, "utf-8")
+    found = quidnunc("data", "check", files["north"], "--schema", empty)
+    assert found.code == 64
+    assert f"error: {empty}: no schema in it" in found.err
+    assert "--write-schema" in found.err
+
+
 def test_a_home_is_checked_under_its_charter(files: dict[str, Path], schema: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.csv"
     foreign.write_text(text_of(rows("north"), ";"))

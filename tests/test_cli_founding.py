@@ -195,3 +195,14 @@ def test_hints_leave_the_usual_home_out(pair: Pair, tmp_path: Path, monkeypatch:
     assert default_home() == str(pair.root / "b")
     signed = quidnunc("federation", "sign", pair.file, "--no-input")
     assert "next, on this machine:\n  quidnunc run\n" in signed.out
+
+
+def test_a_card_named_twice_is_named(pair: Pair) -> None:
+    first, second = cards(pair.root)
+    copy = pair.root / "copy.note"
+    shutil.copy(first, copy)
+    for named, other in (((first, second, copy), first), ((first, first), first)):
+        found = pair.run("a", *CREATE, *named, "--out", pair.root / "new.note")
+        assert found.code == 2
+        assert f"{named[-1]}: the card of Hospital A is named already, as {other}" in found.err
+        assert not (pair.root / "new.note").exists()

@@ -120,6 +120,20 @@ def test_mistakes_are_named(site: Site, message: str, hint: str) -> None:
     assert hint in raised.value.hint
 
 
+def test_what_is_remarked_on_the_data_is_in_the_notes_warnings_first(tmp_path: Path) -> None:
+    table = rows("north")
+    for index, row in enumerate(table):
+        row["age"] = "50"
+        row["sugar"] = str((250 if row["readmitted"] == "yes" else 100) + index % 40)
+    path = tmp_path / "t.csv"
+    path.write_text(text_of(table))
+    notes = csv_task(Site(path=str(path), schema=SCHEMA)).notes
+    assert [note.split(":")[0] for note in notes] == ["column sugar", "column age"]
+    assert "alone tells the target" in notes[0]
+    write(tmp_path)
+    assert csv_task(Site(path=str(tmp_path / "north.csv"), schema=SCHEMA)).notes == ()
+
+
 def test_a_file_is_read_up_to_its_cap(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2\n")
@@ -206,6 +220,32 @@ def test_faults_of_parquet_are_named(tmp_path: Path) -> None:
         assert raised.value.finding.code == code
 
 
+def test_one_long_text_in_all_rows_of_parquet_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    # A few kilobytes of file that are 20 GB of text: unpacked, they took the machine's memory.
+    path, rows_many = tmp_path / "t.parquet", 20_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows_many, pyarrow.int32()), ["x" * 1_000_000])
+    writer.write_table(pyarrow.table({"a": same, "y": [0, 1] * (rows_many // 2)}), path)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(DataFault, match="a cell is too long, limit is 1024 characters") as raised:
+        load_table(path)
+    assert (raised.value.finding.code, raised.value.finding.column) == (Code.TOO_LARGE, "a")
+    short = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, None, 1], pyarrow.int32()), ["é" * 1024, " b "])
+    writer.write_table(pyarrow.table({"a": short}), path)
+    assert load_table(path).columns == (["é" * 1024, "", "b"],)
+
+
+def test_times_that_python_cannot_hold_are_read_as_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    fine = pyarrow.array([1, None], pyarrow.timestamp("ns"))
+    far = pyarrow.array([2**62, 0], pyarrow.timestamp("us"))
+    table = load_table(parquet(tmp_path / "t.parquet", {"fine": fine, "far": far}))
+    assert table.column("fine") == ["1970-01-01 00:00:00.000000001", ""]
+    assert "out of range" in table.column("far")[0]
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1....PAR1")
@@ -253,6 +293,7 @@ async def test_it_trains_in_a_real_compute_process(tmp_path: Path, capfd: pytest
         batch_size=training.batch_size,
     )
     async with ComputeProcess(setup, noise_seed=b"seed") as child:
+        assert child.notes == ()
         described = await child.run(DescribeJob())
         assert isinstance(described, Described), described
         assert described.dim == 2 * FEATURES + 2
@@ -266,6 +307,8 @@ async def test_it_trains_in_a_real_compute_process(tmp_path: Path, capfd: pytest
         assert isinstance(first, Evaluated)
         assert isinstance(last, Evaluated)
         assert last.loss < 0.9 * first.loss
+        (note,) = child.notes
+        assert note.startswith("column sugar: missing cells are filled with the median measured")
     said = capfd.readouterr().err
     assert "north.csv: column sugar: missing cells are filled with the median measured" in said
 
@@ -277,5 +320,5 @@ async def test_a_table_with_an_error_fails_the_job_with_the_finding(tmp_path: Pa
     async with ComputeProcess(Setup("csv", str(tmp_path), path=str(path), schema=SCHEMA)) as child:
         failure = await child.run(DescribeJob())
     assert isinstance(failure, JobFailed)
-    assert "bad.csv: row 2, column age: 212 is outside of 18 to 100 years (90 rows)" in failure.why
+    assert failure.why.startswith(f"{path}: row 2, column age: 212 is outside of 18 to 100 years (90 rows)")
     assert 'outside = "clip"' in failure.why

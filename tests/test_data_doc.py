@@ -7,8 +7,10 @@ from pathlib import Path
 
 from quidnunc.gossip.tabular import schema
 from quidnunc.gossip.tabular.findings import Code, severity_of
+from quidnunc.gossip.tabular.header import DELIMITERS
 from quidnunc.gossip.tabular.options import KNOWN
-from quidnunc.gossip.tabular.table import DELIMITERS, ENCODINGS, LIMITS
+from quidnunc.gossip.tabular.table import LIMITS
+from quidnunc.gossip.tabular.text import ENCODINGS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "data.md").read_text("utf-8")
 
@@ -33,7 +35,8 @@ def test_the_limits_it_names_are_the_codes() -> None:
     assert f"rows_min = {schema.ROWS_MIN_DEFAULT}\n" in PAGE
     sizes = f"{LIMITS.bytes_max >> 20} MiB, {LIMITS.rows_max:,} rows, {LIMITS.columns_max} columns"
     assert sizes in PAGE
-    assert f"{LIMITS.cells_max:,} cells and {LIMITS.cell_chars_max} characters" in PAGE
+    assert f"{LIMITS.cells_max:,} cells, {LIMITS.cell_chars_max} characters per cell" in PAGE
+    assert f"{LIMITS.row_chars_max >> 20} Mi characters per row" in PAGE
 
 
 def test_every_option_is_named() -> None:

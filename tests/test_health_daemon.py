@@ -20,6 +20,7 @@ from quidnunc.peer.health import (
     Backlog,
     Room,
     clock_conditions,
+    data_conditions,
     free_bytes,
     link_conditions,
     trainer_conditions,
@@ -103,6 +104,15 @@ def test_a_failing_trainer_is_named_for_its_cause_and_shown_for_a_while(death: D
     (shown,) = trainer_conditions([], trouble, 101.0)
     assert "what it said" in shown.text
     assert "2 so far" in shown.text
+
+
+def test_remarks_on_the_data_are_one_note_that_points_to_the_check() -> None:
+    assert data_conditions((), "csv") == []
+    (one,) = data_conditions(("column age: all values are 50",), "csv")
+    assert ids([one]) == [("data-remarks", "note")]
+    assert (one.subject, one.text) == ("data", "column age: all values are 50; see: quidnunc data check")
+    (three,) = data_conditions(("a", "b", "c"), "ward:build")
+    assert three.text == "3 remarks, the first: a; see: the task function"
 
 
 def test_links_that_do_not_keep_up_are_named() -> None:

@@ -24,6 +24,7 @@ from quidnunc.peer.pipe import (
     TO_PARENT,
     FrameReader,
     Heartbeat,
+    Noted,
     Ready,
     Setup,
     SetupFailed,
@@ -102,9 +103,14 @@ def test_a_setup_survives_and_keeps_its_secret_to_itself() -> None:
     assert repr(b"k" * 32) not in repr(setup)
 
 
-@pytest.mark.parametrize("message", [Ready(), SetupFailed("no", "try"), Heartbeat(7)])
+@pytest.mark.parametrize("message", [Ready(), Noted(("a", "b")), SetupFailed("no", "try"), Heartbeat(7)])
 def test_the_childs_own_messages_survive(message: object) -> None:
     assert TO_PARENT.decode(TO_PARENT.encode(message)) == message
+
+
+def test_as_many_notes_as_may_travel_fit_into_a_frame() -> None:
+    most = Noted(("\U0001f600" * pipe.NOTE_CHARS_MAX,) * pipe.NOTES_MAX)
+    assert TO_PARENT.decode(frame(TO_PARENT.encode(most))[4:]) == most
 
 
 def test_whole_numbers_are_fine_where_reals_are_meant() -> None:

@@ -54,7 +54,9 @@ def test_a_schema_is_read() -> None:
         ("[target]", "[targt]", ":2: targt: no such key", "did you mean target?"),
         ('name = "readmitted"\n', "", ":2: target: name is missing", ""),
         ('name = "readmitted"', "name = 3", r":3: target.name = 3: must be printable text of 1 to 128", ""),
-        ('"= yes"', '"== yes or no"', "'= yes or no' is not among the values", "values are no, yes"),
+        ('"= yes"', '"= yes or no"', "'yes or no' is not among the values", "values are no, yes"),
+        ('"= yes"', '"=> 0"', ":4: target.positive = '=> 0': not a rule", 'did you mean positive = ">= 0"?'),
+        ('"= yes"', "1", ":4: target.positive = 1: must be printable text", 'positive = "= yes"'),
         ('"= yes"', '"maybe"', r":4: target.positive = 'maybe': not a rule", 'write it like positive = "> 0"'),
         ('"= yes"', '"> 0"', "target.values = .*: do not go with the order '> 0'", "range = [low, high]"),
         ('"= yes"', '"in [yes, no]"', "takes every value, so that nothing is negative", ""),
@@ -66,8 +68,25 @@ def test_a_schema_is_read() -> None:
             "20, 80",
         ),
         ("range = [18, 100]", "range = [18, inf]", r"columns.age.range .*: must be two numbers", "[20, 80]"),
-        ("range = [18, 100]", "range = [-1e308, 1e308]", r"must be two numbers", "[20, 80]"),
-        ("range = [18, 100]", "range = [-1e200, 1e300]", r"must lie within \+-1e\+15", ""),
+        ("range = [18, 100]", "range = [-1e308, 1e308]", r"must lie within \+-1e\+15", "can really have"),
+        ("range = [18, 100]", "range = [-1e200, 1e300]", r"must lie within \+-1e\+15", "can really have"),
+        ("range = [18, 100]", "range = [0, 1.1e15]", r"must lie within \+-1e\+15", ""),
+        ("range = [18, 100]", "range = [18, 18.00000001]", "must be wider than 1e-09 of its ends", "told apart"),
+        ("range = [18, 100]", "range = [18,5, 100,5]", r"= \[18, 5, 100, 5\]: must be two numbers", "point: 18.5"),
+        ("range = [18, 100]", "range = [true, 100]", r"= \[true, 100\]: must be two numbers", ""),
+        (
+            "range = [18, 100]",
+            f"range = [18, {'1' * 5000}]",
+            r":11: a number of 5000 digits, must have .* 4300",
+            "shorten",
+        ),
+        ("seed = 3", f"seed = {'1' * 4300}", r":34: split.seed = \(a very long number\): must be a whole number", ""),
+        ('"number"', "\u201cnumber\u201d", "not TOML", "line 9 has curly quotes"),
+        ("version = 1", "version: 1", "not TOML", "--write-schema"),
+        ("[target]", f"a = {'[' * 3000}{']' * 3000}\n[target]", "nested too deeply", "docs/data.md"),
+        ('["F", "M"]', "[true, false]", r"columns.sex.values = \[true, false\]: must be printable text", "in quotes"),
+        ('["F", "M"]', "[2024-01-31, 2]", r"= \[2024-01-31, 2\]: must be printable text", "in quotes"),
+        ("[1, 2, 3]", '["1", "1.0", "2"]', "'1' and '1.0' are the same value in a table", "list one"),
         (
             "range = [18, 100]",
             "range = [18, 100]\nmising = 'drop'",
@@ -247,6 +266,32 @@ def test_orders(text: str, positive: float, negative: float) -> None:
 )
 def test_words(text: str, words: tuple[str, ...]) -> None:
     assert parse_rule(text).words == words
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("=> 0", '">= 0"'),
+        ("=>0", '">= 0"'),
+        ("=< -1.5", '"<= -1.5"'),
+        ("> = 3", '">= 3"'),
+        ("\u2265 3", '">= 3"'),
+        ("== yes", '"= yes"'),
+        ("> 0,5", '"> 0.5"'),
+        ("num > 0", '"> 0"'),
+        ("status = ill", '"= ill"'),
+        ("!= no", "not what is not"),
+        ("<> 0", "not what is not"),
+    ],
+)
+def test_a_slip_in_a_rule_is_answered_with_what_was_meant(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="not a rule") as raised:
+        parse_rule(text)
+    assert meant in raised.value.hint
+
+
+def test_a_value_may_begin_with_a_sign() -> None:
+    assert parse_rule("= <40").words == parse_rule('="<40"').words == ("<40",)
 
 
 @pytest.mark.parametrize("text", ["", "=", "> ", "> x", "> nan", "> 1e999", "in []", "in [a,,b]", "in a", "0", "!= 3"])

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.findings import Code, DataFault, printable
-from quidnunc.gossip.tabular.table import DELIMITERS, ENCODINGS, LIMITS, Dialect, Table, decode_text, read_table
+from quidnunc.gossip.tabular.header import DELIMITERS
+from quidnunc.gossip.tabular.table import LIMITS, Dialect, Table, read_table
+from quidnunc.gossip.tabular.text import ENCODINGS, decode_text
 
 CELLS = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from(',;|"\t\n\r'), max_size=12)
 NAMES = st.lists(st.text("abcdefgh_ é", min_size=1, max_size=8).map(str.strip).filter(bool), min_size=2, unique=True)

@@ -21,10 +21,11 @@ from quidnunc.gossip.tabular.leakage import auc
 from quidnunc.gossip.tabular.options import HIDDEN_MAX, parse_options
 from quidnunc.gossip.tabular.render import render_schema
 from quidnunc.gossip.tabular.report import report
+from quidnunc.gossip.tabular.rule import plain_word
 from quidnunc.gossip.tabular.schema import Kind, Missing, Schema, parse_schema
 from quidnunc.gossip.tabular.split import HOLDOUT, TEST, TRAIN, row_keys, split_rows
 from quidnunc.gossip.tabular.table import Dialect, Table, read_table
-from quidnunc.gossip.tabular.values import number_of, plain_word
+from quidnunc.gossip.tabular.values import number_of
 
 SMALL = """\
 version = 1
@@ -186,9 +187,25 @@ def test_what_has_an_error_is_not_encoded() -> None:
 
 
 def test_narrow_values_are_hinted_at() -> None:
-    body = "".join(f"{20 + number / 50},1,{number % 3 + 1},F,{number % 2}\n" for number in range(30))
+    body = "".join(
+        f"{20 + number / 50},{number % 7},{number % 3 + 1},{'FM'[number % 5 % 2]},{number % 2}\n"
+        for number in range(30)
+    )
     (found,) = small(body).findings
     assert (found.code, found.column, found.severity) == (Code.NARROW_VALUES, "age", "hint")
+
+
+def test_a_column_of_one_value_is_hinted_at() -> None:
+    body = "".join(f"{20 + number},7,{number % 3 + 1},F,{number % 2}\n" for number in range(30))
+    found = small(body).findings
+    assert [(each.code, each.column, each.severity) for each in found] == [
+        (Code.CONSTANT_COLUMN, "dose", "hint"),
+        (Code.CONSTANT_COLUMN, "sex", "hint"),
+    ]
+    assert [each.message for each in found] == [
+        "column dose: all values are 7: the column tells nothing here",
+        "column sex: all values are F: the column tells nothing here",
+    ]
 
 
 # Which row goes where.
@@ -275,11 +292,13 @@ def test_the_area_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) 
 
 
 def test_a_leak_by_what_is_missing_or_by_category_is_seen() -> None:
-    by_missing = "".join(f"{20 + n},{'' if n % 2 else n % 7},1,F,{n % 2}\n" for n in range(40))
+    by_missing = "".join(
+        f"{20 + n},{'' if n % 2 else n % 7},{n % 3 + 1},{'FM'[n % 5 % 2]},{n % 2}\n" for n in range(40)
+    )
     (found,) = small(by_missing).findings
     assert (found.code, found.column) == (Code.LEAKAGE, "dose")
     assert "by where it is missing" in found.message
-    by_value = "".join(f"{20 + n},{n % 7},{2 - n % 2},F,{n % 2}\n" for n in range(40))
+    by_value = "".join(f"{20 + n},{n % 7},{2 - n % 2},{'FM'[n % 5 % 2]},{n % 2}\n" for n in range(40))
     (found,) = small(by_value).findings
     assert (found.code, found.column) == (Code.LEAKAGE, "stage")
     few = "".join(f"{20 + n},{n % 7},{2 - n % 2},F,{n % 2}\n" for n in range(9))
@@ -312,7 +331,8 @@ def test_a_schema_is_inferred_over_all_tables_and_says_that_it_is() -> None:
     assert by_name["sugar"].missing == Missing.INDICATOR
     assert by_name["ward"].values == ("1", "2", "3")
     for table in tables(*SITES):
-        assert [each.code for each in examine(table, found).findings] == [Code.INFERRED_SCHEMA]
+        codes = [each.code for each in examine(table, found).findings if each.severity != "hint"]
+        assert codes == [Code.INFERRED_SCHEMA]
     again = parse_schema(render_schema(found))
     assert again.columns == found.columns
     assert not again.inferred

@@ -264,8 +264,10 @@ def _tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def _explain(error: Exception) -> str:
-    hint = f" ({error.hint})" if isinstance(error, QuidnuncError) and error.hint else ""
-    return f"{type(error).__name__}: {error}{hint}"
+    if isinstance(error, QuidnuncError):
+        # Our own errors are whole sentences; the name of a class would only stand before them.
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return f"{type(error).__name__}: {error}"
 
 
 def _failed(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.tabular.findings import Code, DataFault, Finding, errors_of, printable
+from quidnunc.gossip.tabular.header import PLACES_SHOWN, looks_like_values, values_on_top
 from quidnunc.gossip.tabular.leakage import leaks
+from quidnunc.gossip.tabular.rule import plain_word
 from quidnunc.gossip.tabular.schema import Column, Kind, Missing, Schema, Target, closest
 from quidnunc.gossip.tabular.split import PARTS, TRAIN, row_keys, split_rows
 from quidnunc.gossip.tabular.table import PLAIN, Dialect, Table
-from quidnunc.gossip.tabular.values import Values, is_missing, plain_word, read_categories, read_numbers
+from quidnunc.gossip.tabular.values import Values, is_missing, number_of, read_categories, read_numbers
 
 _MANY_DROPPED = 0.5
 _NARROW = 0.02
 _NARROW_ROWS = 20
+_SPELLED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
             read = read_numbers if column.kind == Kind.NUMBER else read_categories
             values[column.name] = read(table.column(column.name), table.lines, column, dialect)
             findings += values[column.name].findings
+    findings = _with_both_signs(findings, table, schema, dialect)
     used = np.ones(table.rows, dtype=np.bool_)
     for column in schema.inputs:
         if column.name in values and column.missing == Missing.DROP:
@@ -91,6 +96,8 @@ def _check_columns(table: Table, schema: Schema) -> list[Finding]:
     needed = [name for name in known if not _ignored(schema, name)]
     lacking = [name for name in needed if name not in table.names]
     extra = [name for name in table.names if name not in known]
+    if lacking == needed and not any(closest(name, tuple(needed)) for name in extra):
+        return [_of_another_table(table, needed)]
     findings = []
     for name in list(extra):
         meant = closest(name, tuple(lacking))
@@ -108,6 +115,37 @@ def _check_columns(table: Table, schema: Schema) -> list[Finding]:
     for name in extra:
         remedy = f'delete it, or say so in the schema: [columns."{printable(name)}"] kind = "ignore"'
         findings.append(Finding(Code.EXTRA_COLUMN, "is not in the schema, and is not read", remedy, table.header, name))
+    return findings
+
+
+def _of_another_table(table: Table, needed: list[str]) -> Finding:
+    """The finding that header and schema have nothing in common, which is one fault and not one per column."""
+    if looks_like_values(table.names):
+        return values_on_top(table.names, table.header)
+    shown = ", ".join(printable(name) for name in table.names[:PLACES_SHOWN])
+    wanted = ", ".join(printable(name) for name in needed[:PLACES_SHOWN])
+    what = f"no column of the schema is in the header, which has {shown}"
+    what += " ..." if len(table.names) > PLACES_SHOWN else ""
+    remedy = f"put a row of names on top, or choose the schema of this table: this one has {wanted}"
+    remedy += " ..." if len(needed) > PLACES_SHOWN else ""
+    return Finding(Code.NO_HEADER, what, remedy, table.header, value=printable(table.names[0]))
+
+
+def _with_both_signs(findings: list[Finding], table: Table, schema: Schema, dialect: Dialect) -> list[Finding]:
+    """``findings`` with another remedy for wrong decimal signs, where the stated sign occurs in the table as well.
+
+    To state the other sign would only turn the error around.
+    """
+    if all(each.code != Code.WRONG_DECIMAL for each in findings):
+        return findings
+    for column in schema.inputs:
+        if column.kind != Kind.NUMBER or column.name not in table.names:
+            continue
+        for cell, line in zip(table.column(column.name), table.lines, strict=True):
+            if dialect.decimal in cell and not isinstance(number_of(cell, dialect.decimal), Code):
+                place = f"row {line}, column {printable(column.name)} has '{printable(cell)}'"
+                remedy = f"write all numbers with one decimal sign: {place}"
+                return [replace(each, remedy=remedy) if each.code == Code.WRONG_DECIMAL else each for each in findings]
     return findings
 
 
@@ -162,8 +200,14 @@ def _place(
             )
     else:
         arrays = [positive, *(read.data + 0 for read in values.values())]  # + 0: no negative zero
-        keys = row_keys([[repr(cell) for cell in array.tolist()] for array in arrays])
+        keys = row_keys([_spelled(array) for array in arrays])
     return split_rows(keys, schema.seed, schema.holdout, schema.test), findings
+
+
+def _spelled(array: NDArray[Any]) -> Iterator[str]:
+    """The entries as texts, some at a time: all at once they would take ten times the room of the array."""
+    for start in range(0, len(array), _SPELLED_AT_ONCE):
+        yield from map(repr, array[start : start + _SPELLED_AT_ONCE].tolist())
 
 
 def _judge(examined: Examined, table: Table) -> list[Finding]:
@@ -171,7 +215,12 @@ def _judge(examined: Examined, table: Table) -> list[Finding]:
     schema, used = examined.schema, int(examined.used.sum())
     target = schema.target.column.name
     dropped = examined.rows - used
-    if used < schema.rows_min or not len(examined.part(TRAIN)):
+    if used >= schema.rows_min and not len(examined.part(TRAIN)):
+        group = f" of column {printable(schema.group.name)}" if schema.group is not None else ""
+        what = f"none of the {used} rows is left for training: all stand in few groups{group}, or the parts are large"
+        remedy = 'name another column with kind = "group" (one value per patient, say), or lower test and holdout'
+        return [Finding(Code.TOO_FEW_ROWS, what, remedy, bound=str(schema.rows_min))]
+    if used < schema.rows_min:
         reason = f" ({dropped} of {examined.rows} have missing cells)" if dropped else ""
         what = f"{used} rows can be used, must be at least {schema.rows_min}{reason}"
         remedy = "add rows" + ('; or state missing = "indicator" for the columns that lack most' if dropped else "")
@@ -198,7 +247,7 @@ def _judge(examined: Examined, table: Table) -> list[Finding]:
         values = examined.values[column.name]
         findings += _measured(column)
         findings += leaks(column, values, examined.positive, examined.used)
-        findings += _narrow(column, values)
+        findings += _constant(column, values) or _narrow(column, values)
     return findings
 
 
@@ -210,12 +259,23 @@ def _measured(column: Column) -> list[Finding]:
     return [Finding(Code.MEASURED_MEDIAN, what, remedy, column=column.name)]
 
 
+def _constant(column: Column, values: Values) -> list[Finding]:
+    """A hint at a column that tells nothing at this site."""
+    given = values.data[~values.missing]
+    if len(given) < _NARROW_ROWS or np.ptp(given) != 0:
+        return []
+    value = column.values[int(given[0])] if column.values else f"{given[0]:.6g}"
+    what = f"all values are {printable(value)}: the column tells nothing here"
+    remedy = 'nothing, if it varies at other members; else kind = "ignore" in the schema'
+    return [Finding(Code.CONSTANT_COLUMN, what, remedy, column=column.name, value=printable(value))]
+
+
 def _narrow(column: Column, values: Values) -> list[Finding]:
     """A hint at another unit: values that all lie in a fiftieth of the range."""
     if column.kind != Kind.NUMBER:
         return []
     given = values.data[~np.isnan(values.data)]
-    if len(given) < _NARROW_ROWS or np.ptp(given) == 0 or np.ptp(given) > _NARROW * (column.high - column.low):
+    if len(given) < _NARROW_ROWS or np.ptp(given) > _NARROW * (column.high - column.low):
         return []
     bound = f"{column.low:.6g} to {column.high:.6g}"
     what = f"all values lie between {given.min():.6g} and {given.max():.6g}, the range is {bound}: another unit?"

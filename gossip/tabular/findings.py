@@ -31,6 +31,7 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"
     BAD_QUOTES = "bad_quotes"
     WRONG_DELIMITER = "wrong_delimiter"
+    NO_HEADER = "no_header"
     UNNAMED_COLUMN = "unnamed_column"
     DUPLICATE_COLUMN = "duplicate_column"
     RAGGED_ROW = "ragged_row"
@@ -53,6 +54,7 @@ class Code(StrEnum):
     MANY_DROPPED = "many_dropped"
     EMPTY_SPLIT = "empty_split"
     LEAKAGE = "leakage"
+    CONSTANT_COLUMN = "constant_column"
     NARROW_VALUES = "narrow_values"
 
 
@@ -68,9 +70,12 @@ _WARNINGS = frozenset(
 )
 
 
+_HINTS = frozenset({Code.CONSTANT_COLUMN, Code.NARROW_VALUES})
+
+
 def severity_of(code: Code) -> Severity:
     """How much a code weighs."""
-    if code == Code.NARROW_VALUES:
+    if code in _HINTS:
         return Severity.HINT
     return Severity.WARNING if code in _WARNINGS else Severity.ERROR
 

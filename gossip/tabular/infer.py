@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.tabular.findings import Code
-from quidnunc.gossip.tabular.rule import Rule, parse_rule
+from quidnunc.gossip.tabular.findings import Code, DataFault, printable
+from quidnunc.gossip.tabular.header import looks_like_values, values_on_top
+from quidnunc.gossip.tabular.rule import Rule, parse_rule, plain_word
 from quidnunc.gossip.tabular.schema import (
     COLUMNS_MAX,
     NAME_CHARS_MAX,
@@ -22,7 +23,7 @@ from quidnunc.gossip.tabular.schema import (
     closest,
 )
 from quidnunc.gossip.tabular.table import PLAIN, Dialect, Table
-from quidnunc.gossip.tabular.values import MISSING_LIKE, number_of, plain_word
+from quidnunc.gossip.tabular.values import MISSING_LIKE, number_of
 
 FEW_VALUES = 10
 """Up to so many distinct whole numbers are taken for a category."""
@@ -30,6 +31,7 @@ TEXT_VALUES_MAX = 50
 """More distinct texts than this are taken for names or remarks, and ignored."""
 
 _MOSTLY = 0.9
+_VALUES_SHOWN = 6
 _TARGET_NAMES = ("target", "label", "class", "outcome", "diagnosis", "y")
 
 
@@ -37,15 +39,21 @@ def infer_schema(tables: Sequence[Table], dialect: Dialect = PLAIN, target: str 
     """A schema that fits all of ``tables`` together.
 
     The target is ``target``, else a column with a usual name (target, label, ...), else the last; its positive rule is
-    a guess. Raises ConfigError when tables differ in their columns, or when no rule can be guessed.
+    a guess. Raises ConfigError when tables differ in their columns, or when no rule can be guessed, DataFault when
+    the names of the columns are values.
     """
     names = tables[0].names
     for table in tables[1:]:
         if set(table.names) != set(names):
             odd = sorted(set(table.names) ^ set(names))[0]
             raise ConfigError(f"column {odd[:40]!a} is not in all tables", hint="write a schema that all can read")
+    if looks_like_values(names):
+        raise DataFault(values_on_top(names, tables[0].header))
     if not 2 <= len(names) <= COLUMNS_MAX:
-        raise ConfigError(f"the table has {len(names)} columns, must have 2 to {COLUMNS_MAX}")
+        raise ConfigError(
+            f"the table has {len(names)} columns, must have 2 to {COLUMNS_MAX}",
+            hint="keep those that may tell the target",
+        )
     for name in names:
         if not _presentable(name):
             raise ConfigError(
@@ -101,9 +109,13 @@ class _Guess:
             return parse_rule(f'= "{values[1]}"' if values[1][0] in "\"'" else f"= {values[1]}")
         if self.numeric and len(values) > 2 and self.numbers and self.numbers[0] == 0 and len(values) <= FEW_VALUES:
             return parse_rule("> 0")
+        shown = ", ".join(printable(value) for value in values[:_VALUES_SHOWN])
+        shown += "..." if len(values) > _VALUES_SHOWN else ""
         raise ConfigError(
-            f"no positive rule can be guessed for the target {self.name[:40]!a} with {len(values)} values",
-            hint="name another column with --target, or write a schema with [target] positive",
+            f"no positive rule can be guessed for the target {self.name[:40]!a} with "
+            f"{len(values)} value{'' if len(values) == 1 else 's'}: {shown or 'none'}",
+            hint="a target has one spelling for yes and one for no; name another column with --target, or write a "
+            "schema with [target] positive",
         )
 
     def _values(self) -> tuple[str, ...]:

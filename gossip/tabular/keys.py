@@ -12,6 +12,11 @@ from typing import Any
 from quidnunc.crypto.errors import ConfigError
 
 _SHOWN = 80
+WIDTH_MIN = 1e-9
+"""The least width of a range, as a share of its larger end: half of a float's digits."""
+_DIGITS_MAX = 4300
+"""Python reads no longer whole numbers, because the time grows with the square of the digits."""
+_TOML_HINT = "docs/data.md has an example of a schema; data check FILE --write-schema makes one from a table"
 
 
 class Keys:
@@ -32,8 +37,12 @@ class Keys:
         """The top table of ``text``; ``source`` is the file named in errors. Raises ConfigError."""
         try:
             return cls(tomllib.loads(text), (), text, source)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{source}: not TOML: {str(error)[:200].lower()}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{source}: not TOML: {str(error)[:200].lower()}", hint=_toml_hint(text)) from error
+        except ValueError as error:
+            raise _too_long(text, source) from error
+        except RecursionError as error:
+            raise ConfigError(f"{source}: tables or lists in it are nested too deeply", hint=_TOML_HINT) from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._table
@@ -63,12 +72,12 @@ class Keys:
             raise self.fail(key, "must be a table", f"begin it with [{'.'.join((*self._path, key))}]")
         return Keys(found, (*self._path, key), self._text, self._source)
 
-    def text(self, key: str, default: str | None = None, chars_max: int = 200) -> str:
+    def text(self, key: str, default: str | None = None, chars_max: int = 200, hint: str = "") -> str:
         """Printable text of 1 to ``chars_max`` characters; ``default`` where it is not there."""
         found = self._get(key, required=default is None)
         if found is None:
             return default or ""
-        return self._checked_text(key, found, chars_max)
+        return self._checked_text(key, found, chars_max, hint)
 
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         """One of ``choices``."""
@@ -100,17 +109,24 @@ class Keys:
             raise self.fail(key, f"must be a number, {low:g} to {high:g}")
         return value
 
-    def interval(self, key: str, *, required: bool, hint: str = "") -> tuple[float, float] | None:
-        """Two finite numbers, the first below the second, and not so far apart that the width is infinite."""
+    def interval(self, key: str, bound: float, *, required: bool, hint: str = "") -> tuple[float, float] | None:
+        """Two numbers within +-``bound``, the first below the second."""
         found = self._get(key, required=required, hint=hint)
         if found is None:
             return None
-        ends = [_real(each) for each in found] if isinstance(found, list) and len(found) == 2 else [None]
-        if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
-            low, high = ends[0], ends[1]
-            if low < high and math.isfinite(high - low):
-                return low, high
-        raise self.fail(key, "must be two numbers, the lower one first", "for example range = [20, 80]")
+        ends = [_real(each) for each in found] if isinstance(found, list) else []
+        if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] >= ends[1]:
+            commas = len(ends) in (3, 4) and all(type(each) is int for each in found)
+            hint = "numbers in a schema have a decimal point: 18.5" if commas else "for example range = [20, 80]"
+            raise self.fail(key, "must be two numbers, finite and the lower one first", hint)
+        low, high = ends[0], ends[1]
+        if max(abs(low), abs(high)) > bound:
+            raise self.fail(key, f"must lie within +-{bound:g}", "state the range that values can really have")
+        if high - low < WIDTH_MIN * max(abs(low), abs(high)):
+            raise self.fail(
+                key, f"must be wider than {WIDTH_MIN:g} of its ends", "values in it could not be told apart"
+            )
+        return low, high
 
     def words(self, key: str, *, count_max: int, chars_max: int, required: bool = False) -> tuple[str, ...]:
         """A list of distinct texts; numbers in it are taken as they would be written in a table."""
@@ -145,12 +161,29 @@ class Keys:
             raise self.fail("", f"{key} is missing", hint)
         return self._table.get(key)
 
-    def _checked_text(self, key: str, value: object, chars_max: int) -> str:
+    def _checked_text(self, key: str, value: object, chars_max: int, hint: str = "") -> str:
         if not isinstance(value, str) or not 1 <= len(value) <= chars_max or not value.isprintable():
-            raise self.fail(key, f"must be printable text of 1 to {chars_max} characters")
+            hint = hint or ('write it in quotes: "..."' if not isinstance(value, str) else "")
+            raise self.fail(key, f"must be printable text of 1 to {chars_max} characters", hint)
         if value != value.strip():
             raise self.fail(key, "must not begin or end with a space")
         return value
+
+
+def _too_long(text: str, source: str) -> ConfigError:
+    """The error that a number has more digits than can be read."""
+    longest = max(re.finditer(r"[0-9_]+", text), key=lambda found: len(found[0]))
+    line = text.count("\n", 0, longest.start()) + 1
+    what = f"{source}:{line}: a number of {len(longest[0])} digits, must have at most {_DIGITS_MAX}"
+    return ConfigError(what, hint="shorten it, or put it in quotes where it is a text")
+
+
+def _toml_hint(text: str) -> str:
+    """Curly quotes are what word processors make of straight ones."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if any(quote in line.partition("#")[0] for quote in "\u201c\u201d\u201e\u2018\u2019"):
+            return f'line {number} has curly quotes, must be straight ones (")'
+    return _TOML_HINT
 
 
 def _real(value: object) -> float | None:
@@ -166,7 +199,14 @@ def _real(value: object) -> float | None:
 def _literal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    shown = ascii(value) if not isinstance(value, int) or abs(value) < 10**_SHOWN else "(a very long number)"
+    if isinstance(value, list):
+        shown = f"[{', '.join(_literal(each) for each in value[:_SHOWN])}]"
+    elif isinstance(value, dict):
+        shown = "{...}"
+    elif isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        shown = "(a very long number)"
+    else:
+        shown = ascii(value) if isinstance(value, str) else str(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 

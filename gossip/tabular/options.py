@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.tabular.table import DELIMITERS, ENCODINGS, PLAIN, Dialect
+from quidnunc.gossip.tabular.header import DELIMITERS
+from quidnunc.gossip.tabular.table import PLAIN, Dialect
+from quidnunc.gossip.tabular.text import ENCODINGS
 
 MODELS = ("logistic", "mlp")
 HIDDEN_MAX = 4096

@@ -33,13 +33,14 @@ The order of the columns is the order of the inputs. Members sign the text with 
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.tabular.keys import Keys
-from quidnunc.gossip.tabular.rule import RULE_CHARS_MAX, Rule, parse_rule
+from quidnunc.gossip.tabular.rule import RULE_CHARS_MAX, RULE_HINT, Rule, parse_rule, plain_word
 
 VERSION = 1
 SCHEMA_BYTES_MAX = 64 * 1024
@@ -174,7 +175,7 @@ def parse_schema(text: str, source: str = "schema.toml") -> Schema:
 
 def _target(keys: Keys) -> Target:
     name = keys.text("name", chars_max=NAME_CHARS_MAX)
-    text = keys.text("positive", chars_max=RULE_CHARS_MAX)
+    text = keys.text("positive", chars_max=RULE_CHARS_MAX, hint=RULE_HINT)
     try:
         rule = parse_rule(text)
     except ConfigError as error:
@@ -182,7 +183,7 @@ def _target(keys: Keys) -> Target:
     meaning, unit = keys.text("meaning", "", 400), keys.text("unit", "", 40)
     missing = keys.choice("missing", ("error", "drop"), "error")
     marks = keys.words("missing_values", count_max=VALUES_MAX, chars_max=NAME_CHARS_MAX)
-    interval = keys.interval("range", required=False)
+    interval = keys.interval("range", REAL_MAX, required=False)
     values = keys.words("values", count_max=VALUES_MAX, chars_max=NAME_CHARS_MAX)
     if rule.numeric and values:
         raise keys.fail("values", f"do not go with the order {rule.text!r}", "state range = [low, high] instead")
@@ -238,11 +239,10 @@ def _column(columns: Keys, name: str) -> Column:
 
 
 def _number(keys: Keys, name: str, meaning: str) -> Column:
-    interval = keys.interval("range", required=True, hint="a number is scaled by a public range: range = [low, high]")
+    hint = "a number is scaled by a public range: range = [low, high]"
+    interval = keys.interval("range", REAL_MAX, required=True, hint=hint)
     assert interval is not None
     low, high = interval
-    if max(abs(low), abs(high)) > REAL_MAX:
-        raise keys.fail("range", f"must lie within +-{REAL_MAX:g}")
     missing = Missing(keys.choice("missing", tuple(Missing), Missing.DROP))
     median = keys.real("median", low, high)
     if median is not None and missing != Missing.MEDIAN:
@@ -265,6 +265,11 @@ def _category(keys: Keys, name: str, meaning: str) -> Column:
     values = keys.words("values", count_max=VALUES_MAX, chars_max=NAME_CHARS_MAX, required=True)
     if len(values) < 2:
         raise keys.fail("values", "must have at least 2 values", 'a column of one value tells nothing: kind = "ignore"')
+    plain = [plain_word(value) for value in values]
+    alike = next((index for index, word in enumerate(plain) if plain.index(word) < index), 0)
+    if alike:
+        first = values[plain.index(plain[alike])]
+        raise keys.fail("values", f"{first!r} and {values[alike]!r} are the same value in a table", "list one of them")
     marks = keys.words("missing_values", count_max=VALUES_MAX, chars_max=NAME_CHARS_MAX)
     both = [value for value in values if value in marks]
     if both:
@@ -276,5 +281,9 @@ def _category(keys: Keys, name: str, meaning: str) -> Column:
 def closest(name: str, names: tuple[str, ...]) -> str:
     """The one of ``names`` that ``name`` may be a misspelling of, or nothing; capitals do not count."""
     lowered = {each.lower(): each for each in names}
+    # "age (years)", "age [y]": the name with its unit behind it.
+    alone = re.split(r"[(\[\n/]", name.lower())[0].strip()
+    if alone in lowered:
+        return lowered[alone]
     found = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[found[0]] if found else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def split_rows(keys: Sequence[str], seed: int, holdout: float, test: float) -> N
     return np.array([parts[key] for key in keys], dtype=np.int8)
 
 
-def row_keys(columns: Sequence[Sequence[str]]) -> list[str]:
+def row_keys(columns: Sequence[Iterable[str]]) -> list[str]:
     """A key per row from its own values and how many equal rows stand before it.
 
     So the order of the file does not matter, and equal rows, which are different people, are spread over the parts.

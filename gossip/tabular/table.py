@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quidnunc.gossip.tabular.findings import Code, DataFault, Finding, printable
-
-ENCODINGS = ("utf-8", "utf-16", "latin-1", "cp1252")
-DELIMITERS: Mapping[str, str] = {",": ",", ";": ";", "\t": "tab", "|": "|"}
-"""Delimiters that are known, and how they are called."""
+from quidnunc.gossip.tabular.findings import Code, DataFault, Finding
+from quidnunc.gossip.tabular.header import Ragged, check_header
 
 _SEP = re.compile(r"\s*sep=.?", re.IGNORECASE)
-_BINARY: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as CSV (UTF-8)"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV (UTF-8)"),
-    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
-    (b"%PDF", "a PDF document", "export the table as CSV"),
-    (b"PAR1", "a Parquet file", "name it where Parquet is read"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +42,7 @@ class TableLimits:
     columns_max: int = 2048
     cells_max: int = 50_000_000
     cell_chars_max: int = 1024
+    row_chars_max: int = 4 * 1024 * 1024
 
 
 LIMITS = TableLimits()
@@ -79,32 +71,6 @@ class Table:
         return self.columns[self.names.index(name)]
 
 
-def decode_text(data: bytes, encoding: str = "utf-8") -> str:
-    """The text of a file, without its byte order mark. Raises DataFault (not_text, wrong_encoding, empty_file)."""
-    if not data.strip():
-        raise DataFault(Finding(Code.EMPTY_FILE, "the file is empty", "export the table again"))
-    for magic, kind, remedy in _BINARY:
-        if data.startswith(magic):
-            raise DataFault(Finding(Code.NOT_TEXT, f"the file is {kind}, must be delimited text", remedy))
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    if encoding != "utf-16" and (marked or _looks_utf16(data)):
-        what = f"the file is UTF-16 text, must be {encoding}"
-        raise DataFault(Finding(Code.WRONG_ENCODING, what, _encoding_remedy("utf-16")))
-    try:
-        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        byte = f"0x{data[error.start]:02x}"
-        guess = "cp1252" if encoding == "utf-8" else "utf-8"
-        what = f"byte {byte} is not {encoding}"
-        raise DataFault(Finding(Code.WRONG_ENCODING, what, _encoding_remedy(guess), row, "", byte, encoding)) from None
-    if "\0" in text:
-        row = text.count("\n", 0, text.index("\0")) + 1
-        what = "holds a zero byte, must be delimited text"
-        raise DataFault(Finding(Code.NOT_TEXT, what, "export the table as CSV (UTF-8)", row))
-    return text
-
-
 def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS) -> Table:
     """Read delimited text whose first row names the columns. Raises DataFault for the first kind of fault of form.
 
@@ -119,16 +85,17 @@ def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS
         raise DataFault(Finding(Code.EMPTY_FILE, "the file is empty", "export the table again"))
     line, header = first
     names = tuple(_plain(cell) for cell in header)
-    _check_header(names, line, dialect, limits)
+    if len(names) > limits.columns_max:
+        raise _too_large(f"{len(names)} columns", f"{limits.columns_max} columns", line)
+    second = next(records, None)
+    check_header(names, line, dialect.delimiter, () if second is None else second[1])
     columns: tuple[list[str], ...] = tuple([] for _ in names)
     lines: list[int] = []
     seen: dict[str, str] = {}
-    ragged: tuple[int, int] | None = None
-    faults = 0
-    for line, record in records:
+    ragged = Ragged(len(names))
+    for line, record in itertools.chain([] if second is None else [second], records):
         if len(record) != len(names):
-            ragged = ragged or (line, len(record))
-            faults += 1
+            ragged.add(line, record)
             continue
         if len(lines) >= min(limits.rows_max, limits.cells_max // len(names)):
             bound = min(limits.rows_max, limits.cells_max // len(names))
@@ -138,8 +105,9 @@ def read_table(text: str, dialect: Dialect = PLAIN, limits: TableLimits = LIMITS
             plain = _plain(cell)
             # Most cells repeat: one string for all equal ones keeps a large table small.
             cells.append(seen.setdefault(plain, plain))
-    if ragged is not None:
-        raise DataFault(_ragged(ragged, faults, len(names)))
+    fault = ragged.finding(len(lines), first[0], names[0])
+    if fault is not None:
+        raise DataFault(fault)
     if not lines:
         raise DataFault(Finding(Code.EMPTY_FILE, "the file has a header and no rows", "export the table again"))
     return Table(names, columns, lines, first[0])
@@ -150,24 +118,39 @@ def _plain(cell: str) -> str:
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 
 
-def check_names(names: tuple[str, ...], line: int = 1) -> None:
-    """Raise DataFault when a column has no name or the name of another."""
-    for index, name in enumerate(names, start=1):
-        if not name:
-            what = f"the header leaves column {index} of {len(names)} without a name"
-            raise DataFault(Finding(Code.UNNAMED_COLUMN, what, "name it, or delete the column", line))
-    doubles = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if doubles:
-        places = " and ".join(str(index) for index, name in enumerate(names, start=1) if name == doubles[0])
-        what = f"the header has this name more than once (columns {places})"
-        raise DataFault(Finding(Code.DUPLICATE_COLUMN, what, "rename one of them", line, doubles[0]))
+class _Lines:
+    """The lines of a text, refused where those of one row grow longer than ``chars_max``.
+
+    The parser holds a row in pieces before anybody can count them, each many times as large as its text.
+    """
+
+    def __init__(self, text: str, chars_max: int) -> None:
+        self._file = io.StringIO(text, newline="")
+        self._chars_max = chars_max
+        self._chars = 0
+        self.row = 1
+
+    def begin(self, line: int) -> None:
+        """A new row begins on this line."""
+        self.row, self._chars = line, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self._chars += len(line)
+            if self._chars > self._chars_max:
+                raise _too_large(
+                    "a row is too long, or a quote is not closed", f"{self._chars_max} characters", self.row
+                )
+            yield line
 
 
 def _records(text: str, dialect: Dialect, limits: TableLimits) -> Iterator[tuple[int, list[str]]]:
     """Rows with any cell filled, each with the line it begins on."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, strict=True)
+    source = _Lines(text, limits.row_chars_max)
+    reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
     while True:
         line = reader.line_num + 1
+        source.begin(line)
         try:
             record = next(reader)
         except StopIteration:
@@ -185,45 +168,7 @@ def _records(text: str, dialect: Dialect, limits: TableLimits) -> Iterator[tuple
             yield line, record
 
 
-def _check_header(names: tuple[str, ...], line: int, dialect: Dialect, limits: TableLimits) -> None:
-    if len(names) > limits.columns_max:
-        raise _too_large(f"{len(names)} columns", f"{limits.columns_max} columns", line)
-    if len(names) == 1:
-        counts = {mark: names[0].count(mark) for mark in DELIMITERS if mark != dialect.delimiter}
-        best = max(counts, key=lambda mark: counts[mark])
-        if counts[best]:
-            what = f"the header is one cell with {counts[best]} {_called(best)} in it, not cells apart by "
-            what += _called(dialect.delimiter)
-            remedy = f'set delimiter = "{DELIMITERS[best]}" under [data.options] in config.toml, or --delimiter'
-            raise DataFault(
-                Finding(Code.WRONG_DELIMITER, what, remedy, line, "", printable(names[0]), dialect.delimiter)
-            )
-    check_names(names, line)
-
-
-def _ragged(first: tuple[int, int], count: int, width: int) -> Finding:
-    line, found = first
-    remedy = "quote cells that hold the delimiter" if found > width else "fill the row up with empty cells"
-    what = f"{found} cells, the header has {width}"
-    return Finding(Code.RAGGED_ROW, what, remedy, line, "", str(found), f"{width} cells", count)
-
-
 def _too_large(what: str, bound: str, line: int) -> DataFault:
     return DataFault(
         Finding(Code.TOO_LARGE, f"{what}, limit is {bound}", "split or shorten the table", line, bound=bound)
     )
-
-
-def _called(mark: str) -> str:
-    return "tab" if mark == "\t" else f"'{mark}'"
-
-
-def _encoding_remedy(encoding: str) -> str:
-    return f'save it as UTF-8, or set encoding = "{encoding}" under [data.options] in config.toml (--encoding)'
-
-
-def _looks_utf16(data: bytes) -> bool:
-    """Latin text in UTF-16 without a mark: every second byte is zero."""
-    head = data[:512]
-    pairs = len(head) // 2
-    return pairs >= 4 and max(head[0::2].count(0), head[1::2].count(0)) >= 0.9 * pairs

@@ -11,18 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.tabular.findings import Code, Finding, printable
+from quidnunc.gossip.tabular.remedies import number_meant
+from quidnunc.gossip.tabular.rule import plain_word
 from quidnunc.gossip.tabular.schema import Column, Kind, closest
 from quidnunc.gossip.tabular.table import Dialect
 
 MISSING_LIKE = frozenset(
-    {"na", "n/a", "nan", "null", "none", "nil", "nd", "?", "-", "--", ".", "#n/a", "unknown", "missing"}
+    {
+        *("na", "n/a", "nan", "null", "none", "nil", "nd", "?", "-", "--", ".", "unknown", "missing", "<na>", "nat"),
+        *("#n/a", "#div/0!", "#ref!", "#value!", "#name?", "#num!", "#null!"),
+    }
 )
-"""Cells, in lower case, that many programs write for a missing value."""
+"""Cells, in lower case, that many programs write for a missing value, and spreadsheets for one that they lack."""
 
-_WHOLE = re.compile(r"([+-]?\d+)[.,]0*", re.ASCII)
+# In some countries groups have two digits before the last: 1,23,456.
 _GROUPS = {
     mark: re.compile(
-        rf"[+-]?\d{{1,3}}(?:([{re.escape(others)}])\d{{3}})(?:\1\d{{3}})*(?:{re.escape(mark)}\d+)?", re.ASCII
+        rf"[+-]?\d{{1,3}}([{re.escape(others)}])(?:\d{{2,3}}\1)*\d{{3}}(?:{re.escape(mark)}\d+)?", re.ASCII
     )
     for mark, others in ((".", ",'_ \u00a0\u2009\u202f\u2019"), (",", ".'_ \u00a0\u2009\u202f\u2019"))
 }
@@ -57,12 +62,6 @@ def number_of(cell: str, decimal: str) -> float | Code:
     if _NUMBERS[_OTHER[decimal]].fullmatch(cell):
         return Code.WRONG_DECIMAL
     return Code.MISSING_TOKEN if cell.lower() in MISSING_LIKE else Code.NOT_A_NUMBER
-
-
-def plain_word(cell: str) -> str:
-    """A category cell as it is compared: whole numbers that a program wrote as floats (1.0, 1,00) lose their zeros."""
-    whole = _WHOLE.fullmatch(cell)
-    return whole[1] if whole else cell
 
 
 def is_missing(column: Column, dialect: Dialect) -> Callable[[str], bool]:
@@ -146,7 +145,7 @@ def read_categories(cells: Sequence[str], lines: Sequence[int], column: Column, 
             data[index] = value
         else:
             tally.add(Code.MISSING_TOKEN if cell.lower() in MISSING_LIKE else Code.UNSEEN_CATEGORY, lines[index], cell)
-    findings = [_category_finding(code, fault, column) for code, fault in tally.faults.items()]
+    findings = [*_hidden(column, dialect), *(_category_finding(*fault, column) for fault in tally.faults.items())]
     return Values(data, missing, 0, tuple(findings))
 
 
@@ -164,8 +163,8 @@ def _number_finding(code: Code, fault: tuple[int, int, str], column: Column, dia
         case Code.MISSING_TOKEN:
             what, remedy = _token_words(shown)
         case _:
-            what = f"'{shown}' is not a number"
-            remedy = "write the number alone (the unit stands in the schema), or leave the cell empty"
+            words, remedy = number_meant(cell)
+            what = f"'{shown}' {words}"
     return Finding(code, what, remedy, line, column.name, shown, "a number", count)
 
 
@@ -181,6 +180,16 @@ def _category_finding(code: Code, fault: tuple[int, int, str], column: Column) -
         what = f"'{shown}' is not one of the values {bound}"
         remedy = f"did you mean '{close}'?" if close else "correct the cell, or agree on a schema that lists the value"
     return Finding(code, what, remedy, line, column.name, shown, bound, count)
+
+
+def _hidden(column: Column, dialect: Dialect) -> list[Finding]:
+    """A value that all members agreed on, and that this site's own settings would make disappear."""
+    both = next((value for value in column.values if value in dialect.missing), "")
+    if not both:
+        return []
+    what = f"'{printable(both)}' is one of the values in the schema, and means missing in this site's options"
+    remedy = "take it out of missing under [data.options] in config.toml (--missing)"
+    return [Finding(Code.MISSING_TOKEN, what, remedy, 0, column.name, printable(both))]
 
 
 def _token_words(shown: str) -> tuple[str, str]:

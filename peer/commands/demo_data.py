@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quidnunc.crypto.errors import ConfigError, QuidnuncError
 from quidnunc.gossip.federation.genesis import checked_name
 from quidnunc.peer.commands.data_schema import parsed, read_schema
+from quidnunc.peer.home import expanded
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 from quidnunc.peer.rehearsal import CHARTER, SCHEMA
 from quidnunc.peer.task_loader import CSV
@@ -97,7 +98,7 @@ def survey(directory: Path, schema_file: Path | None) -> Survey:
     from quidnunc.gossip.tabular.infer import infer_schema
     from quidnunc.gossip.tabular.render import render_schema
 
-    directory = directory.expanduser().absolute()
+    directory = expanded(directory).absolute()
     files = _files(directory)
     beside = directory / SCHEMA
     chosen = schema_file or (beside if beside.exists() else None)

@@ -37,9 +37,9 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.files import own_card, own_place, read_card, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
-from quidnunc.peer.home import atomic_write
+from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
@@ -126,7 +126,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     # networkx and, through the built-in tasks, numpy: only this command needs them.
     from quidnunc.gossip.federation.topology import founding_edges
 
-    members = tuple(sorted((read_card(path) for path in args.cards), key=lambda member: member.log_id))
+    members = read_cards(args.cards)
     if len(members) < 2:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     if not 0 <= args.seed < 2**63:
@@ -156,9 +156,9 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     context.out.talk(f"building task {args.task} to name its model")
     described = _describe(unbuilt, args.site_peers, args.data_path, context.timeout_s or _TIMEOUT_S)
     if args.from_model is not None:
-        model = read_model(args.from_model.expanduser(), described.dim)
+        model = read_model(expanded(args.from_model), described.dim)
         described = replace(described, genesis=hashlib.sha256(model).digest())
-        atomic_write(beside(args.out).expanduser().absolute(), model)
+        atomic_write(expanded(beside(args.out)).absolute(), model)
     charter = replace(
         unbuilt,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,8 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.home import Home, atomic_write, read_capped
+from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
+from quidnunc.peer.output import UsageError
 
 PUBLIC_FILE = 0o644
 
@@ -31,12 +32,29 @@ def read_file(path: Path, limit: int) -> bytes:
 
 def write_public(path: Path, data: bytes) -> None:
     """Put a file that is meant to be handed on at ``path``, whole or not at all; raises StoreUnwritable."""
-    atomic_write(path.expanduser().absolute(), data, PUBLIC_FILE)
+    atomic_write(expanded(path).absolute(), data, PUBLIC_FILE)
 
 
 def read_card(path: Path) -> Member:
     """The member whose card lies at ``path``; raises ConfigError or CharterError, naming the file."""
     return _named(path, open_card, read_file(path, CARD_BYTES))
+
+
+def read_cards(paths: Sequence[Path]) -> tuple[Member, ...]:
+    """The members whose cards lie at ``paths``, in the order of a charter.
+
+    Raises ConfigError or CharterError, naming the file, and UsageError where one member is named twice.
+    """
+    found: dict[bytes, tuple[Member, Path]] = {}
+    for path in paths:
+        member = read_card(path)
+        if member.log_id in found:
+            raise UsageError(
+                f"{path}: the card of {member.name} is named already, as {found[member.log_id][1]}",
+                hint="name every founder's card once",
+            )
+        found[member.log_id] = member, path
+    return tuple(found[log_id][0] for log_id in sorted(found))
 
 
 def read_charter(path: Path) -> tuple[bytes, Opened]:
@@ -104,7 +122,7 @@ def install_charter(home: Home, data: bytes, opened: Opened, source: Path, model
     if model is None and beside(source).exists():
         model = beside(source)
     if model is not None:
-        install_model(model.expanduser(), home, charter.task.genesis, charter.task.dim)
+        install_model(expanded(model), home, charter.task.genesis, charter.task.dim)
     write_public(home.charter, data)
 
 

@@ -22,7 +22,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.files import PUBLIC_FILE
 from quidnunc.peer.config import Data, Network, render_default_config
-from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
+from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write, expanded
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.network.address import parse_address
@@ -103,7 +103,7 @@ def data_at(path: Path | None) -> tuple[str, int]:
     """
     if path is None:
         return "", 0
-    where = Path(os.path.abspath(path.expanduser()))
+    where = Path(os.path.abspath(expanded(path)))
     try:
         str(where).encode()
         kind = where.stat().st_mode
