@@ -67,10 +67,10 @@ def metropolis(peers: int, edges: Indices) -> Mixing:
     """
     degrees = np.bincount(edges.reshape(-1), minlength=peers)
     one, other = edges[:, 0], edges[:, 1]
-    weights: Reals = 1.0 / (1.0 + np.maximum(degrees[one], degrees[other]).astype(np.float64))
+    weights = (1.0 / (1.0 + np.maximum(degrees[one], degrees[other]))).astype(np.float64)
     both = np.concatenate([weights, weights])
     receivers, senders = np.concatenate([one, other]), np.concatenate([other, one])
-    own: Reals = 1.0 - np.bincount(receivers, weights=both, minlength=peers)
+    own = 1.0 - np.bincount(receivers, weights=both, minlength=peers).astype(np.float64)
     return from_arcs(peers, receivers, senders, both, own)
 
 
