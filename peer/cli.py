@@ -53,6 +53,7 @@ GROUPS = (
     Group("data", "check a table of this peer's own against a schema", f"{COMMANDS}.data"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
+    Group("sim", "simulate many peers on this machine: topologies and scenarios", "quidnunc.sim.cli"),
     Group("version", "versions of the program and of its formats", f"{COMMANDS}.version"),
 )
 

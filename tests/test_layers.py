@@ -25,7 +25,12 @@ PURE_LAYERS = ("crypto", "gossip")
 NEVER = {"pickle", "asyncio", "marshal", "shelve", "dill", "cloudpickle"}
 ONLY_IN = {
     "msgpack": {"crypto/encoding.py"},
-    "networkx": {"gossip/federation/topology.py"},
+    "networkx": {
+        "gossip/federation/topology.py",
+        *(f"sim/topology/{name}.py" for name in ("edges", "read", "measure", "layout")),
+    },
+    "scipy": {"sim/topology/mixing.py", "sim/topology/measure.py"},
+    "rich": {"sim/commands/progress.py"},
     "sklearn": {"gossip/learning/builtin.py"},
     "libp2p": {"peer/network/libp2p_parts.py"},
     "multiaddr": set(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +38,44 @@ _CANCER_HIGH = (
 )
 
 
+class Rows(NamedTuple):
+    """A whole data set: inputs in [0, 1] [n, f], labels [n], and how many rows test (see :func:`split_test`)."""
+
+    inputs: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    test: int
+
+
+def digits_rows() -> Rows:
+    """1797 8x8 digits, pixels divided by 16."""
+    from sklearn.datasets import load_digits
+
+    inputs, labels = load_digits(return_X_y=True)
+    return Rows(np.asarray(inputs) / 16.0, np.asarray(labels), 360)
+
+
+def breast_cancer_rows() -> Rows:
+    """569 biopsies of 30 measurements, scaled by the public ranges; see :func:`breast_cancer`."""
+    from sklearn.datasets import load_breast_cancer
+
+    inputs, labels = load_breast_cancer(return_X_y=True)
+    low, high = np.array(_CANCER_LOW), np.array(_CANCER_HIGH)
+    return Rows(np.clip((np.asarray(inputs) - low) / (high - low), 0, 1), np.asarray(labels), 114)
+
+
+def split_test(examples: int, test: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows that are shared out and the ``test`` rows that test every peer, the same in every federation."""
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(examples)
+    return order[test:], order[:test]
+
+
 def digits(site: Site) -> Task:
     """1797 8x8 digits, pixels divided by 16; 1437 are shared out, the same 360 test every peer.
 
     ``site.options["model"]`` is ``softmax`` (default, 650 params) or ``mlp`` (64-32-10, 2410 params).
     """
-    from sklearn.datasets import load_digits
-
-    inputs, labels = load_digits(return_X_y=True)
-    return _task(site, np.asarray(inputs) / 16.0, np.asarray(labels), test=360, sizes=(64, 32, 10))
+    rows = digits_rows()
+    return _task(site, rows.inputs, rows.labels, test=rows.test, sizes=(64, 32, 10))
 
 
 def breast_cancer(site: Site) -> Task:
@@ -56,13 +85,8 @@ def breast_cancer(site: Site) -> Task:
     statistics, which would have to be paid for under privacy. ``model`` is ``softmax`` (62 params) or ``mlp``
     (30-16-2).
     """
-    from sklearn.datasets import load_breast_cancer
-
-    inputs, labels = load_breast_cancer(return_X_y=True)
-    low, high = np.array(_CANCER_LOW), np.array(_CANCER_HIGH)
-    return _task(
-        site, np.clip((np.asarray(inputs) - low) / (high - low), 0, 1), np.asarray(labels), test=114, sizes=(30, 16, 2)
-    )
+    rows = breast_cancer_rows()
+    return _task(site, rows.inputs, rows.labels, test=rows.test, sizes=(30, 16, 2))
 
 
 BUILTIN: Mapping[str, TaskFunction] = {"digits": digits, "breast-cancer": breast_cancer}
@@ -80,8 +104,7 @@ def _task(
     name = str(site.options.get("model", "softmax"))
     if name not in ("softmax", "mlp"):
         raise ConfigError(f"option model is {name!r}, must be 'softmax' or 'mlp'")
-    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(labels))
-    shared, tested = order[test:], order[:test]
+    shared, tested = split_test(len(labels), test)
     shards = dirichlet(labels[shared], site.peers, site.alpha, site.seed, min_examples=_MIN_SHARD)
     mixer = np.random.Generator(np.random.PCG64([site.seed, site.index]))
     mine = shared[mixer.permutation(shards[site.index])]

@@ -1,0 +1,163 @@
+"""Stacks of linear layers under cross entropy, for many peers at once: batched matrix products and nothing else.
+
+Activations are [c, units, batch], so that softmax runs over the middle axis and weight gradients are one in-place
+product each (measured: notes of the project's baselines; autograd and vmap take 1.4 to 2.1 times as long).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quidnunc.gossip.learning.functional import Layer, plain_stack
+from quidnunc.gossip.learning.params import Slot
+
+Tensors = list[Tensor]
+_TINY = 1e-30
+
+
+def stack_of(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[Layer, ...] | None:
+    """The layers of a plain stack on flat inputs that ends in a linear layer, else None."""
+    layers = plain_stack(module, {slot.name: at for at, slot in enumerate(slots)})
+    if layers is None:
+        return None
+    kept = tuple(layer for layer in layers if layer.kind != "flatten")
+    return kept if kept and kept[-1].kind == "linear" else None
+
+
+class StackNet:
+    """A :class:`quidnunc.sim.batched.net.Net` for a plain stack."""
+
+    def __init__(self, slots: tuple[Slot, ...], layers: tuple[Layer, ...]) -> None:
+        self.slots = slots
+        self._layers = layers
+
+    def train(
+        self,
+        params: Tensors,
+        velocity: Tensors | None,
+        x: Tensor,
+        y: Tensor,
+        counts: Tensor | None,
+        lr: float,
+        momentum: float,
+    ) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`."""
+        trail, out = self._forward(params, x.mT)
+        error, losses = _cross_entropy(out, y)
+        if counts is None:
+            share, loss = 1.0 / x.shape[1], losses.mean(1)
+        else:
+            share, loss = 1.0, (losses * counts).sum(1)
+            error.mul_(counts.unsqueeze(1))
+        for layer, before, after in self._backward(trail, out):
+            if layer.kind != "linear":
+                error = _through(layer.kind, error, after)
+                continue
+            weight = params[layer.weight]
+            down = torch.bmm(weight.mT, error) if before is not trail[0] else error
+            _descend(
+                weight, None if velocity is None else velocity[layer.weight], error, before.mT, share, lr, momentum
+            )
+            if layer.bias >= 0:
+                step = error.sum(2)
+                if velocity is None:
+                    params[layer.bias].add_(step, alpha=-lr * share)
+                else:
+                    params[layer.bias].sub_(velocity[layer.bias].mul_(momentum).add_(step, alpha=share), alpha=lr)
+            error = down
+        return loss
+
+    def private(
+        self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None, clip: float
+    ) -> tuple[Tensors, Tensor]:
+        """See :class:`quidnunc.sim.batched.net.Net`; ghost norms (Goodfellow 2015) instead of per-example gradients.
+
+        For a linear layer with input a and output gradient e, one example's squared norm is |e|^2 * (|a|^2 + 1).
+        """
+        trail, out = self._forward(params, x.mT)
+        error, losses = _cross_entropy(out, y)
+        square = torch.zeros(x.shape[0], x.shape[1], device=x.device)
+        pieces = []
+        for layer, before, after in self._backward(trail, out):
+            if layer.kind != "linear":
+                error = _through(layer.kind, error, after)
+                continue
+            pieces.append((layer, error, before))
+            bias = 1.0 if layer.bias >= 0 else 0.0
+            square += error.square().sum(1) * (before.square().sum(1) + bias)
+            if before is not trail[0]:
+                error = torch.bmm(params[layer.weight].mT, error)
+        factors = (clip / square.sqrt().clamp_min(_TINY)).clamp_max(1.0)
+        weights = torch.full_like(losses, 1.0 / x.shape[1]) if counts is None else counts
+        factors *= weights
+        grads: Tensors = [torch.empty(0)] * len(self.slots)
+        for layer, error, before in pieces:
+            scaled = error * factors.unsqueeze(1)
+            grads[layer.weight] = torch.bmm(scaled, before.mT)
+            if layer.bias >= 0:
+                grads[layer.bias] = scaled.sum(2)
+        return grads, (losses * weights).sum(1)
+
+    def outputs(self, params: Tensors, x: Tensor) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`; all peers' first layers are one matrix product."""
+        first = self._layers[0]
+        if first.kind != "linear":
+            return self._forward(params, x.mT.expand(len(params[0]), -1, -1))[1]
+        weight = params[first.weight]
+        hidden = (weight.reshape(-1, weight.shape[2]) @ x.mT).view(weight.shape[0], weight.shape[1], len(x))
+        if first.bias >= 0:
+            hidden = hidden + params[first.bias].unsqueeze(2)
+        for layer in self._layers[1:]:
+            hidden = _layer(layer, params, hidden)
+        return hidden
+
+    def _forward(self, params: Tensors, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What goes into every layer, [c, units, batch], and what comes out of the last."""
+        trail, hidden = [], x
+        for layer in self._layers:
+            trail.append(hidden)
+            hidden = _layer(layer, params, hidden)
+        return trail, hidden
+
+    def _backward(self, trail: list[Tensor], out: Tensor) -> list[tuple[Layer, Tensor, Tensor]]:
+        """The layers from last to first with their inputs and outputs."""
+        return list(zip(reversed(self._layers), reversed(trail), [out, *reversed(trail[1:])], strict=True))
+
+
+def _layer(layer: Layer, params: Tensors, hidden: Tensor) -> Tensor:
+    if layer.kind == "linear":
+        if layer.bias < 0:
+            return torch.bmm(params[layer.weight], hidden)
+        return torch.baddbmm(params[layer.bias].unsqueeze(2), params[layer.weight], hidden)
+    if layer.kind == "relu":
+        return hidden.relu()
+    return hidden.tanh() if layer.kind == "tanh" else hidden.sigmoid()
+
+
+def _through(kind: str, error: Tensor, after: Tensor) -> Tensor:
+    """The gradient before an activation, from that behind it and from the activation's own output."""
+    if kind == "relu":
+        masked: Tensor = torch.ops.aten.threshold_backward(error, after, 0)
+        return masked
+    if kind == "tanh":
+        return error * (1 - after.square())
+    return error * after * (1 - after)
+
+
+def _cross_entropy(out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Per example: d loss / d out [c, classes, b], and the loss [c, b]."""
+    target = y.unsqueeze(1)
+    error = torch.softmax(out, dim=1)
+    losses = -error.gather(1, target).squeeze(1).clamp_min(_TINY).log()
+    error.scatter_add_(1, target, torch.full_like(target, -1, dtype=error.dtype))
+    return error, losses
+
+
+def _descend(
+    weight: Tensor, velocity: Tensor | None, error: Tensor, source: Tensor, share: float, lr: float, momentum: float
+) -> None:
+    if velocity is None:
+        weight.baddbmm_(error, source, alpha=-lr * share)
+    else:
+        weight.sub_(velocity.baddbmm_(error, source, beta=momentum, alpha=share), alpha=lr)

@@ -1,0 +1,19 @@
+"""``quidnunc sim``: topologies before anything runs, and scenarios.
+
+A verb is one module of ``sim/commands`` with a function ``register(verbs)``, listed in :data:`VERBS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quidnunc.sim.commands import run, topologies
+
+VERBS = (topologies.register, run.register)
+
+
+def register(parser: Any) -> None:
+    """The second word; ``parser`` is the command line's CommandParser."""
+    verbs = parser.verbs("action")
+    for add in VERBS:
+        add(verbs)

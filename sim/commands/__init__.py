@@ -1,0 +1,1 @@
+"""The verbs of ``quidnunc sim``, one module each."""

@@ -1,0 +1,1 @@
+"""Data of simulated peers: pools of examples, and how they are shared out."""

@@ -1,0 +1,1 @@
+"""Scenarios: TOML in, a run directory out."""

@@ -1,0 +1,119 @@
+"""From a scenario and a seed to an engine that is ready to go; everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.accountant import noise_for
+from quidnunc.gossip.learning.params import scoped_rng
+from quidnunc.gossip.task import Training
+from quidnunc.sim.batched.engine import Setup
+from quidnunc.sim.batched.merging import RULES, StackRule
+from quidnunc.sim.batched.net import net_of
+from quidnunc.sim.data.pool import Pool, load_pool
+from quidnunc.sim.data.shares import share_out
+from quidnunc.sim.scenarios.spec import ModelSpec, PrivacySpec, SimScenario
+from quidnunc.sim.topology.catalog import build_topology
+
+ModelMaker = Callable[[Pool], nn.Module]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """What only Python code can give: a model for a pool, a loss per example, a merge rule on gathered neighbors."""
+
+    model: ModelMaker | None = None
+    loss: Loss | None = None
+    rule: StackRule | None = None
+
+
+def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: Custom | None = None) -> Setup:
+    """The setup of one seed; relative paths in the scenario are looked for in ``base``.
+
+    Raises ConfigError for what does not fit together, before anything is computed.
+    """
+    custom = custom or Custom()
+    rule = custom.rule or _rule(scenario)
+    device = _device(scenario.engine.device)
+    topology = build_topology(scenario.topology, scenario.peers, seed, base)
+    pool = load_pool(scenario.data, seed, base)
+    shares = share_out(pool, scenario.data, scenario.peers, seed)
+    with scoped_rng(seed):
+        module = custom.model(pool) if custom.model else model_for(scenario.model, pool)
+    net = net_of(module, custom.loss)
+    given = dict(module.named_parameters())
+    genesis = [given[slot.name].detach().clone() for slot in net.slots]
+    setup = Setup(
+        net,
+        genesis,
+        pool,
+        shares,
+        topology,
+        Training(
+            scenario.training.learning_rate,
+            scenario.training.momentum,
+            scenario.training.local_steps,
+            scenario.training.batch_size,
+        ),
+        privacy=_privacy(scenario.privacy, scenario.rounds),
+        delta=10.0 ** -(scenario.privacy.delta_exp if scenario.privacy else PrivacySpec(1.0).delta_exp),
+        conditions=scenario.conditions,
+        rule=rule,
+        seed=seed,
+        device=device,
+    )
+    _check_memory(scenario, net.slots[-1].stop, setup)
+    return setup
+
+
+def model_for(spec: ModelSpec, pool: Pool) -> nn.Module:
+    """The model of a scenario for the inputs and classes of ``pool``, initialized by torch's own rules."""
+    if spec.kind == "softmax":
+        return nn.Sequential(nn.Linear(pool.features, pool.classes))
+    layers: list[nn.Module] = []
+    width = pool.features
+    for units in spec.hidden:
+        layers += [nn.Linear(width, units), _ACTIVATIONS[spec.activation]()]
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, pool.classes))
+
+
+def _rule(scenario: SimScenario) -> StackRule | None:
+    name = scenario.merge.rule
+    if name not in RULES:
+        raise ConfigError(f"merge.rule = {name[:60]!r}: not known", hint=f"one of: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def _device(wanted: str) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError("engine.device = 'cuda': torch finds no GPU here", hint='set engine.device = "auto"')
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _privacy(spec: PrivacySpec | None, rounds: int) -> PrivacyStep | None:
+    if spec is None:
+        return None
+    return PrivacyStep(clip=spec.clip, noise_multiplier=noise_for(spec.epsilon, rounds, 10.0**-spec.delta_exp))
+
+
+def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
+    kept = 2 + (scenario.conditions.window if scenario.conditions.lossy and setup.topology.period == 1 else 0)
+    need = 4 * dim * scenario.peers * kept / 2**30
+    if need > scenario.engine.memory_gib:
+        raise ConfigError(
+            f"{scenario.peers:,} peers with {dim:,} params, {kept} states each: {need:.1f} GiB, at most "
+            f"{scenario.engine.memory_gib:g} (engine.memory_gib)",
+            hint="use fewer peers, a smaller model or a smaller conditions.window, or raise engine.memory_gib",
+        )

@@ -1,0 +1,199 @@
+"""Run a scenario over its seeds: records for tables and files, the same for the same scenario and seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
+from quidnunc.sim.scenarios.directory import RunDirectory
+from quidnunc.sim.scenarios.prepare import Custom, prepare
+from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.text import read_scenario, to_scenario
+from quidnunc.sim.topology.measure import measure
+
+PER_PEER_MAX = 256
+"""Up to so many peers, records hold every peer's accuracy."""
+BYTES_PER_PARAM = 4
+
+Record = dict[str, Any]
+Progress = Callable[[int, int, Record | None], None]
+"""Called with (seed, rounds done, the record of this round if it was measured) after every round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a scenario.
+
+    ``records`` has one flat row per seed and measured round, ready for a DataFrame; ``facts`` one row per seed about
+    data and topology. ``models`` maps a seed to everybody's final params, float32 [n, d]. ``directory`` is where it was
+    written, None if nowhere.
+    """
+
+    scenario: SimScenario
+    records: list[Record]
+    facts: list[dict[str, Any]]
+    models: dict[int, NDArray[np.float32]] = field(repr=False)
+    directory: Path | None = None
+
+    @property
+    def final(self) -> list[Record]:
+        """The last record of every seed."""
+        last = {record["seed"]: record for record in self.records}
+        return [last[seed] for seed in self.scenario.seeds]
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean and standard deviation over the seeds of a column of :attr:`final`; nan where it is empty."""
+        values = [record[name] for record in self.final if record[name] is not None]
+        if not values:
+            return float("nan"), float("nan")
+        return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def run(
+    scenario: SimScenario | Mapping[str, Any] | str | Path,
+    *,
+    changes: Iterable[str] = (),
+    out: Path | str | None = None,
+    custom: Custom | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Run ``scenario``, a value, nested tables or the path of a TOML file, in this process.
+
+    ``changes`` are ``key.path=value`` texts; ``out`` a directory to write to (none by default); ``custom`` a model,
+    loss or merge rule of your own. Relative paths in the scenario are looked for beside its file, else here. All seeds
+    are prepared before the first one runs; raises ConfigError for what cannot be run.
+    """
+    base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
+    chosen = _scenario(scenario, list(changes))
+    if len(set(chosen.seeds)) != len(chosen.seeds):
+        raise ConfigError(f"seeds = {list(chosen.seeds)[:8]}: one stands twice", hint="name every seed once")
+    with _threads(chosen.engine.threads):
+        facts = [_facts(prepare(chosen, seed, base, custom), seed) for seed in chosen.seeds]
+        directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
+        records: list[Record] = []
+        models: dict[int, NDArray[np.float32]] = {}
+        begun = time.monotonic()
+        status = "failed"
+        try:
+            for seed in chosen.seeds:
+                engine = Engine(prepare(chosen, seed, base, custom))
+                for record in _records(chosen, engine, seed, progress):
+                    records.append(record)
+                    if directory is not None:
+                        directory.record(record)
+                models[seed] = engine.params()
+            status = "complete"
+        finally:
+            if directory is not None:
+                directory.finish(status, {"elapsed_s": round(time.monotonic() - begun, 3), "records": len(records)})
+    return Run(chosen, records, facts, models, None if directory is None else directory.path)
+
+
+def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list[str]) -> SimScenario:
+    if isinstance(given, str | Path):
+        return read_scenario(Path(given), changes)
+    if isinstance(given, SimScenario):
+        if not changes:
+            return given
+        return to_scenario(msgspec.to_builtins(given), changes=changes)
+    return to_scenario(given, changes=changes)
+
+
+def _records(scenario: SimScenario, engine: Engine, seed: int, progress: Progress | None) -> Iterator[Record]:
+    sent = lost = 0
+    for number in range(1, scenario.rounds + 1):
+        facts = engine.step()
+        sent, lost = sent + facts.messages, lost + facts.lost
+        record = None
+        if number % scenario.evaluate_every == 0 or number == scenario.rounds:
+            record = _record(engine, seed, number, facts, engine.evaluate(), (sent, lost))
+            yield record
+        if progress is not None:
+            progress(seed, number, record)
+
+
+def _record(
+    engine: Engine, seed: int, number: int, facts: RoundFacts, found: Evaluation, traffic: tuple[int, int]
+) -> Record:
+    there = found.accuracy[found.present]
+    privacy = engine.setup.privacy
+    record: Record = {
+        "seed": seed,
+        "round": number,
+        "accuracy_mean": _finite(there.mean()) if len(there) else None,
+        "accuracy_median": _finite(np.median(there)) if len(there) else None,
+        "accuracy_worst": _finite(there.min()) if len(there) else None,
+        "accuracy_best": _finite(there.max()) if len(there) else None,
+        "test_loss": _finite(found.loss[found.present].mean()) if len(there) else None,
+        "train_loss": _finite(facts.loss),
+        "consensus_distance": found.consensus,
+        "peers_present": len(there),
+        "messages": traffic[0],
+        "messages_lost": traffic[1],
+        "bytes_sent": traffic[0] * engine.dim * BYTES_PER_PARAM,
+        "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
+    }
+    if engine.peers <= PER_PEER_MAX:
+        record["accuracies"] = [round(float(value), 5) for value in found.accuracy]
+        record["present"] = [bool(value) for value in found.present]
+    return record
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if isfinite(value) else None
+
+
+def _facts(setup: Setup, seed: int) -> dict[str, Any]:
+    sizes = setup.shares.sizes
+    return {
+        "seed": seed,
+        "data": setup.pool.name,
+        "pool": len(setup.pool.labels),
+        "test": len(setup.pool.test_labels),
+        "examples_min": int(sizes.min()),
+        "examples_median": float(np.median(sizes)),
+        "examples_max": int(sizes.max()),
+        "with_replacement": setup.shares.replaced,
+        "shares": setup.shares.describe(len(setup.pool.labels)),
+        "params": setup.net.slots[-1].stop,
+        "net": type(setup.net).__name__,
+        "device": setup.device,
+        "noise_multiplier": None if setup.privacy is None else setup.privacy.noise_multiplier,
+        "topology": asdict(measure(setup.topology)),
+    }
+
+
+def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": scenario.name,
+        "status": "running",
+        "scenario": msgspec.to_builtins(scenario),
+        "seeds": facts,
+        "versions": {name: version(name) for name in ("quidnunc", "torch", "numpy")},
+    }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Inside, torch uses ``count`` threads; on a busy machine a second one was measured to cost up to 90 times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,81 @@
+"""A scenario: everything that decides what a simulation computes, one frozen value per table of the file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from quidnunc.sim.batched.conditions import Conditions
+from quidnunc.sim.data.spec import DataSpec
+from quidnunc.sim.topology.spec import PEERS_MAX, PEERS_MIN, TopologySpec
+
+ROUNDS_MAX = 1_000_000
+SEEDS_MAX = 1000
+SEED_MAX = 2**62
+
+Seed = Annotated[int, Meta(ge=0, le=SEED_MAX)]
+Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
+
+
+class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """``softmax`` is one linear layer; ``mlp`` has layers of ``hidden`` units with ``activation`` between them."""
+
+    kind: Literal["softmax", "mlp"] = "softmax"
+    hidden: Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_length=1, max_length=16)] = (32,)
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+
+class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero.
+
+    A private round is one full-batch step with ``learning_rate`` instead.
+    """
+
+    learning_rate: Positive = 0.1
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    local_steps: Annotated[int, Meta(ge=1, le=100_000)] = 2
+    batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+
+
+class PrivacySpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Example-level DP-SGD: ``epsilon`` at delta 10^-``delta_exp`` over all rounds, gradients clipped to ``clip``."""
+
+    epsilon: Positive
+    delta_exp: Annotated[int, Meta(ge=1, le=12)] = 5
+    clip: Positive = 1.0
+
+
+class MergeSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The merge rule by name: ``mean`` is plain mixing, ``median`` the coordinate median of a peer and neighbors."""
+
+    rule: str = "mean"
+
+
+class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where it is computed: ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine.
+
+    ``memory_gib`` is what params may take; a larger scenario is refused before it starts.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    memory_gib: Annotated[float, Meta(gt=0.0, le=1e5)] = 16.0
+
+
+class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is simulated. Everybody is measured every ``evaluate_every`` rounds and after the last one, per seed."""
+
+    peers: Annotated[int, Meta(ge=PEERS_MIN, le=PEERS_MAX)]
+    rounds: Annotated[int, Meta(ge=1, le=ROUNDS_MAX)]
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "scenario"
+    seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=SEEDS_MAX)] = (0,)
+    evaluate_every: Annotated[int, Meta(ge=1, le=ROUNDS_MAX)] = 10
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    topology: TopologySpec = field(default_factory=TopologySpec)
+    merge: MergeSpec = field(default_factory=MergeSpec)
+    privacy: PrivacySpec | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+    engine: EngineSpec = field(default_factory=EngineSpec)
