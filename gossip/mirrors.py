@@ -1,7 +1,8 @@
 """Neighbors keep each other's entries, so that a peer whose disk has lost some can have them back.
 
-A peer sends its new entries to every connected neighbor before the update that follows from them, and before it trains
-on privacy that it has spent: whoever has seen an update has what leads to it. What was lost on the way is asked for.
+A peer sends its new entries to every connected neighbor right behind each update, and as soon as it has spent privacy.
+They come behind and not before: a log that is ahead of the replica that anybody has could be recovered, but not gone on
+with. What was lost on the way is asked for.
 A neighbor believes a log about that log only, and keeps what it is told; the owner, when it asks, checks all of it
 against what its own key signed.
 """
@@ -48,20 +49,19 @@ class Mirrors:
     # -- the own log --------------------------------------------------------------------------------------------
 
     def spread(self, effects: list[Effect], *, all_of_it: bool = False) -> list[Effect]:
-        """``effects`` with the new own entries sent behind every commit that others can see or that spends privacy.
+        """``effects``, and then the new own entries for all neighbors, once others can see them or privacy is spent.
 
-        With ``all_of_it``, at the end of a run, behind any.
+        With ``all_of_it``, at the end of a run, in any case.
         """
-        out: list[Effect] = []
+        told: list[Effect] = []
         for effect in effects:
-            out.append(effect)
             if isinstance(effect, Commit):
                 self._fresh += effect.entries
                 if all_of_it or any(_is_told(entry) for entry in effect.entries):
-                    out += self._tell(effect.note)
+                    told += self._tell(effect.note)
                 elif len(self._fresh) > ENTRIES_MAX:
                     self._fresh.clear()  # whoever lacks them will ask
-        return out
+        return [*effects, *told]
 
     def _tell(self, note: bytes) -> list[Effect]:
         fresh, self._fresh = self._fresh, []
@@ -96,9 +96,11 @@ class Mirrors:
         return [Mirror(neighbor.log_id, held, fresh), *self._ask(neighbor, now)]
 
     def on_size(self, neighbor: Neighbor, size: int, now: float) -> list[Effect]:
-        """A neighbor's log has ``size`` entries: ask for those that are not kept yet."""
-        self._sizes[neighbor.log_id] = max(size, self._sizes.get(neighbor.log_id, 0))
-        return self._ask(neighbor, now)
+        """A neighbor's log has ``size`` entries: those under way come by themselves, older ones are asked for."""
+        before = self._sizes.get(neighbor.log_id, 0)
+        late = self._ask(neighbor, now)
+        self._sizes[neighbor.log_id] = max(size, before)
+        return late
 
     def _place(self, log_id: bytes, size: int) -> tuple[int, int, bytes]:
         start = max(0, size - self._settings.mirror_entries)

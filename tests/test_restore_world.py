@@ -10,6 +10,7 @@ from founders import private
 from node_helpers import ToyWorker, parsed, start_all, toy_world
 
 from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import LedgerBehind
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.node import Node
@@ -116,5 +117,5 @@ def test_whenever_a_home_is_copied_killed_and_restored_nobody_is_shown_a_second_
             assert len(disk.entries) == had
             return
         assert spent(disk.entries) >= spent(kept), "no budget comes back"
-        assert state_of(running(peer), EPOCH_S + world.now)[0] != "recovering"
+        assert not running(peer).rejoin.active, running(peer).rejoin.why
     check(world)
