@@ -234,10 +234,13 @@ class World:
 
     # -- life and death -----------------------------------------------------------------------------------------
 
-    def start(self, index: int) -> None:
-        """Start (or restart) a peer from what is on its disk, and connect it."""
+    def start(self, index: int, *, current: bool = False) -> None:
+        """Start (or restart) a peer from what is on its disk, and connect it.
+
+        One that is ``current`` asks nobody whether its disk holds all that its key has signed: it signs, come what may.
+        """
         peer = self.peers[index]
-        self._build(peer)
+        self._build(peer, current=current)
         self._feed(peer, Started())
         for other in self._near(peer):
             self._feed(peer, PeerUp(other.transport))
@@ -247,7 +250,7 @@ class World:
         """The living neighbors of a peer."""
         return [each for each in self.alive() if frozenset((each.index, peer.index)) in self._edges]
 
-    def _build(self, peer: Peer) -> None:
+    def _build(self, peer: Peer, *, current: bool) -> None:
         """Make the node that a peer's disk leads to, in place of the one before."""
         peer.life += 1
         peer.timers.clear()
@@ -255,6 +258,7 @@ class World:
         for entry in peer.disk.entries:
             log.replay(entry)
         resume = peer.disk.fold(self.settings.keep_deltas)
+        resume.current = current
         own = Self(
             log_id=peer.log_id,
             key=peer.secret,
@@ -273,7 +277,7 @@ class World:
 
     def _rebuild(self, peer: Peer) -> None:
         """The node of a peer gives way to a new one; its connections stay."""
-        self._build(peer)
+        self._build(peer, current=True)
         self._feed(peer, Started())
         for other in self._near(peer):
             self._feed(peer, PeerUp(other.transport))
