@@ -110,6 +110,18 @@ class LedgerForked(LedgerError):
     """One key signed two histories."""
 
 
+class LedgerBehind(LedgerError):
+    """Our own key has signed ``known`` entries, our ledger holds ``had``, and no neighbor keeps entry ``lost``."""
+
+    def __init__(self, had: int, known: int, lost: int) -> None:
+        super().__init__(
+            f"this ledger holds {had} entries, its key has signed {known}: it is an older copy, and no neighbor can "
+            f"give entry {lost} back",
+            hint="restore a newer backup; without one this log is at its end, and its members must found anew",
+        )
+        self.had, self.known, self.lost = had, known, lost
+
+
 class BlobLost(LedgerError):
     """The blob ``name``, params that our own ledger leads to, is missing or damaged, and nothing here rebuilds it."""
 

@@ -6,6 +6,8 @@ or by :meth:`~Log.replay` with what was stored; both lead to the same tree.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from quidnunc.crypto.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from quidnunc.crypto.entry import (
     MAX_PAYLOAD_BYTES,
@@ -20,6 +22,7 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.merkle import HASH_BYTES, Tree, leaf_hash
+from quidnunc.crypto.tiled import Frontier
 
 
 class Log:
@@ -67,6 +70,13 @@ class Log:
     def root_at(self, size: int) -> bytes:
         """The Merkle root over the first ``size`` entries."""
         return self._tree.root(size)
+
+    def root_with(self, leaves: Iterable[bytes]) -> bytes:
+        """The Merkle root this log would have with further entries of these leaf hashes; none is added."""
+        edge = Frontier.of(self._tree)
+        for leaf in leaves:
+            edge.append(leaf)
+        return edge.root()
 
     def leaf(self, seq: int) -> bytes:
         """The leaf hash of entry ``seq``."""

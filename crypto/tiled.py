@@ -26,6 +26,14 @@ class Frontier:
         self._edge: list[bytes] = []
         self._size = 0
 
+    @classmethod
+    def of(cls, tree: Tree) -> Frontier:
+        """The right edge of ``tree`` as it stands, to go on from without changing it."""
+        made = cls()
+        size = made._size = tree.size
+        made._edge = [tree.subtree(k, (size >> k) - 1) for k in reversed(range(size.bit_length())) if size >> k & 1]
+        return made
+
     @property
     def size(self) -> int:
         """The number of leaves."""

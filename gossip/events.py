@@ -128,6 +128,40 @@ class Witness:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Keep ``entries`` of another log, the first being entry ``first``, for its owner to ask for.
+
+    They follow those kept before, or nothing of that log is kept yet. Losing them harms nobody but a peer that has
+    lost its own.
+    """
+
+    log_id: bytes
+    first: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Send ``peer`` as many as fit of the entries ``first`` up to ``last`` of a log: the own one, or one kept.
+
+    None of them, if the first is not here.
+    """
+
+    peer: bytes
+    log_id: bytes
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Build the node anew from what is durable now, as at a start; this one is done and must hear of nothing more.
+
+    The new one must be told that it starts, and which peers are connected.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class StoreBlob:
     """Keep a received body under its hash (already compared) before a job reads it."""
 
@@ -184,4 +218,4 @@ class Report:
     text: str
 
 
-Effect = Commit | Witness | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report
+Effect = Commit | Witness | Mirror | Supply | Rebuild | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report

@@ -58,6 +58,10 @@ class Exposure:
         """Whether that log is proven to have signed two histories."""
         return log_id in self.proofs
 
+    def is_about_us(self, data: bytes) -> bool:
+        """Whether a proof is one against the own key; raises RemoteProtocolError if it proves nothing."""
+        return self._names[verify_fork(data, self._known).culprit].log_id == self._me
+
     def on_proof(self, data: bytes, now: float, sender: Neighbor | None = None) -> list[Effect]:
         """Freeze what ``data`` convicts and tell every neighbor but ``sender``; raises RemoteProtocolError.
 

@@ -10,7 +10,8 @@ import hashlib
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
-from quidnunc.gossip.message import Hello, Unavailable, Want, parse_message
+from quidnunc.gossip.lobby import Serve
+from quidnunc.gossip.message import Fetch, Hello, Newest, Unavailable, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
@@ -20,11 +21,14 @@ from quidnunc.gossip.settings import Settings
 class Frugal:
     """Handles the events that would otherwise end in a commit; ``active`` while it must."""
 
-    def __init__(self, federation: bytes, publisher: Publisher, recorder: Recorder, settings: Settings) -> None:
+    def __init__(
+        self, federation: bytes, publisher: Publisher, recorder: Recorder, settings: Settings, serve: Serve
+    ) -> None:
         self._federation = federation
         self._publisher = publisher
         self._recorder = recorder
         self._settings = settings
+        self._serve = serve
         self._kept: list[Event] = []
         self.active = False
 
@@ -72,5 +76,7 @@ class Frugal:
                 return self._publisher.serve(neighbor, message, now)
             case Unavailable():
                 return []
+            case Newest() | Fetch():
+                return self._serve(neighbor, message, now)
             case _:
                 return [Refuse(event.peer, Reason.RATE_LIMITED)]  # it is not to blame: no refusal is recorded

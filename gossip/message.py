@@ -1,4 +1,4 @@
-"""Messages between peers: twelve kinds of small canonical headers, some with a body.
+"""Messages between peers: sixteen kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -7,10 +7,11 @@ Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from quidnunc.crypto.encoding import Value, decode, encode
-from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.encoding import Encodable, Value, decode, encode
+from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import HASH_BYTES, MAX_PATH
 from quidnunc.crypto.token import Token, open_token
@@ -30,8 +31,18 @@ HEADS = "quidnunc/v1/heads"
 PROVE = "quidnunc/v1/prove"
 CONSISTENCY = "quidnunc/v1/consistency"
 COSIGNED = "quidnunc/v1/cosigned"
+NEWEST = "quidnunc/v1/newest"
+KNOWN = "quidnunc/v1/known"
+FETCH = "quidnunc/v1/fetch"
+ENTRIES = "quidnunc/v1/entries"
 HEADS_MAX = 16
 """Checkpoints of other logs in one message."""
+ENTRIES_MAX = 1024
+"""Entries in one message."""
+ENTRIES_BYTES = 49_152
+"""Bytes of entries from which a message gets no further one; the last may lead up to what fits a header."""
+ENTRIES_ROOM = 4096
+"""Bytes of a header that entries leave to what stands beside them, a checkpoint above all."""
 NUMBER_MAX = 2**63 - 1
 
 
@@ -140,8 +151,67 @@ class Cosigned:
     note: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """Tell me the newest checkpoint of *my* log that you have seen."""
+
+    federation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Answer to a :class:`Newest`: that checkpoint, empty for none, and which of its entries the sender keeps.
+
+    It keeps those from ``first`` up to but not including ``last``.
+    """
+
+    federation: bytes
+    note: bytes
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send me entries ``first`` up to ``last`` of the log ``log_id``: the sender's or the receiver's own."""
+
+    federation: bytes
+    log_id: bytes
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Entries of the log ``log_id`` from ``first`` on, without private parts; none if they cannot be had.
+
+    ``note`` is the checkpoint over just these and all before them, empty for none.
+    """
+
+    federation: bytes
+    log_id: bytes
+    first: int
+    entries: tuple[Entry, ...]
+    note: bytes
+
+
 Message = (
-    Update | Snapshot | Hello | Want | Unavailable | Recall | Recalled | Proof | Heads | Prove | Consistency | Cosigned
+    Update
+    | Snapshot
+    | Hello
+    | Want
+    | Unavailable
+    | Recall
+    | Recalled
+    | Proof
+    | Heads
+    | Prove
+    | Consistency
+    | Cosigned
+    | Newest
+    | Known
+    | Fetch
+    | Entries
 )
 
 
@@ -172,12 +242,27 @@ def write_message(message: Message) -> bytes:
             return encode([CONSISTENCY, federation, old, new, root, list(path)])
         case Cosigned(federation, note):
             return encode([COSIGNED, federation, note])
+        case _:
+            return _write_about_logs(message)
+
+
+def _write_about_logs(message: Newest | Known | Fetch | Entries) -> bytes:
+    match message:
+        case Newest(federation):
+            return encode([NEWEST, federation])
+        case Known(federation, note, first, last):
+            return encode([KNOWN, federation, note, first, last])
+        case Fetch(federation, log_id, first, last):
+            return encode([FETCH, federation, log_id, first, last])
+        case Entries(federation, log_id, first, entries, note):
+            rows: list[Encodable] = [[each.header, each.payload, each.salt] for each in entries]
+            return encode([ENTRIES, federation, log_id, first, rows, note])
 
 
 def parse_message(header: bytes, federation: bytes) -> Message:
     """The message in a frame header; raises Malformed, or WRONG_FEDERATION for another federation's."""
     value = decode(header, max_bytes=HEADER_BYTES_MAX)
-    if not isinstance(value, list) or len(value) < 3 or not isinstance(value[0], str):
+    if not isinstance(value, list) or len(value) < 2 or not isinstance(value[0], str):
         raise Malformed("message header: expected a list that starts with a tag")
     tag, sender_federation, rest = value[0], value[1], value[2:]
     if not isinstance(sender_federation, bytes) or len(sender_federation) != 32:
@@ -218,6 +303,16 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Consistency(federation, *_growth(old, new), root, _all_bytes(path, MAX_PATH + 1, "hashes"))
         case "quidnunc/v1/cosigned", [bytes() as note]:
             return Cosigned(federation, note)
+        case "quidnunc/v1/newest", []:
+            return Newest(federation)
+        case "quidnunc/v1/known", [bytes() as note, int() as first, int() as last]:
+            return Known(federation, note, *_range(first, last))
+        case "quidnunc/v1/fetch", [bytes() as log_id, int() as first, int() as last] if len(log_id) == HASH_BYTES:
+            return Fetch(federation, log_id, *_range(first, last))
+        case "quidnunc/v1/entries", [bytes() as log_id, int() as first, list() as rows, bytes() as note] if (
+            len(log_id) == HASH_BYTES
+        ):
+            return Entries(federation, log_id, _range(first, first)[0], _entries(rows), note)
     if tag.startswith("quidnunc/") and not tag.startswith("quidnunc/v1/"):
         raise RemoteProtocolError(Reason.VERSION, f"message {tag[:64]!r}: this version speaks quidnunc/v1")
     raise Malformed(f"message {tag[:64]!r}: unknown tag or wrong fields")
@@ -233,6 +328,25 @@ def _growth(old: int, new: int) -> tuple[int, int]:
     if isinstance(old, bool) or isinstance(new, bool) or not 1 <= old < new <= NUMBER_MAX:
         raise Malformed(f"a log of {old} and of {new} entries: expected 1 <= old < new")
     return old, new
+
+
+def _range(first: int, last: int) -> tuple[int, int]:
+    if isinstance(first, bool) or isinstance(last, bool) or not 0 <= first <= last <= NUMBER_MAX:
+        raise Malformed(f"entries {first} to {last}: expected 0 <= first <= last")
+    return first, last
+
+
+def _entries(rows: list[Value]) -> tuple[Entry, ...]:
+    if len(rows) > ENTRIES_MAX:
+        raise Malformed(f"{len(rows)} entries, limit is {ENTRIES_MAX}")
+    found = []
+    for each in rows:
+        match each:
+            case [bytes(header), bytes(payload), bytes(salt)]:
+                found.append(Entry(header, payload, salt))
+            case _:
+                raise Malformed("an entry must be an array of header, payload and salt")
+    return tuple(found)
 
 
 def _all_bytes(values: list[Value], limit: int, what: str) -> tuple[bytes, ...]:
@@ -269,3 +383,22 @@ def open_update(token_bytes: bytes, *, log_id: bytes, public: bytes) -> SignedUp
 def frame(message: Message, body: bytes = b"") -> Frame:
     """A frame ready to be sent."""
     return Frame(write_message(message), body)
+
+
+def entries_frame(
+    federation: bytes, log_id: bytes, first: int, entries: Iterable[Entry], note: bytes = b""
+) -> tuple[Frame, int]:
+    """A frame with as many of ``entries`` as fit, and how many these are; ``note`` goes along only if all do.
+
+    An entry that fits no frame at all, which takes a payload of almost 64 KiB, ends it.
+    """
+    taken: list[Entry] = []
+    size, whole = 0, True
+    for each in entries:
+        grown = size + len(each.header) + len(each.payload) + len(each.salt) + 16
+        if len(taken) == ENTRIES_MAX or size >= ENTRIES_BYTES or grown > HEADER_BYTES_MAX - ENTRIES_ROOM:
+            whole = False
+            break
+        taken.append(Entry(each.header, each.payload, each.salt))
+        size = grown
+    return frame(Entries(federation, log_id, first, tuple(taken), note if whole else b"")), len(taken)

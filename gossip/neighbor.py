@@ -45,7 +45,8 @@ class Neighbor:
     number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
     whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
     lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
-    twice, nobody is to blame. ``served_until`` is when what was served to it would have passed at the assumed rate.
+    twice, nobody is to blame. ``served_until`` is when what was served to it would have passed at the assumed rate,
+    ``supplied_until`` the same for entries.
     ``resting`` says that the update last applied was a heartbeat. ``link_since``
     is when the connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
@@ -83,6 +84,7 @@ class Neighbor:
     snapshots_due: int = 0
     served: int = 0
     served_until: float = 0.0
+    supplied_until: float = 0.0
     messages: int = 0
     window_since: float = 0.0
     lead_offset: int = 0
@@ -135,6 +137,13 @@ class Neighbor:
             return False
         self.served += 1
         self.served_until = max(now, self.served_until) + size / settings.repair_bytes_per_s
+        return True
+
+    def take_supply(self, size: int, now: float, settings: Settings) -> bool:
+        """Whether entries of ``size`` bytes may be sent to it now; if so, they are counted."""
+        if self.supplied_until - now > settings.window_s:
+            return False
+        self.supplied_until = max(now, self.supplied_until) + size / settings.repair_bytes_per_s
         return True
 
     def remember(self, number: int, leaf: bytes, token: bytes) -> None:

@@ -47,27 +47,36 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
+from quidnunc.gossip.lobby import Lobby
 from quidnunc.gossip.message import (
     Consistency,
     Cosigned,
+    Entries,
+    Fetch,
     Heads,
     Hello,
+    Known,
+    Message,
+    Newest,
     Proof,
     Prove,
     Recall,
     Recalled,
+    SignedUpdate,
     Snapshot,
     Unavailable,
     Update,
     Want,
     parse_message,
 )
+from quidnunc.gossip.mirrors import Mirrors, check_note
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.recall import RecallDesk
 from quidnunc.gossip.recorder import Entropy, Recorder
+from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin
 from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
@@ -123,7 +132,7 @@ class Node:
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
             two_updates=self.exposure.two_updates,
-            observe=self.witnesses.on_update,
+            observe=self._observe,
         )
         self.rounds = Rounds(
             charter,
@@ -141,7 +150,30 @@ class Node:
         self.recalls = RecallDesk(
             charter, own.log_id, self.neighbors, self.settings, self._retention.let_go, resume.recall
         )
-        self.frugal = Frugal(charter.federation_id, self.publisher, self.recorder, self.settings)
+        self.mirrors = Mirrors(charter, own.log_id, self.neighbors, self.settings, resume.mirrors)
+        self.rejoin = Rejoin(
+            charter.federation_id,
+            own.log_id,
+            own.key.public,
+            self.neighbors,
+            self.witnesses,
+            self.mirrors,
+            self.recorder,
+            self.settings,
+            current=resume.current,
+        )
+        self.lobby = Lobby(
+            charter.federation_id,
+            own.log_id,
+            self.rejoin,
+            self.mirrors,
+            self.witnesses,
+            self.exposure,
+            self.recorder,
+            self.settings,
+            self._about_logs,
+        )
+        self.frugal = Frugal(charter.federation_id, self.publisher, self.recorder, self.settings, self._about_logs)
         self._restore_rounds(resume)
         self.evaluated: Evaluated | None = None
         self.evaluation_failure = ""
@@ -166,10 +198,14 @@ class Node:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What must be done about ``event``, in order; ``now`` in seconds."""
-        if self.exposure.exposed or self.witnesses.ahead:
-            return []  # whatever this key signed now would be a second history
+        out = self._handle(event, now)
+        return self.mirrors.spread(out, all_of_it=isinstance(event, Stopping))
+
+    def _handle(self, event: Event, now: float) -> list[Effect]:
+        sender = self._by_transport.get(event.peer) if isinstance(event, Received | PeerUp | PeerDown) else None
+        if self.lobby.stopped or self.lobby.left or self.rejoin.active:
+            return self._in_lobby(event, sender, now)
         if self.frugal.active and not isinstance(event, Storage | PeerUp | PeerDown | Paused):
-            sender = self._by_transport.get(event.peer) if isinstance(event, Received) else None
             return self.frugal.handle(event, sender, now)
         match event:
             case Received():
@@ -178,6 +214,8 @@ class Node:
                 out = self._recover(now) if self.recalls.lost else self.rounds.tick(now)
             case TimerFired(timer=name) if name == REPAIR_TIMER:
                 out = self.replicas.repair(now)
+            case TimerFired(timer=name) if name == REJOIN_TIMER:
+                out = []
             case Finished(result):
                 out = self._finished(result, now)
             case PeerUp(peer):
@@ -196,6 +234,32 @@ class Node:
             case TimerFired():
                 raise LocalProtocolError(f"timer {event.timer!r} was never set")
         return out
+
+    def _in_lobby(self, event: Event, sender: Neighbor | None, now: float) -> list[Effect]:
+        """Nothing may be signed: whatever this key signed now could be a second history."""
+        out = self.lobby.handle(event, sender, now)
+        rounds = self.rounds
+        if self.rejoin.active:
+            rounds.phase = Phase.STARTING if self.rejoin.fresh else Phase.RECOVERING
+            rounds.blocked = self.rejoin.why
+        elif not (self.lobby.stopped or self.lobby.left):
+            rounds.phase, rounds.blocked = Phase.STARTING, ""
+            if self.recalls.lost:
+                rounds.phase, rounds.blocked = Phase.RECOVERING, self.recalls.why
+            there = [PeerUp(n.member.transport) for n in self.neighbors.values() if n.connected]
+            started, rest = self.lobby.take()
+            for each in (*started, *there, *rest):
+                out += self._handle(each, now)
+        return out
+
+    def _about_logs(self, neighbor: Neighbor, message: Message, now: float) -> list[Effect]:
+        """What a neighbor may ask at any time, because the answer needs neither a signature nor room."""
+        match message:
+            case Newest():
+                return self.rejoin.answer(neighbor)
+            case Fetch():
+                return self.mirrors.serve(neighbor, message, self.recorder.signed, now)
+        return []
 
     def _start(self, now: float) -> list[Effect]:
         """First entries of a fresh log, and one ``node.start`` per start."""
@@ -255,7 +319,8 @@ class Node:
             return []
         neighbor.link(True, now)
         told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor)]
-        return [self.publisher.hello(peer, reply=True), *told, *self.recalls.ask(now), *self.rounds.wake(now)]
+        asked = self.rejoin.ask(neighbor) if self.rejoin.short else []
+        return [self.publisher.hello(peer, reply=True), *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -320,7 +385,28 @@ class Node:
                 out = self._ahead([])
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)
+            case Newest() | Fetch():
+                out = self._about_logs(neighbor, message, now)
+            case Known():
+                out = self._ahead(self.rejoin.on_known(neighbor, message, now))
+            case Entries():
+                out = self._entries(neighbor, message, now)
         return self._with_evidence(out)
+
+    def _entries(self, neighbor: Neighbor, message: Entries, now: float) -> list[Effect]:
+        """New entries of a neighbor's log, to be kept for it; raises RemoteProtocolError."""
+        if message.log_id == self.own.log_id or neighbor.quarantined:
+            return []  # a late answer, or the log of somebody who signs several
+        if message.log_id != neighbor.log_id:
+            raise RemoteProtocolError(Reason.UNSOLICITED, f"entries of log {message.log_id.hex()[:16]}, not its own")
+        head = check_note(neighbor, message)
+        out = self.mirrors.on_entries(neighbor, message, now)
+        return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
+
+    def _observe(self, signed: SignedUpdate, now: float) -> list[Effect]:
+        """A verified update shows how far its log has come."""
+        seen = self.witnesses.on_update(signed, now)
+        return [*seen, *self.mirrors.on_size(self.neighbors[signed.author], signed.token.size, now)]
 
     def _ahead(self, out: list[Effect]) -> list[Effect]:
         """Say so when others hold more of the own log than this disk does; nothing is signed from there on."""

@@ -45,6 +45,12 @@ class NoiseSource(IntEnum):
     TEST_SEED = 2
 
 
+class Recovery(IntEnum):
+    """Why a ledger was brought up to date; codes of ``log.recover`` ``why``."""
+
+    OLDER_COPY = 1
+
+
 class Decision(IntEnum):
     """What became of a received update; codes of ``update.received`` ``dc``."""
 
@@ -77,6 +83,33 @@ class CharterAdopt:
     witnesses: tuple[bytes, ...]
     quorum: int
     signatures: bytes
+
+
+class RecoveredFrom(NamedTuple):
+    """One row of ``src``: who had seen the checkpoint, and the SHA-256 of its note."""
+
+    log_id: bytes
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecover:
+    """0x06: this ledger held ``had`` entries, neighbors knew more of it, and it was brought up to ``to`` from them.
+
+    The entries from ``had`` up to ``to`` came back without their private parts, which nobody else has.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.LOG_RECOVER
+    FIELDS: ClassVar[Fields] = {
+        "had": ("had", UINT),
+        "to": ("to", UINT),
+        "src": ("sources", listing(row(RecoveredFrom, HASH, HASH), 512)),
+        "why": ("why", UINT),
+    }
+    had: int
+    to: int
+    sources: tuple[RecoveredFrom, ...]
+    why: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +406,7 @@ class EquivocationProof:
 
 Record = (
     CharterAdopt
+    | LogRecover
     | NodeStart
     | UpdatePublished
     | UpdateReceived
@@ -387,6 +421,7 @@ RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
     for kind in (
         CharterAdopt,
+        LogRecover,
         NodeStart,
         UpdatePublished,
         UpdateReceived,

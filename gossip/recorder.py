@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from quidnunc.crypto.entry import Entry, commit_private
+from quidnunc.crypto.entry import Entry, EntryType, commit_private, parse_header
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.events import Commit
-from quidnunc.gossip.provenance import MessageRefused, Record, UpdatePublished, payload_of
+from quidnunc.gossip.provenance import (
+    LogRecover,
+    MessageRefused,
+    Record,
+    UpdatePublished,
+    parse_record,
+    payload_of,
+)
 
 Entropy = Callable[[int], bytes]
 SALT_BYTES = 16
@@ -153,6 +160,29 @@ class Recorder:
         token = make_token(self._pending[-1], self.log.inclusion(seq), note)
         self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)
         return self._commit(note), token, seq
+
+    def recover(
+        self, entries: Sequence[Entry], note: bytes, author: bytes, record: LogRecover, now: float, keep: int
+    ) -> Commit:
+        """Make ``entries``, which ``note`` signed long ago, the next ones of this log, and ``record`` that.
+
+        The newest ``keep`` updates among them get tokens under ``note``, to be served again. Raises LedgerCorrupt for
+        entries that do not follow.
+        """
+        for entry in entries:
+            self.log.replay(entry)
+        self._pending += entries
+        updates = []
+        for entry in entries:
+            header = parse_header(entry.header)
+            update = parse_record(header.type, entry.payload) if header.type == EntryType.UPDATE_PUBLISHED else None
+            if isinstance(update, UpdatePublished):
+                updates.append((header.seq, entry, update.number))
+        for seq, entry, number in updates[-keep:]:
+            token = make_token(entry, self.log.inclusion(seq, record.to), note)
+            self.keep_token(hashlib.sha256(token).digest(), author, number, token)
+        self.append(record, now)
+        return self._commit(self.log.checkpoint(self._key))
 
     def _commit(self, note: bytes) -> Commit:
         self.signed = self.log.size

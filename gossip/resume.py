@@ -50,8 +50,11 @@ class Resume:
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
-    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs and what witnesses
-    ``cosigned`` (size, note).
+    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs, what witnesses
+    ``cosigned`` (size, note), and ``mirrors``: which entries of other logs are kept, from the first up to the one
+    before the second number, and the leaf hash of the last.
+
+    ``current`` says that neighbors have just been asked: this is all there is of the own log.
     """
 
     charter: bytes | None = None
@@ -76,6 +79,8 @@ class Resume:
     missing: set[bytes] = field(default_factory=set)
     frozen: dict[bytes, bytes] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
+    mirrors: dict[bytes, tuple[int, int, bytes]] = field(default_factory=dict)
+    current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 

@@ -16,6 +16,10 @@ class Settings:
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
     ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after fifty.
     ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
+    ``rejoin_s``: how long a starting peer looks for a quorum of neighbors that say what they know of its log, before it
+    goes on with all that are connected; and how long it watches whether its log grows before it goes on from a copy.
+    ``recover_bytes``: bytes of own entries taken back from neighbors; ``mirror_entries``: how many of a neighbor's
+    newest entries are asked for where none are kept yet.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -52,6 +56,9 @@ class Settings:
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
     witness_s: float = 1.0
+    rejoin_s: float = 2.0
+    recover_bytes: int = 268_435_456
+    mirror_entries: int = 65_536
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

@@ -83,12 +83,20 @@ class Witnesses:
         self.unanswered: dict[bytes, int] = {}
         self.ahead = ""
 
+    def newest(self, log_id: bytes) -> Head | None:
+        """The newest checkpoint of a log that was seen, whoever showed it; None if none was."""
+        return self._newest.get(log_id)
+
     # -- other logs ---------------------------------------------------------------------------------------------
 
     def on_update(self, signed: SignedUpdate, now: float) -> list[Effect]:
         """The checkpoint in an update's token, which has been verified."""
         token = signed.token
-        return self._observe(signed.author, Head(token.size, token.root, token.note), now)
+        return self.on_head(signed.author, Head(token.size, token.root, token.note), now)
+
+    def on_head(self, log_id: bytes, head: Head, now: float) -> list[Effect]:
+        """A checkpoint that a log showed itself and its key signed."""
+        return self._observe(log_id, head, now)
 
     def on_heads(self, neighbor: Neighbor, message: Heads, now: float) -> list[Effect]:
         """Checkpoints that a neighbor has seen; raises RemoteProtocolError for one that its log did not sign."""
@@ -100,7 +108,7 @@ class Witnesses:
                 raise RemoteProtocolError(Reason.STRANGER, f"checkpoint of {origin[:96]}, which is no member's log")
             found = open_checkpoint(note, origin, member.log)
             if member.log_id == self._me:
-                self._compare_own(found.size, found.root)
+                self.compare_own(found.size, found.root)
             else:
                 hearsay = member.log_id != neighbor.log_id
                 out += self._observe(member.log_id, Head(found.size, found.root, note), now, hearsay=hearsay)
@@ -185,7 +193,7 @@ class Witnesses:
     def on_cosigned(self, neighbor: Neighbor, note: bytes) -> None:
         """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
         found = open_checkpoint(note, origin_of(self._me), self._log_public)
-        if not self._compare_own(found.size, found.root):
+        if not self.compare_own(found.size, found.root):
             return
         if not verify_note(parse_note(note), [witness_verifier(neighbor.log_id, neighbor.member.witness)]):
             raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"{neighbor.member.name} did not cosign this checkpoint")
@@ -193,7 +201,7 @@ class Witnesses:
             self.cosigned[neighbor.log_id] = (found.size, note)
             self._recorder.keep_cosigned(neighbor.log_id, found.size, note)
 
-    def _compare_own(self, size: int, root: bytes) -> bool:
+    def compare_own(self, size: int, root: bytes) -> bool:
         """Whether the own key's checkpoint is one of this log; else the log is not all that the key has signed."""
         log = self._recorder.log
         if size <= self._recorder.signed and log.root_at(size) == root:

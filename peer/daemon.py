@@ -40,6 +40,7 @@ from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
+from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.model_file import installed_model
@@ -202,9 +203,14 @@ def build_node(
     config: Config,
     store: Store,
     blobs: FileBlobs,
+    mirrors: MirrorStore,
     described: Described,
+    *,
+    current: bool = False,
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
+
+    ``current`` says that neighbors have just been asked and know of no newer entry.
 
     Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
@@ -217,6 +223,7 @@ def build_node(
     tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
     resume.tokens = [(number, token) for number, token in tokens if token is not None]
     fill(resume, store)
+    resume.mirrors, resume.current = mirrors.held(), current
     restore(resume, blobs, charter, member.log_id, keys.log.public)
     cap = config.privacy.epsilon_cap
     own = Self(
@@ -392,18 +399,24 @@ async def _run(
     setup = compute_setup(charter, config, home)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
     await wait_for_room(home, charter, member, room)
-    with closing(await trio.to_thread.run_sync(open_store, home, member)) as store:
+    with (
+        closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
+        closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
+    ):
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer, charter, home, blobs)
-                node, clock = await trio.to_thread.run_sync(
-                    build_node, charter, member, note_hash, keys, config, store, blobs, described
-                )
+                parts = (charter, member, note_hash, keys, config, store, blobs, mirrors, described)
+                node, clock = await trio.to_thread.run_sync(build_node, *parts)
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)
-                host = Host(node, store, blobs, overlay, computer, clock)
+
+                def again() -> Node:
+                    return build_node(*parts, current=True)[0]
+
+                host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
                 await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)
 
 

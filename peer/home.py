@@ -9,6 +9,7 @@
     keys/root.key           0600 in a 0700 directory; belongs offline once the federation is founded
     keys/operational.key    0600
     state/ledger.db         SQLite, see peer/ledger/store.py
+    state/mirrors.db        what is kept for neighbors, see peer/ledger/mirror.py; no part of a backup
     state/blobs/            params and deltas by hash, see peer/blobs.py
     state/lock              held (flock) by the one process that may write here
     run/control.sock        the control API
@@ -107,6 +108,10 @@ class Home:
     @property
     def ledger(self) -> Path:
         return self.state / "ledger.db"
+
+    @property
+    def mirrors(self) -> Path:
+        return self.state / "mirrors.db"
 
     @property
     def blobs(self) -> Path:

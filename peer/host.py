@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
@@ -25,9 +26,11 @@ from quidnunc.gossip.events import (
     Finished,
     Forget,
     Frame,
+    Mirror,
     Paused,
     PeerDown,
     PeerUp,
+    Rebuild,
     Received,
     Refuse,
     Report,
@@ -37,14 +40,17 @@ from quidnunc.gossip.events import (
     Started,
     Stopping,
     StoreBlob,
+    Supply,
     TimerFired,
     Witness,
 )
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
+from quidnunc.gossip.message import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.peer.bodies import Bodies
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.health import Backlog
+from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.overlay_api import Overlay, SendFailed
 
@@ -60,6 +66,8 @@ TURN_GRACE_S = 8.0
 """How long an orderly stop waits for the turn that runs."""
 SEND_GRACE_S = 1.0
 """How long it then waits for what is queued to be sent; the protocol repairs the rest."""
+SUPPLY_ROWS = 256
+"""Own entries read at once for a neighbor that keeps them; it asks for the rest."""
 
 
 class Computer(Protocol):
@@ -98,8 +106,17 @@ class Host:
     """Runs one node until it is told to stop. Implements the overlay's events."""
 
     def __init__(
-        self, node: Node, store: Store, blobs: Blobs, overlay: Overlay, computer: Computer, clock: Clock
+        self,
+        node: Node,
+        store: Store,
+        blobs: Blobs,
+        overlay: Overlay,
+        computer: Computer,
+        clock: Clock,
+        mirrors: MirrorStore,
+        rebuild: Callable[[], Node],
     ) -> None:
+        """``rebuild`` makes a new node from what is durable, for one that has taken entries back from neighbors."""
         self.node = node
         self.clock = clock
         self.overlay = overlay
@@ -109,6 +126,8 @@ class Host:
         """Size and Merkle root of the ledger as last committed."""
         self._store = store
         self._blobs = blobs
+        self._mirrors = mirrors
+        self._rebuild = rebuild
         self._bodies = Bodies(blobs)
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
@@ -153,6 +172,7 @@ class Host:
             await stop.wait()
             await self._drain()
             await self.feed(Stopping())
+            await self._empty_outboxes()
             nursery.cancel_scope.cancel()
 
     async def _drain(self) -> None:
@@ -162,6 +182,9 @@ class Host:
         with trio.move_on_after(TURN_GRACE_S):
             while self._heavy_left:
                 await self._progress.wait()
+        await self._empty_outboxes()
+
+    async def _empty_outboxes(self) -> None:
         with trio.move_on_after(SEND_GRACE_S):
             while any(outbox.busy for outbox in self._outboxes.values()):
                 await self._progress.wait()
@@ -212,6 +235,12 @@ class Host:
                 self.durable = (self._store.size, self._store.root)
             case Witness(log_id, size, root, seen):
                 await self._in_writer(lambda: self._store.witness(log_id, size, root, seen))
+            case Mirror(log_id, first, kept):
+                await self._in_writer(lambda: self._mirrors.keep(log_id, first, kept))
+            case Supply(peer, log_id, first, last):
+                await self._supply(peer, log_id, first, last)
+            case Rebuild():
+                await self._replace_node(pending)
             case StoreBlob(data):
                 await self._in_writer(lambda: self._blobs.put(data))
             case Forget(names):
@@ -232,6 +261,30 @@ class Host:
                 self.reports.append((self.clock.now(), effect))
                 self.reported()
                 log.warning("%s: %s", kind, text)
+
+    async def _supply(self, peer: bytes, log_id: bytes, first: int, last: int) -> None:
+        """Send a peer entries of the own log, or of its own as they are kept here."""
+        own = self.node.own.log_id
+
+        def read() -> list[Entry]:
+            if log_id == own:
+                return list(self._store.entries(first, min(last, first + SUPPLY_ROWS)))
+            return self._mirrors.read(log_id, first, last)
+
+        entries = await trio.to_thread.run_sync(read, limiter=self._one_writer)
+        made, _ = entries_frame(self.node.charter.federation_id, log_id, first, entries)
+        self._enqueue(peer, made, b"")
+
+    async def _replace_node(self, pending: _Pending) -> None:
+        """The node has brought the ledger up to date: another takes its place, as at a start."""
+        paused = self.node.rounds.paused
+        self.node = await trio.to_thread.run_sync(self._rebuild)
+        self.node.rounds.paused = paused
+        self._timers.clear()
+        events: list[Event] = [Started(), *(PeerUp(peer) for peer in sorted(self.overlay.connected()))]
+        for event in events:
+            for effect in self.node.handle(event, self.clock.now()):
+                await self._perform(effect, pending)
 
     def _forget(self, names: tuple[bytes, ...]) -> None:
         for name in names:

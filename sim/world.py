@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, EntryType, parse_header
 from quidnunc.crypto.errors import LocalProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
@@ -25,8 +25,10 @@ from quidnunc.gossip.events import (
     Event,
     Finished,
     Forget,
+    Mirror,
     PeerDown,
     PeerUp,
+    Rebuild,
     Received,
     Refuse,
     Report,
@@ -34,14 +36,17 @@ from quidnunc.gossip.events import (
     Send,
     SetTimer,
     Started,
+    Stopping,
     StoreBlob,
+    Supply,
     TimerFired,
     Witness,
 )
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
+from quidnunc.gossip.message import entries_frame
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.provenance import NoiseSource, UpdatePublished, parse_record
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
@@ -57,7 +62,8 @@ class Disk:
     """What survives a crash of a simulated peer: its entries, what is kept beside them, and blobs.
 
     ``tokens`` are the own ones by number, ``received`` those of others by (author, number), ``proofs`` by their hash,
-    ``heads`` are (size, root, note) of other logs, ``cosigned`` (size, note) of witnesses.
+    ``heads`` are (size, root, note) of other logs, ``cosigned`` (size, note) of witnesses, ``mirrors`` are (first seq,
+    entries) kept of other logs.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -66,6 +72,7 @@ class Disk:
     proofs: dict[bytes, bytes] = field(default_factory=dict)
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    mirrors: dict[bytes, tuple[int, list[Entry]]] = field(default_factory=dict)
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
 
     def commit(self, me: bytes, commit: Commit, keep: int) -> None:
@@ -87,16 +94,43 @@ class Disk:
             raise LocalProtocolError(f"log {seen.log_id.hex()[:16]}: {size} entries were seen, now {seen.size}")
         self.heads[seen.log_id] = (seen.size, seen.root, seen.note)
 
+    def mirror(self, kept: Mirror) -> None:
+        """What a store does with the entries of another log."""
+        first, entries = self.mirrors.setdefault(kept.log_id, (kept.first, []))
+        if first + len(entries) != kept.first:
+            raise LocalProtocolError(f"log {kept.log_id.hex()[:16]}: entry {kept.first} does not follow")
+        entries.extend(kept.entries)
+
+    def supply(self, me: bytes, wanted: Supply) -> list[Entry]:
+        """The entries to be sent."""
+        first, entries = (0, self.entries) if wanted.log_id == me else self.mirrors[wanted.log_id]
+        return entries[wanted.first - first : wanted.last - first]
+
     def fold(self, keep: int) -> Resume:
         """Where the peer stands."""
         resume = fold(self.entries)
         resume.tokens = sorted(self.tokens.items())[-keep:]
         resume.heads, resume.cosigned = dict(self.heads), dict(self.cosigned)
-        resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items()}
+        resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items() if name in self.proofs}
+        for log_id, (first, entries) in self.mirrors.items():
+            resume.mirrors[log_id] = (first, first + len(entries), entries[-1].leaf)
+        if resume.replica is not None and resume.replica not in self.blobs.data:
+            resume.recall = (self._newest_update(),)
+        if resume.base is not None and not resume.unmerged and resume.base not in self.blobs.data:
+            resume.base, resume.unmerged = resume.replica, True
+        states = {tracked.state for tracked in resume.tracked.values()}
+        resume.missing = {state for state in states if state not in self.blobs.data}
         for author, tracked in resume.tracked.items():
             held = ((number, self.received.get((author, number))) for number in tracked.leaves)
             tracked.tokens = {number: token for number, token in held if token is not None}
         return resume
+
+    def _newest_update(self) -> UpdatePublished:
+        headers = ((parse_header(entry.header).type, entry) for entry in reversed(self.entries))
+        payload = next(entry.payload for kind, entry in headers if kind == EntryType.UPDATE_PUBLISHED)
+        update = parse_record(EntryType.UPDATE_PUBLISHED, payload)
+        assert isinstance(update, UpdatePublished)
+        return update
 
 
 @dataclass(slots=True)
@@ -200,15 +234,31 @@ class World:
 
     # -- life and death -----------------------------------------------------------------------------------------
 
-    def start(self, index: int) -> None:
-        """Start (or restart) a peer from what is on its disk, and connect it."""
+    def start(self, index: int, *, current: bool = False) -> None:
+        """Start (or restart) a peer from what is on its disk, and connect it.
+
+        One that is ``current`` asks nobody whether its disk holds all that its key has signed: it signs, come what may.
+        """
         peer = self.peers[index]
+        self._build(peer, current=current)
+        self._feed(peer, Started())
+        for other in self._near(peer):
+            self._feed(peer, PeerUp(other.transport))
+            self._feed(other, PeerUp(peer.transport))
+
+    def _near(self, peer: Peer) -> list[Peer]:
+        """The living neighbors of a peer."""
+        return [each for each in self.alive() if frozenset((each.index, peer.index)) in self._edges]
+
+    def _build(self, peer: Peer, *, current: bool) -> None:
+        """Make the node that a peer's disk leads to, in place of the one before."""
         peer.life += 1
         peer.timers.clear()
         log = Log(peer.log_id)
         for entry in peer.disk.entries:
             log.replay(entry)
         resume = peer.disk.fold(self.settings.keep_deltas)
+        resume.current = current
         own = Self(
             log_id=peer.log_id,
             key=peer.secret,
@@ -220,15 +270,25 @@ class World:
             noise_source=self._noise_source,
             software=Software(version="sim"),
         )
-        salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{index}-{peer.life}".encode()).digest(), b"salt")
+        salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{peer.index}-{peer.life}".encode()).digest(), b"salt")
         peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
         for name in peer.disk.blobs.data.keys() - set(peer.node.in_use()):
             peer.disk.blobs.discard(name)
+
+    def _rebuild(self, peer: Peer) -> None:
+        """The node of a peer gives way to a new one; its connections stay."""
+        self._build(peer, current=True)
         self._feed(peer, Started())
-        for other in self.peers:
-            if other.node is not None and frozenset((other.index, index)) in self._edges:
-                self._feed(peer, PeerUp(other.transport))
-                self._feed(other, PeerUp(peer.transport))
+        for other in self._near(peer):
+            self._feed(peer, PeerUp(other.transport))
+
+    def stop(self, index: int) -> None:
+        """Stop a peer in order: what is under way is recorded, and what is sent arrives."""
+        peer = self.peers[index]
+        self._feed(peer, Stopping())
+        peer.node = None
+        for other in self._near(peer):
+            self._feed(other, PeerDown(peer.transport))
 
     def crash(self, index: int) -> None:
         """Kill a peer: whatever was not committed is gone."""
@@ -272,6 +332,12 @@ class World:
                 self._commit(peer, effect)
             case Witness():
                 peer.disk.witness(effect)
+            case Mirror():
+                peer.disk.mirror(effect)
+            case Supply():
+                self._supply(peer, effect)
+            case Rebuild():
+                self._rebuild(peer)
             case Send():
                 self._send(peer, effect)
             case SetTimer(timer, delay):
@@ -292,6 +358,11 @@ class World:
         peer.disk.commit(peer.log_id, commit, self.settings.keep_deltas)
         if self.hooks.on_commit is not None:
             self.hooks.on_commit(peer, commit)
+
+    def _supply(self, peer: Peer, wanted: Supply) -> None:
+        entries = peer.disk.supply(peer.log_id, wanted)
+        made, _ = entries_frame(self.charter.federation_id, wanted.log_id, wanted.first, entries)
+        self._send(peer, Send(wanted.peer, made))
 
     def _send(self, peer: Peer, send: Send) -> None:
         body = peer.disk.blobs.get(send.body_blob) if send.body_blob else send.frame.body

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.host import Host
+from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.memory_overlay import MemoryNetwork, MemoryOverlay
 from quidnunc.peer.network.overlay_api import Member
@@ -123,6 +125,10 @@ class Watched:
     def root(self) -> bytes:
         """As Store.root."""
         return self.store.root
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """As Store.entries."""
+        return self.store.entries(start, stop)
 
     def witness(self, log_id: bytes, size: int, root: bytes, note: bytes) -> None:
         """As Store.witness."""
@@ -206,16 +212,23 @@ class Table:
         computer = Arithmetic(blobs, pull=index + 1)
         described = Described(b"s" * 32, DIM, codec_name(GENESIS), 100, 10, b"d" * 32)
         own = Self(who.member.log_id, log_key, witness, who.member.genesis, bytes(32), bytes(32), described)
-        entries = list(store.entries())
-        log = Log(who.member.log_id)
-        for entry in entries:
-            log.replay(entry)
-        node = Node(self.charter, own, log, fold(entries), os.urandom, self.settings)
+        mirrors = MirrorStore.open(self.root / f"{index}.mirrors.db")
+
+        def build(*, current: bool = False) -> Node:
+            entries = list(store.entries())
+            log = Log(who.member.log_id)
+            for entry in entries:
+                log.replay(entry)
+            resume = fold(entries)
+            resume.mirrors, resume.current = mirrors.held(), current
+            return Node(self.charter, own, log, resume, os.urandom, self.settings)
+
         members = [Member(each.transport) for each in self.charter.members]
         inner = MemoryOverlay(transport.public, self.network, federation=self.charter.federation_id, members=members)
         overlay = Spy(inner, happenings)
         watched = Watched(store, happenings)
-        host = Host(node, watched, blobs, overlay, computer, Clock())  # type: ignore[arg-type]
+        again = partial(build, current=True)
+        host = Host(build(), watched, blobs, overlay, computer, Clock(), mirrors, again)  # type: ignore[arg-type]
         return Seat(who, store, watched, blobs, computer, overlay, host, happenings)
 
     @asynccontextmanager

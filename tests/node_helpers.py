@@ -27,6 +27,7 @@ from quidnunc.gossip.events import (
     Finished,
     Forget,
     Frame,
+    Mirror,
     PeerDown,
     PeerUp,
     Received,
@@ -37,6 +38,7 @@ from quidnunc.gossip.events import (
     SetTimer,
     Started,
     StoreBlob,
+    Supply,
     TimerFired,
     Witness,
 )
@@ -281,7 +283,8 @@ def header_of(message: Message) -> Frame:
 class Bench:
     """One node, its disk and its worker, driven by hand; every effect is performed at once and checked.
 
-    ``members`` counts the federation; the node is its member ``me``, ``authors`` are the others.
+    ``members`` counts the federation; the node is its member ``me``, ``authors`` are the others. Unless ``current`` is
+    set to False its neighbors have been asked already, so that it starts at once.
     """
 
     def __init__(
@@ -291,8 +294,10 @@ class Bench:
         me: int = 0,
         settings: Settings | None = None,
         own: dict[str, Any] | None = None,
+        current: bool = True,
         **changes: Any,
     ) -> None:
+        self.current = current
         self.founders = founders(members)
         self.charter = toy_charter(self.founders, **changes)
         self.settings = settings or Settings()
@@ -305,6 +310,7 @@ class Bench:
         self.timers: dict[str, float] = {}
         self.reports: list[Report] = []
         self.commits: list[Commit] = []
+        self.supplies: list[Supply] = []
         self.forgotten: list[bytes] = []
         self.lives = 0
         self.own = describe_self(self.founders[me], self.worker, **(own or {}))
@@ -319,6 +325,7 @@ class Bench:
     def resume(self, resume: Resume) -> list[Effect]:
         """Build the node anew from ``resume``, which its disk leads to."""
         self.lives += 1
+        resume.current = self.current
         self.jobs.clear()
         self.timers.clear()
         log = Log(self.own.log_id)
@@ -383,6 +390,10 @@ class Bench:
                 self.disk.commit(self.own.log_id, effect, self.settings.keep_deltas)
             case Witness():
                 self.disk.witness(effect)
+            case Mirror():
+                self.disk.mirror(effect)
+            case Supply():
+                self.supplies.append(effect)
             case Send():
                 self._check_write_ahead(effect)
                 self.sent.append(effect)

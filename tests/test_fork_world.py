@@ -15,6 +15,7 @@ from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import encode_fork
 from quidnunc.gossip.events import Frame, PeerUp, Received, Send
 from quidnunc.gossip.exposure import keys_of
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.message import Cosigned, Heads, Proof, parse_message, write_message
 from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished
 from quidnunc.sim.network import Link
@@ -33,12 +34,15 @@ def copied(peer: Peer) -> tuple[Disk, ToyWorker]:
     return disk, ToyWorker(peer.index, blobs)
 
 
-def run_twice(world: World, index: int, *, deaf: bool = True) -> Peer:
-    """Start a copy of a running peer's home beside it; a ``deaf`` one is never told what its log has come to."""
+def run_twice(world: World, index: int, *, deaf: bool = True, asks: bool = False) -> Peer:
+    """Start a copy of a running peer's home beside it.
+
+    A ``deaf`` one is never told what its log has come to; unless it ``asks`` it signs before anybody has said so.
+    """
     twin = world.twin(index, *copied(world.peers[index]))
     if deaf:
         world.hooks.tamper = partial(without_heads_of_itself, world.charter.federation_id, twin)
-    world.start(twin.index)
+    world.start(twin.index, current=not asks)
     return twin
 
 
@@ -98,6 +102,21 @@ def test_a_copied_home_that_is_told_signs_nothing_and_nobody_is_frozen(seed: int
     world.run(world.now + TWO_ROUNDS_S)
     assert twin.node is not None
     assert twin.node.witnesses.ahead
+    assert published(twin) == before
+    assert not frozen_by(world, twin)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copied_home_that_asks_finds_that_its_log_grows_on_and_signs_nothing(seed: int) -> None:
+    world, _ = toy_world(5, seed=seed, watch=False, link=Link(jitter_s=0.05), rounds=RoundSpec(200, 0, 0, "majority"))
+    start_all(world)
+    world.run(4.0 + seed / 12)
+    twin = run_twice(world, seed % 5, deaf=False, asks=True)
+    before, entries = published(twin), len(twin.disk.entries)
+    world.run(world.now + 20.0)
+    assert twin.node is not None
+    assert "another instance" in twin.node.witnesses.ahead
+    assert len(twin.disk.entries) == entries
     assert published(twin) == before
     assert not frozen_by(world, twin)
 

@@ -19,6 +19,7 @@ from quidnunc.crypto.entry import (
     MAX_PAYLOAD_BYTES,
     SALT_BYTES,
     ZERO_HASH,
+    EntryType,
     Header,
     commit_payload,
     commit_private,
@@ -27,6 +28,7 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
+from quidnunc.gossip.provenance import LogRecover, parse_record
 from quidnunc.peer.ledger.database import quick_check, row_seal
 
 PROBLEMS_MAX = 100
@@ -122,6 +124,7 @@ class _Checker:
         self._head = ZERO_HASH
         self._signed = 0
         self._last_t_ms = 0
+        self._without_private: list[int] = []
         self._nodes = 0
         self._checkpoints = connection.cursor()
         self._next: tuple[int, bytes] | None = None
@@ -159,6 +162,8 @@ class _Checker:
                 self._place(seq, parsed, kind)
                 self._payload(seq, parsed, payload, salt)
             self._content(seq, payload, private, private_salt)
+            if parsed is not None and parsed.type == EntryType.LOG_RECOVER:
+                self._recovered(payload)
             self._head = leaf_hash(header)
             for level, node in self._tree.append(self._head):
                 self._node(level, (self._tree.size >> level) - 1, node)
@@ -218,11 +223,21 @@ class _Checker:
         named = value.get("pv") if isinstance(value, dict) else None
         if private is None or private_salt is None:
             if named is not None:
-                self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
+                self._without_private.append(seq)
         elif named is None:
             self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")
         elif len(private_salt) != SALT_BYTES or commit_private(private_salt, private) != named:
             self.layers["payloads"].report("I5", seq, "private or its salt: not what the payload commits to (pv)")
+
+    def _recovered(self, payload: bytes) -> None:
+        """Entries that came back from neighbors lack their private parts: nobody else had them."""
+        try:
+            record = parse_record(EntryType.LOG_RECOVER, payload)
+        except Malformed as error:
+            self.layers["payloads"].report("I5", self._tree.size, f"log.recover: {error.message}")
+            return
+        if isinstance(record, LogRecover):
+            self._without_private = [seq for seq in self._without_private if not record.had <= seq < record.to]
 
     def orphans(self) -> None:
         rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
@@ -253,6 +268,8 @@ class _Checker:
         while self._next is not None:
             self._checkpoint(*self._next)
             self._next = self._checkpoints.fetchone()
+        for seq in self._without_private:
+            self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
         layer = self.layers["merkle"]
         if self._signed < self._tree.size:
             last = self._tree.size - 1

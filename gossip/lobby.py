@@ -1,0 +1,134 @@
+"""What a node does while it may sign nothing: before neighbors have said what they know of its log, and after a fork.
+
+It answers what needs no signature, so that peers that start together do not wait for each other, takes the answers to
+its own question, and keeps what must be handled once it may go on. Updates that come meanwhile are asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.gossip.events import (
+    Effect,
+    Event,
+    Paused,
+    PeerDown,
+    PeerUp,
+    Rebuild,
+    Received,
+    Refuse,
+    Report,
+    Started,
+    Storage,
+    TimerFired,
+)
+from quidnunc.gossip.exposure import Exposure
+from quidnunc.gossip.message import Entries, Known, Message, Proof, parse_message
+from quidnunc.gossip.mirrors import Mirrors
+from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin
+from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.witness import Witnesses
+
+PROOFS_KEPT = 16
+"""Proofs of equivocation of other logs that wait until they may be recorded; further ones come again."""
+
+Serve = Callable[[Neighbor, Message, float], list[Effect]]
+
+
+class Lobby:
+    """Handles all events while nothing may be signed; ``left`` once another node has taken this one's place."""
+
+    def __init__(
+        self,
+        federation: bytes,
+        me: bytes,
+        rejoin: Rejoin,
+        mirrors: Mirrors,
+        witnesses: Witnesses,
+        exposure: Exposure,
+        recorder: Recorder,
+        settings: Settings,
+        serve: Serve,
+    ) -> None:
+        self._federation = federation
+        self._me = me
+        self._rejoin = rejoin
+        self._mirrors = mirrors
+        self._witnesses = witnesses
+        self._exposure = exposure
+        self._recorder = recorder
+        self._settings = settings
+        self._serve = serve
+        self._kept: list[Event] = []
+        self._proofs: list[Event] = []
+        self.left = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this key has signed, or would sign, a second history: nothing is signed any more."""
+        return bool(self._exposure.exposed or self._witnesses.ahead)
+
+    def take(self) -> tuple[list[Event], list[Event]]:
+        """What was put off: what a start begins with, and what comes once all that are connected are known."""
+        kept, proofs = self._kept, self._proofs
+        self._kept, self._proofs = [], []
+        return kept, proofs
+
+    def handle(self, event: Event, neighbor: Neighbor | None, now: float) -> list[Effect]:
+        """What must be done about an event; ``neighbor`` is whom a frame or a connection is of."""
+        if self.left:
+            return []
+        if self.stopped:
+            return self._received(event, neighbor, now) if isinstance(event, Received) else []
+        out: list[Effect] = []
+        match event:
+            case Started():
+                self._kept.append(event)
+                out = self._rejoin.start(now)
+            case Paused() | Storage():
+                self._kept.insert(0, event)
+            case PeerUp() if neighbor is not None:
+                neighbor.link(True, now)
+                out = self._rejoin.ask(neighbor)
+            case PeerDown() if neighbor is not None:
+                neighbor.link(False, now)
+            case TimerFired(timer) if timer == REJOIN_TIMER:
+                out = self._rejoin.tick(now)
+            case Received():
+                out = self._received(event, neighbor, now)
+        self.left = any(isinstance(effect, Rebuild) for effect in out)
+        why = self._witnesses.ahead
+        return [*out, Report("behind", why)] if why else out
+
+    def _received(self, event: Received, neighbor: Neighbor | None, now: float) -> list[Effect]:
+        frame = event.frame
+        try:
+            if neighbor is None or not neighbor.count_message(now, self._settings):
+                return []
+            return self._dispatch(neighbor, parse_message(frame.header, self._federation), event, now)
+        except RemoteProtocolError as error:
+            size = len(frame.header) + len(frame.body)
+            sender = None if neighbor is None else neighbor.log_id
+            self._recorder.count_refusal(sender, error.reason, size, frame.digest())
+            if neighbor is not None:
+                neighbor.refuse(error.reason, now)
+            return [Refuse(event.peer, error.reason)]
+
+    def _dispatch(self, neighbor: Neighbor, message: Message, event: Received, now: float) -> list[Effect]:
+        match message:
+            case Known() if not self.stopped:
+                return self._rejoin.on_known(neighbor, message, now)
+            case Entries(log_id=log_id) if log_id == self._me and not self.stopped:
+                return self._rejoin.on_entries(neighbor, message, now)
+            case Entries(log_id=log_id) if log_id == neighbor.log_id:
+                return self._mirrors.on_entries(neighbor, message, now)
+            case Proof(proof=proof) if not self.stopped:
+                if self._exposure.is_about_us(proof):
+                    return self._exposure.on_proof(proof, now, neighbor)
+                if len(self._proofs) < PROOFS_KEPT:
+                    self._proofs.append(event)
+                return []
+        return self._serve(neighbor, message, now)

@@ -1,0 +1,300 @@
+"""Before the first signature of a run: what do neighbors know of the own log that this disk does not?
+
+A home may be an older copy of itself. If it signed anything, its key would have signed two histories, and would be
+frozen for good. So a starting peer first asks its neighbors for the newest checkpoint of its log that they have seen.
+If they know of nothing newer it starts. If they do, it takes the entries back from those that keep them
+(``gossip/mirrors.py``), believes only what hashes to what its own key signed, watches for a moment whether the log
+grows on, which would mean that it runs somewhere else as well, records ``log.recover`` and starts from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import NamedTuple
+
+from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
+from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.policy import quorum_of
+from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
+from quidnunc.gossip.gate import names
+from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
+from quidnunc.gossip.mirrors import Mirrors, check_chain
+from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
+from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.witness import Head, Witnesses
+
+REJOIN_TIMER = "rejoin"
+GROWTHS = 3
+"""How often the own log may be found to have grown while it is recovered, before another instance must be writing."""
+
+
+class Stage(StrEnum):
+    """What a starting peer is at."""
+
+    ASKING = "asking"
+    FETCHING = "fetching"
+    WATCHING = "watching"
+    DONE = "done"
+
+
+class _Answer(NamedTuple):
+    """Which entries of the own log a neighbor keeps: from ``first`` up to, but not including, ``last``."""
+
+    first: int
+    last: int
+
+
+class Rejoin:
+    """Asks for the newest own checkpoint, and takes back the entries that are missing here.
+
+    ``active`` until this peer may sign; ``short`` says that it went on although fewer than a quorum had answered.
+    """
+
+    def __init__(
+        self,
+        federation: bytes,
+        me: bytes,
+        public: bytes,
+        neighbors: dict[bytes, Neighbor],
+        witnesses: Witnesses,
+        mirrors: Mirrors,
+        recorder: Recorder,
+        settings: Settings,
+        *,
+        current: bool,
+    ) -> None:
+        self._federation = federation
+        self._me = me
+        self._public = public
+        self._neighbors = neighbors
+        self._witnesses = witnesses
+        self._mirrors = mirrors
+        self._recorder = recorder
+        self._settings = settings
+        self.fresh = recorder.size == 0
+        self.stage = Stage.DONE if current or not self._trusted else Stage.ASKING
+        self._since: float | None = None
+        self._asked: set[bytes] = set()
+        self._answers: dict[bytes, _Answer] = {}
+        self._target: Head | None = None
+        self._told: dict[bytes, bytes] = {}
+        self._gathered: list[Entry] = []
+        self._bytes = 0
+        self._from: set[bytes] = set()
+        self._bad: set[bytes] = set()
+        self._tries: dict[bytes, int] = {}
+        self._source: bytes | None = None
+        self._due = 0.0
+        self._growths = 0
+        self.short = False
+
+    @property
+    def active(self) -> bool:
+        """Whether nothing may be signed yet."""
+        return self.stage != Stage.DONE
+
+    @property
+    def _trusted(self) -> list[Neighbor]:
+        """The neighbors whose word counts: a log that is proven to have forked may say anything."""
+        return [n for n in self._neighbors.values() if not n.quarantined]
+
+    @property
+    def quorum(self) -> int:
+        """How many neighbors must have answered for certainty."""
+        return quorum_of(max(1, len(self._trusted)))
+
+    @property
+    def _need(self) -> int:
+        """The first entry that is missing."""
+        return self._recorder.size + len(self._gathered)
+
+    @property
+    def why(self) -> str:
+        """What an operator should know while this peer waits."""
+        if self._target is None:
+            silent = [n for n in self._trusted if n.log_id not in self._answers]
+            what = "whether this ledger is all that it has signed"
+            return f"asking neighbors {what}: {len(self._answers)} of {self.quorum} needed; silent: {names(silent)}"
+        known = f"neighbors know {self._target.size} entries of this log, this ledger holds {self._recorder.size}"
+        if self.stage == Stage.WATCHING:
+            return f"{known}; all are back, watching for a moment whether the log grows on elsewhere"
+        if self._candidates():
+            return f"{known}; {len(self._gathered)} are back"
+        return f"{known}; no connected neighbor keeps entry {self._need}: they are asked again when they come"
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Effect]:
+        """Begin to ask; whoever is connected later is asked then."""
+        self._since = now
+        pause = min(self._settings.repair_retry_s, self._settings.rejoin_s)
+        return [*self._ask_all(), *self._go_on(now), SetTimer(REJOIN_TIMER, pause)]
+
+    def ask(self, neighbor: Neighbor) -> list[Effect]:
+        """Ask one neighbor, unless its word does not count."""
+        if neighbor.quarantined:
+            return []
+        self._asked.add(neighbor.log_id)
+        return [Send(neighbor.member.transport, frame(Newest(self._federation)))]
+
+    def _ask_all(self) -> list[Effect]:
+        silent = (n for n in self._trusted if n.connected and n.log_id not in self._answers)
+        return [effect for neighbor in silent for effect in self.ask(neighbor)]
+
+    def answer(self, neighbor: Neighbor) -> list[Effect]:
+        """What this peer knows of a neighbor's log."""
+        head = self._witnesses.newest(neighbor.log_id)
+        known = Known(self._federation, b"" if head is None else head.note, *self._mirrors.span(neighbor.log_id))
+        return [Send(neighbor.member.transport, frame(known))]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: ask again, and go on if nothing holds this peer any more."""
+        if not self.active or self._since is None:
+            return []
+        out = self._ask_all() if now >= self._since else []
+        return [*out, *self._go_on(now), SetTimer(REJOIN_TIMER, self._settings.repair_retry_s)]
+
+    def on_known(self, neighbor: Neighbor, message: Known, now: float) -> list[Effect]:
+        """What a neighbor knows of the own log; raises RemoteProtocolError for a checkpoint that the own key did not
+        sign, and for an answer that was not asked for."""
+        if neighbor.log_id not in self._asked:
+            raise RemoteProtocolError(Reason.UNSOLICITED, "what it knows of this log was not asked for")
+        if message.note:
+            found = open_checkpoint(message.note, origin_of(self._me), self._public)
+            if found.size > self._recorder.size and self.active:
+                self._learn(neighbor, Head(found.size, found.root, message.note))
+            elif not self._witnesses.compare_own(found.size, found.root):
+                return []
+        if self.stage == Stage.WATCHING and self._since is not None and now < self._since:
+            return []  # it was asked before the watch began
+        self._answers[neighbor.log_id] = _Answer(message.first, message.last)
+        self.short = self.short and len(self._answers) < self.quorum
+        return self._go_on(now)
+
+    def _learn(self, neighbor: Neighbor, head: Head) -> None:
+        target = self._target
+        if target is not None and target.size == head.size and target.root != head.root:
+            self._witnesses.ahead = f"this peer's key signed two histories of {head.size} entries"
+            return
+        self._told[neighbor.log_id] = hashlib.sha256(head.note).digest()
+        if target is None or head.size > target.size:
+            self._target = head
+
+    def _settled(self, now: float) -> bool:
+        """Whether enough was heard: a quorum, or after a while all that are connected and at least one.
+
+        A log without entries has shown nobody anything: it may begin with nobody there.
+        """
+        if self._since is None:
+            return False
+        if len(self._answers) >= self.quorum:
+            return True
+        owed = [n for n in self._trusted if n.connected and n.log_id not in self._answers]
+        waited = now - self._since >= self._settings.rejoin_s
+        return waited and not owed and (bool(self._answers) or self.fresh)
+
+    def _go_on(self, now: float) -> list[Effect]:
+        if not self.active or self._witnesses.ahead or not self._settled(now):
+            return []
+        if self._target is None:
+            self.short = len(self._answers) < self.quorum and not self.fresh
+            self.stage = Stage.DONE
+            return []
+        if self._need < self._target.size:
+            if self.stage == Stage.WATCHING:
+                self._growths += 1
+            self.stage = Stage.FETCHING
+            return self._fetch(now)
+        return self._adopt(now) if self.stage == Stage.WATCHING else []
+
+    # -- fetching -----------------------------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Neighbor]:
+        """Connected neighbors that keep the next missing entry, the most promising first."""
+        able = [
+            n
+            for n in self._trusted
+            if n.connected
+            and n.log_id not in self._bad
+            and n.log_id in self._answers
+            and self._answers[n.log_id].first <= self._need < self._answers[n.log_id].last
+        ]
+        return sorted(able, key=lambda n: (self._tries.get(n.log_id, 0), -self._answers[n.log_id].last))
+
+    def _fetch(self, now: float) -> list[Effect]:
+        """Ask for the next entries, unless an answer may still come; raises LedgerBehind when nobody can have them."""
+        target = self._target
+        if target is None or now < self._due:
+            return []
+        if self._growths >= GROWTHS:
+            self._witnesses.ahead = f"this log grows on, to {target.size} entries: another instance signs with its key"
+            return [Report("behind", self._witnesses.ahead)]
+        able = self._candidates()
+        if not able:
+            if all(n.connected and n.log_id in self._answers for n in self._trusted):
+                raise LedgerBehind(self._recorder.size, target.size, self._need)
+            self._answers.clear()  # somebody may keep it by now
+            return []
+        neighbor = able[0]
+        self._source = neighbor.log_id
+        self._tries[neighbor.log_id] = self._tries.get(neighbor.log_id, 0) + 1
+        self._due = now + self._settings.repair_retry_s
+        want = Fetch(self._federation, self._me, self._need, target.size)
+        return [Send(neighbor.member.transport, frame(want))]
+
+    def on_entries(self, neighbor: Neighbor, message: Entries, now: float) -> list[Effect]:
+        """Own entries from a neighbor that keeps them; raises RemoteProtocolError for what they cannot be."""
+        target = self._target
+        if not self.active or target is None or (neighbor.log_id, message.first) != (self._source, self._need):
+            return []  # late, or a second time
+        if not message.entries:
+            return []  # not now: the timer asks again
+        entries = message.entries[: target.size - self._need]
+        last = self._gathered[-1].leaf if self._gathered else self._recorder.log.head
+        try:
+            check_chain(self._me, self._need, last, entries)
+        except Malformed:
+            self._give_up_on({neighbor.log_id})
+            raise
+        self._gathered += entries
+        self._bytes += sum(len(e.header) + len(e.payload) + len(e.salt) for e in entries)
+        self._from.add(neighbor.log_id)
+        self._tries[neighbor.log_id] = 0
+        self._due = 0.0
+        if self._bytes > self._settings.recover_bytes:
+            raise LedgerBehind(self._recorder.size, target.size, self._need)
+        return self._fetch(now) if self._need < target.size else self._complete(target, now)
+
+    def _complete(self, target: Head, now: float) -> list[Effect]:
+        """All entries are here: they must be what the own key signed; then watch whether there are more."""
+        if self._recorder.log.root_with(entry.leaf for entry in self._gathered) != target.root:
+            self._give_up_on(self._from)
+            raise RemoteProtocolError(Reason.HASH_MISMATCH, f"{target.size} own entries are not what was signed")
+        self.stage = Stage.WATCHING
+        self._answers.clear()
+        self._since = now + self._settings.rejoin_s
+        return [SetTimer(REJOIN_TIMER, self._settings.rejoin_s)]
+
+    def _give_up_on(self, liars: set[bytes]) -> None:
+        self._bad |= liars
+        self._gathered.clear()
+        self._from = set()
+        self._bytes, self._due = 0, 0.0
+
+    # -- going on -----------------------------------------------------------------------------------------------
+
+    def _adopt(self, now: float) -> list[Effect]:
+        """Make the entries the own ledger's again, record it under a new checkpoint, and start from there."""
+        assert self._target is not None
+        had, to = self._recorder.size, self._target.size
+        kept = self._settings.keep_deltas
+        sources = tuple(RecoveredFrom(who, note) for who, note in sorted(self._told.items()))
+        record = LogRecover(had, to, sources, Recovery.OLDER_COPY)
+        commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept)
+        self.stage = Stage.DONE
+        told = f"this ledger held {had} entries, neighbors knew {to}: all are back, and what they spent is counted"
+        return [commit, Report("recovered", told), Rebuild()]

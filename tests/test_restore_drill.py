@@ -1,0 +1,48 @@
+"""Real daemons: a home restored from an older copy rejoins, signs nothing twice, and gets no budget back."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import daemons
+from daemons import check_ledger, cli, found, ledger, plan, reaches, records, running, until
+
+from quidnunc.gossip.provenance import LogRecover, PrivacySpend, UpdatePublished
+
+ROUNDS = 200
+
+
+def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywhere(tmp_path: Path) -> None:
+    """Stop, copy the home, run on, stop, put the copy back, start."""
+    copy = tmp_path / "copy"
+    with daemons.importable():
+        federation = found(tmp_path / "f", plan(3, ROUNDS, interval=0.05))
+    actor, *others = federation.actors
+    with daemons.importable(), running(federation):
+        reaches(actor, 2)
+        actor.signal(signal.SIGTERM)
+        assert actor.wait() == 0
+        shutil.copytree(actor.home.root, copy)
+        actor.start()
+        reaches(actor, 6)
+        actor.signal(signal.SIGTERM)
+        assert actor.wait() == 0
+        lost = ledger(actor)
+        shutil.rmtree(actor.home.root)
+        shutil.copytree(copy, actor.home.root)
+        had = len(ledger(actor))
+        actor.start()
+        until(lambda: records(ledger(actor), LogRecover), "it takes its entries back", [actor])
+        reaches(actor, len(records(lost, UpdatePublished)) + 1)
+        assert [(actor.status() or {})["frozen"] for actor in federation.actors] == [[], [], []]
+    entries = check_ledger(actor)
+    assert [each.header for each in entries[: len(lost)]] == [each.header for each in lost]
+    (record,) = records(entries, LogRecover)
+    assert (record.had, record.to) == (had, len(lost))
+    assert len(records(entries, PrivacySpend)) > len(records(lost, PrivacySpend))
+    for each in others:
+        check_ledger(each)
+        verdict = cli(each, "ledger", "verify")
+        assert verdict["code"] == 0, verdict
