@@ -53,6 +53,8 @@ GROUPS = (
     Group("data", "check a table of this peer's own against a schema", f"{COMMANDS}.data"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
+    Group("backup", "copy this peer's home, keys and ledger to one file", f"{COMMANDS}.backup"),
+    Group("restore", "make a home again from such a file", f"{COMMANDS}.restore"),
     Group("version", "versions of the program and of its formats", f"{COMMANDS}.version"),
 )
 
