@@ -111,7 +111,7 @@ def open_store(home: Home, member: Member) -> Store:
     """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
         why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
-        raise LedgerCorrupt(0, why, hint="restore it from a backup")
+        raise LedgerCorrupt(0, why)
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()

@@ -61,7 +61,10 @@ class Item(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a backup is of: whose home, how far its ledger went, and when (ISO 8601, UTC) it was made."""
+    """What a backup is of: whose home, how far its ledger went, and when (ISO 8601, UTC) it was made.
+
+    ``sha256`` is that of the manifest itself with this field empty: with it a flipped bit is found here too.
+    """
 
     format: str
     v: int
@@ -72,6 +75,16 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     entries: int
     root: str
     files: list[Item]
+    sha256: str = ""
+
+    def encoded(self) -> bytes:
+        """The one text of this manifest."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    def sealed(self) -> Manifest:
+        """This manifest with its own hash."""
+        bare = msgspec.structs.replace(self, sha256="")
+        return msgspec.structs.replace(self, sha256=hashlib.sha256(bare.encoded()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,7 @@ class Writer:
 
     def finish(self, manifest: Manifest) -> None:
         """Add the manifest and the end."""
-        data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        data = manifest.sealed().encoded()
         self.add(MANIFEST, io.BytesIO(data), len(data))
         self._file.write(END)
 
@@ -178,6 +191,8 @@ def read_manifest(file: BinaryIO, path: Path, found: list[Member]) -> Manifest:
         raise BackupDamaged(path, f"{MANIFEST}: {str(error)[:200].lower()}") from None
     if (manifest.format, manifest.v) != (FORMAT, VERSION):
         raise BackupDamaged(path, f"{MANIFEST}: of {manifest.format[:40]!r} {manifest.v}, not {FORMAT!r} {VERSION}")
+    if manifest.sealed().encoded() != data:
+        raise BackupDamaged(path, f"{MANIFEST}: not as it was written")
     named = [(item.name, item.size) for item in manifest.files]
     if named != [(member.name, member.size) for member in found[:-1]]:
         raise BackupDamaged(path, f"{MANIFEST}: names other files than those that are there")
