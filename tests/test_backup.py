@@ -170,7 +170,7 @@ def test_a_file_that_is_there_is_never_replaced(peer: Home, tmp_path: Path) -> N
         (lambda home: home.operational_key.unlink(), 77, "no such key file"),
         (lambda home: home.operational_key.chmod(0o644), 77, "others may read it"),
         (lambda home: home.config.unlink(), 64, "config.toml: not there"),
-        (lambda home: home.card.unlink(), 64, "card.note"),
+        (lambda home: home.card.unlink(), 32, "card.note: not there"),
     ],
 )
 def test_a_home_that_could_not_be_restored_is_not_backed_up(

@@ -12,6 +12,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, read_capped
+from quidnunc.peer.output import ExitCode
 
 PUBLIC_FILE = 0o644
 
@@ -48,7 +49,18 @@ def read_charter(path: Path) -> tuple[bytes, Opened]:
 def own_card(home: Home) -> Member:
     """The member card of this home; raises ConfigError when there is no home here yet."""
     require_home(home)
+    if not home.card.exists():
+        raise CardMissing(
+            f"{home.card}: not there; it says which keys are this peer's",
+            hint="it is no secret: copy it back from a backup (tar xf FILE card.note), or from a member who has it",
+        )
     return read_card(home.card)
+
+
+class CardMissing(ConfigError):
+    """A home without its card."""
+
+    exit_code = ExitCode.INCOMPLETE
 
 
 def require_home(home: Home) -> None:
