@@ -34,6 +34,7 @@ from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
 from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
 from quidnunc.peer.config import MIB, Config
@@ -91,10 +92,7 @@ def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
     try:
         note = read_capped(path, NOTE_BYTES)
     except FileNotFoundError:
-        raise CharterError(
-            f"{path}: there is no charter yet",
-            hint="quidnunc federation create CARD..., federation sign FILE, then run --charter FILE",
-        ) from None
+        raise missing_charter(path) from None
     charter = require_signed(open_charter(note))
     for member in charter.members:
         if member.log == keys.log.public:

@@ -47,7 +47,7 @@ def open_card(data: bytes) -> Member:
     try:
         return _member(data)
     except RemoteProtocolError as error:
-        found = diagnose(data, CARD_LINE, "card", _reads)
+        found = diagnose(data, CARD_LINE, "card", _reads) if len(data) <= CARD_BYTES else None
         why, hint = found or (error.message, "ask for the card file that init wrote")
         raise CharterError(f"card refused: {why}", hint=hint) from None
 

@@ -59,7 +59,7 @@ def open_charter(data: bytes) -> Opened:
         members = {verifier.name: member for verifier, member in _root_keys(charter)}
         signers = verify_note(note, [verifier for verifier, _ in _root_keys(charter)])
     except RemoteProtocolError as error:
-        found = diagnose(data, CHARTER_LINE, "charter", _reads)
+        found = diagnose(data, CHARTER_LINE, "charter", _reads) if len(data) <= NOTE_BYTES else None
         why, hint = found or (error.message, "ask its drafter for the file again")
         raise CharterError(f"charter refused: {why}", hint=hint) from None
     signed = frozenset(members[name].log_id for name in signers)

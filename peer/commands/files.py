@@ -11,10 +11,12 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
+from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.home import Home, atomic_write, read_capped
 from quidnunc.peer.output import ExitCode
 
 PUBLIC_FILE = 0o644
+CHARTER_NAME = "charter.note"
 
 T = TypeVar("T")
 
@@ -42,6 +44,8 @@ def read_card(path: Path) -> Member:
 
 def read_charter(path: Path) -> tuple[bytes, Opened]:
     """The charter note at ``path``, as bytes and opened; raises ConfigError or CharterError, naming the file."""
+    if path.name == CHARTER_NAME and not path.exists() and Home.at(path.parent).exists():
+        raise missing_charter(path)
     data = read_file(path, NOTE_BYTES)
     return data, _named(path, open_charter, data)
 
