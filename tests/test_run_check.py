@@ -25,10 +25,11 @@ from quidnunc.peer.home import Home
 
 SCHEMA = """version = 1
 [target]
-column = "sick"
-positive = "1"
+name = "sick"
+positive = "= 1"
+values = [0, 1]
 [columns.age]
-type = "number"
+kind = "number"
 range = [0, 120]
 """
 TABLE = "age,sick\n" + "".join(f"{age},{age % 2}\n" for age in range(20, 90))
