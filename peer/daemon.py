@@ -41,6 +41,7 @@ from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
+from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.model_file import installed_model
@@ -214,6 +215,7 @@ def build_node(
     tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
     resume.tokens = [(number, token) for number, token in tokens if token is not None]
     fill(resume, store)
+    tell_missing_tokens(resume, newest)
     restore(resume, blobs, charter, member.log_id, keys.log.public)
     cap = config.privacy.epsilon_cap
     own = Self(
