@@ -201,3 +201,13 @@ def test_a_charter_that_is_gone_is_told_from_one_that_never_was(pair: Pair) -> N
         assert result.code == 64
         assert "the charter is gone, and this peer has run under it (1 ledger entries)" in result.err
         assert "run --charter FILE" in result.err
+
+
+@pytest.mark.parametrize("words", [["ledger", "verify"], ["ledger", "status"], ["id"]])
+def test_a_home_without_its_card_is_incomplete(pair: Pair, words: list[str]) -> None:
+    pair.a.card.unlink()
+    result = quidnunc("--home", pair.a.root, "--json", *words)
+    error = result.envelope["error"]
+    assert (result.code, error["id"]) == (32, "card_missing")
+    assert error["message"].startswith(f"{pair.a.card}: not there")
+    assert "tar xf FILE card.note" in error["hint"]
