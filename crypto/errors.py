@@ -60,6 +60,13 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
+NO_OLD_COPY = (
+    "keep this home as it is, and restore the newest backup into an empty one: quidnunc --home DIR restore FILE; "
+    "a ledger.db copied back by hand may be signed over, and that is proof of a fork"
+)
+"""What to do about a ledger that is damaged or gone."""
+
+
 class QuidnuncError(Exception):
     """Base of every error this project raises on purpose."""
 
@@ -101,7 +108,7 @@ class LedgerCorrupt(LedgerError):
     """Our own ledger contradicts itself at ``seq``."""
 
     def __init__(self, seq: int, why: str, *, hint: str = "") -> None:
-        super().__init__(f"ledger entry {seq}: {why}", hint=hint or "do not restart; restore a backup")
+        super().__init__(f"ledger entry {seq}: {why}", hint=hint or NO_OLD_COPY)
         self.seq = seq
         self.why = why
 
@@ -129,7 +136,7 @@ class BlobLost(LedgerError):
         digits = name.hex()
         super().__init__(
             f"state/blobs/{digits[:2]}/{digits[2:]} is missing or damaged: it holds {what}",
-            hint="start again: neighbors are asked for it; else copy what is missing in state/blobs back from a backup",
+            hint="start again: neighbors are asked for it; else take this one file out of a backup (tar xf FILE NAME)",
         )
         self.name = name
 

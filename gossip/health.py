@@ -19,10 +19,24 @@ NAMED_MAX = 4
 
 def conditions(node: Node, now: float) -> list[Condition]:
     """Everything that is wrong with ``node`` at ``now``, in seconds; empty when it is healthy."""
+    ended = _ended(node)
+    if ended is not None:
+        return [ended]  # it hears nothing any more, so that what it knew of its neighbors is old
     found: list[Condition] = []
     for neighbor in node.neighbors.values():
         found += _neighbor(node, neighbor, now)
     return [*found, *_held_back(node, now), *_rounds(node, now)]
+
+
+def _ended(node: Node) -> Condition | None:
+    """Why this peer signs nothing any more, and never will from this home as it is."""
+    if node.exposure.exposed:
+        text = f"{node.exposure.exposed}; every neighbor has frozen this log, and nothing of it is accepted any more"
+        return Condition("log-exposed", Severity.STALLED, "ledger", text)
+    if node.witnesses.ahead:
+        text = f"{node.witnesses.ahead}; nothing is signed any more, so that no second history begins"
+        return Condition("log-behind", Severity.STALLED, "ledger", text)
+    return None
 
 
 def _neighbor(node: Node, neighbor: Neighbor, now: float) -> list[Condition]:

@@ -62,7 +62,7 @@ class RecallDesk:
         told = f"asked for it: {names(asked)}" if asked else "no neighbor to ask is connected yet"
         denied = f"; without it: {names(without)}" if without else ""
         if len(without) == len(self._neighbors):
-            denied += "; copy what is missing in state/blobs back from a backup"
+            denied += "; take what is missing in state/blobs out of a backup (tar xf FILE state/blobs)"
         return f"the own replica of update {self._last} is lost from this disk; {told}{denied}"
 
     def ask(self, now: float) -> list[Effect]:

@@ -17,6 +17,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, read_capped, unwritable, write_all
@@ -42,6 +43,37 @@ def read_blob(root: Path, name: bytes, max_bytes: int = BLOB_BYTES_MAX) -> bytes
     except (OSError, ConfigError):
         return None
     return data if hashlib.sha256(data).digest() == name else None
+
+
+def blob_names(root: Path) -> Iterator[bytes]:
+    """The names of all blobs under ``root``, in no order, whether or not they are whole."""
+    for directory in root.iterdir():
+        if len(directory.name) != 2:
+            continue
+        for file in directory.iterdir():
+            with contextlib.suppress(ValueError):
+                name = bytes.fromhex(directory.name + file.name)
+                if len(name) == 32:
+                    yield name
+
+
+def open_blob(root: Path, name: bytes) -> BinaryIO | None:
+    """The blob called ``name`` under ``root``, open at its beginning, or None when it is absent or damaged.
+
+    What is open can be read to its end, whoever discards the blob meanwhile.
+    """
+    try:
+        file = os.fdopen(os.open(blob_path(root, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    except OSError:
+        return None
+    try:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and hashlib.file_digest(file, "sha256").digest() == name:
+            file.seek(0)
+            return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 class FileBlobs:
@@ -98,14 +130,7 @@ class FileBlobs:
 
     def names(self) -> Iterator[bytes]:
         """The names of all blobs held, in no order; quarantined and half-written files are not among them."""
-        for directory in self.root.iterdir():
-            if len(directory.name) != 2:
-                continue
-            for file in directory.iterdir():
-                with contextlib.suppress(ValueError):
-                    name = bytes.fromhex(directory.name + file.name)
-                    if len(name) == 32:
-                        yield name
+        return blob_names(self.root)
 
     def _read(self, path: Path) -> bytes | None:
         try:

@@ -54,6 +54,8 @@ GROUPS = (
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
     Group("sim", "simulate many peers on this machine: topologies and scenarios", "quidnunc.sim.cli"),
+    Group("backup", "copy this peer's home, keys and ledger to one file", f"{COMMANDS}.backup"),
+    Group("restore", "make a home again from such a file", f"{COMMANDS}.restore"),
     Group("version", "versions of the program and of its formats", f"{COMMANDS}.version"),
 )
 

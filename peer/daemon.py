@@ -34,6 +34,7 @@ from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
 from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
 from quidnunc.peer.config import MIB, Config
@@ -41,6 +42,7 @@ from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.mirror import MirrorStore
+from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.model_file import installed_model
@@ -93,10 +95,7 @@ def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
     try:
         note = read_capped(path, NOTE_BYTES)
     except FileNotFoundError:
-        raise CharterError(
-            f"{path}: there is no charter yet",
-            hint="quidnunc federation create CARD..., federation sign FILE, then run --charter FILE",
-        ) from None
+        raise missing_charter(path) from None
     charter = require_signed(open_charter(note))
     for member in charter.members:
         if member.log == keys.log.public:
@@ -113,7 +112,7 @@ def open_store(home: Home, member: Member) -> Store:
     """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
         why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
-        raise LedgerCorrupt(0, why, hint="restore it from a backup")
+        raise LedgerCorrupt(0, why)
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()
@@ -224,6 +223,7 @@ def build_node(
     resume.tokens = [(number, token) for number, token in tokens if token is not None]
     fill(resume, store)
     resume.mirrors, resume.current = mirrors.held(), current
+    tell_missing_tokens(resume, newest)
     restore(resume, blobs, charter, member.log_id, keys.log.public)
     cap = config.privacy.epsilon_cap
     own = Self(

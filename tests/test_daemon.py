@@ -268,6 +268,7 @@ def _trainer_killed(actor: Actor) -> None:
 
 def _stopped_and_continued(stopped: Actor, others: list[Actor]) -> None:
     """A peer that freezes is left out after a while and welcomed back."""
+    assert stopped.process is not None
     stopped.signal(signal.SIGSTOP)
     before = {actor.name: reaches(actor, 1)["updates_published"] for actor in others}
     until(
@@ -280,6 +281,8 @@ def _stopped_and_continued(stopped: Actor, others: list[Actor]) -> None:
         f"{stopped.name} is dropped",
         others,
     )
+    hung = cli(stopped, "status", "--timeout", "0.5")
+    assert (hung["code"], hung["error"]["hint"]) == (3, f"let it go on: kill -CONT {stopped.process.pid}")
     for actor in others:
         reaches(actor, before[actor.name] + 5)
     frozen = daemons.accepted_of(daemons.ledger(others[0]), bytes.fromhex(stopped.last_status["log_id"]))

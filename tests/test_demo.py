@@ -227,7 +227,7 @@ def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.Mo
         ["--attackers", "4"],
         *(["--rounds", each] for each in ("0", "1000001", "x")),
         *(["--attack", each] for each in ("no_such", "")),
-        *(["--epsilon", each] for each in ("none", "nan", "-1", "0", "-inf", "1e-9", "1000.5")),
+        *(["--epsilon", each] for each in ("none", "nan", "-1", "0", "-inf", "1e-9", "1000.5", "1e400")),
         *(["--alpha", each] for each in ("nan", "inf", "-1", "0", "0.001", "1001")),
         *(["--seed", each] for each in ("-1", str(2**32))),
         ["--rule", "no_such"],

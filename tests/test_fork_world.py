@@ -16,8 +16,10 @@ from quidnunc.crypto.fork_proof import encode_fork
 from quidnunc.gossip.events import Frame, PeerUp, Received, Send
 from quidnunc.gossip.exposure import keys_of
 from quidnunc.gossip.federation.charter import RoundSpec
+from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Cosigned, Heads, Proof, parse_message, write_message
 from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished
+from quidnunc.gossip.status import state_of
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Disk, Peer, World
 
@@ -119,6 +121,40 @@ def test_a_copied_home_that_asks_finds_that_its_log_grows_on_and_signs_nothing(s
     assert len(twin.disk.entries) == entries
     assert published(twin) == before
     assert not frozen_by(world, twin)
+
+
+def test_a_peer_whose_own_log_is_frozen_says_so_and_why() -> None:
+    world, _ = toy_world(5, seed=1, watch=False)
+    start_all(world)
+    world.run(4.0)
+    culprit = world.peers[0]
+    run_twice(world, 0)
+    world.run(4.0 + 2 * TWO_ROUNDS_S)
+    assert len(frozen_by(world, culprit)) == 4
+    node = culprit.node
+    assert node is not None
+    word, sentence = state_of(node, world.now)
+    assert word == "exposed"
+    assert "this peer's own key signed two histories" in sentence
+    (condition,) = conditions(node, world.now)
+    assert (condition.id, condition.severity, condition.subject) == ("log-exposed", "stalled", "ledger")
+    assert "every neighbor has frozen this log" in condition.text
+    for peer in frozen_by(world, culprit):
+        assert peer.node is not None
+        told = {(each.id, each.subject) for each in conditions(peer.node, world.now)}
+        assert ("neighbor-quarantined", node.charter.members[node.charter.index(culprit.log_id)].name) in told
+
+
+def test_a_copy_that_is_told_what_its_log_has_come_to_is_stalled_for_that_reason() -> None:
+    world, _ = toy_world(5, seed=0, watch=False)
+    start_all(world)
+    world.run(4.0)
+    twin = run_twice(world, 0, deaf=False)
+    world.run(4.0 + TWO_ROUNDS_S)
+    assert twin.node is not None
+    assert state_of(twin.node, world.now)[0] == "behind"
+    (condition,) = conditions(twin.node, world.now)
+    assert (condition.id, condition.severity) == ("log-behind", "stalled")
 
 
 def published(peer: Peer) -> int:

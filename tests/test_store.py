@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -28,8 +29,10 @@ from quidnunc.crypto.errors import (
     StoreNewer,
     StoreUnwritable,
 )
+from quidnunc.gossip.resume import Resume, Tracked
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.ledger_check import LAYERS, PROBLEMS_MAX
+from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import META_BYTES_MAX, Store
 
 FIXTURE = Path(__file__).parent / "vectors" / "ledger-v1.db.gz"
@@ -732,3 +735,72 @@ class StoreMachine(RuleBasedStateMachine):
 def test_it_behaves_like_its_model(tmp_path_factory: pytest.TempPathFactory) -> None:
     StoreMachine.directory = tmp_path_factory
     run_state_machine_as_test(StoreMachine, settings=settings(deadline=None, max_examples=15, stateful_step_count=12))
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN])
+@pytest.mark.parametrize(
+    ("free", "inodes", "full"), [(64 * 1024 - 1, 9, True), (64 * 1024, 9, False), (2**30, 0, True)]
+)
+def test_an_error_of_a_disk_that_is_full_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int, inodes: int, full: bool
+) -> None:
+    """SQLite reports a memory map that cannot grow on a full tmpfs as a disk I/O error."""
+    stats = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=100, f_favail=inodes)
+    monkeypatch.setattr(database.os, "statvfs", lambda path: stats)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    with pytest.raises(StoreUnwritable) as caught, database.translated(tmp_path / "ledger.db"):
+        raise error
+    assert ("no space left" in caught.value.message) == full
+    assert ("free some space" in caught.value.hint) == full
+
+
+# What a start finds in side tables.
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("spot", ["text", "signature"])
+def test_a_flipped_bit_in_an_older_checkpoint_is_found_at_start(filled: Store, size: int, spot: str) -> None:
+    filled.close()
+    with raw(filled.path) as connection:
+        (note,) = connection.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
+        spoiled = bytearray(note)
+        spoiled[note.index(b"\n") + 4 if spot == "text" else -9] ^= 1
+        connection.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (bytes(spoiled), size))
+    with pytest.raises(LedgerCorrupt) as caught:
+        Store.open(filled.path)
+    assert caught.value.seq == size - 1
+    assert "the checkpoint over it is damaged" in caught.value.message
+
+
+def test_a_checkpoint_of_another_size_is_found_at_start(filled: Store) -> None:
+    filled.close()
+    with raw(filled.path) as connection:
+        connection.execute("UPDATE checkpoint SET note = (SELECT note FROM checkpoint WHERE size = 5) WHERE size = 1")
+    with pytest.raises(LedgerCorrupt, match="not of this log at this size"):
+        Store.open(filled.path)
+
+
+@pytest.mark.parametrize("column", ["hash", "author", "body", "seal"])
+def test_a_flipped_bit_in_a_token_is_found_at_start(filled: Store, column: str) -> None:
+    filled.close()
+    with raw(filled.path) as connection:
+        (found,) = connection.execute(f"SELECT {column} FROM token").fetchone()
+        connection.execute(f"UPDATE token SET {column} = ?", (found[:-1] + bytes([found[-1] ^ 1]),))
+    with pytest.raises(database.DatabaseCorrupt, match="the token of update 4 of"):
+        Store.open(filled.path)
+
+
+def test_tokens_that_are_gone_are_told_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    mine = Resume(number=9, tokens=[(7, b"token"), (9, b"token")])
+    mine.tracked[b"o" * 32] = Tracked(5, 8, b"s" * 32, {4: b"leaf", 5: b"leaf"}, {5: b"token"})
+    mine.tracked[b"p" * 32] = Tracked(2, 3, b"s" * 32, {2: b"leaf"}, {2: b"token"})
+    with caplog.at_level("WARNING", logger="quidnunc.peer"):
+        assert tell_missing_tokens(mine, range(6, 10)) == 3
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "tokens=missing author=this peer updates=6 to 8 count=2",
+        f"tokens=missing author={b'o'.hex() * 8} updates=4 count=1",
+    ]
+    caplog.clear()
+    assert tell_missing_tokens(Resume(number=0), range(1, 1)) == 0
+    assert caplog.records == []

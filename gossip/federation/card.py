@@ -17,6 +17,7 @@ from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN, SecretKey
 from quidnunc.crypto.note import Verifier, decode_base64, parse_note, sign_note, verify_note
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.spoiled import diagnose
 
 CARD_LINE = "quidnunc/v1/card"
 CARD_BYTES = 8192
@@ -44,14 +45,28 @@ def open_card(data: bytes) -> Member:
     Raises CharterError for everything that is wrong with it.
     """
     try:
-        note = parse_note(data, CARD_BYTES)
-        lines = note.text.split("\n")
-        if len(lines) != 3 or lines[0] != CARD_LINE or lines[2]:
-            raise Malformed(f"not a member card: the first of two lines must be {CARD_LINE}")
-        member = Member.from_value(decode(decode_base64(lines[1]), max_bytes=CARD_BYTES), "card")
-        name = root_key_name(member.root)
-        if name not in verify_note(note, [Verifier(name, member.root)]):
-            raise Malformed(f"the card of {member.name} is not signed by its root key")
+        return _member(data)
     except RemoteProtocolError as error:
-        raise CharterError(f"card refused: {error}", hint="ask for the card file that init wrote") from None
+        found = diagnose(data, CARD_LINE, "card", _reads) if len(data) <= CARD_BYTES else None
+        why, hint = found or (error.message, "ask for the card file that init wrote")
+        raise CharterError(f"card refused: {why}", hint=hint) from None
+
+
+def _member(data: bytes) -> Member:
+    note = parse_note(data, CARD_BYTES)
+    lines = note.text.split("\n")
+    if len(lines) != 3 or lines[0] != CARD_LINE or lines[2]:
+        raise Malformed(f"not a member card: the first of two lines must be {CARD_LINE}")
+    member = Member.from_value(decode(decode_base64(lines[1]), max_bytes=CARD_BYTES), "card")
+    name = root_key_name(member.root)
+    if name not in verify_note(note, [Verifier(name, member.root)]):
+        raise Malformed(f"the card of {member.name} is not signed by its root key")
     return member
+
+
+def _reads(data: bytes) -> bool:
+    try:
+        _member(data)
+    except RemoteProtocolError:
+        return False
+    return True

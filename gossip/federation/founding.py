@@ -29,6 +29,7 @@ from quidnunc.crypto.note import (
 from quidnunc.gossip.federation.card import root_key_name
 from quidnunc.gossip.federation.charter import MAX_MEMBERS, Charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.spoiled import diagnose
 
 CHARTER_LINE = "quidnunc/v1/charter"
 NOTE_BYTES = 1024 * 1024
@@ -58,7 +59,9 @@ def open_charter(data: bytes) -> Opened:
         members = {verifier.name: member for verifier, member in _root_keys(charter)}
         signers = verify_note(note, [verifier for verifier, _ in _root_keys(charter)])
     except RemoteProtocolError as error:
-        raise CharterError(f"charter refused: {error}", hint="ask its drafter for the file again") from None
+        found = diagnose(data, CHARTER_LINE, "charter", _reads) if len(data) <= NOTE_BYTES else None
+        why, hint = found or (error.message, "ask its drafter for the file again")
+        raise CharterError(f"charter refused: {why}", hint=hint) from None
     signed = frozenset(members[name].log_id for name in signers)
     return Opened(charter, signed, tuple(m for m in charter.members if m.log_id not in signed))
 
@@ -111,6 +114,14 @@ def require_signed(opened: Opened) -> Charter:
         f"missing: {missing}",
         hint="have each of them run: quidnunc federation sign FILE",
     )
+
+
+def _reads(data: bytes) -> bool:
+    try:
+        _read(data)
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 def _text(charter: Charter) -> str:

@@ -21,6 +21,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
+from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, finite_or_inf
 from quidnunc.peer.home import unwritable
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, RehearsalFailed
@@ -33,7 +34,6 @@ SETTLING_MERGES = 3
 """Merges after the last training round: what everybody published last must have reached everybody."""
 ALONE_TIMEOUT_S = 300.0
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
-EPSILON_MIN, EPSILON_MAX = 1e-6, 1000.0
 SEED_MAX = 2**32 - 1
 
 _STANDARD = {"peers": 4, "task": "digits", "alpha": 0.5, "attackers": 0, "attack": "sign_flip"}
@@ -132,7 +132,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise UsageError(f"--rounds is {args.rounds}, must be 1 to {MAX_ROUNDS}")
     if not ALPHA_MIN <= args.alpha <= ALPHA_MAX:
         raise UsageError(f"--alpha is {args.alpha:g}, must be {ALPHA_MIN:g} to {ALPHA_MAX:g}")
-    epsilon = _number(args.epsilon)
+    epsilon = finite_or_inf(args.epsilon)
     if not (EPSILON_MIN <= epsilon <= EPSILON_MAX or epsilon == math.inf):
         raise UsageError(
             f"--epsilon is {args.epsilon[:40]!r}, must be a number above 0 (at least {EPSILON_MIN:f}) and up to "
@@ -161,13 +161,6 @@ def _check_names(task: str, attack: str) -> None:
         check_attack(attack)
     except ConfigError as error:
         raise UsageError(f"--attack: {error.message[:120]}", hint=error.hint) from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:

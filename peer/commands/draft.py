@@ -38,6 +38,7 @@ from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
+from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
@@ -75,7 +76,7 @@ def register(parser: CommandParser) -> None:
     )
     add(
         "--epsilon",
-        type=_epsilon,
+        type=epsilon,
         default=8.0,
         metavar="E",
         help="privacy of one record, or inf (default: 8)",
@@ -129,8 +130,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     members = read_cards(args.cards)
     if len(members) < 2:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
-    if not 0 <= args.seed < 2**63:
-        raise UsageError(f"--seed is {args.seed}, must be 0 to 2^63-1")
+    check_whole_numbers(args)
     options = dict(_option(text) for text in args.option)
     schema = read_schema(args.schema, args.task)
     defaults = _defaults(args.task)
@@ -146,7 +146,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         training=_training(args, defaults),
         merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
         privacy=privacy,
-        rounds=RoundSpec(args.rounds, _millis(args.interval), lead, args.start),
+        rounds=RoundSpec(args.rounds, millis(args.interval), lead, args.start),
         edges=founding_edges(len(members), args.seed),
         codec=_CODECS[args.codec],
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
@@ -206,8 +206,8 @@ def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> Sec
 def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
     base = defaults.plain if math.isinf(args.epsilon) else defaults.private
     return TrainingSpec(
-        learning_rate_u=_micro("--lr", base.learning_rate if args.lr is None else args.lr),
-        momentum_u=_micro("--momentum", base.momentum if args.momentum is None else args.momentum),
+        learning_rate_u=micro("--lr", base.learning_rate if args.lr is None else args.lr),
+        momentum_u=micro("--momentum", base.momentum if args.momentum is None else args.momentum),
         local_steps=base.local_steps if args.local_steps is None else args.local_steps,
         batch_size=base.batch_size if args.batch is None else args.batch,
     )
@@ -216,9 +216,7 @@ def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
 def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     if math.isinf(args.epsilon):
         return PrivacySpec(NO_PRIVACY)
-    if args.rounds < 1 or not 1 <= args.delta_exp <= 15:
-        raise UsageError(f"--rounds {args.rounds} and --delta-exp {args.delta_exp}, must be from 1, and 1 to 15")
-    epsilon_u = _micro("--epsilon", args.epsilon)
+    epsilon_u = micro("--epsilon", args.epsilon)
     delta = 10.0**-args.delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
     # The last bit of a division may be lost: what is written down must suffice as it stands.
@@ -228,7 +226,7 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
         mechanism=DP_FULL_BATCH,
         epsilon_u=epsilon_u,
         delta_exp=args.delta_exp,
-        clip_u=_micro("--clip", defaults.clip if args.clip is None else args.clip),
+        clip_u=micro("--clip", defaults.clip if args.clip is None else args.clip),
         noise_u=noise_u,
         releases=args.rounds,
     )
@@ -308,25 +306,3 @@ def _option(text: str) -> tuple[str, str | int | bool]:
         return key, int(value)
     except ValueError:
         return key, unicodedata.normalize("NFC", value)
-
-
-def _epsilon(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, or inf")
-    return value
-
-
-def _micro(what: str, value: float) -> int:
-    if not 0 <= value <= 1e6:
-        raise UsageError(f"{what} is {value:g}, must be 0 to 1000000")
-    return round(value * MICRO)
-
-
-def _millis(seconds: float) -> int:
-    if not 0 <= seconds <= 7 * 86_400:
-        raise UsageError(f"--interval is {seconds:g}, must be 0 to 604800 seconds")
-    return round(seconds * 1000)

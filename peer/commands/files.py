@@ -12,9 +12,11 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
-from quidnunc.peer.output import UsageError
+from quidnunc.peer.output import ExitCode, UsageError
+from quidnunc.peer.charter_file import missing_charter
 
 PUBLIC_FILE = 0o644
+CHARTER_NAME = "charter.note"
 
 T = TypeVar("T")
 
@@ -59,6 +61,8 @@ def read_cards(paths: Sequence[Path]) -> tuple[Member, ...]:
 
 def read_charter(path: Path) -> tuple[bytes, Opened]:
     """The charter note at ``path``, as bytes and opened; raises ConfigError or CharterError, naming the file."""
+    if path.name == CHARTER_NAME and not path.exists() and Home.at(path.parent).exists():
+        raise missing_charter(path)
     data = read_file(path, NOTE_BYTES)
     return data, _named(path, open_charter, data)
 
@@ -66,7 +70,18 @@ def read_charter(path: Path) -> tuple[bytes, Opened]:
 def own_card(home: Home) -> Member:
     """The member card of this home; raises ConfigError when there is no home here yet."""
     require_home(home)
+    if not home.card.exists():
+        raise CardMissing(
+            f"{home.card}: not there; it says which keys are this peer's",
+            hint="it is no secret: copy it back from a backup (tar xf FILE card.note), or from a member who has it",
+        )
     return read_card(home.card)
+
+
+class CardMissing(ConfigError):
+    """A home without its card."""
+
+    exit_code = ExitCode.INCOMPLETE
 
 
 def require_home(home: Home) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt, Malformed
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import MICRO
@@ -172,8 +172,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
-        hint = "do not restart the daemon; restore a backup"
-        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", NO_OLD_COPY)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     return Outcome(data, lines)

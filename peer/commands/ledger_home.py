@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import CharterError, ConfigError
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.files import own_card, read_charter, require_home
@@ -25,7 +25,7 @@ def opened(context: Context) -> Iterator[Store]:
     if not context.home.ledger.exists():
         raise LedgerMissing(
             f"{context.home.ledger}: there is no ledger",
-            hint="restore it from a backup; init made one for a new home",
+            hint=NO_OLD_COPY,
         )
     with Store.open(context.home.ledger, readonly=True) as store:
         yield store

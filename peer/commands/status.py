@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.errors import QuidnuncError
@@ -42,16 +43,36 @@ def fetch(context: Context, target: str) -> Any:
     try:
         return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
     except NotReachable as error:
+        holder = home.locked_by()
+        if holder is None or error.__cause__ is None:
+            raise
         # One that took the call and then said nothing, or nothing sensible, is up: it hangs.
         if not isinstance(error.__cause__, FileNotFoundError | ConnectionError):
-            raise
-        holder = home.locked_by()
-        if holder is None:
-            raise
+            raise _hanging(holder, home.root, error) from error
         raise Starting(
             f"starting (process {holder or 'unknown'}): it holds {home.root} and does not answer yet",
             hint="ask again in a moment; its log says what it is doing",
         ) from error
+
+
+def _hanging(holder: int, root: Path, error: NotReachable) -> NotReachable:
+    """A daemon that is there, and does not answer."""
+    who = f"process {holder or 'unknown'} holds {root} and does not answer: {error.__cause__ or 'nothing came'}"
+    if holder and _stopped(holder):
+        return NotReachable(f"{who}; it is stopped (suspended)", hint=f"let it go on: kill -CONT {holder}")
+    end = f"end it with kill {holder} and" if holder else "end it, and"
+    return NotReachable(
+        who, hint=f"its log says what it is doing; if that is nothing, {end} start it again: what was committed is safe"
+    )
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a signal has suspended that process, as far as /proc tells."""
+    try:
+        # The name in parentheses may hold anything; the state is the first word behind it.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
 def health(data: dict[str, Any]) -> ExitCode:

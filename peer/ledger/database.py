@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -50,6 +51,9 @@ entries, from which proofs are made) follows from the entries. Rows of ``evidenc
 ``meta`` have a ``seal``, a hash of the other columns, so that a flipped bit is found there as well."""
 
 _BUSY_S = 5.0
+
+_ROOM = 64 * 1024
+"""Bytes below which a write of SQLite's fails: it makes the index of its WAL grow by 32 KiB at a time."""
 
 _PRAGMAS = {
     "journal_mode": "wal",
@@ -230,11 +234,23 @@ def _own_layout() -> list[tuple[str, str, str, str | None]]:
         return _layout(connection)
 
 
+def _is_full(directory: Path) -> bool:
+    """Whether no file there can grow by a page, or none can be made."""
+    try:
+        stats = os.statvfs(directory)
+    except OSError:
+        return False
+    return stats.f_bavail * stats.f_frsize < _ROOM or (stats.f_files > 0 and stats.f_favail == 0)
+
+
 def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return LocalProtocolError(f"{path}: {error}")
     match code & 0xFF:
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _is_full(path.parent):
+            # Some calls that find no room are reported as errors of the disk, which nobody would look for there.
+            return unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         case primary if primary in _UNWRITABLE:
             return StoreUnwritable(f"{path}: cannot be written: {error}", hint=_UNWRITABLE[primary])
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:

@@ -25,6 +25,7 @@ from quidnunc.crypto.tiles import TILE_HEIGHT
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
+from quidnunc.peer.ledger.start_check import check_checkpoints, check_tokens
 
 META_BYTES_MAX = 1024 * 1024
 TAIL_ROWS = 256
@@ -184,6 +185,9 @@ class Store(LedgerReader):
                 min(signed, size), f"the newest checkpoint is of size {signed}, there are {size} entries"
             )
         self._check_note(row[1])
+        notes = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
+        check_checkpoints(notes, self._log, self.public, tail)
+        check_tokens(self._connection.execute("SELECT hash, author, number, body, seal FROM token"), self.path)
         kept = self._connection.execute("SELECT level, position, hash FROM node ORDER BY level, position")
         if list(kept) != sorted(self._new_nodes(0, size)):
             raise DatabaseCorrupt(self.path, "its stored tree is not that of its entries")

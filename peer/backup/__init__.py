@@ -1,0 +1,1 @@
+"""One peer's home in one file, and back."""

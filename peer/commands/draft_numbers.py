@@ -1,0 +1,82 @@
+"""The numbers of ``federation create``: each within a bound that is named, before anything is built from it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NamedTuple
+
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO
+from quidnunc.peer.output import UsageError
+
+EPSILON_MIN = 1 / MICRO
+EPSILON_MAX = 1000.0
+"""As the charter's format: an epsilon of 10 is weak already, and 1000 says nothing about a record any more."""
+INTERVAL_MAX_S = 7 * 86_400
+
+
+class _Bound(NamedTuple):
+    flag: str
+    low: int
+    high: int
+
+
+_WHOLE = (
+    _Bound("--rounds", 1, MAX_ROUNDS),
+    _Bound("--delta-exp", 1, 15),
+    _Bound("--local-steps", 1, 100_000),
+    _Bound("--batch", 1, 1_000_000),
+    _Bound("--site-peers", 1, 4096),
+    _Bound("--seed", 0, 2**63 - 1),
+)
+
+
+def check_whole_numbers(args: argparse.Namespace) -> None:
+    """Raise UsageError for a whole number outside its bound; flags that were not given are None and pass."""
+    for flag, low, high in _WHOLE:
+        value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"{flag} is {_short(value)}, must be {low} to {high}")
+
+
+def finite_or_inf(text: str) -> float:
+    """The finite number in ``text``, inf for the word inf, else nan.
+
+    A number that is too large for a float reads as infinite, and is none here: nobody gives up privacy by mistyping
+    an exponent.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    worded = text.strip().lower().lstrip("+") in ("inf", "infinity")
+    return math.nan if math.isinf(value) and not worded else value
+
+
+def epsilon(text: str) -> float:
+    """The value of ``--epsilon``: EPSILON_MIN to EPSILON_MAX, or the word inf for no privacy at all."""
+    value = finite_or_inf(text)
+    if not (EPSILON_MIN <= value <= EPSILON_MAX or value == math.inf):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not {EPSILON_MIN:f} to {EPSILON_MAX:g}, nor inf for no privacy at all"
+        )
+    return value
+
+
+def micro(what: str, value: float) -> int:
+    """``value`` in millionths; raises UsageError outside 0 to a million."""
+    if not 0 <= value <= 1e6:
+        raise UsageError(f"{what} is {value:g}, must be 0 to 1000000")
+    return round(value * MICRO)
+
+
+def millis(seconds: float) -> int:
+    """``--interval`` in milliseconds; raises UsageError outside 0 to a week."""
+    if not 0 <= seconds <= INTERVAL_MAX_S:
+        raise UsageError(f"--interval is {seconds:g}, must be 0 to {INTERVAL_MAX_S} seconds")
+    return round(seconds * 1000)
+
+
+def _short(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
