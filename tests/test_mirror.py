@@ -93,7 +93,7 @@ def test_entries_are_kept_in_order_gaps_are_asked_for_and_nonsense_is_refused() 
     assert bench.disk.mirrors[who] == (0, entries[:3])
     assert say(bench, author, 2, entries[2:8]) == []
     assert bench.disk.mirrors[who] == (0, entries[:8])
-    assert say(bench, author, 8, entries[9:]) == [Reason.MALFORMED], "out of its place"
+    assert say(bench, author, 8, [entries[8], entries[8]]) == [Reason.MALFORMED], "out of its place"
     assert say(bench, author, 8, [entries[8]._replace(payload=b"\x01")]) == [Reason.MALFORMED]
     assert say(bench, author, 8, history(9, author.member.log_id, b"\x02")[8:]) == [], "another history"
     assert say(bench, author, 0, history(1, other.member.log_id), other.member.log_id) == [Reason.UNSOLICITED]
