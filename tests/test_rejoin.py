@@ -194,7 +194,6 @@ def test_when_nobody_keeps_what_is_missing_the_peer_ends_and_says_what_to_do() -
     with pytest.raises(LedgerBehind, match=f"holds {had} entries, its key has signed {len(whole)}") as caught:
         known(bench, bench.authors[2], b"", had)
     assert "restore a newer backup" in (caught.value.hint or "")
-    assert caught.value.exit_code == 65
     assert len(bench.disk.entries) == had
 
 
