@@ -25,7 +25,15 @@ def conditions(node: Node, now: float) -> list[Condition]:
     found: list[Condition] = []
     for neighbor in node.neighbors.values():
         found += _neighbor(node, neighbor, now)
-    return [*found, *_held_back(node, now), *_rounds(node, now)]
+    return [*found, *_start(node), *_held_back(node, now), *_rounds(node, now)]
+
+
+def _start(node: Node) -> list[Condition]:
+    """It went on with fewer answers than a quorum: a home restored from a copy might have been told more."""
+    if not node.rejoin.short:
+        return []
+    text = f"fewer than {node.rejoin.quorum} neighbors could say that they know nothing newer of this ledger"
+    return [Condition("start-unconfirmed", Severity.NOTE, "ledger", text)]
 
 
 def _ended(node: Node) -> Condition | None:

@@ -142,8 +142,10 @@ class Rejoin:
         return [Send(neighbor.member.transport, frame(Newest(self._federation)))]
 
     def _ask_all(self) -> list[Effect]:
-        silent = (n for n in self._trusted if n.connected and n.log_id not in self._answers)
-        return [effect for neighbor in silent for effect in self.ask(neighbor)]
+        """Ask whoever has not answered; and all when nobody keeps what is missing, since somebody may by now."""
+        everybody = self.stage == Stage.FETCHING and not self._candidates()
+        asked = (n for n in self._trusted if n.connected and (everybody or n.log_id not in self._answers))
+        return [effect for neighbor in asked for effect in self.ask(neighbor)]
 
     def answer(self, neighbor: Neighbor) -> list[Effect]:
         """What this peer knows of a neighbor's log."""
@@ -237,7 +239,6 @@ class Rejoin:
         if not able:
             if all(n.connected and n.log_id in self._answers for n in self._trusted):
                 raise LedgerBehind(self._recorder.size, target.size, self._need)
-            self._answers.clear()  # somebody may keep it by now
             return []
         neighbor = able[0]
         self._source = neighbor.log_id

@@ -28,6 +28,7 @@ from quidnunc.crypto.errors import (
     CharterUnsigned,
     ConfigError,
     KeyFileError,
+    LedgerBehind,
     LedgerCorrupt,
     LedgerForked,
     QuidnuncError,
@@ -75,6 +76,7 @@ class ExitCode(IntEnum):
 _CODES: tuple[tuple[type[QuidnuncError], ExitCode], ...] = (
     (LedgerCorrupt, ExitCode.DATA_CORRUPT),
     (BlobLost, ExitCode.DATA_CORRUPT),
+    (LedgerBehind, ExitCode.DATA_CORRUPT),
     (LedgerForked, ExitCode.FORK_PROVEN),
     (KeyFileError, ExitCode.KEY_LOCKED),
     (CharterUnsigned, ExitCode.NO_QUORUM),

@@ -258,6 +258,7 @@ def test_status_says_when_the_daemon_is_starting(tmp_path: Path) -> None:
 ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
     (errors.LedgerCorrupt(7, "is missing"), 65, "ledger_corrupt"),
     (errors.BlobLost(bytes(32), "the own replica"), 65, "blob_lost"),
+    (errors.LedgerBehind(3, 5, 4), 65, "ledger_behind"),
     (errors.LedgerForked("one key, two histories"), 31, "ledger_forked"),
     (errors.KeyFileError("others may read it", hint="chmod 600"), 77, "key_file_error"),
     (errors.ConfigError("no such key"), 64, "config_error"),

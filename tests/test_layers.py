@@ -42,6 +42,7 @@ ONLY_IN = {
         "peer/ledger/store.py",
         "peer/ledger/ledger_check.py",
         "peer/ledger/ledger_reader.py",
+        "peer/ledger/mirror.py",
     },
 }
 

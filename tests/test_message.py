@@ -14,14 +14,19 @@ from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.message import (
+    ENTRIES_MAX,
     HEADER_BYTES_MAX,
     HEADS_MAX,
     NUMBER_MAX,
     Consistency,
     Cosigned,
+    Entries,
+    Fetch,
     Heads,
     Hello,
+    Known,
     Message,
+    Newest,
     Proof,
     Prove,
     Recall,
@@ -30,6 +35,7 @@ from quidnunc.gossip.message import (
     Unavailable,
     Update,
     Want,
+    entries_frame,
     open_update,
     parse_message,
     write_message,
@@ -41,6 +47,8 @@ BOUNDED = settings(deadline=None, max_examples=150)
 NUMBERS = st.integers(1, NUMBER_MAX)
 TOKENS = st.binary(max_size=200)
 SPANS = st.tuples(NUMBERS, NUMBERS).map(sorted)
+RANGES = st.tuples(st.integers(0, NUMBER_MAX), st.integers(0, NUMBER_MAX)).map(sorted)
+HASHES = st.binary(min_size=32, max_size=32)
 GROWTH = SPANS.filter(lambda span: span[0] < span[1])
 MESSAGES = st.one_of(
     TOKENS.map(lambda token: Update(FEDERATION, token)),
@@ -52,6 +60,16 @@ MESSAGES = st.one_of(
     NUMBERS.map(lambda number: Recalled(FEDERATION, number)),
     TOKENS.map(lambda proof: Proof(FEDERATION, proof)),
     TOKENS.map(lambda note: Cosigned(FEDERATION, note)),
+    st.just(Newest(FEDERATION)),
+    st.builds(lambda note, span: Known(FEDERATION, note, *span), TOKENS, RANGES),
+    st.builds(lambda log_id, span: Fetch(FEDERATION, log_id, *span), HASHES, RANGES),
+    st.builds(
+        lambda log_id, span, rows, note: Entries(FEDERATION, log_id, span[0], tuple(rows), note),
+        HASHES,
+        RANGES,
+        st.lists(st.tuples(TOKENS, TOKENS, TOKENS).map(lambda row: Entry(*row)), max_size=3),
+        TOKENS,
+    ),
     st.lists(TOKENS, max_size=HEADS_MAX).map(lambda notes: Heads(FEDERATION, tuple(notes))),
     GROWTH.map(lambda grown: Prove(FEDERATION, *grown)),
     st.builds(
@@ -94,6 +112,14 @@ def test_a_flipped_bit_is_another_message_or_a_refusal(message: Message, where: 
     [
         ([], Reason.MALFORMED),
         (["quidnunc/v1/update", FEDERATION], Reason.MALFORMED),
+        (["quidnunc/v1/newest", FEDERATION, b""], Reason.MALFORMED),
+        (["quidnunc/v1/known", FEDERATION, b"", 2, 1], Reason.MALFORMED),
+        (["quidnunc/v1/known", FEDERATION, b"", 0, True], Reason.MALFORMED),
+        (["quidnunc/v1/fetch", FEDERATION, b"g" * 31, 0, 1], Reason.MALFORMED),
+        (["quidnunc/v1/fetch", FEDERATION, b"g" * 32, 0, NUMBER_MAX + 1], Reason.MALFORMED),
+        (["quidnunc/v1/entries", FEDERATION, b"g" * 32, -1, [], b""], Reason.MALFORMED),
+        (["quidnunc/v1/entries", FEDERATION, b"g" * 32, 0, [[b"", b""]], b""], Reason.MALFORMED),
+        (["quidnunc/v1/entries", FEDERATION, b"g" * 32, 0, [[b"", b"", b""]] * 1025, b""], Reason.MALFORMED),
         (["quidnunc/v1/update", FEDERATION, b"", b""], Reason.MALFORMED),
         (["quidnunc/v1/update", FEDERATION, "token"], Reason.MALFORMED),
         (["quidnunc/v1/update", FEDERATION[:31], b""], Reason.MALFORMED),
@@ -195,3 +221,18 @@ def test_a_mutated_token_never_verifies(data: st.DataObject) -> None:
     with pytest.raises(RemoteProtocolError):
         opened(maker, bytes(token))
     assert decode(bytes(maker.update().token), max_bytes=20_000)
+
+
+def test_a_frame_takes_as_many_entries_as_fit_and_names_the_checkpoint_only_over_all() -> None:
+    small, large = Entry(b"h" * 100, b"p" * 300, b"s" * 16), Entry(b"h" * 100, b"p" * 65_535, b"s" * 16)
+    made, count = entries_frame(FEDERATION, b"g" * 32, 7, [small] * 3, b"note")
+    assert (count, parse_message(made.header, FEDERATION)) == (
+        3,
+        Entries(FEDERATION, b"g" * 32, 7, (small,) * 3, b"note"),
+    )
+    made, count = entries_frame(FEDERATION, b"g" * 32, 7, [small] * 500, b"note")
+    assert 0 < count < 500
+    assert len(made.header) <= HEADER_BYTES_MAX
+    assert parse_message(made.header, FEDERATION) == Entries(FEDERATION, b"g" * 32, 7, (small,) * count, b"")
+    assert entries_frame(FEDERATION, b"g" * 32, 7, [Entry(b"", b"", b"")] * (ENTRIES_MAX + 1))[1] == ENTRIES_MAX
+    assert entries_frame(FEDERATION, b"g" * 32, 7, [large])[1] == 0

@@ -32,7 +32,7 @@ from quidnunc.gossip.events import (
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import JobFailed, MedianJob, TrainJob
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.message import Hello, Update, Want
+from quidnunc.gossip.message import Entries, Hello, Update, Want
 from quidnunc.gossip.pace import HEARTBEAT_GROWTH
 from quidnunc.gossip.provenance import (
     CharterAdopt,
@@ -107,8 +107,9 @@ def test_a_turn_merges_trains_and_publishes(bench: Bench) -> None:
     first = [record for record in bench.records() if isinstance(record, UpdatePublished)]
     assert [(u.number, u.round, u.replica_before, u.base) for u in first] == [(1, 1, GENESIS_NAME, GENESIS_NAME)]
     for author in bench.authors:
-        sent = bench.messages(author)[-1]
+        *_, sent, entries = bench.messages(author)
         assert isinstance(sent, Update)
+        assert isinstance(entries, Entries)
         bench.receive(author, author.update().frame)
     bench.settle()
     bench.turn()

@@ -40,8 +40,12 @@ from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import (
     Consistency,
     Cosigned,
+    Entries,
+    Fetch,
     Heads,
     Hello,
+    Known,
+    Newest,
     Proof,
     Prove,
     Recall,
@@ -134,6 +138,10 @@ def test_the_message_headers_are_the_documents() -> None:
         "prove": Prove(fed, 1, 2),
         "consistency": Consistency(fed, 1, 2, b"r" * 32, ()),
         "cosigned": Cosigned(fed, b"note"),
+        "newest": Newest(fed),
+        "known": Known(fed, b"note", 1, 2),
+        "fetch": Fetch(fed, fed, 1, 2),
+        "entries": Entries(fed, fed, 1, (), b"note"),
     }
     rows = {row["message"]: row for row in table("7. Messages")}
     assert rows.keys() == messages.keys()
@@ -141,7 +149,7 @@ def test_the_message_headers_are_the_documents() -> None:
         value = decode(write_message(message), max_bytes=65_536)
         assert isinstance(value, list)
         assert value[:2] == [rows[name]["tag"], fed]
-        kinds = [each.split()[0] for each in rows[name]["further elements"].split(", ")]
+        kinds = [each.split()[0] for each in rows[name]["further elements"].split(", ") if each]
         assert [{bytes: "bin", bool: "bool", int: "int", list: "array"}[type(each)] for each in value[2:]] == kinds
 
 

@@ -1,0 +1,232 @@
+"""Before it signs, a node asks: who must have answered, what is believed, and what it does when nobody can help."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+
+import pytest
+from node_helpers import Author, Bench, header_of, start_all, toy_world
+
+from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.errors import LedgerBehind, Reason
+from quidnunc.crypto.log import Log
+from quidnunc.gossip import health
+from quidnunc.gossip.events import PeerUp, Rebuild, Started, TimerFired
+from quidnunc.gossip.message import Entries, Fetch, Known, Newest
+from quidnunc.gossip.node import Node
+from quidnunc.gossip.provenance import LogRecover, NodeStart
+from quidnunc.gossip.rejoin import REJOIN_TIMER
+from quidnunc.gossip.status import state_of
+
+
+def returning(members: int = 4) -> Bench:
+    """A node with some history that starts again and has not asked yet."""
+    bench = Bench(members)
+    bench.greet()
+    bench.turn()
+    bench.current = False
+    bench.sent.clear()
+    bench.restart()
+    return bench
+
+
+def older(members: int = 4) -> tuple[Bench, list[Entry], bytes]:
+    """A node whose disk is an older copy; all it once signed, and the newest checkpoint."""
+    bench = Bench(members)
+    bench.greet()
+    copied = copy.deepcopy(bench.disk)
+    bench.turn()
+    whole, note = list(bench.disk.entries), bench.commits[-1].note
+    bench.disk = copied
+    bench.current = False
+    bench.sent.clear()
+    bench.restart()
+    return bench, whole, note
+
+
+def known(bench: Bench, author: Author, note: bytes = b"", last: int = 0) -> list[Reason]:
+    return bench.receive(author, header_of(Known(bench.charter.federation_id, note, 0, last)))
+
+
+def give(bench: Bench, author: Author, entries: Sequence[Entry]) -> list[Reason]:
+    """Answer the newest request for entries with what of ``entries`` it asks for."""
+    asked = bench.messages(author)[-1]
+    assert isinstance(asked, Fetch)
+    bare = tuple(Entry(each.header, each.payload, each.salt) for each in entries[asked.first : asked.last])
+    return bench.receive(author, header_of(Entries(asked.federation, asked.log_id, asked.first, bare, b"")))
+
+
+def wait(bench: Bench, seconds: float = 1.0) -> None:
+    bench.now += seconds
+    bench.feed(TimerFired(REJOIN_TIMER))
+
+
+def starts(bench: Bench) -> int:
+    return sum(isinstance(record, NodeStart) for record in bench.records())
+
+
+def test_with_history_nothing_is_signed_before_somebody_answers_however_long_it_takes() -> None:
+    bench = returning(5)
+    size = len(bench.disk.entries)
+    for _ in range(100):
+        wait(bench, 60.0)
+    assert state_of(bench.node, bench.now)[0] == "recovering"
+    assert len(bench.disk.entries) == size
+    assert bench.node.recorder.size == size, "not even in mind"
+    bench.connect()
+    assert len(bench.disk.entries) == size
+    assert all(isinstance(bench.messages(author)[-1], Newest) for author in bench.authors)
+    for author in bench.authors[:2]:
+        assert known(bench, author) == []
+    wait(bench)
+    assert starts(bench) == 1, "a quorum of four is three"
+    assert known(bench, bench.authors[2]) == []
+    assert starts(bench) == 2
+    assert state_of(bench.node, bench.now)[0] != "recovering"
+
+
+def test_a_quorum_is_enough_and_all_that_are_connected_after_a_while_with_a_note() -> None:
+    bench = returning(5)
+    bench.connect()
+    for author in bench.authors[:3]:
+        known(bench, author)
+    assert starts(bench) == 2, "three of four are a quorum, whatever the fourth does"
+    assert not any(each.id == "start-unconfirmed" for each in health.conditions(bench.node, bench.now))
+    bench = returning(5)
+    bench.connect(*bench.authors[:2])
+    for author in bench.authors[:2]:
+        known(bench, author)
+    wait(bench, bench.settings.rejoin_s - 0.01)
+    assert starts(bench) == 1
+    wait(bench, 0.02)
+    assert starts(bench) == 2
+    assert any(each.id == "start-unconfirmed" for each in health.conditions(bench.node, bench.now))
+    bench.connect(bench.authors[2])
+    assert any(isinstance(message, Newest) for message in bench.messages(bench.authors[2])), "asked when it comes"
+    known(bench, bench.authors[2])
+    assert not any(each.id == "start-unconfirmed" for each in health.conditions(bench.node, bench.now))
+
+
+def test_a_log_without_entries_begins_alone_after_a_while_and_at_once_with_a_quorum() -> None:
+    bench = Bench(4, current=False)
+    wait(bench, bench.settings.rejoin_s - 0.01)
+    assert not bench.disk.entries
+    wait(bench, 0.02)
+    assert starts(bench) == 1
+    bench = Bench(4, current=False)
+    bench.connect()
+    for author in bench.authors[:2]:
+        assert not bench.disk.entries
+        known(bench, author)
+    assert starts(bench) == 1, "two of three are a quorum"
+
+
+def test_what_is_missing_is_fetched_checked_watched_and_recorded() -> None:
+    bench, whole, note = older()
+    had = len(bench.disk.entries)
+    bench.connect()
+    for author in bench.authors:
+        assert known(bench, author, note, len(whole)) == []
+    (source,) = [author for author in bench.authors if isinstance(bench.messages(author)[-1], Fetch)]
+    assert give(bench, source, whole) == []
+    assert len(bench.disk.entries) == had, "watched first"
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    assert len(bench.disk.entries) == had, "an answer from before the watch does not count"
+    wait(bench, bench.settings.rejoin_s)
+    for author in bench.authors[:2]:
+        known(bench, author, note, len(whole))
+    bench.now += 1.0
+    effects = bench.feed(TimerFired(REJOIN_TIMER))
+    assert not any(isinstance(effect, Rebuild) for effect in effects)
+    known(bench, bench.authors[2], note, len(whole))
+    assert [each.header for each in bench.disk.entries[: len(whole)]] == [each.header for each in whole]
+    (record,) = [each for each in bench.records() if isinstance(each, LogRecover)]
+    assert (record.had, record.to, len(record.sources)) == (had, len(whole), 3)
+    assert len(bench.disk.entries) == len(whole) + 1
+    assert bench.feed(Started()) == bench.feed(PeerUp(source.transport)) == [], "another node takes its place"
+    log = Log(bench.own.log_id)
+    for entry in bench.disk.entries:
+        log.replay(entry)
+    assert 1 in bench.disk.tokens, "its own update can be served again"
+
+
+def test_entries_that_its_key_did_not_sign_are_refused_and_others_are_asked() -> None:
+    bench, whole, note = older()
+    had = len(bench.disk.entries)
+    bench.connect()
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    (liar,) = [author for author in bench.authors if isinstance(bench.messages(author)[-1], Fetch)]
+    forged = Log(bench.own.log_id)
+    for entry in whole[:had]:
+        forged.replay(entry)
+    lies = [forged.append(0x80, b"\xc0", salt=bytes(16), t_ms=0) for _ in whole[had:]]
+    assert give(bench, liar, [*whole[:had], *lies]) == [Reason.HASH_MISMATCH]
+    wait(bench)
+    (honest,) = [a for a in bench.authors if a is not liar and isinstance(bench.messages(a)[-1], Fetch)]
+    assert give(bench, honest, whole) == []
+    assert len(bench.disk.entries) == had
+    assert "all are back" in bench.node.rejoin.why
+
+
+def test_a_checkpoint_that_its_key_did_not_sign_is_no_answer() -> None:
+    bench = returning()
+    bench.connect()
+    author = bench.authors[0]
+    foreign = author.log.checkpoint(author.key)
+    assert known(bench, author, foreign) == [Reason.STRANGER]
+    author = bench.authors[1]
+    random_bytes = random.Random(1).randbytes(200)
+    assert known(bench, author, random_bytes) == [Reason.MALFORMED]
+    wait(bench, 100.0)
+    assert starts(bench) == 1
+
+
+def test_when_nobody_keeps_what_is_missing_the_peer_ends_and_says_what_to_do() -> None:
+    bench, whole, note = older()
+    had = len(bench.disk.entries)
+    bench.connect()
+    known(bench, bench.authors[0], note, had)
+    known(bench, bench.authors[1], b"", had)
+    with pytest.raises(LedgerBehind, match=f"holds {had} entries, its key has signed {len(whole)}") as caught:
+        known(bench, bench.authors[2], b"", had)
+    assert "restore a newer backup" in (caught.value.hint or "")
+    assert len(bench.disk.entries) == had
+
+
+def test_as_long_as_somebody_is_away_who_may_keep_it_the_peer_waits() -> None:
+    bench, whole, note = older()
+    bench.connect(*bench.authors[:2])
+    for author in bench.authors[:2]:
+        known(bench, author, note, len(bench.disk.entries))
+    for _ in range(20):
+        wait(bench, 5.0)
+        for author in bench.authors[:2]:
+            known(bench, author, note, len(bench.disk.entries))
+    assert "no connected neighbor keeps entry" in state_of(bench.node, bench.now)[1]
+    bench.connect(bench.authors[2])
+    known(bench, bench.authors[2], note, len(whole))
+    wait(bench, 5.0)
+    for author in bench.authors[:2]:
+        known(bench, author, note, len(bench.disk.entries))
+    wait(bench, 5.0)
+    assert isinstance(bench.messages(bench.authors[2])[-1], Fetch | Newest)
+
+
+def test_peers_that_all_start_again_at_once_answer_each_other() -> None:
+    world, _ = toy_world(4, seed=2, watch=False)
+    start_all(world)
+    world.run(4.0)
+    for peer in world.peers:
+        world.stop(peer.index)
+    world.run(5.0)
+    sizes = [len(peer.disk.entries) for peer in world.peers]
+    start_all(world)
+    world.run(9.0)
+    for peer, size in zip(world.peers, sizes, strict=True):
+        assert isinstance(peer.node, Node)
+        assert not peer.node.rejoin.active
+        assert len(peer.disk.entries) > size
