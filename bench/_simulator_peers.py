@@ -138,7 +138,39 @@ def gossipy(task: dict[str, Any], rate: float, seed: int) -> tuple[Step, Params]
     """
     _stand_ins()
     from gossipy import CACHE
-    from gossipy.core import AntiEntropyProtocol, CreateModelMode, StaticP2PNetwork
+    from gossipy.core import AntiEntropyProtocol
+
+    network, nodes = _gossipy_nodes(task, rate)
+    first = [True]
+
+    def exchange() -> list[list[Any]]:
+        inbox: list[list[Any]] = [[] for _ in nodes]
+        for node in nodes:
+            for peer in network.get_peers(node.idx):
+                inbox[peer].append(node.send(0, peer, AntiEntropyProtocol.PUSH).value[0])
+        return [[CACHE.pop(key) for key in keys] for keys in inbox]
+
+    def step() -> None:
+        # Nodes have trained at initialization; the last exchange has no training behind it (see params).
+        if first[0]:
+            first[0] = False
+            return
+        for node, received in zip(nodes, exchange(), strict=True):
+            node.model_handler(received, node.data[0])
+
+    def params() -> list[torch.Tensor]:
+        for node, received in zip(nodes, exchange(), strict=True):
+            node.model_handler._merge(received)
+        return [
+            torch.stack(list(parts)) for parts in zip(*(p.model_handler.model.parameters() for p in nodes), strict=True)
+        ]
+
+    return step, params
+
+
+def _gossipy_nodes(task: dict[str, Any], rate: float) -> tuple[Any, list[Any]]:
+    """gossipy's network and one trained node per peer."""
+    from gossipy.core import CreateModelMode, StaticP2PNetwork
     from gossipy.model import TorchModel
     from gossipy.model.handler import TorchModelHandler
     from gossipy.node import GossipNode
@@ -167,31 +199,7 @@ def gossipy(task: dict[str, Any], rate: float, seed: int) -> tuple[Step, Params]
         )
         nodes.append(GossipNode(at, ((x[mine], y[mine]), None), 100, handler, network))
         nodes[-1].init_model(local_train=True)
-    first = [True]
-
-    def exchange() -> list[list[Any]]:
-        inbox: list[list[Any]] = [[] for _ in nodes]
-        for node in nodes:
-            for peer in network.get_peers(node.idx):
-                inbox[peer].append(node.send(0, peer, AntiEntropyProtocol.PUSH).value[0])
-        return [[CACHE.pop(key) for key in keys] for keys in inbox]
-
-    def step() -> None:
-        # Nodes have trained at initialization; the last exchange has no training behind it (see params).
-        if first[0]:
-            first[0] = False
-            return
-        for node, received in zip(nodes, exchange(), strict=True):
-            node.model_handler(received, node.data[0])
-
-    def params() -> list[torch.Tensor]:
-        for node, received in zip(nodes, exchange(), strict=True):
-            node.model_handler._merge(received)
-        return [
-            torch.stack(list(parts)) for parts in zip(*(p.model_handler.model.parameters() for p in nodes), strict=True)
-        ]
-
-    return step, params
+    return network, nodes
 
 
 def _stand_ins() -> None:

@@ -27,7 +27,7 @@ from quidnunc.sim.data.pool import Pool
 from quidnunc.sim.data.shares import Shares
 from quidnunc.sim.topology.catalog import Topology
 
-CHUNK_BYTES = 6 << 20
+CHUNK_BYTES = 16 << 20
 """Params and activations of the peers that are worked on together: they should stay in the processor's caches."""
 EVALUATED_BYTES = 16 << 20
 
@@ -199,16 +199,20 @@ class Engine:
         setup = self.setup
         ((x, y, counts),) = self._batches(batches, self._starts[rows])
         grads, loss = setup.net.private(params, x, y, counts, privacy.clip)
+        rate = setup.training.learning_rate
+        noise = self._noise(rows, rate * privacy.noise_multiplier * privacy.clip).to(params[0].device)
+        for tensor, grad, slot in zip(params, grads, setup.net.slots, strict=True):
+            tensor.sub_(grad, alpha=rate).sub_(noise[:, slot.start : slot.stop].view_as(grad))
+        return float(loss.double().sum())
+
+    def _noise(self, rows: Indices, scale: float) -> Tensor:
+        """Normal numbers of deviation ``scale`` over the size of each peer's share, [c, d], named by round and peer."""
         noise = torch.empty(len(rows), self.dim)
         generator = torch.Generator()
-        for row, key in zip(noise, keys(setup.seed, "noise", self.round, self._order[rows]).tolist(), strict=True):
-            row.normal_(generator=generator.manual_seed(key >> 1))
-        scale = torch.from_numpy(privacy.noise_multiplier * privacy.clip / self._sizes[rows]).float()
-        noise = noise.mul_(scale[:, None]).to(params[0].device)
-        for tensor, grad, slot in zip(params, grads, setup.net.slots, strict=True):
-            step = grad + noise[:, slot.start : slot.stop].view_as(grad)
-            tensor.sub_(step, alpha=setup.training.learning_rate)
-        return float(loss.double().sum())
+        names = keys(self.setup.seed, "noise", self.round, self._order[rows])
+        for row, key, size in zip(noise, names.tolist(), self._sizes[rows].tolist(), strict=True):
+            row.normal_(0.0, scale / size, generator=generator.manual_seed(key >> 1))
+        return noise
 
     def _batches(self, batches: Batches, starts: Indices) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """Inputs [c, b, f], labels [c, b] and counts of every step."""
