@@ -149,6 +149,7 @@ class Node:
     def _restore_rounds(self, resume: Resume) -> None:
         rounds = self.rounds
         rounds.base = resume.base or self.charter.task.genesis
+        rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume)
         rounds.unmerged = resume.unmerged
         rounds.round = resume.round
         rounds.trained = resume.trained

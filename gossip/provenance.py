@@ -128,11 +128,15 @@ class PrivacyClaim:
     spend_seq: int
 
 
+CLAIM_ROWS_MAX = 64
+"""Rows of one contribution claim (``lc``)."""
+
+
 class ContributionClaim(NamedTuple):
-    """One row of ``lc``: an organization's claimed share of the base state, in ppb."""
+    """One row of ``lc``: the mass of one organization's training in the replica after, in ppb (gossip/claims.py)."""
 
     log_id: bytes
-    share: int
+    ppb: int
 
 
 class MetricRow(NamedTuple):
@@ -168,7 +172,7 @@ class UpdatePublished:
         "nb": ("size_bucket", UINT),
         "dp": ("privacy", optional(record(PrivacyClaim, PrivacyClaim.FIELDS))),
         "mt": ("metrics", listing(row(MetricRow, UINT, UINT, BOOL), 64)),
-        "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), 64)),
+        "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), CLAIM_ROWS_MAX)),
     }
     federation: bytes
     schema: bytes

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, deque
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
-from quidnunc.gossip.audit import Audit
+from quidnunc.crypto.errors import CharterError, ConfigError, Malformed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
@@ -21,7 +19,7 @@ from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, rec
 from quidnunc.peer.commands.files import own_card, read_charter
 from quidnunc.peer.commands.ledger_home import find_entry, member_names, members, opened
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
-from quidnunc.peer.ledger.ledger_check import Layer, Report
+from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -141,7 +139,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         report = store.verify(context.out.progress("checked", "entries"))
         vouched = witnessed(store, _known(context))
         more = (vouched.layer,) if vouched.layer.checked else ()
-        report = replace(report, layers=(*report.layers, _meaning(store), *more))
+        report = replace(report, layers=(*report.layers, *store.meaning(), *more))
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -188,20 +186,6 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
     blobs = context.home.blobs
     records = ledger_trace.made_here(store)
     return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec)
-
-
-def _meaning(store: Store) -> Layer:
-    """Whether the entries can all be true; of a damaged ledger, as far as it can be read."""
-    layer = Layer("meaning")
-    audit = Audit(store.log_id)
-    with suppress(LedgerCorrupt, Malformed):
-        for entry in store.entries():
-            header = parse_header(entry.header)
-            audit.read(header.seq, header.type, entry.payload)
-    layer.checked = audit.checked
-    for finding in audit.findings:
-        layer.report(*finding)
-    return layer
 
 
 def _known(context: Context) -> tuple[Member, ...]:

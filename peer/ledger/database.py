@@ -22,6 +22,7 @@ from quidnunc.crypto.errors import (
     StoreUnwritable,
 )
 from quidnunc.crypto.identity import tagged_hash
+from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable
 
 APPLICATION_ID = 0x514E4C47  # "QNLG"
@@ -140,6 +141,16 @@ def row_seal(table: str, *columns: bytes | str | int) -> bytes:
     """What the ``seal`` column of a row must be, given the columns before it."""
     raw = [each.encode("utf-8", "surrogateescape") if isinstance(each, str) else each for each in columns]
     return tagged_hash("store-row", encode([table, *raw]))
+
+
+def stored_hashes(connection: sqlite3.Connection, level: int, start: int, stop: int) -> list[bytes]:
+    """Hashes of the subtrees ``start`` to ``stop`` of a stored level, or of leaves, for a ``Tiled`` tree."""
+    if level:
+        where = "level = ? AND position >= ? AND position < ? ORDER BY position"
+        rows = connection.execute(f"SELECT hash FROM node WHERE {where}", (level, start, stop))
+        return [row[0] for row in rows]
+    where = "seq >= ? AND seq < ? ORDER BY seq"
+    return [leaf_hash(row[0]) for row in connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))]
 
 
 def quick_check(connection: sqlite3.Connection) -> list[str]:

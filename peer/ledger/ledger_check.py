@@ -1,8 +1,9 @@
 """What ``quidnunc ledger verify`` does: every row of a ledger database, layer by layer, never a bare "OK".
 
-Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3
-time, I4 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I19 derived columns, I20
-limits. One damaged byte can break several; the first problem of the chain layer names the entry.
+Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3 time, I4
+canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I15 what is kept beside, I18 no checkpoint is
+missing, I19 derived columns, I20 limits. One damaged byte can break several; the first problem of the chain layer names
+the entry.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
 from quidnunc.peer.ledger.database import quick_check, row_seal
+from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
 PROBLEMS_MAX = 100
 """Problems kept per layer; the others are counted."""
@@ -295,6 +297,8 @@ class _Checker:
                 layer.checked += 1
                 if row_seal(table, *row) != seal:
                     layer.report("I15", -1, f"{table} {row[0].hex()[:16]}: not what was written")
+        for lost in (*lost_small(self._connection), *lost_checkpoints(self._connection)):
+            layer.report(*lost)
         for key, value, seal in self._connection.execute("SELECT key, value, seal FROM meta"):
             layer.checked += 1
             if row_seal("meta", key, value) != seal:
