@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, Malformed
-from quidnunc.gossip.federation.member import Member
+from quidnunc.crypto.errors import Malformed
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
@@ -17,7 +16,8 @@ from quidnunc.peer.commands import ledger_evidence, ledger_proof, ledger_trace
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter
-from quidnunc.peer.commands.ledger_home import find_entry, member_names, members, opened
+from quidnunc.peer.commands.ledger_fsck import HINT, examine, fsck, known_members
+from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
@@ -46,6 +46,7 @@ def register(parser: CommandParser) -> None:
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     below.set_defaults(command=verify)
+    add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65").set_defaults(command=fsck)
     ledger_trace.register(add("trace", help="whose training stands in a model"))
     ledger_proof.register(add)
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
@@ -64,7 +65,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             if header.type == EntryType.DP_SPEND:
                 record: Any = record_of(header.type, entry.payload)
                 spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
-        vouched = witnessed(store, _known(context))
+        vouched = witnessed(store, known_members(context))
         data = {
             "log_id": store.log_id.hex(),
             "name": _own_name(context),
@@ -136,10 +137,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer, and who vouches for the whole."""
     card = own_card(context.home)
     with opened(context) as store:
-        report = store.verify(context.out.progress("checked", "entries"))
-        vouched = witnessed(store, _known(context))
-        more = (vouched.layer,) if vouched.layer.checked else ()
-        report = replace(report, layers=(*report.layers, *store.meaning(), *more))
+        report, vouched = examine(store, known_members(context), context.out.progress("checked", "entries"))
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -170,8 +168,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
-        hint = "do not restart the daemon; restore a backup"
-        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", HINT)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     return Outcome(data, lines)
@@ -186,15 +183,6 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
     blobs = context.home.blobs
     records = ledger_trace.made_here(store)
     return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec)
-
-
-def _known(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows; none, with a warning, where its charter cannot be read."""
-    try:
-        return members(context)
-    except (CharterError, ConfigError) as error:
-        context.out.warn(f"cosignatures are not checked: {error.message}")
-        return ()
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:

@@ -42,6 +42,10 @@ class Witnessed(NamedTuple):
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
 
 
+NOBODY = Witnessed(0, (), 0, 0, Layer("cosignatures"))
+"""The verdict where cosignatures cannot be read."""
+
+
 def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
     """Hold the kept cosignatures against the own checkpoints they stand under and the keys of all other ``members``.
 

@@ -158,6 +158,11 @@ def quick_check(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute("PRAGMA quick_check(10)") if row[0] != "ok"]
 
 
+def integrity_check(connection: sqlite3.Connection) -> list[str]:
+    """What :func:`quick_check` finds, and entries of indexes that are not those of their tables."""
+    return [row[0] for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+
+
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn what SQLite raises into an error of ours that names the file and the remedy."""

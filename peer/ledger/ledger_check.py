@@ -28,7 +28,7 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
-from quidnunc.peer.ledger.database import quick_check, row_seal
+from quidnunc.peer.ledger.database import integrity_check, row_seal
 from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
 PROBLEMS_MAX = 100
@@ -136,7 +136,7 @@ class _Checker:
     def database(self) -> None:
         layer = self.layers["database"]
         layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
-        for problem in quick_check(self._connection):
+        for problem in integrity_check(self._connection):
             layer.report("I6", -1, problem)
 
     def entries(self) -> None:
