@@ -8,8 +8,10 @@ import os
 import secrets
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import (
@@ -148,9 +150,10 @@ def stored_hashes(connection: sqlite3.Connection, level: int, start: int, stop: 
     if level:
         where = "level = ? AND position >= ? AND position < ? ORDER BY position"
         rows = connection.execute(f"SELECT hash FROM node WHERE {where}", (level, start, stop))
-        return [row[0] for row in rows]
+        return [row[0] for row in sound(rows, bytes)]
     where = "seq >= ? AND seq < ? ORDER BY seq"
-    return [leaf_hash(row[0]) for row in connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))]
+    rows = connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))
+    return [leaf_hash(row[0]) for row in sound(rows, bytes)]
 
 
 def quick_check(connection: sqlite3.Connection) -> list[str]:
@@ -161,6 +164,16 @@ def quick_check(connection: sqlite3.Connection) -> list[str]:
 def integrity_check(connection: sqlite3.Connection) -> list[str]:
     """What :func:`quick_check` finds, and entries of indexes that are not those of their tables."""
     return [row[0] for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+
+
+def sound(rows: Iterable[tuple[Any, ...]], *kinds: type | UnionType) -> Iterator[tuple[Any, ...]]:
+    """The rows whose values are of these kinds: in a damaged file even a strict table gives others, or NULL.
+
+    What is left out here, :func:`integrity_check` names.
+    """
+    for row in rows:
+        if all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
+            yield row
 
 
 @contextlib.contextmanager

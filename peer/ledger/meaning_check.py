@@ -8,6 +8,7 @@ their signatures were verified when they came in.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from quidnunc.gossip.provenance import (
     UpdateReceived,
     parse_record,
 )
-from quidnunc.peer.ledger.database import stored_hashes
+from quidnunc.peer.ledger.database import row_seal, sound, stored_hashes
 from quidnunc.peer.ledger.ledger_check import Layer
 
 
@@ -66,7 +67,7 @@ class _Checker:
 
     def entries(self) -> None:
         rows = self._connection.execute("SELECT seq, header, type, payload FROM entry ORDER BY seq")
-        for seq, header, kind, payload in rows:
+        for seq, header, kind, payload in sound(rows, int, bytes, int, bytes):
             record = self._audit.read(seq, kind, payload)
             match record:
                 case UpdatePublished():
@@ -115,13 +116,16 @@ class _Checker:
 
     def _proof(self, seq: int, record: EquivocationProof) -> None:
         self._evidence.checked += 1
-        if self._connection.execute("SELECT 1 FROM evidence WHERE hash = ?", (record.proof,)).fetchone() is None:
-            self._evidence.report("I15", seq, f"the proof it names, {record.proof.hex()[:16]}, is not kept")
+        rows = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (record.proof,))
+        body = next(sound(rows, bytes), None)
+        if body is None or hashlib.sha256(body[0]).digest() != record.proof:
+            self._evidence.report("I15", seq, f"the proof it names, {record.proof.hex()[:16]}, is not kept, or damaged")
 
     def last_leaf(self) -> None:
         """The proof that the last entry stands under the newest checkpoint, made as for a stranger."""
-        entry = self._connection.execute("SELECT seq, header FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
-        signed = self._connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
+        last = self._connection.execute("SELECT seq, header FROM entry ORDER BY seq DESC LIMIT 1")
+        newest = self._connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
+        entry, signed = next(sound(last, int, bytes), None), next(sound(newest, bytes), None)
         if entry is None or signed is None:
             return
         seq, header = entry
@@ -135,11 +139,18 @@ class _Checker:
             self._evidence.report("I17", seq, f"it cannot be proven to be the last leaf of the signed tree: {error}")
 
     def _token(self, where: str, *values: bytes | int) -> TokenParts | None:
-        row = self._connection.execute(f"SELECT body FROM token WHERE {where} ORDER BY rowid", values).fetchone()
+        """The parts of a token that is as it was written, else None."""
+        columns = "hash, author, number, body, seal"
+        rows = self._connection.execute(f"SELECT {columns} FROM token WHERE {where} ORDER BY rowid", values)
+        found = next(sound(rows, bytes, bytes, int, bytes, bytes), None)
+        if found is None:
+            return None
+        *row, seal = found
         try:
-            return None if row is None else parse_token(row[0])
+            parts = parse_token(row[3])
         except Malformed:
             return None
+        return parts if row_seal("token", *row) == seal and hashlib.sha256(row[3]).digest() == row[0] else None
 
     def _is_kept(self, note: bytes) -> bool:
         try:

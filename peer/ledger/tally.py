@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from quidnunc.peer.ledger.database import row_seal
+from quidnunc.peer.ledger.database import row_seal, sound
 
 ROWS = "rows"
 BLOCK = "checkpoints/"
@@ -65,7 +65,7 @@ def update(connection: sqlite3.Connection, after: int) -> int:
 
 def lost_small(connection: sqlite3.Connection) -> Iterator[Lost]:
     """Rows of heads, cosignatures and meta that are missing, or that nothing put there."""
-    found = connection.execute("SELECT value FROM meta WHERE key = ?", (ROWS,)).fetchone()
+    found = next(sound(connection.execute("SELECT value FROM meta WHERE key = ?", (ROWS,)), bytes), None)
     if found is None:
         yield Lost("I15", -1, f"meta {ROWS!r}: missing, it says which rows there are")
         return
@@ -79,8 +79,10 @@ def lost_small(connection: sqlite3.Connection) -> Iterator[Lost]:
 def lost_checkpoints(connection: sqlite3.Connection) -> Iterator[Lost]:
     """Checkpoints that were signed and are missing, and such that nothing put there."""
     where = "SELECT key, value FROM meta WHERE key >= ? AND key < ?"
-    told = {key: int.from_bytes(value, "big") for key, value in connection.execute(where, _IN_BLOCKS)}
-    sizes = (row[0] for row in connection.execute("SELECT size FROM checkpoint WHERE size >= 0 ORDER BY size"))
+    blocks = sound(connection.execute(where, _IN_BLOCKS), str, bytes)
+    told = {key: int.from_bytes(value, "big") for key, value in blocks}
+    rows = connection.execute("SELECT size FROM checkpoint WHERE size >= 0 ORDER BY size")
+    sizes = (row[0] for row in sound(rows, int))
     for block, group in groupby(sizes, lambda size: size // BLOCK_SIZES):
         there = list(group)
         bits = told.pop(f"{BLOCK}{block:016x}", None)
