@@ -5,7 +5,8 @@ nothing follows a retirement; I10 every private update names an earlier, unused 
 epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one, and its inputs are own updates
 and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where the one before ended, and
 was trained from the newest merge, the own replica or the charter's params; I13 accepted updates of another peer
-follow each other without a gap, except where a snapshot stands for what was missed.
+follow each other without a gap, except where a snapshot stands for what was missed; I15 what takes a suspicion back
+names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there were.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.federation.genesis import Genesis, parse_genesis
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import (
@@ -55,6 +57,7 @@ class Audit:
         self._cumulative_u = 0
         self._unused_spends: dict[int, PrivacySpend] = {}
         self._accepted: dict[bytes, int] = {}
+        self._suspected: dict[bytes, int] = {}
         self._replicas: dict[bytes, dict[int, bytes]] = {}
 
     def read(self, seq: int, kind: int, payload: bytes) -> object:
@@ -87,7 +90,21 @@ class Audit:
                 self._received(seq, record)
             case Merge():
                 self._merge(seq, record)
+            case WitnessSummary():
+                self._summary(seq, record)
+            case SuspicionRaised():
+                self._suspected[record.who] = seq
+            case SuspicionCleared():
+                if self._suspected.pop(record.who, None) != record.raised:
+                    self._find("I15", seq, f"takes back entry {record.raised}, which is no open suspicion")
         return record
+
+    def _summary(self, seq: int, record: WitnessSummary) -> None:
+        witnesses = [row.witness for row in record.rows]
+        if witnesses != sorted(set(witnesses)) or self._log_id in witnesses:
+            self._find("I16", seq, "summary: its witnesses do not ascend, or the log is among them")
+        if any(row.size > seq for row in record.rows):
+            self._find("I16", seq, "summary: cosignatures of more entries than there were")
 
     def _merge(self, seq: int, record: Merge) -> None:
         total = sum(row.effective for row in record.rows)

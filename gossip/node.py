@@ -317,7 +317,7 @@ class Node:
             case Consistency():
                 out = self.witnesses.on_consistency(neighbor, message, now)
             case Cosigned(note=note):
-                self.witnesses.on_cosigned(neighbor, note)
+                self.witnesses.on_cosigned(neighbor, note, now)
                 out = self._ahead([])
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.records import (
     BOOL,
@@ -386,6 +387,9 @@ Record = (
     | PrivacySpend
     | PrivacyExhausted
     | EquivocationProof
+    | WitnessSummary
+    | SuspicionRaised
+    | SuspicionCleared
 )
 RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
@@ -400,6 +404,9 @@ RECORDS: dict[int, type[Any]] = {
         PrivacySpend,
         PrivacyExhausted,
         EquivocationProof,
+        WitnessSummary,
+        SuspicionRaised,
+        SuspicionCleared,
     )
 }
 

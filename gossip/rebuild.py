@@ -83,6 +83,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing
+        neighbor.suspected = resume.suspected.get(member.log_id)
         neighbor.quarantined = member.log_id in resume.quarantined
         known[member.log_id] = neighbor
     return known
