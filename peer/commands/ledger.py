@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed
+from quidnunc.crypto.policy import TimeBounds
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import ledger_evidence, ledger_proof, ledger_trace
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_times import bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter
 from quidnunc.peer.commands.ledger_fsck import HINT, examine, fsck, known_members
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from quidnunc.peer.ledger.deep_check import Arithmetic
 
 _SHOWN_PROBLEMS = 5
+_BOUNDS = (("not before", "not_before"), ("not after", "not_after"))
 
 
 def register(parser: CommandParser) -> None:
@@ -109,12 +112,17 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
+        known = known_members(context)
+        seen = witnessings(store, known)
+        others = sum(each.log_id != store.log_id for each in known)
     data = entry_data(entry, names)
     try:
         header = open_entry(entry)
     except Malformed as error:
         return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify")
+    times = bounds(header.seq, header.t_ms, seen, others)
     data |= {
+        "times": _times_data(times),
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
         "payload_commitment": header.payload_cmt.hex(),
@@ -124,13 +132,25 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         Styled(f"entry {header.seq}  {data['type']}", "strong"),
         f"  hash        {data['hash']}",
         f"  previous    {data['prev']}",
-        f"  claimed     {data['time']}",
+        f"  claimed     {data['time']}{_told(times)}",
         f"  says        {data['summary']}",
         f"  payload     {header.payload_len} bytes, as committed to by the header",
     ]
     if entry.private:
         lines.append(f"  private     {len(entry.private)} bytes, as committed to by the payload; never sent")
     return Outcome(data, [*lines, *_fields(data["payload"], "    ")])
+
+
+def _times_data(times: TimeBounds) -> dict[str, str | None]:
+    """The bounds as text; ``flag`` is BACKDATED or POSTDATED where the claim lies outside of them."""
+    told = {name: getattr(times, name) for name in ("not_before", "not_after", "first_unseen")}
+    return {name: None if time is None else when(time * 1000) for name, time in told.items()} | {"flag": times.flag}
+
+
+def _told(times: TimeBounds) -> str:
+    data = _times_data(times)
+    known = [f"{label} {data[name]}" for label, name in _BOUNDS if data[name]]
+    return "".join(f" · {each}" for each in [*known, *([times.flag] if times.flag else [])])
 
 
 def verify(args: argparse.Namespace, context: Context) -> Outcome:

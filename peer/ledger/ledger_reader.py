@@ -99,6 +99,13 @@ class LedgerReader:
             for _, entry in batch:
                 yield entry
 
+    def of_type(self, kind: int) -> Iterator[Entry]:
+        """The entries of one type, in order."""
+        with self._guarded():
+            found = [row[0] for row in self._connection.execute("SELECT seq FROM entry WHERE type = ?", (kind,))]
+        for seq in sorted(found):
+            yield self.entry(seq)
+
     def tree(self) -> Tiled:
         """The tree over what is committed now, for proofs: it reads a few hundred rows for each."""
         return Tiled(self.size, self._hashes)
