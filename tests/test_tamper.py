@@ -6,17 +6,21 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import test_audit
+import test_claims
 from cli_helpers import make_home, quidnunc
 from node_helpers import founders, parsed, start_all, toy_charter, toy_world
 from test_fork_world import run_twice
 
+from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, StoreError
+from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
 from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
@@ -24,7 +28,7 @@ from quidnunc.gossip.federation.terms import RoundSpec
 from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished, UpdateReceived
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.database import SCHEMA
-from quidnunc.peer.ledger.invariants import verdicts
+from quidnunc.peer.ledger.invariants import INVARIANTS, verdicts
 from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.world import Hooks, Peer
 
@@ -360,6 +364,75 @@ def test_rows_that_nobody_wrote(kept: Kept, copy: Path) -> None:
     )
     assert {("I5", 100_000), ("I6", -1), ("I15", -1)} <= found, words
     assert {("I7", size + 1), ("I18", size + 1)} <= found, words
+
+
+# One break for every invariant.
+
+
+def last_entry(kept: Kept) -> int:
+    return kept.sizes[-1] - 1
+
+
+def stories() -> dict[str, Found]:
+    """What an audit finds in logs whose every hash holds, by the invariant that is to be broken."""
+    told = {
+        "I9": {5: (EntryType.LOG_RETIRE, b"")},
+        "I10": {8: test_audit.spend(3, 900)},
+        "I11": {7: test_audit.merge(600_000_000, 399_999_999)},
+        "I12": {9: replace(test_audit.update(2, 8, 900), base=b"?" * 32)},
+        "I13": {5: test_audit.received(1)},
+        "I16": {10: WitnessSummary(1, (CosignatureRow(b"w" * 32, 11, bytes(72)),))},
+    }
+    found = {}
+    for code, changes in told.items():
+        story: list[Any] = test_audit.story()
+        for seq, each in changes.items():
+            story[seq] = each
+        found[code] = set(test_audit.codes(story))
+    claims = test_claims.told()
+    claims[2] = (3, replace(claims[2][1], claims=test_claims.claim(c=1.5)))  # type: ignore[type-var]
+    found["I21"] = {(each.code, each.seq) for each in test_claims.audited(claims).findings}
+    return found
+
+
+STORIES = {"I9": 6, "I10": 9, "I11": 7, "I12": 9, "I13": 5, "I16": 10, "I21": 3}
+NEWEST = "size = (SELECT max(size) FROM checkpoint)"
+BREAKS: dict[str, tuple[str, Callable[[Kept], int]]] = {
+    "I1": ("DELETE FROM entry WHERE seq = 30", lambda kept: 30),
+    "I2": (
+        "UPDATE entry SET header = CAST(substr(header, 1, length(header) - 1) || x'00' AS BLOB) WHERE seq = 30",
+        lambda kept: 31,
+    ),
+    "I4": ("UPDATE entry SET header = x'80' WHERE seq = 30", lambda kept: 30),
+    "I5": ("UPDATE entry SET salt = zeroblob(16) WHERE seq = 30", lambda kept: 30),
+    "I6": ("DELETE FROM node", lambda kept: 255),
+    "I7": (
+        "UPDATE checkpoint SET note = x'00' WHERE size = (SELECT max(size) FROM checkpoint)",
+        lambda kept: kept.sizes[-1],
+    ),
+    "I8": ("DELETE FROM checkpoint WHERE size = (SELECT max(size) FROM checkpoint)", last_entry),
+    "I15": ("DELETE FROM evidence", lambda kept: kept.seqs[EquivocationProof][0]),
+    "I17": ("UPDATE node SET hash = zeroblob(32)", last_entry),
+    "I18": ("DELETE FROM checkpoint WHERE size = (SELECT min(size) FROM checkpoint)", lambda kept: kept.sizes[0]),
+    "I19": ("UPDATE entry SET type = 99 WHERE seq = 30", lambda kept: 30),
+    "I20": ("UPDATE entry SET payload = zeroblob(65536) WHERE seq = 30", lambda kept: 30),
+}
+
+
+def test_no_invariant_is_without_its_break() -> None:
+    assert BREAKS.keys() | STORIES.keys() | {"I3"} == INVARIANTS.keys(), "I3: test_an_entry_backdated"
+
+
+@pytest.mark.parametrize("code", BREAKS)
+def test_a_break_of_the_rows_is_named(kept: Kept, copy: Path, code: str) -> None:
+    statement, place = BREAKS[code]
+    found, words = changed(copy, statement)
+    assert (code, place(kept)) in found, words
+
+
+@pytest.mark.parametrize(("code", "place"), STORIES.items())
+def test_a_break_of_the_meaning_is_named(code: str, place: int) -> None:
+    assert (code, place) in stories()[code]
 
 
 # Any bit of the file.
