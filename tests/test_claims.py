@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from node_helpers import Bench, parsed, start_all
+from node_helpers import Bench, parsed, start_all, toy_world
 from test_lineage import GENESIS, merge, name, org, update
 
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, open_entry
+from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.claims import (
     BEYOND,
@@ -27,6 +29,7 @@ from quidnunc.gossip.claims import (
 )
 from quidnunc.gossip.events import Stopping
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.terms import RoundSpec
 from quidnunc.gossip.jobs import PPB, TrainJob
 from quidnunc.gossip.learning.builtin import breast_cancer
 from quidnunc.gossip.lineage import Lineage, Place, Trace
@@ -364,3 +367,27 @@ def test_claims_survive_a_crash_between_merge_and_update(crash: bool) -> None:
     assert len(own[-1][1].claims) == 5
     audit = audit_of(bench.charter, bench.own.log_id, bench.disk.entries, bench.disk.received)
     assert (audit.findings, audit.not_held, audit.checked) == ([], 0, 4)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_ledgers_of_peers_that_crash_at_random_make_sense_and_claim_the_truth(seed: int) -> None:
+    """Whatever is lost between two commits, on disk or on the way: no audit finds anything."""
+    draw = random.Random(seed)
+    link, rounds = Link(loss=0.3, jitter_s=0.2), RoundSpec(60, 0, 0, "majority")
+    world, _ = toy_world(5, seed=seed, watch=False, link=link, rounds=rounds)
+    start_all(world)
+    for _ in range(25):
+        world.run(world.now + draw.uniform(0.2, 2.5))
+        index = draw.randrange(5)
+        if world.peers[index].node is None:
+            world.start(index)
+        else:
+            world.crash(index)
+    for peer in world.peers:
+        made = Audit(peer.log_id)
+        for entry in peer.disk.entries:
+            header = open_entry(entry)
+            made.read(header.seq, header.type, entry.payload)
+        claimed = audit_of(world.charter, peer.log_id, peer.disk.entries, peer.disk.received)
+        assert (made.findings, claimed.findings, claimed.not_held) == ([], [], 0)
+        assert claimed.checked
