@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
+from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
@@ -16,6 +18,7 @@ from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
     Merge,
+    MergeRow,
     MessageRefused,
     NodeStart,
     PrivacyExhausted,
@@ -48,6 +51,11 @@ class Resume:
 
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
+
+    ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
+    says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
+    once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
+    id, seq).
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
     ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs, what witnesses
@@ -83,6 +91,10 @@ class Resume:
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    suspected: dict[bytes, int] = field(default_factory=dict)
+    claim: Claim = INITIAL
+    inputs: tuple[MergeRow, ...] = ()
+    input_tokens: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
 
 def fold(entries: Iterable[Entry]) -> Resume:
@@ -120,6 +132,10 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
+        case SuspicionRaised():
+            state.suspected[record.who] = seq
+        case SuspicionCleared():
+            state.suspected.pop(record.who, None)
         case UpdateReceived():
             _apply_rejected(state, record)
         case MessageRefused():
@@ -132,6 +148,7 @@ def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
     state.replica = record.replica_after
     state.replica_seq = seq
     state.unmerged = True
+    state.claim, state.inputs = record.claims, ()
     state.trained += record.steps > 0
 
 
@@ -156,7 +173,7 @@ def _apply_rejected(state: Resume, record: UpdateReceived) -> None:
 
 
 def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
-    state.base = record.result
+    state.base, state.inputs = record.result, record.rows
     state.unmerged = False
     state.merges += 1
     if entry.private:

@@ -20,6 +20,8 @@ class Settings:
     goes on with all that are connected; and how long it watches whether its log grows before it goes on from a copy.
     ``recover_bytes``: bytes of own entries taken back from neighbors; ``mirror_entries``: how many of a neighbor's
     newest entries are asked for where none are kept yet.
+    ``summary_cosignatures``: cosignatures under own checkpoints that one entry sums up.
+    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -59,6 +61,8 @@ class Settings:
     rejoin_s: float = 2.0
     recover_bytes: int = 268_435_456
     mirror_entries: int = 65_536
+    summary_cosignatures: int = 64
+    suspect_unanswered: int = 32
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

@@ -18,6 +18,7 @@ from quidnunc.crypto.errors import LocalProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.noise import NoiseStream
+from quidnunc.crypto.token import parse_token
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.events import (
     Commit,
@@ -123,6 +124,11 @@ class Disk:
         for author, tracked in resume.tracked.items():
             held = ((number, self.received.get((author, number))) for number in tracked.leaves)
             tracked.tokens = {number: token for number, token in held if token is not None}
+        wanted = {(row.log_id, row.seq) for row in resume.inputs}
+        for (author, _), token in self.received.items() if wanted else ():
+            seq = parse_header(parse_token(token).header).seq
+            if (author, seq) in wanted:
+                resume.input_tokens[author, seq] = token
         return resume
 
     def _newest_update(self) -> UpdatePublished:

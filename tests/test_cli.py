@@ -159,7 +159,7 @@ BAD_HOMES = [
 ]
 VERBS = (
     *(["run"], ["run", "--check"], ["status"], ["peers"], ["id"], ["budget", "show"], ["federation", "show"]),
-    *(["ledger", "status"], ["ledger", "verify"], ["ledger", "log"]),
+    *(["ledger", "status"], ["ledger", "verify"], ["ledger", "fsck"], ["ledger", "log"]),
 )
 
 
@@ -474,6 +474,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["ledger", "status"],
         ["ledger", "log"],
         ["ledger", "verify"],
+        ["ledger", "fsck"],
         ["budget", "show"],
         ["federation", "show", "CHARTER"],
         ["federation", "verify", "CHARTER"],

@@ -37,8 +37,8 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
+from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model

@@ -11,9 +11,9 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
+from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
 from quidnunc.peer.output import ExitCode, UsageError
-from quidnunc.peer.charter_file import missing_charter
 
 PUBLIC_FILE = 0o644
 CHARTER_NAME = "charter.note"

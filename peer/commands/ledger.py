@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, deque
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
-from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt, Malformed
-from quidnunc.gossip.audit import Audit
-from quidnunc.gossip.federation.member import Member
+from quidnunc.crypto.errors import NO_OLD_COPY, Malformed
+from quidnunc.crypto.policy import TimeBounds
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import ledger_evidence, ledger_proof, ledger_trace
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_times import bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, plain, record_of, type_label
 from quidnunc.peer.commands.files import own_card, read_charter
-from quidnunc.peer.commands.ledger_home import find_entry, member_names, members, opened
+from quidnunc.peer.commands.ledger_fsck import examine, fsck, known_members
+from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
-from quidnunc.peer.ledger.ledger_check import Layer, Report
+from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from quidnunc.peer.ledger.deep_check import Arithmetic
 
 _SHOWN_PROBLEMS = 5
+_BOUNDS = (("not before", "not_before"), ("not after", "not_after"))
 
 
 def register(parser: CommandParser) -> None:
@@ -48,6 +49,7 @@ def register(parser: CommandParser) -> None:
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     below.set_defaults(command=verify)
+    add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65").set_defaults(command=fsck)
     ledger_trace.register(add("trace", help="whose training stands in a model"))
     ledger_proof.register(add)
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
@@ -66,7 +68,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             if header.type == EntryType.DP_SPEND:
                 record: Any = record_of(header.type, entry.payload)
                 spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
-        vouched = witnessed(store, _known(context))
+        vouched = witnessed(store, known_members(context))
         data = {
             "log_id": store.log_id.hex(),
             "name": _own_name(context),
@@ -110,12 +112,17 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
+        known = known_members(context)
+        seen = witnessings(store, known)
+        others = sum(each.log_id != store.log_id for each in known)
     data = entry_data(entry, names)
     try:
         header = open_entry(entry)
     except Malformed as error:
         return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, "check all of it with: quidnunc ledger verify")
+    times = bounds(header.seq, header.t_ms, seen, others)
     data |= {
+        "times": _times_data(times),
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
         "payload_commitment": header.payload_cmt.hex(),
@@ -125,7 +132,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         Styled(f"entry {header.seq}  {data['type']}", "strong"),
         f"  hash        {data['hash']}",
         f"  previous    {data['prev']}",
-        f"  claimed     {data['time']}",
+        f"  claimed     {data['time']}{_told(times)}",
         f"  says        {data['summary']}",
         f"  payload     {header.payload_len} bytes, as committed to by the header",
     ]
@@ -134,14 +141,23 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(data, [*lines, *_fields(data["payload"], "    ")])
 
 
+def _times_data(times: TimeBounds) -> dict[str, str | None]:
+    """The bounds as text; ``flag`` is BACKDATED or POSTDATED where the claim lies outside of them."""
+    told = {name: getattr(times, name) for name in ("not_before", "not_after", "first_unseen")}
+    return {name: None if time is None else when(time * 1000) for name, time in told.items()} | {"flag": times.flag}
+
+
+def _told(times: TimeBounds) -> str:
+    data = _times_data(times)
+    known = [f"{label} {data[name]}" for label, name in _BOUNDS if data[name]]
+    return "".join(f" · {each}" for each in [*known, *([times.flag] if times.flag else [])])
+
+
 def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer, and who vouches for the whole."""
     card = own_card(context.home)
     with opened(context) as store:
-        report = store.verify(context.out.progress("checked", "entries"))
-        vouched = witnessed(store, _known(context))
-        more = (vouched.layer,) if vouched.layer.checked else ()
-        report = replace(report, layers=(*report.layers, _meaning(store), *more))
+        report, vouched = examine(store, known_members(context), context.out.progress("checked", "entries"))
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -187,29 +203,6 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
     blobs = context.home.blobs
     records = ledger_trace.made_here(store)
     return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec)
-
-
-def _meaning(store: Store) -> Layer:
-    """Whether the entries can all be true; of a damaged ledger, as far as it can be read."""
-    layer = Layer("meaning")
-    audit = Audit(store.log_id)
-    with suppress(LedgerCorrupt, Malformed):
-        for entry in store.entries():
-            header = parse_header(entry.header)
-            audit.read(header.seq, header.type, entry.payload)
-    layer.checked = audit.checked
-    for finding in audit.findings:
-        layer.report(*finding)
-    return layer
-
-
-def _known(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows; none, with a warning, where its charter cannot be read."""
-    try:
-        return members(context)
-    except (CharterError, ConfigError) as error:
-        context.out.warn(f"cosignatures are not checked: {error.message}")
-        return ()
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:

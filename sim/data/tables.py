@@ -13,7 +13,8 @@ from quidnunc.gossip.tabular.examine import examine
 from quidnunc.gossip.tabular.findings import DataFault
 from quidnunc.gossip.tabular.infer import infer_schema
 from quidnunc.gossip.tabular.schema import SCHEMA_BYTES_MAX, parse_schema
-from quidnunc.gossip.tabular.table import LIMITS, Table, decode_text, read_table
+from quidnunc.gossip.tabular.table import LIMITS, Table, read_table
+from quidnunc.gossip.tabular.text import decode_text
 
 SITES_MAX = 1024
 
