@@ -17,7 +17,7 @@ from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateR
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.home import Home
+from quidnunc.peer.commands.ledger_home import main_and_others
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -42,21 +42,23 @@ def register(parser: CommandParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="another member's home, or a copy of its ledger.db (repeat for more)",
+        help="another member's home, bundle, or copy of a ledger.db (repeat for more); "
+        "without a home, the first one is traced",
     )
     parser.set_defaults(command=trace)
 
 
 def trace(args: argparse.Namespace, context: Context) -> Outcome:
     """One row per organization; 32 when part of the history is not held."""
+    context, others = main_and_others(args.ledger, context)
     charter = read_charter(context.home.charter)[1].charter
     names = {member.log_id: member.name for member in charter.members}
     lineage = Lineage(charter.task.genesis)
     with open_ledger(context.home.ledger, charter) as store:
         own = store.log_id
         newest = _add_own(lineage, store, charter)
-    for path in args.ledger:
-        _add_other(lineage, path, charter, context)
+    for each in others:
+        _add_other(lineage, each.ledger, charter, context)
     target = _target(lineage, args.model, Place(own, newest))
     found = lineage.trace(target)
     data = _data(lineage, found, names)
@@ -118,10 +120,9 @@ def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
     return newest
 
 
-def _add_other(lineage: Lineage, path: Path, charter: Charter, context: Context) -> None:
-    ledger = Home.at(path).ledger if path.is_dir() else path
+def _add_other(lineage: Lineage, ledger: Path, charter: Charter, context: Context) -> None:
     with open_ledger(ledger, charter) as store:
-        report = store.verify(context.out.progress(f"checked of {path.name}", "entries"))
+        report = store.verify(context.out.progress(f"checked of {ledger}", "entries"))
         if not report.ok:
             first = next(problem for layer in report.layers for problem in layer.problems)
             raise LedgerUnusable(f"{ledger}: does not verify: entry {first.seq}: {first.why} ({first.code})")

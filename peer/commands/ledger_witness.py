@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from quidnunc.crypto.checkpoint import witness_verifier
+from quidnunc.crypto.checkpoint import parse_checkpoint, witness_verifier
 from quidnunc.crypto.errors import RemoteProtocolError
-from quidnunc.crypto.note import parse_note
+from quidnunc.crypto.note import MAX_SIGNATURES, Note, Signature, Verifier, format_note, parse_note, verify_note
 from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.trust import latest_time, log_key
@@ -40,6 +40,39 @@ class Witnessed(NamedTuple):
         """``WITNESSED k of n``, k of whom saw ``size`` entries or more, or ``SELF-ATTESTED`` without a quorum."""
         count = sum(each.size >= self.size for each in self.seen)
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
+
+
+def cosigned_note(store: Store, members: Sequence[Member], seq: int) -> bytes | None:
+    """The own checkpoint over entry ``seq`` that most of the other ``members`` cosigned, with their lines.
+
+    Of several with as many the newest, without any the newest of all; None where none covers the entry. Lines that
+    do not verify stay behind: one bad line of a known key would spoil the whole note.
+    """
+    lines: dict[int, list[Signature]] = {}
+    others = {each.log_id: each for each in members if each.log_id != store.log_id}
+    for log_id, (size, note) in sorted(store.cosignatures().items()):
+        own = store.checkpoint_at(size)
+        if log_id not in others or size <= seq or own is None:
+            continue
+        key = witness_verifier(log_id, others[log_id].witness)
+        try:
+            parsed = parse_note(note)
+            if parsed.text == parse_note(own).text and verify_note(parsed, [key]):
+                lines.setdefault(size, []).append(_line_of(parsed, key))
+        except RemoteProtocolError:
+            continue
+    newest = store.checkpoint()
+    if not lines:
+        return newest if newest is not None and parse_checkpoint(parse_note(newest).text).size > seq else None
+    best = max(lines, key=lambda size: (len(lines[size]), size))
+    own = store.checkpoint_at(best)
+    assert own is not None
+    signed = parse_note(own)
+    return format_note(signed._replace(signatures=(*signed.signatures, *lines[best][: MAX_SIGNATURES - 1]))).encode()
+
+
+def _line_of(note: Note, key: Verifier) -> Signature:
+    return next(each for each in note.signatures if (each.name, each.key_id) == (key.name, key.id))
 
 
 def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:

@@ -27,7 +27,7 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
-from quidnunc.peer.ledger.database import quick_check, row_seal
+from quidnunc.peer.ledger.database import WITHHELD, quick_check, row_seal
 
 PROBLEMS_MAX = 100
 """Problems kept per layer; the others are counted."""
@@ -123,6 +123,7 @@ class _Checker:
         self._signed = 0
         self._last_t_ms = 0
         self._nodes = 0
+        self._withheld = False
         self._checkpoints = connection.cursor()
         self._next: tuple[int, bytes] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
@@ -136,6 +137,8 @@ class _Checker:
         layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
         for problem in quick_check(self._connection):
             layer.report("I6", -1, problem)
+        found = self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (WITHHELD,))
+        self._withheld = found.fetchone() is not None
 
     def entries(self) -> None:
         """Every entry and, as the tree grows, every checkpoint over it: the tree itself is never held."""
@@ -217,7 +220,7 @@ class _Checker:
             return
         named = value.get("pv") if isinstance(value, dict) else None
         if private is None or private_salt is None:
-            if named is not None:
+            if named is not None and not self._withheld:
                 self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
         elif named is None:
             self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")
