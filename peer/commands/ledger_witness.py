@@ -24,6 +24,7 @@ class Seen(NamedTuple):
     name: str
     size: int
     time: int
+    log_id: bytes
 
 
 class Witnessed(NamedTuple):
@@ -105,7 +106,7 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
             layer.report("I16", size, f"cosignature of {member.name}: {error.message}")
             continue
         if found:
-            seen.append(Seen(member.name, size, found[0].time))
+            seen.append(Seen(member.name, size, found[0].time, log_id))
         else:
             layer.report("I16", size, f"{member.name} did not cosign the note that is kept as its")
     quorum = quorum_of(len(others)) if others else 0

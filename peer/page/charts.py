@@ -41,7 +41,7 @@ def timeline(found: Gathered) -> str:
     low, high = min(times), max(max(times), min(times) + 1)
 
     def x(t_ms: int) -> float:
-        return round(_LEFT + (t_ms - low) / (high - low) * (_WIDTH - _LEFT - 20), 1)
+        return round(_LEFT + (t_ms - low) / (high - low) * (_WIDTH - _LEFT - 40))
 
     lanes = [(name, [t for t, kind in found.main.times if _group(kind) == name]) for name in GROUPS]
     lanes = [(name, lane) for name, lane in lanes if lane]
@@ -78,7 +78,7 @@ def lineage(found: Gathered, index: Index) -> str:
             x = _LEFT + column[number] * _COLUMN + 12
             parts.append(line(x, 10, x, height - 12, "grid"))
             shown = label(x, height + 4, number, "small", "middle")
-            parts.append(f'<a href="#r{number}">{shown}</a>' if number in index.round_entry else shown)
+            parts.append(f"<a href=#r{number}>{shown}</a>" if number in index.round_entry else shown)
     for row, log_id in enumerate(order):
         frozen = " FROZEN" if any(log_id in each.frozen for each in found.ledgers) else ""
         parts.append(
@@ -117,7 +117,7 @@ def _nodes(
             kind = "node" if record.steps else "node beat"
             told = f"{code_of(row)} update {record.number}, round {number}"
             parts.append(
-                f'<a href="#{state.anchor}"><circle class="{kind} f{row % PALETTE}" cx="{x}" cy="{y}" r="6">'
+                f'<a href=#{state.anchor}><circle class="{kind} f{row % PALETTE}" cx="{x}" cy="{y}" r="6">'
                 f"<title>{text(told)}</title></circle></a>"
             )
     return parts, where
@@ -221,9 +221,8 @@ def _end_labels(ends: list[tuple[float, str]], y: Scale, x: float) -> list[str]:
 def witness_lag(found: Gathered) -> str:
     """Bars: how many entries of the main ledger each witness has not cosigned yet."""
     main = found.main
-    seen = {each.name: each for each in main.vouched.seen}
-    names = [found.names[log_id] for log_id in found.order[1:]]
-    rows = [(name, main.size - seen[name].size if name in seen else None) for name in names]
+    seen = {each.log_id: each for each in main.vouched.seen}
+    rows = [(each, main.size - seen[each].size if each in seen else None) for each in found.order[1:]]
     if not rows:
         return "<p>nobody else is known who could be a witness</p>"
     most = max([lag for _, lag in rows if lag is not None] + [1])
@@ -232,14 +231,14 @@ def witness_lag(found: Gathered) -> str:
     for tick in ticks(0, most, 8):
         x = _LEFT + tick / most * (width - _LEFT - 160)
         parts.append(line(x, 6, x, bottom, "grid") + label(x, bottom + 16, tick, "small", "middle"))
-    for row, (name, lag) in enumerate(rows):
+    for row, (log_id, lag) in enumerate(rows):
         top = 10 + row * _LANE
-        parts.append(label(_LEFT - 10, top + 16, f"{code_of(row + 1)} {_short(name)}", "", "end"))
+        parts.append(label(_LEFT - 10, top + 16, f"{code_of(row + 1)} {_short(found.names[log_id])}", "", "end"))
         if lag is None:
             parts.append(label(_LEFT + 4, top + 16, "has cosigned nothing", "small"))
             continue
         long = lag / most * (width - _LEFT - 160)
-        at = seen[name]
+        at = seen[log_id]
         parts.append(f'<rect class="bar" x="{_LEFT}" y="{top + 4}" width="{max(long, 1.5):.1f}" height="16"/>')
         told = f"{lag} behind: {at.size} at {_moment(at.time * 1000)}"
         parts.append(label(_LEFT + max(long, 1.5) + 6, top + 16, told, "small"))

@@ -15,8 +15,8 @@ from quidnunc.peer.page.gather import ROUNDS_MAX, Gathered, Row
 class State:
     """A state of a model that some entry on the page made or names.
 
-    ``maker`` is where it was made as far as is known, ``entry`` the main ledger's entry that made it, ``used`` the
-    main ledger's entries that name it, ``into`` the numbers of states of other ledgers that were merged from it.
+    ``maker`` is where it was made as far as is known, ``made`` the main ledger's entries that made it, ``used`` those
+    that name it.
     """
 
     number: int
@@ -24,9 +24,8 @@ class State:
     told: str = ""
     maker: Place | None = None
     leaf: bytes | None = None
-    entry: int | None = None
+    made: list[int] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
-    into: list[int] = field(default_factory=list)
 
     @property
     def anchor(self) -> str:
@@ -46,6 +45,8 @@ class Index:
         self.round_entry: dict[int, int] = {}
         for row in found.main.rows:
             self._main(row)
+        for place, record in found.taken.items():
+            self._taken(Place(place.log_id, place.seq), record)
         for ledger in found.ledgers[1:]:
             for row in ledger.made:
                 self._other(ledger.log_id, ledger.name, row)
@@ -72,25 +73,21 @@ class Index:
             self._state(name).used.append(row.seq)
         made = made_state(row.record)
         if made is not None:
-            state = self._made(Place(main.log_id, row.seq), main.name, row, made)
-            state.entry = row.seq
-        if isinstance(row.record, UpdateReceived):
-            state = self._state(row.record.replica)
-            if state.maker is None:
-                state.maker, state.leaf = Place(row.record.sender, row.record.seq), row.record.leaf
-                sender = self._found.names.get(row.record.sender, row.record.sender.hex()[:8])
-                state.told = f"{sender}: update {row.record.number}"
-                self.at[state.maker] = state
+            self._made(Place(main.log_id, row.seq), main.name, row, made).made.append(row.seq)
+
+    def _taken(self, place: Place, record: UpdateReceived) -> None:
+        """Say of a state that is on the page whose it is."""
+        state = self.states.get(record.replica)
+        if state is None or state.maker is not None:
+            return
+        state.maker, state.leaf = place, record.leaf
+        state.told = f"{self._found.names.get(place.log_id, place.log_id.hex()[:8])}: update {record.number}"
+        self.at[place] = state
 
     def _other(self, log_id: bytes, name: str, row: Row) -> None:
-        made = made_state(row.record)
-        if made is None or getattr(row.record, "round", -1) not in self.rounds:
-            return
-        state = self._made(Place(log_id, row.seq), name, row, made)
-        for each in read_states(row.record):
-            before = self._state(each)
-            if before is not state:
-                before.into.append(state.number)
+        """A state that another ledger published; its merges stay inside its owner, and off the page."""
+        if isinstance(row.record, UpdatePublished) and row.record.round in self.rounds:
+            self._made(Place(log_id, row.seq), name, row, row.record.replica_after)
 
     def _made(self, place: Place, name: str, row: Row, made: bytes) -> State:
         state = self._state(made)

@@ -19,8 +19,8 @@ def text(value: object) -> str:
 
 
 def link(anchor: str, label: object) -> str:
-    """A link to ``#anchor`` on this page."""
-    return f'<a href="#{anchor}">{text(label)}</a>'
+    """A link to ``#anchor`` on this page, which is letters and digits and needs no quotes."""
+    return f"<a href=#{anchor}>{text(label)}</a>"
 
 
 def links(anchors: Iterable[tuple[str, object]], limit: int) -> str:

@@ -1,4 +1,7 @@
-"""The tables of the page: ledgers, who accepts whom, states, and every entry with what it leads to."""
+"""The tables of the page: ledgers, who accepts whom, states, and every entry with what it leads to.
+
+The two long tables leave out the end tags that HTML does not ask for: there are thousands of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ LINKS_MAX = 12
 """Links back that one row shows."""
 
 _STRONG = 5
+_HALF = 32
 
 
 def ledgers(found: Gathered) -> str:
@@ -71,10 +75,10 @@ def cosigning(found: Gathered) -> str:
     head = "".join(f"<th scope=col>{code_of(at)}</th>" for at in range(len(order)))
     rows = []
     for each in found.ledgers:
-        sizes = {seen.name: seen.size for seen in each.vouched.seen}
+        sizes = {seen.log_id: seen.size for seen in each.vouched.seen}
         cells = []
         for log_id in order:
-            size = sizes.get(found.names[log_id])
+            size = sizes.get(log_id)
             told = "·" if log_id == each.log_id else "never" if size is None else str(each.size - size)
             cells.append(f"<td class=n>{told}</td>")
         rows.append(f"<tr><th scope=row>{text(each.name)}</th>{''.join(cells)}</tr>")
@@ -85,15 +89,15 @@ def cosigning(found: Gathered) -> str:
 def states(found: Gathered, index: Index) -> str:
     """Every state on the page: its hash, who made it where, and what was made of it."""
     rows = []
-    by_number = {state.number: state for state in index.states.values()}
     for state in sorted(index.states.values(), key=lambda each: each.number):
         used = links(index.entries(list(dict.fromkeys(state.used))), LINKS_MAX)
-        into = links(((f"s{n}", by_number[n].hash.hex()[:8]) for n in state.into), LINKS_MAX)
+        # In full where the main ledger is concerned; 128 bits do where it is not.
+        name = state.hash.hex() if used or state.made else f"{state.hash.hex()[:_HALF]}…"
         rows.append(
-            f'<tr id="{state.anchor}"><td><code>{state.hash.hex()}</code></td><td>{text(_maker(found, state))}</td>'
-            f"<td>{_made(index, state)}</td><td>{used} {into}</td></tr>"
+            f"<tr id={state.anchor}><td><code>{name}</code><td>{text(_maker(found, state))}"
+            f"<td>{_made(index, state)}<td>{used}"
         )
-    head = "<tr><th>state (SHA-256)</th><th>made by</th><th>in entry</th><th>named by entries and states</th></tr>"
+    head = "<tr><th>state (SHA-256)</th><th>made by</th><th>in entry</th><th>named by entries</th></tr>"
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 
 
@@ -106,8 +110,8 @@ def _maker(found: Gathered, state: State) -> str:
 
 
 def _made(index: Index, state: State) -> str:
-    if state.entry is not None:
-        return link(f"e{state.entry}", state.entry) if index.listed(state.entry) else str(state.entry)
+    if state.made:
+        return links(index.entries(state.made), LINKS_MAX)
     if state.maker is None:
         return ""
     leaf = f" <code>{state.leaf.hex()[:16]}</code>" if state.leaf else ""
@@ -126,15 +130,14 @@ def _entry(found: Gathered, index: Index, row: Row) -> str:
     number = getattr(row.record, "round", None)
     mark = ""
     if isinstance(number, int) and index.round_entry.get(number) == row.seq:
-        mark = f'<span id="r{number}"></span>'
+        mark = f"<span id=r{number}></span>"
     cites = links(index.entries(list(cited_entries(found.main.log_id, row.record))), 64)
     states_of = " ".join(link(index.states[name].anchor, name.hex()[:8]) for name in _named(row.record, index))
     back = links(index.entries(index.cited_by.get(row.seq, [])), LINKS_MAX)
     kind = type_label(row.kind)
     return (
-        f'<tr id="e{row.seq}"><td class=n>{mark}{link(f"e{row.seq}", row.seq)}</td><td>{text(when(row.t_ms)[:-1])}</td>'
-        f"<td>{text(kind)}</td><td>{text(row.summary)}</td><td>{states_of} {cites}</td><td>{back}</td>"
-        f"<td><code>{row.leaf.hex()}</code></td></tr>"
+        f"<tr id=e{row.seq}><td class=n>{mark}{link(f'e{row.seq}', row.seq)}<td>{text(when(row.t_ms)[:-1])}"
+        f"<td>{text(kind)}<td>{text(row.summary)}<td>{states_of} {cites}<td>{back}<td><code>{row.leaf.hex()}</code>"
     )
 
 
