@@ -14,8 +14,8 @@ from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.commands.charter_view import when
 
-_STANDINGS = ("normal", "reduced", "quarantined")
-_STEPS = ("full step", "quarter step", "no step", "median adopted")
+STANDINGS = ("normal", "reduced", "quarantined")
+STEPS = ("full step", "quarter step", "no step", "median adopted")
 _SHORT = 8
 
 
@@ -130,11 +130,11 @@ def _merged(record: Any, names: Mapping[bytes, str]) -> str:
     inputs = ", ".join(
         f"{who(row.log_id, names) if row.log_id else 'genesis'} {row.effective / 1e9:.3f}" for row in record.rows[1:]
     )
-    return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({_nth(_STEPS, record.step)})"
+    return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({nth(STEPS, record.step)})"
 
 
 def _reputation(record: Any, names: Mapping[bytes, str]) -> str:
-    return f"{who(record.who, names)}: {_nth(_STANDINGS, record.old)} to {_nth(_STANDINGS, record.new)}"
+    return f"{who(record.who, names)}: {nth(STANDINGS, record.old)} to {nth(STANDINGS, record.new)}"
 
 
 def _spent(record: Any, names: Mapping[bytes, str]) -> str:
@@ -166,5 +166,5 @@ def _hash(value: bytes) -> str:
     return value.hex()[:_SHORT]
 
 
-def _nth(words: tuple[str, ...], index: int) -> str:
+def nth(words: tuple[str, ...], index: int) -> str:
     return words[index] if index < len(words) else f"code {index}"

@@ -15,7 +15,16 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands import ledger_evidence, ledger_export, ledger_log, ledger_proof, ledger_trace
+from quidnunc.peer.commands import (
+    ledger_diff,
+    ledger_evidence,
+    ledger_export,
+    ledger_log,
+    ledger_peers,
+    ledger_proof,
+    ledger_trace,
+    ledger_why,
+)
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import plain, record_of, type_label
 from quidnunc.peer.commands.files import read_charter
@@ -40,6 +49,9 @@ def register(parser: CommandParser) -> None:
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     readable(below, verify)
     ledger_trace.register(add("trace", help="whose training stands in a model"))
+    ledger_why.register(add("why", help="why a merge used, clipped or left out whom; what became of an update"))
+    ledger_peers.register(add)
+    ledger_diff.register(add("diff", help="two ledgers, or two points of one: what differs, from where, and the proof"))
     ledger_proof.register(add)
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))

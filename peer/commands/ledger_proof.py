@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from quidnunc.crypto.entry import Entry, encode_header, open_entry, parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.crypto.merkle import node_hash
 from quidnunc.crypto.note import Verifier, format_vkey
-from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, judge, time_bounds
+from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, Witness, flat_policy, judge, time_bounds
 from quidnunc.crypto.policy_file import format_policy
 from quidnunc.crypto.proof_file import MAX_PROOF_BYTES, EntryProof, entry_proof, open_proof, parse_proof
 from quidnunc.gossip.federation.member import Member
@@ -62,7 +63,7 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     vkey = format_vkey(key)
     recipe = f"quidnunc ledger verify-proof {path.name} --key {vkey}"
     if args.policy_out is not None:
-        write_public(args.policy_out, format_policy(policy))
+        write_public(args.policy_out, format_policy(_portable(policy)))
         recipe += f" --policy {args.policy_out.name}"
     shown = {"file": str(path), "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
     shown |= {
@@ -106,6 +107,16 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
     if proof.payload is None:
         return Outcome(shown, lines, ExitCode.INCOMPLETE, "the entry is included, its payload was erased", "")
     return Outcome(shown | {"verified": True}, lines)
+
+
+def _portable(policy: Policy) -> Policy:
+    """The same policy with names that its file format allows: words, told apart by the end of the key's name."""
+    witnesses = [
+        Witness(f"{re.sub('[^A-Za-z0-9._-]+', '-', each.name)}-{each.verifier.name[-8:]}", each.verifier)
+        for each in policy.witnesses
+    ]
+    need = policy.groups[0].need if policy.groups else 0
+    return flat_policy(policy.logs[0], witnesses, need)
 
 
 def _members(context: Context) -> tuple[Member, ...]:
