@@ -19,6 +19,7 @@ from quidnunc.peer.commands import (
     ledger_diff,
     ledger_evidence,
     ledger_export,
+    ledger_gc,
     ledger_log,
     ledger_peers,
     ledger_proof,
@@ -54,6 +55,7 @@ def register(parser: CommandParser) -> None:
     ledger_diff.register(add("diff", help="two ledgers, or two points of one: what differs, from where, and the proof"))
     ledger_proof.register(add)
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
+    ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 
