@@ -17,6 +17,7 @@ from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import (
     ledger_diff,
+    ledger_erase,
     ledger_evidence,
     ledger_export,
     ledger_gc,
@@ -56,6 +57,7 @@ def register(parser: CommandParser) -> None:
     ledger_proof.register(add)
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
+    ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 
@@ -162,7 +164,10 @@ def _meaning(store: Store) -> Layer:
     with suppress(LedgerCorrupt, Malformed):
         for entry in store.entries():
             header = parse_header(entry.header)
-            audit.read(header.seq, header.type, entry.payload)
+            if entry.erased:
+                audit.erased(header.seq, header.type)
+            else:
+                audit.read(header.seq, header.type, entry.payload)
     layer.checked = audit.checked
     for finding in audit.findings:
         layer.report(*finding)

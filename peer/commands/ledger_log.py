@@ -69,7 +69,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         entry = find_entry(store, args.ref)
         data = entry_data(entry, names)
         try:
-            header = open_entry(entry)
+            header = parse_header(entry.header) if entry.erased else open_entry(entry)
         except Malformed as error:
             hint = "check all of it with: quidnunc ledger verify"
             return Outcome(data, [], ExitCode.VERIFY_FAILED, error.message, hint)
@@ -97,7 +97,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         f"  previous    {data['prev']}",
         f"  claimed     {data['time']}",
         f"  says        {data['summary']}",
-        f"  payload     {header.payload_len} bytes, as committed to by the header",
+        f"  payload     {header.payload_len} bytes, {'erased' if entry.erased else 'as committed to by the header'}",
     ]
     if entry.private:
         lines.append(f"  private     {len(entry.private)} bytes, as committed to by the payload; never sent")

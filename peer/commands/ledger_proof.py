@@ -135,7 +135,8 @@ def _proof(store: Store, entry: Entry, known: Sequence[Member]) -> tuple[int, by
     if note is None:
         raise LedgerCorrupt(seq, "no checkpoint covers it")
     size = open_checkpoint(note, origin_of(store.log_id), store.public).size
-    open_entry(entry)
+    if not entry.erased:
+        open_entry(entry)
     return seq, entry_proof(entry, store.tree().inclusion(seq, size), note, index=seq)
 
 

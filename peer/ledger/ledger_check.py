@@ -19,6 +19,7 @@ from quidnunc.crypto.entry import (
     MAX_PAYLOAD_BYTES,
     SALT_BYTES,
     ZERO_HASH,
+    Entry,
     Header,
     commit_payload,
     commit_private,
@@ -27,6 +28,7 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
+from quidnunc.gossip.erasure import Erasures
 from quidnunc.peer.ledger.database import WITHHELD, quick_check, row_seal
 
 PROBLEMS_MAX = 100
@@ -124,6 +126,7 @@ class _Checker:
         self._last_t_ms = 0
         self._nodes = 0
         self._withheld = False
+        self._erasures = Erasures()
         self._checkpoints = connection.cursor()
         self._next: tuple[int, bytes] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
@@ -160,13 +163,18 @@ class _Checker:
             parsed = self._header(seq, header)
             if parsed is not None:
                 self._place(seq, parsed, kind)
-                self._payload(seq, parsed, payload, salt)
-            self._content(seq, payload, private, private_salt)
+            entry = Entry(header, payload, salt, private or b"", private_salt or b"")
+            if parsed is None or not self._erasures.read(seq, parsed.type, entry):
+                if parsed is not None:
+                    self._payload(seq, parsed, payload, salt)
+                self._content(seq, payload, private, private_salt)
             self._head = leaf_hash(header)
             for level, node in self._tree.append(self._head):
                 self._node(level, (self._tree.size >> level) - 1, node)
             self._signed_up_to(self._tree.size)
         self._rest()
+        for seq in sorted(self._erasures.unexplained):
+            self.layers["payloads"].report("I5", seq, "payload: missing, and no later entry says it was erased")
         if self._progress is not None:
             self._progress(total, total)
 
