@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cli_helpers import make_home, quidnunc
+from node_helpers import parsed, start_all, toy_world
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError
@@ -23,6 +24,7 @@ from quidnunc.gossip.provenance import (
     CharterAdopt,
     MessageRefused,
     NodeStart,
+    PayloadErased,
     Record,
     ReputationChange,
     UpdateReceived,
@@ -213,3 +215,32 @@ def test_erasing_the_newest_and_only_what_is_asked(written: Path) -> None:
     assert why_not(entries, MAY) == {}
     assert set(why_not(entries, range(len(entries)))) == set(range(len(entries))) - set(MAY)
     assert parse_header(entries[LAST].header).type == EntryType.NODE_START
+
+
+def test_a_peer_goes_on_from_a_ledger_with_erased_payloads() -> None:
+    """Its first start is erased while it is down: it starts again, and its neighbors take what it publishes."""
+    world, _ = toy_world(3)
+    start_all(world)
+    world.run(6.0)
+    world.crash(0)
+    world.start(0)
+    world.run(9.0)
+    world.crash(0)
+    peer = world.peers[0]
+    log = Log(peer.log_id)
+    for entry in peer.disk.entries:
+        log.replay(entry)
+    starts = [header.seq for header, record in parsed(peer.disk.entries) if isinstance(record, NodeStart)]
+    assert why_not(peer.disk.entries, starts) == {starts[-1]: "it is the newest start, which the next one counts from"}
+    record = PayloadErased((starts[0],), 1)
+    peer.disk.entries.append(log.append(record.TYPE, payload_of(record), salt=b"e" * 16, t_ms=log.last_t_ms))
+    peer.disk.entries[starts[0]] = peer.disk.entries[starts[0]]._replace(payload=b"", salt=b"")
+    number = fold(peer.disk.entries).number
+    world.start(0)
+    world.run(20.0)
+    assert peer.node is not None
+    assert peer.node.publisher.number > number
+    for other in world.peers[1:]:
+        assert other.node is not None
+        assert other.node.neighbors[peer.log_id].number >= peer.node.publisher.number - 2
+        assert not other.node.exposure.frozen(peer.log_id)
