@@ -101,7 +101,7 @@ def ledger(home: Path, *words: str) -> Any:
 
 
 def test_why_tells_of_every_member_what_the_merge_made_of_it(home: Path) -> None:
-    (merge,) = ledger(home, "why", "4")["merges"]
+    (merge,) = ledger(home, "why", "4", "--private")["merges"]
     inputs = {each["name"]: each for each in merge["inputs"]}
     assert (merge["entry"], merge["round"], merge["step"], merge["own"]) == (5, 4, "full step", 0.7)
     whole, clipped, quarantined = (inputs[each.member.name] for each in (B, C, D))
@@ -119,6 +119,8 @@ def test_why_tells_of_every_member_what_the_merge_made_of_it(home: Path) -> None
     shown = quidnunc("--home", home, "ledger", "why", "4").out
     assert "clip radius" in shown
     assert "harm" not in shown, "what is private is told only when asked for"
+    assert "private" not in ledger(home, "why", "4")["merges"][0]
+    assert "harm 0.5" in quidnunc("--home", home, "ledger", "why", "4", "--private").out
 
 
 def test_why_goes_on_from_merge_to_merge(home: Path) -> None:

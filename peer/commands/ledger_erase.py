@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import Any
 
 from quidnunc.crypto.entry import parse_header
 from quidnunc.crypto.errors import KeyFileError
@@ -62,10 +63,9 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
             raise KeyFileError(f"{context.home.operational_key}: not the key of this ledger")
         seq = _record(store, key, wanted, EraseReason[args.reason.upper()])
         store.erase(wanted)
-    data = {"erased": wanted, "refused": {}, "entry": seq, "reason": args.reason}
-    return Outcome(
-        data, [Styled(f"payloads of {len(wanted)} entries are erased; entry {seq} says so", "good"), *_STAYS]
-    )
+    told = f"payloads of {len(wanted)} entries are erased; entry {seq} says so"
+    done: dict[str, Any] = {"erased": wanted, "refused": {}, "entry": seq, "reason": args.reason}
+    return Outcome(done, [Styled(told, "good"), *_STAYS])
 
 
 def _agreed(context: Context, shown: list[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from quidnunc.crypto.entry import Entry, EntryType, parse_header
+from quidnunc.crypto.entry import parse_header
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import (
     Decision,
@@ -69,6 +69,7 @@ def register(parser: CommandParser) -> None:
     parser.add_argument(
         "ref", metavar="STATE|ROUND", help="8 or more hex digits of a state's hash, or the number of a round"
     )
+    parser.add_argument("--private", action="store_true", help="also the numbers behind the standings, if held here")
     readable(parser, why)
 
 
@@ -91,7 +92,11 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
                 made = record.round == int(ref) if by_round else record.result.hex().startswith(ref)
                 if made:
                     states.add(record.result)
-                    merges.append(_explain(header.seq, entry, record, past, names, store.log_id))
+                    data, told = _explain(header.seq, record, past, names, store.log_id)
+                    if args.private:
+                        data["private"] = private_data(header.type, entry, names)
+                        told += [f"  private: {row}" for row in _numbers(data["private"])]
+                    merges.append((data, told))
             if not by_round and isinstance(record, UpdateReceived | UpdatePublished | Merge):
                 updates += _mentions(header.seq, record, ref, names, states)
             past.read(header.seq, record)
@@ -107,7 +112,7 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _explain(
-    seq: int, entry: Entry, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes
+    seq: int, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes
 ) -> tuple[dict[str, Any], list[Line]]:
     rows = []
     for row in merge.rows:
@@ -151,9 +156,17 @@ def _explain(
         "inputs": rows,
         "absent": absent,
         "refused": refused,
-        "private": private_data(EntryType.MERGE, entry, names),
     }
     return data, _lines(data)
+
+
+def _numbers(private: Mapping[str, Any] | None) -> list[str]:
+    """One line per standing behind a merge."""
+    rows = [] if private is None else private.get("standings", [])
+    return [
+        f"{row['name'] or row['log_id'][:16]}: good {row['good']:.2f}, bad {row['bad']:.2f}, harm {row['harm']:.4f}"
+        for row in rows
+    ]
 
 
 def _reasons(log_id: bytes, weight: int, effective: int, clip: int, past: Past) -> list[str]:
@@ -200,8 +213,6 @@ def _lines(data: Mapping[str, Any]) -> list[Line]:
         Styled(f"  refused at entry {each['entry']}: {each['name'] or each['log_id'][:16]}: {each['reason']}", "warn")
         for each in data["refused"]
     ]
-    if data["private"]:
-        lines.append("  the standings behind the weights are private: quidnunc ledger show --private has them")
     return lines
 
 
