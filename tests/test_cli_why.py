@@ -91,7 +91,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         received(C, 2, STATE["x"]),
         MessageRefused(B.member.log_id, 1, 3, 100, b"h" * 32),
         EquivocationProof(D.member.log_id, "A", b"e" * 32, None),
-        Merge(5, STATE["z"], b"a" * 32, (own, row(C, 2, STATE["x"], PPB // 5, PPB // 5)), False, 1, (6,), None),
+        Merge(5, STATE["z"], b"a" * 32, (own, row(C, 2, STATE["x"], PPB // 5, PPB // 20)), False, 1, (6,), None),
     )
     return made.home.root
 
@@ -126,6 +126,8 @@ def test_why_tells_of_every_member_what_the_merge_made_of_it(home: Path) -> None
 def test_why_goes_on_from_merge_to_merge(home: Path) -> None:
     (merge,) = ledger(home, "why", STATE["z"].hex()[:8])["merges"]
     assert (merge["round"], merge["step"]) == (5, "quarter step")
+    assert "a quarter of it was taken" in merge["step_reason"]
+    assert merge["inputs"][0]["reasons"] == [], "it counts a quarter, as everybody does"
     absent = {each["name"]: each["reasons"][0] for each in merge["absent"]}
     assert absent[D.member.name] == "frozen since entry 8: its key signed two histories"
     assert "not connected" in absent[B.member.name]

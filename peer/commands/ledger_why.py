@@ -14,6 +14,7 @@ from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
     Merge,
+    MergeRow,
     MessageRefused,
     ReputationChange,
     UpdatePublished,
@@ -26,6 +27,13 @@ from quidnunc.peer.commands.ledger_home import member_names, opened, readable
 from quidnunc.peer.commands.ledger_log import private_data
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
+_QUARTER = 1
+_ROUNDING = 10
+_STEP_REASONS = {
+    _QUARTER: "the full step made the model worse on the holdout: a quarter of it was taken",
+    2: "any step made the model worse on the holdout: none was taken",
+    3: "after an absence the median of the neighbors' states was adopted",
+}
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -132,7 +140,7 @@ def _explain(
                 "entry": None if at < 0 else at,
                 "new": seq_there > past.merged.get(row.log_id, -1),
                 "standing": nth(STANDINGS, past.standing.get(row.log_id, 0)),
-                "reasons": _reasons(row.log_id, row.weight, row.effective, row.clip, past),
+                "reasons": _reasons(row, merge.step, past),
             }
         )
     used = {row["log_id"] for row in rows}
@@ -151,6 +159,7 @@ def _explain(
         "round": merge.round,
         "result": merge.result.hex(),
         "step": nth(STEPS, merge.step),
+        "step_reason": _STEP_REASONS.get(merge.step),
         "approximate": merge.approximate,
         "own": merge.rows[0].effective / PPB if merge.rows else None,
         "inputs": rows,
@@ -169,19 +178,21 @@ def _numbers(private: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _reasons(log_id: bytes, weight: int, effective: int, clip: int, past: Past) -> list[str]:
+def _reasons(row: MergeRow, step: int, past: Past) -> list[str]:
     """Why a row counts less than it could, from what is public."""
     found = []
-    if log_id in past.frozen:
-        found.append(f"frozen since entry {past.frozen[log_id]}: its key signed two histories")
-    if past.standing.get(log_id, 0):
-        found.append(f"its standing is {nth(STANDINGS, past.standing[log_id])}")
-    if clip < PPB:
-        found.append(f"its difference was longer than the clip radius: {clip / PPB:.0%} of it counts")
-    elif effective < weight:
-        found.append("its weight was reduced by its reputation, by its absence, or by a smaller step")
-    if not effective:
+    standing = past.standing.get(row.log_id or b"", 0)
+    if row.log_id in past.frozen:
+        found.append(f"frozen since entry {past.frozen[row.log_id]}: its key signed two histories")
+    if standing:
+        found.append(f"its standing is {nth(STANDINGS, standing)}")
+    if row.clip < PPB:
+        found.append(f"its difference was longer than the clip radius: {row.clip / PPB:.0%} of it counts")
+    taken = 0.25 if step == _QUARTER else 1.0
+    if not row.effective:
         found.append("it was not used")
+    elif row.effective < row.weight * taken * row.clip / PPB - _ROUNDING:
+        found.append("its weight was reduced by its reputation, or because it was absent for a while")
     return found
 
 
@@ -202,6 +213,8 @@ def _lines(data: Mapping[str, Any]) -> list[Line]:
         ),
         f"  {'own state':<20} {data['own'] or 0:>6.1%} of the result",
     ]
+    if data["step_reason"]:
+        lines.append(f"      {data['step_reason']}")
     for row in data["inputs"]:
         age = f"update {row['update'] or '?'}, {'new' if row['new'] else 'as merged before'}"
         lines.append(

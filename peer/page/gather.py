@@ -16,6 +16,7 @@ from quidnunc.gossip.provenance import (
     EquivocationProof,
     Merge,
     MessageRefused,
+    ReputationChange,
     UpdatePublished,
     UpdateReceived,
 )
@@ -54,8 +55,8 @@ class Row:
 @dataclass(slots=True)
 class Seen:
     """One ledger. ``rows`` are its newest entries, ``times`` (ms, type) of all that are drawn, ``made`` its newest
-    updates and merges; ``accepted`` and ``refused`` count what came from each sender; ``problem`` is why the ledger
-    does not verify, "" if it does."""
+    updates and merges; ``accepted`` and ``refused`` count what came from each sender, ``standing`` is the class of
+    each now; ``problem`` is why the ledger does not verify, "" if it does."""
 
     log_id: bytes
     name: str
@@ -69,6 +70,7 @@ class Seen:
     accepted: Counter[bytes] = field(default_factory=Counter)
     refused: Counter[bytes] = field(default_factory=Counter)
     first_refused: dict[bytes, int] = field(default_factory=dict)
+    standing: dict[bytes, int] = field(default_factory=dict)
     frozen: set[bytes] = field(default_factory=set)
 
 
@@ -152,6 +154,8 @@ def _count(seen: Seen, row: Row) -> None:
         case MessageRefused(sender=sender, count=count) if sender is not None:
             seen.refused[sender] += count
             seen.first_refused.setdefault(sender, row.seq)
+        case ReputationChange(who=who, new=new):
+            seen.standing[who] = new
         case EquivocationProof(who=who):
             seen.frozen.add(who)
 

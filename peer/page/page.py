@@ -51,7 +51,8 @@ def _about(found: Gathered, index: Index) -> str:
     """What is on the page, and what was left out of it."""
     told = []
     if found.charter is not None:
-        told.append(f"Federation <code>{found.charter.federation_id.hex()}</code>, {text(found.charter.purpose)}.")
+        purpose = f": {text(found.charter.purpose)}" if found.charter.purpose else ""
+        told.append(f"Federation <code>{found.charter.federation_id.hex()}</code>{purpose}.")
     shown = len(found.main.rows)
     if shown < found.main.size:
         told.append(f"The newest {shown} of {found.main.size} entries are listed, from entry {index.first} on.")

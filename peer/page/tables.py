@@ -8,7 +8,7 @@ from __future__ import annotations
 from quidnunc.gossip.provenance import Merge, UpdatePublished, UpdateReceived
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_links import cited_entries, made_state
-from quidnunc.peer.commands.entry_view import type_label
+from quidnunc.peer.commands.entry_view import STANDINGS, nth, type_label
 from quidnunc.peer.page.gather import Gathered, Row, Seen
 from quidnunc.peer.page.index import Index, State
 from quidnunc.peer.page.markup import code_of, link, links, text
@@ -31,7 +31,7 @@ def ledgers(found: Gathered) -> str:
             f"<td>{text(each.vouched.label)}</td></tr>"
         )
     head = "<tr><th>ledger of</th><th>log id</th><th>entries</th><th>root</th><th>checks</th><th>witnesses</th></tr>"
-    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    return f'<div class="scroll"><table class="wrap">{head}{"".join(rows)}</table></div>'
 
 
 def acceptance(found: Gathered) -> str:
@@ -64,7 +64,9 @@ def _cell(found: Gathered, seen: Seen, sender: bytes) -> str:
         told = link(f"e{first}", told)
     bad = f'<br><span class="bad">{told}</span>' if refused else ""
     frozen = '<br><span class="bad">frozen</span>' if sender in seen.frozen else ""
-    return f'<td class="{shade}">{accepted}{bad}{frozen}</td>'
+    standing = seen.standing.get(sender, 0)
+    fallen = f'<br><span class="bad">{text(nth(STANDINGS, standing))}</span>' if standing else ""
+    return f'<td class="{shade}">{accepted}{bad}{fallen}{frozen}</td>'
 
 
 def cosigning(found: Gathered) -> str:
