@@ -2,9 +2,11 @@
 
 The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
 nothing follows a retirement; I10 every private update names an earlier, unused spend of its own round, and the spent
-epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one; I12 own updates are numbered
-without gaps, and each begins at the replica where the one before ended; I13 accepted updates of another peer
-follow each other without a gap, except where a snapshot stands for what was missed.
+epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one, and its inputs are own updates
+and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where the one before ended, and
+was trained from the newest merge, the own replica or the charter's params; I13 accepted updates of another peer
+follow each other without a gap, except where a snapshot stands for what was missed; I15 what takes a suspicion back
+names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there were.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.federation.genesis import Genesis, parse_genesis
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import (
     RECORDS,
     Decision,
     Merge,
+    MergeRow,
     PrivacySpend,
     UpdatePublished,
     UpdateReceived,
     parse_record,
 )
+
+REPLICAS_KEPT = 64
+"""Newest accepted updates of each member among which the inputs of merges are looked for."""
 
 
 class Finding(NamedTuple):
@@ -44,11 +51,16 @@ class Audit:
         self._retired = False
         self._number = 0
         self._replica = b""
+        self._published_at: int | None = None
+        self._initial: bytes | None = None
+        self._merged: bytes | None = None
         self._cumulative_u = 0
         self._unused_spends: dict[int, PrivacySpend] = {}
         self._accepted: dict[bytes, int] = {}
         self._gaps = False
         self._certain: set[bytes] = set()
+        self._suspected: dict[bytes, int] = {}
+        self._replicas: dict[bytes, dict[int, bytes]] = {}
 
     def erased(self, seq: int, kind: int) -> None:
         """Entry ``seq`` lost its payload: an accepted update may be missing from what follows."""
@@ -58,21 +70,24 @@ class Audit:
             self._gaps = True
             self._certain.clear()
 
-    def read(self, seq: int, kind: int, payload: bytes) -> None:
-        """Judge entry ``seq`` by what came before it. Never raises, whatever the payload."""
+    def read(self, seq: int, kind: int, payload: bytes) -> object:
+        """Judge entry ``seq`` by what came before it, and return its record, None without one.
+
+        Never raises, whatever the payload.
+        """
         if (seq == 0) != (kind == EntryType.GENESIS):
             self._find("I4", seq, "a log begins with its genesis and has no second one")
         if self._retired:
             self._find("I9", seq, "follows a retirement")
         self._retired = self._retired or kind == EntryType.LOG_RETIRE
         if kind != EntryType.GENESIS and kind not in RECORDS:
-            return
+            return None
         self.checked += 1
         try:
             record = parse_genesis(payload) if kind == EntryType.GENESIS else parse_record(kind, payload)
         except RemoteProtocolError as error:
             self._find("I4", seq, f"payload: {error.message}")
-            return
+            return None
         match record:
             case Genesis():
                 if record.log_id != self._log_id:
@@ -84,9 +99,42 @@ class Audit:
             case UpdateReceived(decision=Decision.ACCEPT):
                 self._received(seq, record)
             case Merge():
-                total = sum(row.effective for row in record.rows)
-                if total != PPB:
-                    self._find("I11", seq, f"effective weights sum to {total}, must be {PPB}")
+                self._merge(seq, record)
+            case WitnessSummary():
+                self._summary(seq, record)
+            case SuspicionRaised():
+                self._suspected[record.who] = seq
+            case SuspicionCleared():
+                if self._suspected.pop(record.who, None) != record.raised:
+                    self._find("I15", seq, f"takes back entry {record.raised}, which is no open suspicion")
+        return record
+
+    def _summary(self, seq: int, record: WitnessSummary) -> None:
+        witnesses = [row.witness for row in record.rows]
+        if witnesses != sorted(set(witnesses)) or self._log_id in witnesses:
+            self._find("I16", seq, "summary: its witnesses do not ascend, or the log is among them")
+        if any(row.size > seq for row in record.rows):
+            self._find("I16", seq, "summary: cosignatures of more entries than there were")
+
+    def _merge(self, seq: int, record: Merge) -> None:
+        total = sum(row.effective for row in record.rows)
+        if total != PPB:
+            self._find("I11", seq, f"effective weights sum to {total}, must be {PPB}")
+        for row in record.rows:
+            if not self._is_known(row):
+                who = "this log" if row.log_id in (None, self._log_id) else row.log_id.hex()[:16]
+                self._find("I11", seq, f"merges {row.state.hex()[:16]}, which no accepted update of {who} led to")
+        self._merged = record.result
+
+    def _is_known(self, row: MergeRow) -> bool:
+        """Whether an input is an own update or an accepted one; of those long gone nothing can be said."""
+        if row.seq is None:
+            return self._initial in (None, row.state)
+        if row.log_id is None or row.log_id == self._log_id:
+            return (row.seq, row.state) == (self._published_at, self._replica)
+        known = self._replicas.get(row.log_id, {})
+        evicted = len(known) == REPLICAS_KEPT and row.seq < min(known)
+        return evicted or known.get(row.seq) == row.state
 
     def _spend(self, seq: int, record: PrivacySpend) -> None:
         if record.cumulative_u < self._cumulative_u:
@@ -106,7 +154,11 @@ class Audit:
                 f"begins at replica {record.replica_before.hex()[:16]}, "
                 f"update {self._number} ended at {self._replica.hex()[:16]}",
             )
-        self._number, self._replica = record.number, record.replica_after
+        if self._initial is None:
+            self._initial = record.replica_before
+        if record.base not in (self._merged, self._replica, record.replica_before, self._initial):
+            self._find("I12", seq, f"was trained from {record.base.hex()[:16]}, which nothing in this log led to")
+        self._number, self._replica, self._published_at = record.number, record.replica_after, seq
         claim = record.privacy
         if claim is None:
             return
@@ -126,6 +178,10 @@ class Audit:
             self._find("I13", seq, f"{kind} {record.number} of {record.sender.hex()[:16]} follows update {before}")
         self._certain.add(record.sender)
         self._accepted[record.sender] = max(before, record.number)
+        known = self._replicas.setdefault(record.sender, {})
+        known[record.seq] = record.replica
+        if len(known) > REPLICAS_KEPT:
+            del known[min(known)]
 
     def _find(self, code: str, seq: int, why: str) -> None:
         self.findings.append(Finding(code, seq, why))

@@ -10,17 +10,19 @@ gives every coefficient: a merge hands ``c * eff_j / 1e9`` to its inputs, an upd
 ``c`` to the state it was trained from. The coefficients are algebra, not causes: what a peer learns depends on what
 it merged before, and no coefficient says what the model would be without it.
 
-Only what is held can be followed. Weight that reaches a state whose making is not held ends there, as *unexplained*,
-under the name of the log that published it. Histories that refer to each other in a circle can only be lies; their
-weight is unexplained as well.
+Only what is held can be followed. Weight that reaches an update whose base is not held goes on by what its author
+claims of it (:mod:`quidnunc.gossip.claims`), and is marked as claimed. Weight that reaches a state whose making is not
+held at all, or without a claim, ends there, as *unexplained*, under the name of the log that published it. Histories
+that refer to each other in a circle can only be lies; their weight is unexplained as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from quidnunc.gossip.claims import BEYOND, ORIGIN, believable
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 
@@ -40,9 +42,10 @@ class Share:
     """What one organization has in a model.
 
     ``mass`` is the sum of the coefficients of its training updates: how many rounds of its training stand in the
-    model. ``share`` is its part of everybody's mass. ``norm_weighted`` sums coefficient times the length of the atom
-    over the updates whose length is known, None if none is. ``updates`` counts updates with any weight at all: an
-    organization with a tiny share is still reached, which is what erasure and unlearning ask.
+    model; ``claimed`` of it rests on claims. ``share`` is its part of everybody's mass. ``norm_weighted`` sums
+    coefficient times the length of the atom over the updates whose length is known, None if none is. ``updates``
+    counts the held updates with any weight at all: an organization with a tiny share is still reached, which is what
+    erasure and unlearning ask.
     """
 
     log_id: bytes
@@ -50,6 +53,7 @@ class Share:
     share: float
     norm_weighted: float | None
     updates: int
+    claimed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class Trace:
     """The answer for one state.
 
     ``genesis`` is the coefficient of the charter's initial params and ``unexplained`` that of states whose making is
-    not held, by the log that published them; the two sum to one. ``approximate`` counts merges on the way that are
+    not held, by the log that published them; the two sum to one. ``claimed`` is the coefficient of states of which only
+    their publishers say what they are made of, by publisher, and ``beyond`` the mass, part of nobody's share, that they
+    name no organization for. ``approximate`` counts merges on the way that are
     not linear (a median), whose weights stand for it as an average. ``atoms`` has the coefficient of every update on
     the way, heartbeats included, whose atoms are rounding only.
     """
@@ -70,25 +76,32 @@ class Trace:
     merges: int
     approximate: int
     atoms: dict[Place, float]
+    claimed: dict[bytes, float] = field(default_factory=dict)
+    beyond: float = 0.0
 
 
 class _Edges(NamedTuple):
-    """Where the weight of a state goes: to states by index and factor, and to what cannot be followed."""
+    """Where the weight of a state goes: to states by index and factor, and to what cannot be followed.
+
+    ``claimed`` are the masses in the base of an update whose making is not held, by its author's claim.
+    """
 
     parents: tuple[tuple[int, float], ...]
     genesis: float
     lost: tuple[tuple[bytes, float], ...]
+    claimed: tuple[tuple[bytes, float], ...] = ()
 
 
 class Lineage:
     """The updates and merges of any number of logs, and how they hang together.
 
-    ``genesis`` is the hash of the params that the charter names. Entries of one log may be added in any order; what
-    the caller adds, the caller has verified.
+    ``genesis`` is the hash of the params that the charter names. Without ``claims`` nobody's word counts. Entries of
+    one log may be added in any order; what the caller adds, the caller has verified.
     """
 
-    def __init__(self, genesis: bytes) -> None:
+    def __init__(self, genesis: bytes, *, claims: bool = True) -> None:
         self._genesis = genesis
+        self._claims = claims
         self._index: dict[tuple[bytes, int], int] = {}
         self._places: list[Place] = []
         self._events: list[Event] = []
@@ -128,6 +141,7 @@ class Lineage:
         start = self._index[target]
         weight = {start: 1.0}
         genesis, unexplained = 0.0, dict[bytes, float]()
+        claimed, masses = dict[bytes, float](), dict[bytes, float]()
         order = self._consumers_first(start)
         for at in order:
             own = weight[at]
@@ -137,11 +151,17 @@ class Lineage:
                 unexplained[log_id] = unexplained.get(log_id, 0.0) + own * factor
             for parent, factor in edges.parents:
                 weight[parent] = weight.get(parent, 0.0) + own * factor
+            if edges.claimed:
+                author = self._places[at].log_id
+                claimed[author] = claimed.get(author, 0.0) + own
+                for log_id, mass in edges.claimed:
+                    masses[log_id] = masses.get(log_id, 0.0) + own * mass
         done = set(order)
         for at in weight.keys() - done:  # a circle: nothing in it comes first
             log_id = self._places[at].log_id
             unexplained[log_id] = unexplained.get(log_id, 0.0) + weight[at]
-        return self._summary(target, {at: weight[at] for at in order}, genesis, unexplained, norm)
+        found = self._summary(target, {at: weight[at] for at in order}, masses, norm)
+        return replace(found, genesis=genesis, unexplained=unexplained, claimed=claimed)
 
     def _consumers_first(self, start: int) -> list[int]:
         """Everything ``start`` is made of, each state after all that were made of it (Kahn 1962)."""
@@ -186,6 +206,8 @@ class Lineage:
                 parents.append((maker, effective / PPB))
             elif state == self._genesis and seq is None:
                 genesis += effective / PPB
+            elif self._claims and isinstance(event, UpdatePublished) and event.claims:
+                return _by_claim(event, origin)
             else:
                 lost.append((origin, effective / PPB))
         return _Edges(tuple(parents), genesis, tuple(lost))
@@ -204,8 +226,7 @@ class Lineage:
         self,
         target: Place,
         weight: dict[int, float],
-        genesis: float,
-        unexplained: dict[bytes, float],
+        claimed: dict[bytes, float],
         norm: Callable[[UpdatePublished], float | None] | None,
     ) -> Trace:
         rows: dict[bytes, _Sum] = {}
@@ -221,13 +242,15 @@ class Lineage:
             atoms[place] = own
             if event.steps:
                 rows.setdefault(place.log_id, _Sum()).add(own, None if norm is None else norm(event))
-        total = sum(row.mass for row in rows.values())
-        shares = [
-            Share(log_id, row.mass, row.mass / total if total else 0.0, row.norm_weighted, row.updates)
-            for log_id, row in rows.items()
-        ]
+        beyond = claimed.pop(BEYOND, 0.0)
+        total = sum(row.mass for row in rows.values()) + sum(claimed.values()) + beyond
+        shares = []
+        for log_id in rows.keys() | claimed.keys():
+            row, said = rows.get(log_id, _Sum()), claimed.get(log_id, 0.0)
+            mass = row.mass + said
+            shares.append(Share(log_id, mass, mass / total if total else 0.0, row.norm_weighted, row.updates, said))
         shares.sort(key=lambda share: (-share.mass, share.log_id))
-        return Trace(target, tuple(shares), genesis, unexplained, len(atoms), merges, approximate, atoms)
+        return Trace(target, tuple(shares), 0.0, {}, len(atoms), merges, approximate, atoms, beyond=beyond)
 
 
 class _Sum:
@@ -243,6 +266,16 @@ class _Sum:
         self.updates += 1
         if length is not None:
             self.norm_weighted = (self.norm_weighted or 0.0) + coefficient * length
+
+
+def _by_claim(update: UpdatePublished, author: bytes) -> _Edges:
+    """What the author says of the state it trained from: its claim, without the round that the update itself is."""
+    masses = dict(believable(update.claims, author, update.steps))
+    origin = masses.pop(ORIGIN, 0) / PPB
+    if update.steps and author in masses:
+        masses[author] -= PPB
+    lost = ((author, 1.0 - origin),) if origin < 1.0 else ()
+    return _Edges((), origin, lost, tuple((log_id, mass / PPB) for log_id, mass in masses.items() if mass))
 
 
 def _made(event: Event) -> bytes:

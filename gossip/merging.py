@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.identity import tagged_hash
+from quidnunc.gossip.claims import Claim, merged
 from quidnunc.gossip.evidence import Evidence, standing_class
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import PPB, Adopted, Merged, MergeInput, Standing
@@ -28,6 +29,7 @@ class _Input(NamedTuple):
     seq: int | None
     standing: Standing
     fresh: bool
+    claim: Claim
 
 
 class Merging:
@@ -52,7 +54,7 @@ class Merging:
 
     def take(self, neighbors: list[Neighbor]) -> tuple[MergeInput, ...]:
         """The replicas of ``neighbors`` as they are now; each advance is judged once."""
-        self._inputs = {n.log_id: _Input(n.state, n.seq, n.standing, n.fresh) for n in neighbors}
+        self._inputs = {n.log_id: _Input(n.state, n.seq, n.standing, n.fresh, n.claim) for n in neighbors}
         inputs = tuple(MergeInput(n.log_id, n.state, n.weight, n.standing, n.fresh) for n in neighbors)
         for neighbor in neighbors:
             neighbor.fresh = False
@@ -63,8 +65,8 @@ class Merging:
         for log_id, given in self._inputs.items():
             self._replicas.neighbors[log_id].fresh |= given.fresh
 
-    def record(self, result: Merged, now: float) -> None:
-        """Take over the standings a merge led to, and append its entry."""
+    def record(self, result: Merged, now: float) -> Claim:
+        """Take over the standings a merge led to, append its entry, and return the result's contributions."""
         own = PPB - sum(row.effective for row in result.rows)
         weight = PPB - sum(row.weight for row in result.rows)
         rows = [MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)]
@@ -76,11 +78,12 @@ class Merging:
             rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
             self._evidence.note_class(neighbor, before, (), now)
         self._append(result.round, result.result, rows, result.approximate, result.step, now)
+        return self._claim(rows)
 
-    def record_adopted(self, result: Adopted, round_: int, now: float) -> None:
-        """Append the entry of a coordinate median taken as the own state: every input weighs the same.
+    def record_adopted(self, result: Adopted, round_: int, now: float) -> Claim:
+        """Append the entry of a coordinate median taken as the own state, and return its contributions.
 
-        Beside two neighbors the own replica is the third input.
+        Every input weighs the same. Beside two neighbors the own replica is the third input.
         """
         inputs = [(given.state, who, given.seq) for who, given in self._inputs.items()]
         if len(inputs) == ADOPTION_MINIMUM - 1:
@@ -89,6 +92,13 @@ class Merging:
         rows = [MergeRow(state, who, seq, share, share, PPB) for state, who, seq in inputs]
         rows[0] = rows[0]._replace(effective=PPB - share * (len(rows) - 1))
         self._append(round_, result.result, rows, True, STEP_ADOPTED, now)
+        return self._claim(rows)
+
+    def _claim(self, rows: list[MergeRow]) -> Claim:
+        """The contributions to the result, by the claims of its inputs."""
+        own = self._publisher.claim
+        claims = (own if row.log_id == self._me else self._inputs[row.log_id or b""].claim for row in rows)
+        return merged((row.effective, claim) for row, claim in zip(rows, claims, strict=True))
 
     def _append(
         self, round_: int, result: bytes, rows: list[MergeRow], approximate: bool, step: int, now: float

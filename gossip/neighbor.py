@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from quidnunc.crypto.errors import Reason
+from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.message import SignedUpdate
@@ -41,13 +42,14 @@ class Waiting:
 class Neighbor:
     """What is known of one neighbor: its tracked replica, its pace, its standing.
 
-    ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log; ``claimed`` the newest
-    number it has proved to have published, ``goal`` what it had when we first heard of it, ``rejected`` the newest one
-    whose body was refused: only a snapshot of a later one leads past it. ``missing`` says that our copy of ``state`` is
-    lost, or not what its next update starts from. ``asked`` holds the numbers we asked for again: if they then come
-    twice, nobody is to blame. ``served_until`` is when what was served to it would have passed at the assumed rate.
-    ``resting`` says that the update last applied was a heartbeat. ``link_since``
-    is when the connection came or went last, ``returned`` says that it came back and nothing has been applied since;
+    ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log, ``claim`` says whose
+    training stands in it; ``claimed`` the newest number it has proved to have published, ``goal`` what it had when we
+    first heard of it, ``rejected`` the newest one whose body was refused: only a snapshot of a later one leads past it.
+    ``suspected`` is the own entry that says that its log owes an answer, None while it does not. ``missing`` says that
+    our copy of ``state`` is lost, or not what its next update starts from. ``asked`` holds the numbers we asked for
+    again: if they then come twice, nobody is to blame. ``served_until`` is when what was served to it would have passed
+    at the assumed rate. ``resting`` says that the update last applied was a heartbeat. ``link_since`` is when the
+    connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
     """
 
@@ -56,8 +58,10 @@ class Neighbor:
     state: bytes
     number: int = 0
     seq: int | None = None
+    claim: Claim = INITIAL
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
     quarantined: bool = False
+    suspected: int | None = None
     connected: bool = False
     link_since: float | None = None
     returned: bool = False
@@ -188,7 +192,9 @@ def is_live(neighbor: Neighbor, now: float, period: float, settings: Settings) -
 
 def usable(neighbor: Neighbor, now: float, period: float, settings: Settings) -> bool:
     """Whether its replica takes part in a merge now."""
-    return not neighbor.missing and neighbor.number > 0 and is_live(neighbor, now, period, settings)
+    if neighbor.missing or neighbor.suspected is not None:
+        return False
+    return neighbor.number > 0 and is_live(neighbor, now, period, settings)
 
 
 def laggards(number: int, lead: int, live: Iterable[Neighbor], now: float, patience_s: float) -> list[Neighbor]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.records import (
     BOOL,
@@ -128,11 +129,15 @@ class PrivacyClaim:
     spend_seq: int
 
 
+CLAIM_ROWS_MAX = 64
+"""Rows of one contribution claim (``lc``)."""
+
+
 class ContributionClaim(NamedTuple):
-    """One row of ``lc``: an organization's claimed share of the base state, in ppb."""
+    """One row of ``lc``: the mass of one organization's training in the replica after, in ppb (gossip/claims.py)."""
 
     log_id: bytes
-    share: int
+    ppb: int
 
 
 class MetricRow(NamedTuple):
@@ -168,7 +173,7 @@ class UpdatePublished:
         "nb": ("size_bucket", UINT),
         "dp": ("privacy", optional(record(PrivacyClaim, PrivacyClaim.FIELDS))),
         "mt": ("metrics", listing(row(MetricRow, UINT, UINT, BOOL), 64)),
-        "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), 64)),
+        "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), CLAIM_ROWS_MAX)),
     }
     federation: bytes
     schema: bytes
@@ -396,6 +401,9 @@ Record = (
     | PrivacyExhausted
     | EquivocationProof
     | PayloadErased
+    | WitnessSummary
+    | SuspicionRaised
+    | SuspicionCleared
 )
 RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
@@ -411,6 +419,9 @@ RECORDS: dict[int, type[Any]] = {
         PrivacyExhausted,
         EquivocationProof,
         PayloadErased,
+        WitnessSummary,
+        SuspicionRaised,
+        SuspicionCleared,
     )
 }
 

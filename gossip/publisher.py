@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from quidnunc.gossip.claims import Claim
 from quidnunc.gossip.events import Commit, Effect, Send
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, frame
@@ -14,7 +15,10 @@ from quidnunc.gossip.settings import Settings
 
 
 class Publisher:
-    """The own replica after ``number`` updates, and the newest tokens that prove how it got there."""
+    """The own replica after ``number`` updates, and the newest tokens that prove how it got there.
+
+    ``claim`` says whose training stands in the replica.
+    """
 
     def __init__(
         self,
@@ -27,6 +31,7 @@ class Publisher:
         replica: bytes,
         number: int,
         seq: int | None,
+        claim: Claim,
         tokens: list[tuple[int, bytes]],
         deltas: dict[int, bytes],
     ) -> None:
@@ -38,6 +43,7 @@ class Publisher:
         self.replica = replica
         self.number = number
         self.seq = seq
+        self.claim = claim
         self._tokens = dict(tokens[-settings.keep_deltas :])
         self._deltas = {n: deltas[n] for n in self._tokens if n in deltas}
         self.served = 0
@@ -48,6 +54,7 @@ class Publisher:
         """Commit ``update`` and send one body to every connected neighbor, in that order."""
         commit, token, seq = self._recorder.publish(update, self._me, now)
         self.replica, self.number, self.seq = update.replica_after, update.number, seq
+        self.claim = update.claims
         self._tokens[update.number] = token
         self._deltas[update.number] = update.delta
         self._drop_old()

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from quidnunc.crypto.errors import SchemaMismatch
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.budget import Budget
+from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Described
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
-from quidnunc.gossip.provenance import NoiseSource
+from quidnunc.gossip.provenance import MergeRow, NoiseSource
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.resume import Resume
@@ -77,9 +79,11 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
             neighbor.claimed = tracked.number
             neighbor.leaves, neighbor.tokens = dict(tracked.leaves), dict(tracked.tokens)
             neighbor.missing = tracked.state in resume.missing
+            neighbor.claim = _claim_in(tracked.tokens.get(tracked.number), member)
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing
+        neighbor.suspected = resume.suspected.get(member.log_id)
         neighbor.quarantined = member.log_id in resume.quarantined
         known[member.log_id] = neighbor
     return known
@@ -123,6 +127,30 @@ def publisher(
         replica=resume.replica or charter.task.genesis,
         number=resume.number,
         seq=resume.replica_seq,
+        claim=resume.claim,
         tokens=resume.tokens,
         deltas=deltas,
     )
+
+
+def base_claim(charter: Charter, me: bytes, resume: Resume) -> Claim:
+    """Whose training stands in the state that the next training starts from, if no merge comes first."""
+    if not resume.inputs:
+        return resume.claim
+
+    def claim(row: MergeRow) -> Claim:
+        if row.seq is None:
+            return INITIAL
+        if row.log_id is None or row.log_id == me:
+            return resume.claim
+        return _claim_in(resume.input_tokens.get((row.log_id, row.seq)), charter.member(row.log_id))
+
+    return merged((row.effective, claim(row)) for row in resume.inputs)
+
+
+def _claim_in(token: bytes | None, member: Member | None) -> Claim:
+    """What the update in a kept token of ``member`` claims; nothing without the token."""
+    if token is None or member is None:
+        return NOTHING
+    signed = open_update(token, log_id=member.log_id, public=member.log)
+    return believable(signed.update.claims, member.log_id, signed.update.steps)

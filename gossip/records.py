@@ -67,6 +67,7 @@ def _text(limit: int) -> Callable[[str, Any], str]:
 UINT = Kind(_uint, _same)
 BOOL = Kind(_boolean, _same)
 HASH = Kind(_fixed(32), _same)
+COSIGNATURE = Kind(_fixed(72), _same)
 WORD = Kind(_text(64), _same)
 
 

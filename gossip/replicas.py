@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.gossip.claims import believable
 from quidnunc.gossip.events import Effect, Frame, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
@@ -251,6 +252,7 @@ class Replicas:
         was_live = self._live(neighbor, now)
         neighbor.advanced(result.number, result.result, signed.token.header.seq, now)
         neighbor.resting = signed.update.steps == 0
+        neighbor.claim = believable(signed.update.claims, signed.author, signed.update.steps)
         self._align(neighbor, was_live)
         neighbor.remember(result.number, signed.token.leaf, signed.token_bytes)
         neighbor.accepted += 1

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
+from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Standing
@@ -17,6 +19,7 @@ from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
     Merge,
+    MergeRow,
     MessageRefused,
     NodeStart,
     PrivacyExhausted,
@@ -50,6 +53,11 @@ class Resume:
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
+    ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
+    says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
+    once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
+    id, seq).
+
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
     ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs and what witnesses
     ``cosigned`` (size, note).
@@ -79,6 +87,10 @@ class Resume:
     proofs: dict[bytes, bytes] = field(default_factory=dict)
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    suspected: dict[bytes, int] = field(default_factory=dict)
+    claim: Claim = INITIAL
+    inputs: tuple[MergeRow, ...] = ()
+    input_tokens: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
 
 def fold(entries: Iterable[Entry]) -> Resume:
@@ -124,6 +136,10 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
+        case SuspicionRaised():
+            state.suspected[record.who] = seq
+        case SuspicionCleared():
+            state.suspected.pop(record.who, None)
         case UpdateReceived():
             _apply_rejected(state, record)
         case MessageRefused():
@@ -136,6 +152,7 @@ def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
     state.replica = record.replica_after
     state.replica_seq = seq
     state.unmerged = True
+    state.claim, state.inputs = record.claims, ()
     state.trained += record.steps > 0
 
 
@@ -160,7 +177,7 @@ def _apply_rejected(state: Resume, record: UpdateReceived) -> None:
 
 
 def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
-    state.base = record.result
+    state.base, state.inputs = record.result, record.rows
     state.unmerged = False
     state.merges += 1
     if entry.private:

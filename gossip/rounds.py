@@ -13,6 +13,7 @@ from statistics import median
 
 from quidnunc.crypto.errors import BlobLost
 from quidnunc.gossip.budget import Budget
+from quidnunc.gossip.claims import INITIAL, Claim, published
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
@@ -92,6 +93,7 @@ class Rounds:
         size_bucket: int,
     ) -> None:
         self._charter = charter
+        self._me = me
         self._recorder = recorder
         self._replicas = replicas
         self._publisher = publisher
@@ -114,6 +116,7 @@ class Rounds:
         self.blocked = ""
         self.paused = False
         self.base = charter.task.genesis
+        self.base_claim: Claim = INITIAL
         self.unmerged = False
         self.round = 0
         self.trained = 0
@@ -266,19 +269,18 @@ class Rounds:
         """Record and adopt a merge result, then train from it."""
         if self.phase != Phase.MERGING:
             return []
-        self._merging.record(result, now)
-        self._adopt(result.result)
+        self._adopt(result.result, self._merging.record(result, now))
         self.steps_back += result.step > 0
         out: list[Effect] = committed(self._recorder.flush())
         if self.merges % self._settings.evaluate_every == 0:
             out.append(Run(EvaluateJob(self.round, self.base)))
         return out + self._train(now)
 
-    def _adopt(self, result: bytes) -> None:
-        """A recorded merge result is what the next training starts from."""
+    def _adopt(self, result: bytes, claim: Claim) -> None:
+        """A recorded merge result, of these contributions, is what the next training starts from."""
         if self.base != result:
             self._forget(self.base)
-        self.base = result
+        self.base, self.base_claim = result, claim
         self.unmerged = False
         self.merges += 1
 
@@ -287,8 +289,7 @@ class Rounds:
         if self.phase != Phase.ADOPTING:
             return []
         self.round += 1
-        self._merging.record_adopted(result, self.round, now)
-        self._adopt(result.result)
+        self._adopt(result.result, self._merging.record_adopted(result, self.round, now))
         self.drag = 1.0
         for neighbor in self._neighbors:
             if neighbor.heard:
@@ -346,7 +347,7 @@ class Rounds:
         self._failures, self.retry_at = 0, None
         if self._with_training:
             self.progressed_at = now
-        before = self._publisher.replica
+        before, steps = self._publisher.replica, self._steps()
         update = UpdatePublished(
             federation=self._charter.federation_id,
             schema=self._charter.task.schema,
@@ -358,10 +359,11 @@ class Rounds:
             delta=result.delta,
             size=result.size,
             codec=self._charter.codec,
-            steps=self._steps(),
+            steps=steps,
             dataset=self._dataset,
             size_bucket=self._size_bucket,
             privacy=self._claim(),
+            claims=published(self.base_claim, self._me, steps),
         )
         self.trained += self._with_training
         out = self._publisher.publish(update, self._neighbors, now)
@@ -415,7 +417,7 @@ class Rounds:
             if neighbor.state == name:
                 neighbor.missing = True
         if name == self.base and self.phase == Phase.TRAINING:
-            self.base = self._publisher.replica
+            self.base, self.base_claim = self._publisher.replica, self._publisher.claim
 
     def pause(self, paused: bool, now: float) -> list[Effect]:
         """Stop or resume local training."""

@@ -16,6 +16,8 @@ class Settings:
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
     ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after fifty.
     ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
+    ``summary_cosignatures``: cosignatures under own checkpoints that one entry sums up.
+    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -52,6 +54,8 @@ class Settings:
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
     witness_s: float = 1.0
+    summary_cosignatures: int = 64
+    suspect_unanswered: int = 32
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

@@ -123,6 +123,7 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "weight": neighbor.weight / PPB,
         "last_weight": neighbor.last_weight / PPB,
         "standing": str(standing_class(neighbor)),
+        "suspected": neighbor.suspected is not None,
         "accepted": neighbor.accepted,
         "refused": neighbor.refused,
         "last_reason": neighbor.last_reason,

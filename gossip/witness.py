@@ -7,6 +7,7 @@ another root, or a beginning that is another one, is a proof of equivocation mad
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import cosign_checkpoint, open_checkpoint, origin_of, parse_checkpoint, witness_verifier
@@ -17,7 +18,15 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.merkle import verify_consistency
 from quidnunc.crypto.note import parse_note, verify_note
 from quidnunc.crypto.policy import quorum_of
-from quidnunc.gossip.events import Effect, Send, Witness
+from quidnunc.crypto.suspicion import SuspicionKind
+from quidnunc.gossip.attestation import (
+    SUMMARY_ROWS_MAX,
+    CosignatureRow,
+    SuspicionCleared,
+    SuspicionRaised,
+    WitnessSummary,
+)
+from quidnunc.gossip.events import Effect, Report, Send, Witness
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
@@ -80,6 +89,8 @@ class Witnesses:
         self._asked: dict[bytes, _Asked] = {}
         self._doubt: dict[bytes, Head] = {}
         self._polled: dict[tuple[bytes, bytes], int] = {}
+        self._unsummed: dict[bytes, CosignatureRow] = {}
+        self._uncounted = 0
         self.unanswered: dict[bytes, int] = {}
         self.ahead = ""
 
@@ -143,9 +154,31 @@ class Witnesses:
         older, newer = (doubt, trusted) if doubt and doubt.size < trusted.size else sorted((trusted, head))
         if older.size == newer.size:
             return self._exposure.prove(fork_of_notes(older.note, newer.note), now)
+        out = self._suspect(neighbor, asked, now)
         self._asked[log_id] = _Asked(older, newer, now + self._settings.witness_s)
         self.unanswered[log_id] = self.unanswered.get(log_id, 0) + 1
-        return [Send(neighbor.member.transport, frame(Prove(self._federation, older.size, newer.size)))]
+        return [*out, Send(neighbor.member.transport, frame(Prove(self._federation, older.size, newer.size)))]
+
+    def _suspect(self, neighbor: Neighbor, asked: _Asked | None, now: float) -> list[Effect]:
+        """Take note of a log that goes on growing and will not show how; it is not merged until it does."""
+        enough = self.unanswered.get(neighbor.log_id, 0) >= self._settings.suspect_unanswered
+        if asked is None or neighbor.suspected is not None or not enough:
+            return []
+        question = frame(Prove(self._federation, asked.older.size, asked.newer.size))
+        kind, due = SuspicionKind.NO_CONSISTENCY, int(asked.due * 1000)
+        record = SuspicionRaised(neighbor.log_id, kind.value, hashlib.sha256(question.header).digest(), due)
+        neighbor.suspected = self._recorder.append(record, now)
+        name, size = neighbor.member.name, asked.older.size
+        return [Report("suspicion", f"{name} does not show how its log grew from {size} entries; it is not merged")]
+
+    def _clear(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """The log has answered: whatever was suspected is taken back."""
+        self.unanswered.pop(neighbor.log_id, None)
+        if neighbor.suspected is None:
+            return []
+        self._recorder.append(SuspicionCleared(neighbor.log_id, neighbor.suspected), now)
+        neighbor.suspected = None
+        return [Report("suspicion", f"{neighbor.member.name} has shown how its log grew: no longer suspected")]
 
     def on_consistency(self, neighbor: Neighbor, answer: Consistency, now: float) -> list[Effect]:
         """How a log's newer checkpoint continues the older one, or that it does not; raises RemoteProtocolError."""
@@ -155,14 +188,14 @@ class Witnesses:
         older, newer, _ = asked
         verify_consistency(answer.old, answer.new, answer.root, newer.root, answer.path)
         del self._asked[neighbor.log_id]
-        self.unanswered.pop(neighbor.log_id, None)
+        cleared = self._clear(neighbor, now)
         if answer.root != older.root:
-            return self._exposure.prove(PrefixFork(older.note, newer.note, answer.root, answer.path), now)
+            return [*cleared, *self._exposure.prove(PrefixFork(older.note, newer.note, answer.root, answer.path), now)]
         if self._doubt.get(neighbor.log_id) == older:
             del self._doubt[neighbor.log_id]
         grown = newer.size > self.heads[neighbor.log_id].size
         out = self._advance(neighbor, newer, now) if grown else []
-        return [*out, *self._follow(neighbor.log_id, newer, now)]
+        return [*cleared, *out, *self._follow(neighbor.log_id, newer, now)]
 
     def _advance(self, neighbor: Neighbor, head: Head, now: float) -> list[Effect]:
         """Persist, then cosign: in this order, whatever happens in between."""
@@ -182,16 +215,29 @@ class Witnesses:
         answer = Consistency(self._federation, prove.old, prove.new, log.root_at(prove.old), path)
         return [Send(neighbor.member.transport, frame(answer))]
 
-    def on_cosigned(self, neighbor: Neighbor, note: bytes) -> None:
+    def on_cosigned(self, neighbor: Neighbor, note: bytes, now: float) -> None:
         """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
         found = open_checkpoint(note, origin_of(self._me), self._log_public)
         if not self._compare_own(found.size, found.root):
             return
-        if not verify_note(parse_note(note), [witness_verifier(neighbor.log_id, neighbor.member.witness)]):
+        key, parsed = witness_verifier(neighbor.log_id, neighbor.member.witness), parse_note(note)
+        if not verify_note(parsed, [key]):
             raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"{neighbor.member.name} did not cosign this checkpoint")
         if found.size > self.cosigned.get(neighbor.log_id, (0, b""))[0]:
             self.cosigned[neighbor.log_id] = (found.size, note)
             self._recorder.keep_cosigned(neighbor.log_id, found.size, note)
+            made = next(line for line in parsed.signatures if (line.name, line.key_id) == (key.name, key.id))
+            self._unsummed[neighbor.log_id] = CosignatureRow(neighbor.log_id, found.size, made.signature)
+            self._sum_up(now)
+
+    def _sum_up(self, now: float) -> None:
+        """One entry for many cosignatures; it waits for the next commit."""
+        self._uncounted += 1
+        if self._uncounted >= self._settings.summary_cosignatures:
+            rows = tuple(row for _, row in sorted(self._unsummed.items()))[:SUMMARY_ROWS_MAX]
+            self._recorder.append(WitnessSummary(self._uncounted, rows), now)
+            self._unsummed.clear()
+            self._uncounted = 0
 
     def _compare_own(self, size: int, root: bytes) -> bool:
         """Whether the own key's checkpoint is one of this log; else the log is not all that the key has signed."""

@@ -191,6 +191,11 @@ def fill(resume: Resume, store: Store) -> None:
     for author, tracked in resume.tracked.items():
         found = {number: store.token_by_number(author, number) for number in tracked.leaves}
         tracked.tokens = {number: token for number, token in found.items() if token is not None}
+    for row in resume.inputs:
+        if row.log_id is not None and row.log_id != store.log_id and row.seq is not None:
+            token = store.token_by_seq(row.log_id, row.seq)
+            if token is not None:
+                resume.input_tokens[row.log_id, row.seq] = token
 
 
 def build_node(

@@ -13,11 +13,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import LocalProtocolError
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.noise import NoiseStream
+from quidnunc.crypto.token import parse_token
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.events import (
     Commit,
@@ -96,6 +97,11 @@ class Disk:
         for author, tracked in resume.tracked.items():
             held = ((number, self.received.get((author, number))) for number in tracked.leaves)
             tracked.tokens = {number: token for number, token in held if token is not None}
+        wanted = {(row.log_id, row.seq) for row in resume.inputs}
+        for (author, _), token in self.received.items() if wanted else ():
+            seq = parse_header(parse_token(token).header).seq
+            if (author, seq) in wanted:
+                resume.input_tokens[author, seq] = token
         return resume
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 from founders import founders
 from node_helpers import start_all, toy_world
 
-from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.peer.home import Home
-from quidnunc.peer.ledger.database import row_seal
 from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.world import Hooks, Peer, World
 
@@ -25,7 +22,7 @@ class Federation:
     """A world that ran, and the homes of its peers, by index."""
 
     world: World
-    tokens: dict[bytes, list[tuple[bytes, bytes, int, bytes]]] = field(default_factory=dict)
+    commits: dict[bytes, list[Commit]] = field(default_factory=dict)
     homes: list[Path] = field(default_factory=list)
 
     def name(self, index: int) -> str:
@@ -41,7 +38,7 @@ def federation(root: Path, seconds: float, members: int = 3, **options: Any) -> 
     found = Federation(world)
 
     def committed(peer: Peer, commit: Commit) -> None:
-        found.tokens.setdefault(peer.log_id, []).extend(commit.tokens)
+        found.commits.setdefault(peer.log_id, []).append(commit)
 
     world.hooks = Hooks(on_commit=committed)
     start_all(world)
@@ -58,19 +55,9 @@ def _home(found: Federation, peer: Peer, path: Path, members: int) -> Path:
     home.card.write_bytes(make_card(own.member, own.root))
     home.charter.write_bytes(draft_note(found.world.charter))
     Store.create(home.ledger, peer.log_id, peer.secret.public).close()
-    log = Log(peer.log_id)
-    cosigned = [(witness, *each) for witness, each in peer.disk.cosigned.items()]
     with Store.open(home.ledger) as store:
-        done = 0
-        for size in sorted({size for _, size, _ in cosigned} | {len(peer.disk.entries)}):
-            for entry in peer.disk.entries[done:size]:
-                log.replay(entry)
-            store.commit(peer.disk.entries[done:size], log.checkpoint(peer.secret), found.tokens[peer.log_id])
-            done = size
+        for each in found.commits[peer.log_id]:
+            store.commit(each.entries, each.note, each.tokens, each.proofs, each.cosigned)
         for log_id, head in peer.disk.heads.items():
             store.witness(log_id, *head)
-    with sqlite3.connect(home.ledger) as connection:
-        sealed = [(*each, row_seal("cosignature", *each)) for each in cosigned]
-        connection.executemany("INSERT INTO cosignature VALUES (?, ?, ?, ?)", sealed)
-    connection.close()
     return path

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import EntryType
-from quidnunc.gossip.audit import Audit
+from quidnunc.gossip.audit import REPLICAS_KEPT, Audit
+from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.provenance import (
     Merge,
     MergeRow,
@@ -37,7 +38,7 @@ def update(number: int, seq: int, cumulative_u: int) -> UpdatePublished:
     claim = PrivacyClaim(1, 1, 1_000_000, 1, 1, 1, 5, 1, cumulative_u, "analytic-gaussian/1", seq)
     replicas = bytes([number - 1]) * 32, bytes([number]) * 32
     hashes = b"f" * 32, b"s" * 32
-    return UpdatePublished(*hashes, number, number, b"b" * 32, *replicas, b"m" * 32, 9, 1, 1, b"d" * 32, 3, claim)
+    return UpdatePublished(*hashes, number, number, replicas[0], *replicas, b"m" * 32, 9, 1, 1, b"d" * 32, 3, claim)
 
 
 def received(number: int, decision: int = 0, snapshot: bool = False) -> UpdateReceived:
@@ -46,7 +47,7 @@ def received(number: int, decision: int = 0, snapshot: bool = False) -> UpdateRe
 
 
 def merge(*effective: int) -> Merge:
-    rows = tuple(MergeRow(b"x" * 32, None, None, 0, each, 0) for each in effective)
+    rows = tuple(MergeRow(b"r" * 32, OTHER, 3, 0, each, 0) for each in effective)
     return Merge(1, b"z" * 32, b"a" * 32, rows, False, 0, (), None)
 
 
@@ -94,6 +95,16 @@ def test_a_true_story_passes() -> None:
         ({9: update(2, 1, 900)}, [("I10", 9)]),
         ({9: update(2, 8, 899)}, [("I10", 9)]),
         ({7: merge(600_000_000, 399_999_999)}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"?" * 32, OTHER, 3, 0, PPB, 0),))}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"r" * 32, OTHER, 4, 0, PPB, 0),))}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"r" * 32, b"?" * 32, 3, 0, PPB, 0),))}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"r" * 32, None, None, 0, PPB, 0),))}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"\1" * 32, MEMBER.log_id, 3, 0, PPB, 0),))}, [("I11", 7)]),
+        ({7: replace(merge(PPB), rows=(MergeRow(b"\1" * 32, MEMBER.log_id, 2, 0, PPB, 0),))}, []),
+        ({7: replace(merge(PPB), rows=(MergeRow(bytes(32), None, None, 0, PPB, 0),))}, []),
+        ({9: replace(update(2, 8, 900), base=b"?" * 32)}, [("I12", 9)]),
+        ({9: replace(update(2, 8, 900), base=b"z" * 32)}, []),
+        ({9: replace(update(2, 8, 900), base=bytes(32))}, []),
         ({9: update(3, 8, 900)}, [("I12", 9), ("I12", 9), ("I10", 9)]),
         ({9: replace(update(2, 8, 900), replica_before=b"?" * 32)}, [("I12", 9)]),
         ({5: received(1)}, [("I13", 5)]),
@@ -109,6 +120,16 @@ def test_a_story_that_cannot_be_true_is_found(changes: dict[int, Any], expected:
     for seq, each in changes.items():
         told[seq] = each
     assert codes(told) == expected
+
+
+@pytest.mark.parametrize(("age", "found"), [(REPLICAS_KEPT - 1, True), (REPLICAS_KEPT, False)])
+def test_inputs_are_looked_for_among_the_newest_updates(age: int, found: bool) -> None:
+    """What is older than all that is remembered may well have been there."""
+    told: Told = [(EntryType.GENESIS, MEMBER.genesis)]
+    for number in range(1, age + 2):
+        told.append(replace(received(number), seq=number))
+    told.append(replace(merge(PPB), rows=(MergeRow(b"?" * 32, OTHER, 1, 0, PPB, 0),)))
+    assert codes(told) == ([("I11", len(told) - 1)] if found else [])
 
 
 @settings(deadline=None, max_examples=150)

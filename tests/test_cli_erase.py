@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -16,6 +17,7 @@ from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.token import make_token
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.erasure import why_not
 from quidnunc.gossip.federation.card import open_card
@@ -27,6 +29,7 @@ from quidnunc.gossip.provenance import (
     PayloadErased,
     Record,
     ReputationChange,
+    UpdatePublished,
     UpdateReceived,
     payload_of,
 )
@@ -39,12 +42,32 @@ OTHER = b"o" * 32
 MARK = "device-that-must-be-forgotten"
 
 
+class Sender:
+    """A neighbor whose updates, with their tokens, all tests take in."""
+
+    def __init__(self) -> None:
+        self.log = Log(OTHER)
+        self.tokens: dict[int, bytes] = {}
+        self.leaves: dict[int, bytes] = {}
+        key = SecretKey.from_seed(b"k" * 32)
+        for number in range(1, LEAVES_KEPT + 2):
+            states = bytes([number - 1]) * 32, bytes([number]) * 32
+            update = UpdatePublished(
+                b"f" * 32, b"s" * 32, number, number, states[0], *states, b"m" * 32, 9, 1, 1, b"d" * 32, 9, None
+            )
+            entry = self.log.append(update.TYPE, payload_of(update), salt=b"t" * 16, t_ms=number)
+            self.tokens[number] = make_token(entry, self.log.inclusion(number - 1), self.log.checkpoint(key))
+            self.leaves[number] = entry.leaf
+
+
+SENDER = Sender()
+
+
 def received(number: int, reason: int = 0) -> UpdateReceived:
-    token = bytes([number]) * 32
+    token = hashlib.sha256(SENDER.tokens[number]).digest()
     reasons = (reason,) if reason else ()
-    return UpdateReceived(
-        OTHER, number, b"l" * 32, 4, b"t" * 32, token, number, b"m" * 32, token, False, int(bool(reason)), reasons
-    )
+    hashes = (b"t" * 32, token, number, b"m" * 32, bytes([number]) * 32)
+    return UpdateReceived(OTHER, number - 1, SENDER.leaves[number], number, *hashes, False, int(bool(reason)), reasons)
 
 
 START = NodeStart(1, "0.1.0", "3.11.7", "2.13.0", MARK)
@@ -74,9 +97,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = SecretKey(derive_seed(keys.load(home.operational_key, "operational"), Role.LOG, 0))
     entries = [log.append(EntryType.GENESIS, card.genesis, salt=b"s" * 16, t_ms=1)]
     for number, record in enumerate(RECORDS):
-        entries.append(log.append(record.TYPE, payload_of(record), salt=bytes([number]) * 16, t_ms=2 + number))
+        entries.append(
+            log.append(
+                record.TYPE, payload_of(record), salt=hashlib.sha256(bytes([number])).digest()[:16], t_ms=2 + number
+            )
+        )
     with Store.open(home.ledger) as store:
-        store.commit(entries, log.checkpoint(key))
+        rows = [(hashlib.sha256(body).digest(), OTHER, number, body) for number, body in SENDER.tokens.items()]
+        store.commit(entries, log.checkpoint(key), rows)
     return root
 
 
@@ -105,7 +133,9 @@ def test_the_payload_is_gone_and_everything_still_verifies(home: Home, tmp_path:
     data = erase(home, *MAY, "--yes").data
     assert (data["erased"], data["entry"]) == (MAY, LAST + 1)
     bytes_left = raw(home)
-    assert salt * 2 not in bytes_left
+    assert SENDER.tokens[1] not in bytes_left, "with the entry goes the copy of what it is about"
+    assert SENDER.tokens[2] in bytes_left
+    assert salt not in bytes_left
     assert bytes_left.count(MARK.encode()) == 1, "that of the newest start"
     verified = ledger(home, "verify")
     assert verified.code == 0, verified.err

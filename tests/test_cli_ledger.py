@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 from cli_helpers import make_home, quidnunc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import Token
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import Entry, EntryType, commit_private
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.token import make_token
 from quidnunc.gossip.federation.card import open_card
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.learning.accountant import epsilon_of
@@ -45,6 +48,8 @@ NOISE_U = 4_244_000
 DATASET = b"d" * 32
 OTHER = b"o" * 32
 
+Written = Record | tuple[int, bytes] | tuple[int, bytes, bytes]
+
 
 @dataclass
 class Scribe:
@@ -59,10 +64,19 @@ class Scribe:
         self.key = SecretKey(derive_seed(secret, Role.LOG, 0))
         self.log = Log(open_card(self.home.card.read_bytes()).log_id)
 
-    def write(self, *records: Record | tuple[int, bytes] | tuple[int, bytes, bytes]) -> None:
+    def write(
+        self, *records: Record | tuple[int, bytes] | tuple[int, bytes, bytes], tokens: Sequence[Token] = ()
+    ) -> None:
         entries = [self._entry(record) for record in records]
+        note = self.log.checkpoint(self.key)
+        first = self.log.size - len(entries)
+        own = []
+        for seq, (entry, record) in enumerate(zip(entries, records, strict=True), first):
+            if isinstance(record, UpdatePublished):
+                body = make_token(entry, self.log.inclusion(seq), note)
+                own.append((hashlib.sha256(body).digest(), self.log.log_id, record.number, body))
         with Store.open(self.home.ledger) as store:
-            store.commit(entries, self.log.checkpoint(self.key))
+            store.commit(entries, note, [*own, *tokens])
 
     def _entry(self, record: Any) -> Entry:
         kind, payload, *private = record if isinstance(record, tuple) else (record.TYPE, payload_of(record))
@@ -85,21 +99,30 @@ def spend(
 def published(number: int) -> UpdatePublished:
     replicas = bytes([number - 1]) * 32, bytes([number]) * 32
     return UpdatePublished(
-        b"f" * 32, b"s" * 32, number, number, b"b" * 32, *replicas, b"m" * 32, 651, 1, 1, DATASET, 9, None
+        b"f" * 32, b"s" * 32, number, number, replicas[0], *replicas, b"m" * 32, 651, 1, 1, DATASET, 9, None
     )
+
+
+def token_of_other() -> tuple[Token, bytes]:
+    """The token of update 1 of another member, entry 3 of its log, and the leaf of that entry."""
+    other = Log(OTHER)
+    update = replace(published(1), replica_after=b"r" * 32)
+    for _ in range(4):
+        entry = other.append(update.TYPE, payload_of(update), salt=b"s" * 16, t_ms=1)
+    body = make_token(entry, other.inclusion(3), other.checkpoint(SecretKey(b"o" * 32)))
+    return (hashlib.sha256(body).digest(), OTHER, 1, body), entry.leaf
 
 
 def received(*, refused: bool = False) -> UpdateReceived:
+    (name, *_), leaf = token_of_other()
     reasons = (2, 99) if refused else ()
-    return UpdateReceived(
-        OTHER, 3, b"l" * 32, 4, b"t" * 32, b"k" * 32, 1, b"m" * 32, b"r" * 32, False, int(refused), reasons
-    )
+    return UpdateReceived(OTHER, 3, leaf, 4, b"t" * 32, name, 1, b"m" * 32, b"r" * 32, False, int(refused), reasons)
 
 
 def merged() -> Merge:
     rows = (
-        MergeRow(b"x" * 32, OTHER, 1, 10**9, 6 * 10**8, 10**6),
-        MergeRow(b"y" * 32, OTHER, 3, 5 * 10**8, 4 * 10**8, 10**6),
+        MergeRow(bytes(32), None, None, 10**9, 6 * 10**8, 10**6),
+        MergeRow(b"r" * 32, OTHER, 3, 5 * 10**8, 4 * 10**8, 10**6),
     )
     private = commit_private(b"p" * 16, b"standings")
     return Merge(1, b"z" * 32, b"a" * 32, rows, False, 0, (5,), private)
@@ -117,7 +140,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         NodeStart(1, "0.1.0", "3.11.7", "2.13.0", "cpu"),
     )
     scribe.write(spend(1), published(1))
-    scribe.write(received(), received(refused=True), MessageRefused(None, 1, 3, 100, b"h" * 32))
+    refused = MessageRefused(None, 1, 3, 100, b"h" * 32)
+    scribe.write(received(), received(refused=True), refused, tokens=[token_of_other()[0]])
     scribe.write((EntryType.MERGE, payload_of(merged()), b"standings"), ReputationChange(OTHER, 0, 2, (6,)))
     scribe.write(spend(2), published(2), PrivacyExhausted(3, spend(2).cumulative_u, 8_000_000, 5, DATASET))
     scribe.write((0x7F, encode({"new": 1})), (EntryType.EVAL, encode({"mo": b"z" * 32})))
@@ -232,7 +256,18 @@ def test_show_says_why_it_finds_nothing(written: Path, ref: str, message: str) -
 
 # verify.
 
-GOOD_LAYERS = ["database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables", "meaning"]
+GOOD_LAYERS = [
+    "database",
+    "chain",
+    "canonical",
+    "payloads",
+    "merkle",
+    "own signatures",
+    "side tables",
+    "meaning",
+    "evidence",
+    "claims",
+]
 
 
 def test_verify_gives_a_verdict_per_layer_and_never_a_bare_ok(written: Path) -> None:
@@ -241,7 +276,7 @@ def test_verify_gives_a_verdict_per_layer_and_never_a_bare_ok(written: Path) -> 
     assert all(layer["ok"] and not layer["problems"] for layer in data["layers"])
     assert (data["entries"], data["checkpoints"], data["verified"], data["witnesses"]) == (15, 7, True, "SELF-ATTESTED")
     shown = quidnunc("--home", written, "ledger", "verify").out.splitlines()
-    assert [line[2:17].strip() for line in shown[1:10]] == ["identity", *GOOD_LAYERS]
+    assert [line[2:17].strip() for line in shown[1:12]] == ["identity", *GOOD_LAYERS]
     assert "SELF-ATTESTED: nobody else has signed this history" in shown[-1]
     assert all(line.strip() != "OK" for line in shown)
 

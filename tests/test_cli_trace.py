@@ -98,11 +98,27 @@ def test_with_all_ledgers_the_last_of_a_line_sees_the_share_of_the_first(run: Ru
     assert "not causal credit" in shown.out
 
 
-def test_alone_a_ledger_says_what_it_cannot_explain(run: Run) -> None:
-    result = trace(run, 2)
+def test_alone_a_ledger_shows_by_claims_whom_it_never_met(run: Run) -> None:
+    data = trace(run, 2).data
+    whole = trace(run, 2, *others(run, 2)).data
+    rows = {row["name"]: row for row in data["shares"]}
+    assert rows.keys() == {"peer-0", "peer-1", "peer-2"}
+    assert (rows["peer-0"]["updates"], rows["peer-0"]["claimed"]) == (0, rows["peer-0"]["mass"])
+    assert rows["peer-2"]["claimed"] > 0, "what came back by way of others"
+    for true in whole["shares"]:
+        assert rows[true["name"]]["mass"] == pytest.approx(true["mass"], abs=1e-6)
+        assert true["claimed"] == 0
+    assert (data["unexplained"], set(data["claimed"]), whole["claimed"]) == ({}, {"peer-1"}, {})
+    assert data["genesis"] == pytest.approx(1.0)
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace").out
+    assert "of the model: by peer-1's word, whose ledger is not held" in shown
+
+
+def test_without_claims_a_ledger_says_what_it_cannot_explain(run: Run) -> None:
+    result = trace(run, 2, "--no-claims")
     assert result.code == 32
     data = result.envelope["data"]
-    assert set(data["unexplained"]) == {"peer-1"}
+    assert (set(data["unexplained"]), data["claimed"]) == ({"peer-1"}, {})
     assert {row["name"] for row in data["shares"]} == {"peer-1", "peer-2"}
     assert data["genesis"] + sum(data["unexplained"].values()) == pytest.approx(1.0)
     assert "--ledger" in result.envelope["error"]["hint"]

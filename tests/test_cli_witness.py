@@ -15,10 +15,12 @@ from quidnunc.crypto.checkpoint import cosign_checkpoint, witness_verifier
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
-from quidnunc.crypto.note import Verifier, format_vkey
+from quidnunc.crypto.note import Verifier, format_vkey, parse_note
+from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.provenance import NodeStart, payload_of
+from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 
@@ -60,6 +62,19 @@ class Ledger:
         start = NodeStart(self.log.size, "0.1.0", "3.11.7", "2.13.0", "cpu")
         entry = self.log.append(start.TYPE, payload_of(start), salt=bytes(16), t_ms=2)
         self.commit([entry], [(who.member.log_id, size, note) for who, size, note in cosigned])
+
+    def sum_up(self, *cosigned: tuple[Founder, int, bytes], sized: int = 0) -> int:
+        """An entry that holds these cosignatures; its number."""
+        rows = []
+        for who, size, note in cosigned:
+            line = next(each for each in parse_note(note).signatures if len(each.signature) == 72)
+            rows.append(CosignatureRow(who.member.log_id, sized or size, line.signature))
+        summary = WitnessSummary(len(rows), tuple(sorted(rows)))
+        self.commit([self.log.append(summary.TYPE, payload_of(summary), salt=bytes(16), t_ms=2)])
+        return self.log.size - 1
+
+    def show(self, seq: int) -> Any:
+        return quidnunc("--home", self.path, "--json", "ledger", "show", str(seq)).data["times"]
 
     def cosign(self, who: Founder, size: int, note: bytes | None = None) -> tuple[Founder, int, bytes]:
         key = key_of(who, Role.WITNESS)
@@ -129,6 +144,50 @@ def test_cosignatures_that_are_none_are_named(ledger: Ledger) -> None:
     for part in ("not a member of the charter", "not the own checkpoint of that size", "did not cosign the note"):
         assert part in whys
     assert result.envelope["data"]["witnesses"] == "SELF-ATTESTED"
+
+
+def shown_time(size: int) -> str:
+    return when((SECONDS + size) * 1000)
+
+
+def test_an_entry_is_bounded_by_the_cosignatures_after_it_and_those_cited_before_it(ledger: Ledger) -> None:
+    _, b, c, d, e = ledger.group
+    first = ledger.sum_up(ledger.cosign(b, 3), ledger.cosign(c, 4), ledger.cosign(d, 4), ledger.cosign(e, 2))
+    ledger.grow(ledger.cosign(b, 5), ledger.cosign(c, 5))
+    ledger.grow(ledger.cosign(d, 6))
+    assert ledger.verify().code == 0
+    assert ledger.verify().data["layers"][-1]["checked"] == 4 + 3
+    covered = ledger.show(1)
+    assert covered["not_after"] == shown_time(4), "the third of four was the last the quorum needed"
+    assert covered["not_before"] is None
+    later = ledger.show(first)
+    assert later["not_before"] == shown_time(4)
+    assert later["not_after"] == shown_time(6), "by what lies beside the ledger: 5, 5 and 6"
+    last = ledger.show(ledger.log.size - 1)
+    assert (last["not_after"], last["first_unseen"]) == (None, shown_time(6))
+    assert last["flag"] == "BACKDATED", "it claims two milliseconds after 1970"
+    text = quidnunc("--home", ledger.path, "ledger", "show", str(first)).out
+    assert f"not before {shown_time(4)} · not after {shown_time(6)} · BACKDATED" in text
+
+
+def test_one_witness_less_than_a_quorum_bounds_nothing(ledger: Ledger) -> None:
+    ledger.grow(*(ledger.cosign(each, 4) for each in ledger.group[1:3]))
+    assert ledger.show(1)["not_after"] is None
+
+
+def test_a_summary_of_what_nobody_cosigned_is_named_by_its_entry(ledger: Ledger) -> None:
+    _, b, c, d, _ = ledger.group
+    seq = ledger.sum_up(ledger.cosign(b, 2), (c, 3, ledger.cosign(d, 3)[2]), ledger.cosign(founder(77), 2))
+    late = ledger.sum_up(ledger.cosign(d, 3), sized=9)
+    result = ledger.verify()
+    assert result.code == 30
+    layers = result.envelope["data"]["layers"]
+    found = [(p["code"], p["seq"], p["why"]) for layer in layers for p in layer["problems"]]
+    assert {(code, at) for code, at, _ in found} == {("I16", seq), ("I16", late)}
+    whys = " / ".join(why for _, _, why in found)
+    for part in (f"{c.member.name} did not cosign", "is not a member", "more entries than there were"):
+        assert part in whys
+    assert ledger.show(seq)["not_before"] == shown_time(2), "what holds still counts"
 
 
 # Proofs with cosignatures.

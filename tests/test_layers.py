@@ -36,6 +36,8 @@ ONLY_IN = {
         "peer/ledger/database.py",
         "peer/ledger/store.py",
         "peer/ledger/ledger_check.py",
+        "peer/ledger/meaning_check.py",
+        "peer/ledger/tally.py",
         "peer/ledger/ledger_reader.py",
     },
 }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
+from quidnunc.gossip.attestation import CosignatureRow, SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.provenance import (
     RECORDS,
@@ -92,6 +93,13 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(PrivacySpend, *[UINTS] * 9, HASHES),
     st.builds(PrivacyExhausted, *[UINTS] * 4, HASHES),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
+    st.builds(
+        WitnessSummary,
+        UINTS,
+        st.lists(st.builds(CosignatureRow, HASHES, UINTS, st.binary(min_size=72, max_size=72)), max_size=3).map(tuple),
+    ),
+    st.builds(SuspicionRaised, HASHES, st.sampled_from(("E", "E2", "E3", "F")), HASHES, UINTS),
+    st.builds(SuspicionCleared, HASHES, UINTS),
 ]
 ANY_RECORD = st.one_of(RECORD_STRATEGIES)
 

@@ -28,7 +28,7 @@ ROUNDS: dict[str, Any] = {"rounds": RoundSpec(100_000, 0, 0, "majority")}
 STATE = 4 * DIM
 DELTAS = 3 * (DIM + 1)
 """Bytes of the updates of one neighbor that may come while its snapshot is on its way."""
-HEADERS = 8192
+HEADERS = 10_240
 """Bytes of headers, tokens in them, of one neighbor until the first merge: a few hellos, updates and a snapshot."""
 
 

@@ -557,7 +557,7 @@ def test_a_report_says_what_was_checked(filled: Store, author: Author) -> None:
         "payloads": 10,
         "merkle": 3,
         "own signatures": 3,
-        "side tables": 4,
+        "side tables": 6,
     }
     assert steps[0] == (0, 10)
     assert steps[-1] == (10, 10)

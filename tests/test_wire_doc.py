@@ -53,14 +53,15 @@ from quidnunc.gossip.message import (
     write_message,
 )
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
-from quidnunc.gossip.records import BOOL, HASH, UINT, WORD, Kind
+from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
+from quidnunc.peer.ledger.invariants import INVARIANTS
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTOR: dict[str, Any] = json.loads((ROOT / "tests" / "vectors" / "ledger.json").read_text("utf-8"))
 
-_PLAIN = {UINT: "uint", BOOL: "bool", HASH: "hash", WORD: "word"}
+_PLAIN = {UINT: "uint", BOOL: "bool", HASH: "hash", WORD: "word", COSIGNATURE: "cosig"}
 _MAPS = {PrivacyClaim: "dp"}
 
 
@@ -153,9 +154,12 @@ def test_the_tags_are_those_in_the_code() -> None:
 
 
 def test_the_invariants_are_those_that_verification_reports() -> None:
-    checks = ("peer/ledger/ledger_check.py", "gossip/audit.py", "peer/commands/ledger_witness.py")
-    text = "".join((ROOT / name).read_text("utf-8") for name in checks)
-    assert {row["code"] for row in table("13. Invariants")} == set(re.findall(r'"(I\d+)"', text))
+    checks = ("ledger_check", "meaning_check", "tally")
+    paths = [*(f"peer/ledger/{name}.py" for name in checks), "peer/commands/ledger_witness.py"]
+    text = "".join((ROOT / name).read_text("utf-8") for name in (*paths, "gossip/audit.py", "gossip/claims.py"))
+    codes = {row["code"] for row in table("13. Invariants")}
+    assert codes == set(re.findall(r'"(I\d+)"', text))
+    assert codes == INVARIANTS.keys()
 
 
 def test_roles_and_protocols_are_the_documents() -> None:

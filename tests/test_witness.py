@@ -9,13 +9,17 @@ from node_helpers import Author, Bench, start_all, toy_world, witness_key
 from test_fork_world import TWO_ROUNDS_S, check_proofs, frozen_by, run_twice
 
 from quidnunc.crypto.checkpoint import Checkpoint, cosign_checkpoint, open_checkpoint, sign_checkpoint, witness_verifier
+from quidnunc.crypto.entry import open_entry
 from quidnunc.crypto.errors import LocalProtocolError, Reason
 from quidnunc.crypto.fork import verify_fork
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.note import parse_note, verify_note
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
+from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.events import Frame, Received
 from quidnunc.gossip.exposure import keys_of
 from quidnunc.gossip.message import Consistency, Cosigned, Heads, Message, Prove, write_message
+from quidnunc.gossip.provenance import Merge
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.status import state_of
 from quidnunc.peer.ledger.store import Store
@@ -199,6 +203,85 @@ def test_a_peer_that_is_shown_more_of_its_own_log_than_it_holds_signs_nothing_mo
 
 
 # Worlds.
+
+
+def cosign(bench: Bench, index: int) -> bytes:
+    """A cosignature of an author under the newest own checkpoint."""
+    note = bench.commits[-1].note
+    return cosign_checkpoint(note, bench.authors[index].log.log_id, witness_key(bench.founders[index + 1]), time=1000)
+
+
+@pytest.mark.parametrize(("came", "entries"), [(2, 0), (3, 1), (5, 1), (6, 2)])
+def test_so_many_cosignatures_become_one_entry_without_a_commit_of_its_own(came: int, entries: int) -> None:
+    bench = Bench(4, settings=Settings(summary_cosignatures=3))
+    bench.greet()
+    for number in range(came):
+        bench.turn()
+        commits = len(bench.commits)
+        bench.receive(
+            bench.authors[number % 3], frame(Cosigned(bench.charter.federation_id, cosign(bench, number % 3)))
+        )
+        assert len(bench.commits) == commits
+    bench.turn()
+    found = [record for record in bench.records() if isinstance(record, WitnessSummary)]
+    assert len(found) == entries
+    for summary in found:
+        assert summary.count == 3
+        assert [row.witness for row in summary.rows] == sorted(author.log.log_id for author in bench.authors)
+        assert {row.time for row in summary.rows} == {1000}
+
+
+def silent(bench: Bench, times: int) -> None:
+    """An author that goes on growing, and is asked ``times`` times how, in vain."""
+    author = bench.authors[0]
+    bench.receive(author, author.update().frame)
+    for _ in range(times):
+        bench.now += bench.settings.witness_s
+        bench.receive(author, author.update().frame)
+    bench.settle()
+
+
+@pytest.mark.parametrize(("unanswered", "suspected"), [(3, False), (4, True), (9, True)])
+def test_a_log_that_does_not_show_how_it_grew_is_suspected_never_convicted(unanswered: int, suspected: bool) -> None:
+    bench = Bench(4, settings=Settings(suspect_unanswered=3))
+    bench.greet()
+    silent(bench, unanswered)
+    author = bench.authors[0]
+    bench.turn()
+    bench.turn()
+    raised = [record for record in bench.records() if isinstance(record, SuspicionRaised)]
+    assert [each.who for each in raised] == [author.log.log_id] * suspected
+    assert all((each.kind, len(each.challenge)) == ("E", 32) for each in raised)
+    neighbor = bench.neighbor(author)
+    assert (neighbor.suspected is not None, neighbor.quarantined) == (suspected, False)
+    assert not bench.node.exposure.proofs
+    merged = [row.log_id for record in bench.records() if isinstance(record, Merge) for row in record.rows]
+    assert (author.log.log_id in merged) == (not suspected)
+
+
+def test_an_answer_takes_the_suspicion_back_also_after_a_restart() -> None:
+    bench = Bench(4, settings=Settings(suspect_unanswered=3))
+    bench.greet()
+    silent(bench, 4)
+    bench.turn()
+    author = bench.authors[0]
+    bench.restart()
+    bench.connect()
+    assert bench.neighbor(author).suspected is not None
+    bench.now += bench.settings.witness_s
+    bench.receive(author, author.update().frame)
+    bench.receive(author, answer(author, last(bench, author, Prove)))
+    assert bench.neighbor(author).suspected is None
+    bench.settle()
+    bench.turn()
+    raised = next(header.seq for header, record in bench.entries() if isinstance(record, SuspicionRaised))
+    cleared = [record for record in bench.records() if isinstance(record, SuspicionCleared)]
+    assert [(each.who, each.raised) for each in cleared] == [(author.log.log_id, raised)]
+    audit = Audit(bench.own.log_id)
+    for entry in bench.disk.entries:
+        header = open_entry(entry)
+        audit.read(header.seq, header.type, entry.payload)
+    assert audit.findings == []
 
 
 def test_logs_of_a_running_federation_are_witnessed_by_a_quorum_with_bounded_traffic() -> None:

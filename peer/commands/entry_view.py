@@ -163,6 +163,18 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
         f"payloads of {len(record.seqs)} entries erased ({_nth_reason(record.why)}): "
         + ", ".join(str(seq) for seq in record.seqs[:_SHORT])
     ),
+    EntryType.EQUIVOCATION_PROOF: lambda record, names: (
+        f"a key of {who(record.who, names)} signed two histories (kind {record.kind}): frozen"
+    ),
+    EntryType.WITNESS_SUMMARY: lambda record, names: (
+        f"{record.count} cosignatures, the newest of {', '.join(who(row.witness, names) for row in record.rows)}"
+    ),
+    EntryType.SUSPICION: lambda record, names: (
+        f"{who(record.who, names)} owes an answer (kind {record.kind}): not merged, and not proven of anything"
+    ),
+    EntryType.SUSPICION_CLEARED: lambda record, names: (
+        f"{who(record.who, names)} has answered: entry {record.raised} is taken back"
+    ),
     EntryType.DP_EXHAUSTED: lambda record, names: (
         f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
     ),

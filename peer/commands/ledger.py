@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.entry import EntryType, parse_header
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, Malformed
-from quidnunc.gossip.audit import Audit
-from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
@@ -30,9 +26,10 @@ from quidnunc.peer.commands import (
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import plain, record_of, type_label
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_home import members, opened, owner_of, readable
+from quidnunc.peer.commands.ledger_fsck import HINT, examine, fsck, known_members
+from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
-from quidnunc.peer.ledger.ledger_check import Layer, Report
+from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
@@ -50,6 +47,7 @@ def register(parser: CommandParser) -> None:
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     readable(below, verify)
+    readable(add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65"), fsck)
     ledger_trace.register(add("trace", help="whose training stands in a model"))
     ledger_why.register(add("why", help="why a merge used, clipped or left out whom; what became of an update"))
     ledger_peers.register(add)
@@ -74,7 +72,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             if header.type == EntryType.DP_SPEND:
                 record: Any = record_of(header.type, entry.payload)
                 spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
-        vouched = witnessed(store, _known(context))
+        vouched = witnessed(store, known_members(context))
         owner = owner_of(context, store)
         data = {
             "log_id": store.log_id.hex(),
@@ -104,10 +102,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer, and who vouches for the whole."""
     with opened(context) as store:
         card = owner_of(context, store)
-        report = store.verify(context.out.progress("checked", "entries"))
-        vouched = witnessed(store, _known(context))
-        more = (vouched.layer,) if vouched.layer.checked else ()
-        report = replace(report, layers=(*report.layers, _meaning(store), *more))
+        report, vouched = examine(store, known_members(context), context.out.progress("checked", "entries"))
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -139,8 +134,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
-        hint = "do not restart the daemon; restore a backup"
-        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", HINT)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     return Outcome(data, lines)
@@ -155,32 +149,6 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
     blobs = context.home.blobs
     records = ledger_trace.made_here(store)
     return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec)
-
-
-def _meaning(store: Store) -> Layer:
-    """Whether the entries can all be true; of a damaged ledger, as far as it can be read."""
-    layer = Layer("meaning")
-    audit = Audit(store.log_id)
-    with suppress(LedgerCorrupt, Malformed):
-        for entry in store.entries():
-            header = parse_header(entry.header)
-            if entry.erased:
-                audit.erased(header.seq, header.type)
-            else:
-                audit.read(header.seq, header.type, entry.payload)
-    layer.checked = audit.checked
-    for finding in audit.findings:
-        layer.report(*finding)
-    return layer
-
-
-def _known(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows; none, with a warning, where its charter cannot be read."""
-    try:
-        return members(context)
-    except (CharterError, ConfigError) as error:
-        context.out.warn(f"cosignatures are not checked: {error.message}")
-        return ()
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:

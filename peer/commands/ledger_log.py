@@ -11,11 +11,15 @@ from typing import Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
+from quidnunc.crypto.policy import TimeBounds
 from quidnunc.gossip.provenance import Merge, parse_standings
 from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_links import blobs_of, cited_entries, foreign_entries, made_state, read_states
+from quidnunc.peer.commands.entry_times import bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, who
+from quidnunc.peer.commands.ledger_fsck import known_members
 from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened, readable
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
@@ -24,6 +28,8 @@ CITED_WITHIN = 4096
 """How many entries after the one that is shown are searched for those that name it."""
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
+
+_BOUNDS = (("not before", "not_before"), ("not after", "not_after"))
 
 Wanted = Callable[[Entry, int, int, object], bool]
 """Whether to show (entry, type, time in ms, record)."""
@@ -67,6 +73,9 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
+        known = known_members(context)
+        seen = witnessings(store, known)
+        others = sum(each.log_id != store.log_id for each in known)
         data = entry_data(entry, names)
         try:
             header = parse_header(entry.header) if entry.erased else open_entry(entry)
@@ -81,7 +90,9 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         {"what": what, "hash": name.hex(), "held": blob_path(context.home.blobs, name).exists()}
         for what, name in blobs_of(record)
     ]
+    times = bounds(header.seq, header.t_ms, seen, others)
     data |= {
+        "times": _times_data(times),
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
         "payload_commitment": header.payload_cmt.hex(),
@@ -95,7 +106,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         Styled(f"entry {header.seq}  {data['type']}", "strong"),
         f"  hash        {data['hash']}",
         f"  previous    {data['prev']}",
-        f"  claimed     {data['time']}",
+        f"  claimed     {data['time']}{_told(times)}",
         f"  says        {data['summary']}",
         f"  payload     {header.payload_len} bytes, {'erased' if entry.erased else 'as committed to by the header'}",
     ]
@@ -112,6 +123,18 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         data["private"] = private_data(header.type, entry, names)
         lines += [Styled("  private part:", "warn"), *_fields(data["private"], "    ")]
     return Outcome(data, lines)
+
+
+def _times_data(times: TimeBounds) -> dict[str, str | None]:
+    """The bounds as text; ``flag`` is BACKDATED or POSTDATED where the claim lies outside of them."""
+    told = {name: getattr(times, name) for name in ("not_before", "not_after", "first_unseen")}
+    return {name: None if time is None else when(time * 1000) for name, time in told.items()} | {"flag": times.flag}
+
+
+def _told(times: TimeBounds) -> str:
+    data = _times_data(times)
+    known = [f"{label} {data[name]}" for label, name in _BOUNDS if data[name]]
+    return "".join(f" · {each}" for each in [*known, *([times.flag] if times.flag else [])])
 
 
 def private_data(kind: int, entry: Entry, names: Mapping[bytes, str]) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from typing import Any
 from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.lineage import Lineage, Place, Trace
-from quidnunc.gossip.message import open_update
+from quidnunc.gossip.message import SignedUpdate, open_update
 from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateReceived
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
@@ -45,15 +46,16 @@ def register(parser: CommandParser) -> None:
         help="another member's home, bundle, or copy of a ledger.db (repeat for more); "
         "without a home, the first one is traced",
     )
+    add("--no-claims", action="store_true", help="only what is held, and nobody's word for the rest")
     parser.set_defaults(command=trace)
 
 
 def trace(args: argparse.Namespace, context: Context) -> Outcome:
-    """One row per organization; 32 when part of the history is not held."""
+    """One row per organization; 32 when part of the history is neither held nor claimed."""
     context, others = main_and_others(args.ledger, context)
     charter = read_charter(context.home.charter)[1].charter
     names = {member.log_id: member.name for member in charter.members}
-    lineage = Lineage(charter.task.genesis)
+    lineage = Lineage(charter.task.genesis, claims=not args.no_claims)
     with open_ledger(context.home.ledger, charter) as store:
         own = store.log_id
         newest = _add_own(lineage, store, charter)
@@ -112,12 +114,16 @@ def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
             token = store.token_by_number(record.sender, record.number)
             if member is None or token is None:
                 continue
-            try:
-                signed = open_update(token, log_id=member.log_id, public=member.log)
-            except RemoteProtocolError as error:
-                raise LedgerCorrupt(seq, f"the token it names does not verify: {error.message}") from error
+            signed = _signed(token, member, seq)
             lineage.add(member.log_id, signed.token.header.seq, signed.update)
     return newest
+
+
+def _signed(token: bytes, member: Member, seq: int) -> SignedUpdate:
+    try:
+        return open_update(token, log_id=member.log_id, public=member.log)
+    except RemoteProtocolError as error:
+        raise LedgerCorrupt(seq, f"the token it names does not verify: {error.message}") from error
 
 
 def _add_other(lineage: Lineage, ledger: Path, charter: Charter, context: Context) -> None:
@@ -161,10 +167,13 @@ def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[st
                 "share": share.share,
                 "mass": share.mass,
                 "updates": share.updates,
+                "claimed": share.claimed,
             }
             for share in found.shares
         ],
         "genesis": found.genesis,
+        "claimed": {names.get(log_id, log_id.hex()): part for log_id, part in sorted(found.claimed.items())},
+        "beyond": found.beyond,
         "unexplained": {names.get(log_id, log_id.hex()): part for log_id, part in sorted(found.unexplained.items())},
         "updates": found.updates,
         "merges": found.merges,
@@ -181,11 +190,18 @@ def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[L
             f"ancestors: {found.updates} updates, {found.merges} merges",
             "strong",
         ),
-        f"  {'organization':<24} {'share':>7} {'mass':>9} {'updates':>8}",
+        f"  {'organization':<24} {'share':>7} {'mass':>9} {'updates':>8} {'claimed':>9}",
     ]
     for share in found.shares:
         name = names.get(share.log_id, share.log_id.hex()[:16])
-        lines.append(f"  {name:<24} {share.share:>7.1%} {share.mass:>9.3f} {share.updates:>8}")
+        said = f"{share.claimed:.3f}" if share.claimed else "-"
+        lines.append(f"  {name:<24} {share.share:>7.1%} {share.mass:>9.3f} {share.updates:>8} {said:>9}")
+    if found.beyond:
+        lines.append(f"  {'organizations not named':<24} {'':>7} {found.beyond:>9.3f} {'':>8} {found.beyond:>9.3f}")
+    for name, part in data["claimed"].items():
+        lines.append(
+            Styled(f"  {'claimed':<24} {part:>7.1%} of the model: by {name}'s word, whose ledger is not held", "warn")
+        )
     for name, part in data["unexplained"].items():
         lines.append(
             Styled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import parse_checkpoint, witness_verifier
@@ -10,6 +10,7 @@ from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.crypto.note import MAX_SIGNATURES, Note, Signature, Verifier, format_note, parse_note, verify_note
 from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
+from quidnunc.peer.commands.entry_times import checked, summaries
 from quidnunc.peer.commands.trust import latest_time, log_key
 from quidnunc.peer.ledger.ledger_check import Layer
 from quidnunc.peer.ledger.store import Store
@@ -41,6 +42,10 @@ class Witnessed(NamedTuple):
         """``WITNESSED k of n``, k of whom saw ``size`` entries or more, or ``SELF-ATTESTED`` without a quorum."""
         count = sum(each.size >= self.size for each in self.seen)
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
+
+
+NOBODY = Witnessed(0, (), 0, 0, Layer("cosignatures"))
+"""The verdict where cosignatures cannot be read."""
 
 
 def cosigned_note(store: Store, members: Sequence[Member], seq: int) -> bytes | None:
@@ -109,7 +114,20 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
             seen.append(Seen(member.name, size, found[0].time, log_id))
         else:
             layer.report("I16", size, f"{member.name} did not cosign the note that is kept as its")
+    _check_summaries(store, others, layer)
     quorum = quorum_of(len(others)) if others else 0
     sizes = sorted((each.size for each in seen), reverse=True)
     size = sizes[quorum - 1] if quorum and len(sizes) >= quorum else 0
     return Witnessed(size, tuple(seen), len(others), quorum, layer)
+
+
+def _check_summaries(store: Store, others: Mapping[bytes, Member], layer: Layer) -> None:
+    """The cosignatures that entries hold are the witnesses', under own checkpoints."""
+    for seq, summary in summaries(store):
+        for row in summary.rows:
+            layer.checked += 1
+            member = others.get(row.witness)
+            if member is None:
+                layer.report("I16", seq, f"summary: {row.witness.hex()[:16]} is not a member of the charter")
+            elif not checked(store, row, member):
+                layer.report("I16", seq, f"summary: {member.name} did not cosign the own checkpoint of {row.size}")

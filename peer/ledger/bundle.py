@@ -18,13 +18,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError, LedgerCorrupt
 from quidnunc.crypto.merkle import MAX_SIZE
 from quidnunc.crypto.tiles import ENTRIES, TILE_HEIGHT, bundle_entries, tile_bytes, tile_path, tiles_of
 from quidnunc.peer.home import Home, fsync_dir, unwritable
-from quidnunc.peer.ledger import database
+from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
 CHECKPOINT = "checkpoint"
@@ -38,7 +39,7 @@ def write_bundle(home: Home, path: Path) -> None:
     with _new_directory(path) as temporary:
         found = Home.at(temporary)
         found.state.mkdir()
-        database.copy_public(home.ledger, found.ledger)
+        database.copy_public(home.ledger, found.ledger, partial(tally.update, after=0))
         found.ledger.chmod(0o644)
         for source, target in ((home.card, found.card), (home.charter, found.charter)):
             if source.exists():

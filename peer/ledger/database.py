@@ -8,8 +8,10 @@ import os
 import secrets
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import (
@@ -22,6 +24,7 @@ from quidnunc.crypto.errors import (
     StoreUnwritable,
 )
 from quidnunc.crypto.identity import tagged_hash
+from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable
 
 APPLICATION_ID = 0x514E4C47  # "QNLG"
@@ -115,10 +118,11 @@ def copy(source: Path, path: Path) -> None:
         connection.backup(target)
 
 
-def copy_public(source: Path, path: Path) -> None:
+def copy_public(source: Path, path: Path, finish: Callable[[sqlite3.Connection], object]) -> None:
     """Copy the ledger at ``source`` to a new file without anything private, consistent even while it is written to.
 
-    Row by row into a new database: pages of the old one may still hold what was deleted from it. Raises ConfigError
+    Row by row into a new database: pages of the old one may still hold what was deleted from it. ``finish`` may add
+    what follows from the rows. Raises ConfigError
     when something is there already, StoreUnwritable when the disk fails.
     """
     with (
@@ -139,6 +143,7 @@ def copy_public(source: Path, path: Path) -> None:
         named = connection.execute("SELECT * FROM meta WHERE key IN ('log_id', 'public') ORDER BY key")
         target.executemany("INSERT INTO meta VALUES (?, ?, ?)", named)
         target.execute("INSERT INTO meta VALUES (?, ?, ?)", (WITHHELD, b"", row_seal("meta", WITHHELD, b"")))
+        finish(target)
         target.execute(f"PRAGMA application_id={APPLICATION_ID}")
         target.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         target.execute("COMMIT")
@@ -177,9 +182,35 @@ def row_seal(table: str, *columns: bytes | str | int) -> bytes:
     return tagged_hash("store-row", encode([table, *raw]))
 
 
+def stored_hashes(connection: sqlite3.Connection, level: int, start: int, stop: int) -> list[bytes]:
+    """Hashes of the subtrees ``start`` to ``stop`` of a stored level, or of leaves, for a ``Tiled`` tree."""
+    if level:
+        where = "level = ? AND position >= ? AND position < ? ORDER BY position"
+        rows = connection.execute(f"SELECT hash FROM node WHERE {where}", (level, start, stop))
+        return [row[0] for row in sound(rows, bytes)]
+    where = "seq >= ? AND seq < ? ORDER BY seq"
+    rows = connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))
+    return [leaf_hash(row[0]) for row in sound(rows, bytes)]
+
+
 def quick_check(connection: sqlite3.Connection) -> list[str]:
     """What SQLite finds wrong with its own pages; empty when nothing is."""
     return [row[0] for row in connection.execute("PRAGMA quick_check(10)") if row[0] != "ok"]
+
+
+def integrity_check(connection: sqlite3.Connection) -> list[str]:
+    """What :func:`quick_check` finds, and entries of indexes that are not those of their tables."""
+    return [row[0] for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+
+
+def sound(rows: Iterable[tuple[Any, ...]], *kinds: type | UnionType) -> Iterator[tuple[Any, ...]]:
+    """The rows whose values are of these kinds: in a damaged file even a strict table gives others, or NULL.
+
+    What is left out here, :func:`integrity_check` names.
+    """
+    for row in rows:
+        if all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
+            yield row
 
 
 @contextlib.contextmanager

@@ -1,17 +1,19 @@
 """What ``quidnunc ledger verify`` does: every row of a ledger database, layer by layer, never a bare "OK".
 
-Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3
-time, I4 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I19 derived columns, I20
-limits. One damaged byte can break several; the first problem of the chain layer names the entry.
+Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3 time, I4
+canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I15 what is kept beside, I18 no checkpoint is
+missing, I19 derived columns, I20 limits. One damaged byte can break several; the first problem of the chain layer names
+the entry.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.encoding import decode
@@ -29,7 +31,8 @@ from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
 from quidnunc.gossip.erasure import Erasures
-from quidnunc.peer.ledger.database import WITHHELD, quick_check, row_seal
+from quidnunc.peer.ledger.database import WITHHELD, integrity_check, row_seal, sound
+from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
 PROBLEMS_MAX = 100
 """Problems kept per layer; the others are counted."""
@@ -37,6 +40,16 @@ PROBLEMS_MAX = 100
 LAYERS = ("database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables")
 
 _EVERY = 1024
+
+_SEALED: dict[str, dict[str, type]] = {
+    "token": {"hash": bytes, "author": bytes, "number": int, "body": bytes},
+    "head": {"log_id": bytes, "size": int, "root": bytes, "note": bytes},
+    "cosignature": {"witness": bytes, "size": int, "note": bytes},
+    "meta": {"key": str, "value": bytes},
+}
+"""The columns under the seal of each table that has one."""
+
+Blob = bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +140,8 @@ class _Checker:
         self._nodes = 0
         self._withheld = False
         self._erasures = Erasures()
-        self._checkpoints = connection.cursor()
-        self._next: tuple[int, bytes] | None = None
+        self._checkpoints: Iterator[tuple[Any, ...]] = iter(())
+        self._next: tuple[Any, ...] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
 
     def result(self) -> Report:
@@ -138,15 +151,16 @@ class _Checker:
     def database(self) -> None:
         layer = self.layers["database"]
         layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
-        for problem in quick_check(self._connection):
+        for problem in integrity_check(self._connection):
             layer.report("I6", -1, problem)
         found = self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (WITHHELD,))
         self._withheld = found.fetchone() is not None
 
     def entries(self) -> None:
         """Every entry and, as the tree grows, every checkpoint over it: the tree itself is never held."""
-        self._checkpoints = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
-        self._next = self._checkpoints.fetchone()
+        rows = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
+        self._checkpoints = sound(rows, int, bytes)
+        self._next = next(self._checkpoints, None)
         total = self._connection.execute("SELECT count(*) FROM entry").fetchone()[0]
         rows = self._connection.execute(
             "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
@@ -154,7 +168,8 @@ class _Checker:
         )
         expected = 0
         self._signed_up_to(0)
-        for done, (seq, header, kind, payload, salt, private, private_salt) in enumerate(rows):
+        for done, row in enumerate(sound(rows, int, bytes, int, bytes, bytes, Blob, Blob)):
+            seq, header, kind, payload, salt, private, private_salt = row
             if self._progress is not None and done % _EVERY == 0:
                 self._progress(done, total)
             if seq != expected:
@@ -257,13 +272,13 @@ class _Checker:
         """Check every checkpoint of a size that the entries read so far have reached."""
         while self._next is not None and self._next[0] <= size:
             self._checkpoint(*self._next)
-            self._next = self._checkpoints.fetchone()
+            self._next = next(self._checkpoints, None)
 
     def _rest(self) -> None:
         """Checkpoints beyond the last entry, entries under none, and stored subtrees of no entries."""
         while self._next is not None:
             self._checkpoint(*self._next)
-            self._next = self._checkpoints.fetchone()
+            self._next = next(self._checkpoints, None)
         layer = self.layers["merkle"]
         if self._signed < self._tree.size:
             last = self._tree.size - 1
@@ -293,20 +308,16 @@ class _Checker:
 
     def side_tables(self) -> None:
         layer = self.layers["side tables"]
-        for *columns, seal in self._connection.execute("SELECT hash, author, number, body, seal FROM token"):
-            layer.checked += 1
-            if row_seal("token", *columns) != seal:
-                layer.report("I15", -1, f"token {columns[0].hex()[:16]}: not what was written")
-        for name, body in self._connection.execute("SELECT hash, body FROM evidence"):
+        for lost in (*lost_small(self._connection), *lost_checkpoints(self._connection)):
+            layer.report(*lost)
+        for name, body in sound(self._connection.execute("SELECT hash, body FROM evidence"), bytes, bytes):
             layer.checked += 1
             if hashlib.sha256(body).digest() != name:
-                layer.report("I15", -1, f"proof {name.hex()[:16]}: not what was written")
-        for table, columns in (("head", "log_id, size, root, note"), ("cosignature", "witness, size, note")):
-            for *row, seal in self._connection.execute(f"SELECT {columns}, seal FROM {table}"):
+                layer.report("I15", -1, f"evidence {name.hex()[:16]}: not what was written")
+        for table, kinds in _SEALED.items():
+            rows = self._connection.execute(f"SELECT {', '.join(kinds)}, seal FROM {table}")
+            for *row, seal in sound(rows, *kinds.values(), bytes):
                 layer.checked += 1
                 if row_seal(table, *row) != seal:
-                    layer.report("I15", -1, f"{table} {row[0].hex()[:16]}: not what was written")
-        for key, value, seal in self._connection.execute("SELECT key, value, seal FROM meta"):
-            layer.checked += 1
-            if row_seal("meta", key, value) != seal:
-                layer.report("I15", -1, f"meta {key!r}: not what was written")
+                    key = repr(row[0]) if isinstance(row[0], str) else row[0].hex()[:16]
+                    layer.report("I15", -1, f"{table} {key}: not what was written")

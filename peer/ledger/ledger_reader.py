@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import (
     LedgerCorrupt,
     LocalProtocolError,
@@ -20,11 +20,13 @@ from quidnunc.crypto.errors import (
     RemoteProtocolError,
     StoreUnwritable,
 )
-from quidnunc.crypto.merkle import empty_root, leaf_hash
+from quidnunc.crypto.merkle import empty_root
 from quidnunc.crypto.tiled import Tiled
+from quidnunc.crypto.token import parse_token
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal, translated
-from quidnunc.peer.ledger.ledger_check import Report, check
+from quidnunc.peer.ledger.ledger_check import Layer, Report, check
+from quidnunc.peer.ledger.meaning_check import check_meaning
 
 _BATCH = 256
 
@@ -97,19 +99,20 @@ class LedgerReader:
             for _, entry in batch:
                 yield entry
 
+    def of_type(self, kind: int) -> Iterator[Entry]:
+        """The entries of one type, in order."""
+        with self._guarded():
+            found = [row[0] for row in self._connection.execute("SELECT seq FROM entry WHERE type = ?", (kind,))]
+        for seq in sorted(found):
+            yield self.entry(seq)
+
     def tree(self) -> Tiled:
         """The tree over what is committed now, for proofs: it reads a few hundred rows for each."""
         return Tiled(self.size, self._hashes)
 
     def _hashes(self, level: int, start: int, stop: int) -> list[bytes]:
         with self._guarded():
-            if level:
-                where = "level = ? AND position >= ? AND position < ? ORDER BY position"
-                rows = self._connection.execute(f"SELECT hash FROM node WHERE {where}", (level, start, stop))
-                return [row[0] for row in rows]
-            where = "seq >= ? AND seq < ? ORDER BY seq"
-            rows = self._connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))
-            return [leaf_hash(row[0]) for row in rows]
+            return database.stored_hashes(self._connection, level, start, stop)
 
     def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint, or None for an empty ledger."""
@@ -147,6 +150,22 @@ class LedgerReader:
             if row is not None and row[4] != row_seal("token", *row[:4]):
                 raise DatabaseCorrupt(self.path, f"the token of update {number} of {author.hex()[:16]} is damaged")
         return row[3] if row else None
+
+    def token_by_seq(self, author: bytes, seq: int) -> bytes | None:
+        """The token of entry ``seq`` of ``author``'s log, or None; quick for the newest ones."""
+        last = 2**63 - 1
+        while True:
+            with self._guarded():
+                found = self._connection.execute(
+                    "SELECT max(number) FROM token WHERE author = ? AND number < ?", (author, last)
+                ).fetchone()
+            token = None if found[0] is None else self.token_by_number(author, found[0])
+            if token is None:
+                return None
+            at = parse_header(parse_token(token).header).seq
+            if at <= seq:
+                return token if at == seq else None
+            last = found[0]
 
     def proof(self, name: bytes) -> bytes | None:
         """The proof of equivocation with that SHA-256, or None."""
@@ -188,6 +207,11 @@ class LedgerReader:
         """
         with contextlib.closing(database.open_database(self.path, readonly=True)) as connection:
             return check(connection, self.path, self.log_id, self.public, progress)
+
+    def meaning(self) -> tuple[Layer, ...]:
+        """Check what the entries say, and what they name beside themselves, as :meth:`verify` does with the rows."""
+        with contextlib.closing(database.open_database(self.path, readonly=True)) as connection:
+            return check_meaning(connection, self.path, self.log_id, self.public)
 
     def backup(self, path: Path) -> None:
         """Copy the ledger, whole and consistent, to a new file, beside a daemon that goes on writing."""

@@ -24,7 +24,7 @@ from quidnunc.crypto.log import Log
 from quidnunc.crypto.tiles import TILE_HEIGHT
 from quidnunc.gossip.erasure import Erasures, erased_by
 from quidnunc.gossip.provenance import UpdateReceived, parse_record
-from quidnunc.peer.ledger import database
+from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
@@ -44,6 +44,7 @@ class Store(LedgerReader):
         self.readonly = readonly
         self._log = Log(self.log_id)
         self._erasures = Erasures()
+        self._tallied = 0
 
     @classmethod
     def create(cls, path: Path, log_id: bytes, public: bytes) -> Store:
@@ -69,6 +70,7 @@ class Store(LedgerReader):
             if not readonly:
                 with store._guarded():
                     store._recover()
+                    store._begin_tally()
         except BaseException:
             connection.close()
             raise
@@ -192,7 +194,7 @@ class Store(LedgerReader):
     def put_meta(self, key: str, value: bytes) -> None:
         """Keep ``value`` (at most META_BYTES_MAX) under ``key``, durably, in place of what was there."""
         self._check_writable()
-        if key in _RESERVED or len(value) > META_BYTES_MAX:
+        if key in _RESERVED or tally.reserved(key) or len(value) > META_BYTES_MAX:
             raise LocalProtocolError(f"meta {key!r} of {len(value)} bytes: reserved, or over {META_BYTES_MAX}")
         with self._guarded(), self._transaction() as connection:
             connection.execute(
@@ -223,6 +225,15 @@ class Store(LedgerReader):
         kept = self._connection.execute("SELECT level, position, hash FROM node ORDER BY level, position")
         if list(kept) != sorted(self._new_nodes(0, size)):
             raise DatabaseCorrupt(self.path, "its stored tree is not that of its entries")
+
+    def _begin_tally(self) -> None:
+        """Rows that are missing would be forgotten by the next commit; a ledger without a tally gets one."""
+        if not tally.begun(self._connection):
+            with self._transaction():
+                return
+        for lost in tally.lost_small(self._connection):
+            raise DatabaseCorrupt(self.path, lost.why)
+        self._tallied = self._log.size
 
     def _replay(self, start: int, stop: int, *, strict: bool = False) -> None:
         """Read rows from disk and add them to the mirror, which checks each against its place."""
@@ -285,7 +296,9 @@ class Store(LedgerReader):
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            covered = tally.update(self._connection, self._tallied)
             self._connection.execute("COMMIT")
+            self._tallied = covered
         except BaseException:
             # SQLite has rolled back by itself after some errors, and says so here.
             with contextlib.suppress(sqlite3.Error):

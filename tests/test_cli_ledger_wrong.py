@@ -1,0 +1,142 @@
+"""Something else where the ledger should be: every command says what it is, by its exit code, and changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_helpers import quidnunc
+from test_cli_witness import Ledger
+
+from quidnunc.crypto.encoding import encode
+from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
+from quidnunc.gossip.resume import fold
+from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.database import SCHEMA_VERSION
+from quidnunc.peer.ledger.store import Store
+
+COMMANDS = [
+    *(["ledger", word] for word in ("status", "log", "verify", "fsck", "trace")),
+    ["ledger", "show", "0"],
+    ["ledger", "prove", "0", "--out", "entry.tlog-proof"],
+    ["ledger", "evidence", "list"],
+    ["budget", "show"],
+]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def newer(path: Path) -> None:
+    change(path, f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+
+
+def of_another_program(path: Path) -> None:
+    path.unlink()
+    change(path, "CREATE TABLE photos (name TEXT)")
+
+
+def doctored(path: Path) -> None:
+    change(path, "CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM entry; END")
+
+
+def change(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+WRONG: list[tuple[Callable[[Path], object], int, str]] = [
+    (lambda path: path.write_bytes(b""), 65, "application id 0x0"),
+    (lambda path: path.write_bytes(b"\x89PNG\r\n" * 2000), 65, "not a database"),
+    (lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(9000)), 65, "ledger.db"),
+    (cut, 65, "malformed|damaged"),
+    (newer, 78, f"schema version {SCHEMA_VERSION + 1}"),
+    (of_another_program, 65, "application id"),
+    (doctored, 65, "its tables are not those"),
+]
+NAMES = ["empty", "picture", "zeros", "cut", "newer", "another program's", "doctored"]
+
+
+def snapshot(home: Path) -> dict[str, bytes]:
+    """Every file of a home; what SQLite keeps beside a database that is open is no part of it."""
+    files = (path for path in home.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm")))
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    made = Ledger(tmp_path_factory.mktemp("wrong") / "a")
+    for _ in range(3):
+        made.grow()
+    return made
+
+
+@pytest.fixture
+def ledger(original: Ledger, tmp_path: Path) -> Ledger:
+    """The same in a home of its own, with a database that nothing lies beside."""
+    made = copy.copy(original)
+    made.path = Path(shutil.copytree(original.path, tmp_path / "a"))
+    made.ledger = Home.at(made.path).ledger
+    made.log = copy.deepcopy(original.log)
+    return made
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize(("spoil", "code", "why"), WRONG, ids=NAMES)
+def test_what_is_no_ledger_is_told_and_left_alone(
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], object],
+    code: int,
+    why: str,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spoil(ledger.ledger)
+    before = snapshot(tmp_path)
+    result = quidnunc("--home", ledger.path, "--json", *words)
+    assert snapshot(tmp_path) == before
+    error = result.envelope["error"]
+    assert (result.code, result.envelope["ok"]) == (code, False), error
+    assert any(part in error["message"] for part in why.split("|")), error
+
+
+@pytest.mark.parametrize(("spoil", "code", "why"), WRONG, ids=NAMES)
+def test_a_daemon_does_not_begin_on_it(
+    ledger: Ledger, tmp_path: Path, spoil: Callable[[Path], object], code: int, why: str
+) -> None:
+    spoil(ledger.ledger)
+    before = snapshot(tmp_path)
+    with pytest.raises(StoreNewer if code == 78 else LedgerCorrupt):
+        Store.open(ledger.ledger)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", [0x7F, 0x80, 0xFF])
+def test_entries_of_unknown_types_are_kept_and_verified_and_never_resumed_from(ledger: Ledger, kind: int) -> None:
+    """A later version wrote them: they are shown by number, and a daemon of this version does not go on."""
+    entry = ledger.log.append(kind, encode({"later": 1}), salt=bytes(16), t_ms=9)
+    ledger.commit([entry])
+    assert ledger.verify().code == 0
+    assert quidnunc("--home", ledger.path, "ledger", "fsck").code == 0
+    shown = quidnunc("--home", ledger.path, "ledger", "log", "-n", "1").out
+    assert f"type 0x{kind:02x} (unknown)" in shown
+    with Store.open(ledger.ledger, readonly=True) as store, pytest.raises(LedgerCorrupt, match="no payload format"):
+        fold(store.entries())
+
+
+def test_a_ledger_without_entries_is_incomplete_everywhere(ledger: Ledger) -> None:
+    for path in ledger.ledger.parent.glob(f"{ledger.ledger.name}*"):
+        path.unlink()
+    Store.create(ledger.ledger, ledger.log.log_id, ledger.own.member.log).close()
+    codes = {" ".join(words[:2]): quidnunc("--home", ledger.path, "--json", *words).code for words in COMMANDS}
+    assert codes["ledger verify"] == 32
+    assert codes["ledger fsck"] == 0, "nothing is wrong with it"
+    assert codes["ledger show"] == codes["ledger trace"] == codes["ledger prove"] == 2
