@@ -101,6 +101,11 @@ class Entry(NamedTuple):
         """The entry's name: its leaf hash, which the next header calls ``prev``."""
         return merkle.leaf_hash(self.header)
 
+    @property
+    def erased(self) -> bool:
+        """Whether payload and salt are gone; no entry is made without a salt."""
+        return not (self.payload or self.salt or self.private or self.private_salt)
+
 
 def encode_header(header: Header) -> bytes:
     """The canonical bytes of ``header``; a field out of range raises :class:`LocalProtocolError`."""

@@ -121,7 +121,12 @@ class Log:
         return entry
 
     def replay(self, entry: Entry) -> Header:
-        """Add a stored entry after checking it against its place; else raise :class:`LedgerCorrupt`."""
+        """Add a stored entry after checking it against its place; else raise :class:`LedgerCorrupt`.
+
+        Of an erased entry only the header is left to be checked: whether it may lack its payload is for the caller.
+        """
+        if entry.erased:
+            return self.replay_header(entry.header)
         try:
             header = open_entry(entry)
         except Malformed as error:

@@ -57,8 +57,18 @@ class Audit:
         self._cumulative_u = 0
         self._unused_spends: dict[int, PrivacySpend] = {}
         self._accepted: dict[bytes, int] = {}
+        self._gaps = False
+        self._certain: set[bytes] = set()
         self._suspected: dict[bytes, int] = {}
         self._replicas: dict[bytes, dict[int, bytes]] = {}
+
+    def erased(self, seq: int, kind: int) -> None:
+        """Entry ``seq`` lost its payload: an accepted update may be missing from what follows."""
+        if seq == 0:
+            self._find("I4", seq, "its genesis was erased")
+        if kind == EntryType.UPDATE_RECEIVED:
+            self._gaps = True
+            self._certain.clear()
 
     def read(self, seq: int, kind: int, payload: bytes) -> object:
         """Judge entry ``seq`` by what came before it, and return its record, None without one.
@@ -161,9 +171,12 @@ class Audit:
     def _received(self, seq: int, record: UpdateReceived) -> None:
         before = self._accepted.get(record.sender, 0)
         follows = record.number >= before if record.snapshot else record.number == before + 1
-        if not follows:
+        # After an erasure the next one of each sender may follow one that nobody can read any more.
+        forgiven = self._gaps and record.sender not in self._certain and record.number > before
+        if not follows and not forgiven:
             kind = "snapshot" if record.snapshot else "update"
             self._find("I13", seq, f"{kind} {record.number} of {record.sender.hex()[:16]} follows update {before}")
+        self._certain.add(record.sender)
         self._accepted[record.sender] = max(before, record.number)
         known = self._replicas.setdefault(record.sender, {})
         known[record.seq] = record.replica

@@ -409,6 +409,19 @@ class EquivocationProof:
     seq: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadErased:
+    """0x28: the payloads and salts of earlier entries of this log were erased; ``why`` is an ``EraseReason``."""
+
+    TYPE: ClassVar[EntryType] = EntryType.PAYLOAD_ERASED
+    FIELDS: ClassVar[Fields] = {
+        "seq": ("seqs", listing(UINT, 4096)),
+        "why": ("why", UINT),
+    }
+    seqs: tuple[int, ...]
+    why: int
+
+
 Record = (
     CharterAdopt
     | LogRecover
@@ -421,6 +434,7 @@ Record = (
     | PrivacySpend
     | PrivacyExhausted
     | EquivocationProof
+    | PayloadErased
     | WitnessSummary
     | SuspicionRaised
     | SuspicionCleared
@@ -439,6 +453,7 @@ RECORDS: dict[int, type[Any]] = {
         PrivacySpend,
         PrivacyExhausted,
         EquivocationProof,
+        PayloadErased,
         WitnessSummary,
         SuspicionRaised,
         SuspicionCleared,

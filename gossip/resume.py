@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from quidnunc.crypto.entry import Entry, EntryType, open_entry
+from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.claims import INITIAL, Claim
+from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
@@ -98,15 +99,23 @@ class Resume:
 
 
 def fold(entries: Iterable[Entry]) -> Resume:
-    """The state a ledger leads to; raises LedgerCorrupt for an own entry that does not parse."""
+    """The state a ledger leads to; raises LedgerCorrupt for an own entry that does not parse.
+
+    Erased entries say nothing; a payload that is missing without having been erased is damage.
+    """
     state = Resume()
+    erasures = Erasures()
     for seq, entry in enumerate(entries):
         try:
-            header = open_entry(entry)
+            header = parse_header(entry.header) if entry.erased else open_entry(entry)
+            if erasures.read(seq, header.type, entry):
+                continue
             if header.type != EntryType.GENESIS:
                 _apply(state, parse_record(header.type, entry.payload), seq, entry)
         except Malformed as error:
             raise LedgerCorrupt(seq, error.message) from error
+    if erasures.unexplained:
+        raise LedgerCorrupt(min(erasures.unexplained), "its payload is missing, and no later entry says it was erased")
     return state
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ import pytest
 from cli_helpers import make_home, quidnunc
 from founders import Founder, charter, founder, founders
 
-from quidnunc.crypto.checkpoint import cosign_checkpoint
+from quidnunc.crypto.checkpoint import cosign_checkpoint, witness_verifier
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
-from quidnunc.crypto.note import parse_note
+from quidnunc.crypto.note import Verifier, format_vkey, parse_note
 from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
@@ -186,3 +188,72 @@ def test_a_summary_of_what_nobody_cosigned_is_named_by_its_entry(ledger: Ledger)
     for part in (f"{c.member.name} did not cosign", "is not a member", "more entries than there were"):
         assert part in whys
     assert ledger.show(seq)["not_before"] == shown_time(2), "what holds still counts"
+
+
+# Proofs with cosignatures.
+
+TOOL = Path(__file__).parent.parent / "tools" / "verify_proof.py"
+
+
+def prove(ledger: Ledger, ref: int, path: Path, *words: str | Path) -> Any:
+    return quidnunc("--home", ledger.path, "--json", "ledger", "prove", str(ref), "--out", path, *words).data
+
+
+def test_a_proof_carries_the_checkpoint_that_most_have_cosigned(ledger: Ledger, tmp_path: Path) -> None:
+    _, b, c, d, e = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 3), ledger.cosign(d, 3), ledger.cosign(e, 3))
+    data = prove(ledger, 1, tmp_path / "p", "--policy-out", tmp_path / "policy")
+    assert (data["size"], data["verdict"]) == (3, "WITNESSED 3 of 4")
+    assert {each["witness"] for each in data["cosigned"]} == {each.member.name for each in (c, d, e)}
+    # Entry 3 came after that checkpoint: one cosigned it, which is no quorum.
+    later = prove(ledger, 3, tmp_path / "q")
+    assert (later["size"], later["verdict"], len(later["cosigned"])) == (4, "SELF-ATTESTED", 1)
+    assert (prove(ledger, 4, tmp_path / "r")["size"], prove(ledger, 4, tmp_path / "r")["cosigned"]) == (5, [])
+    checked = ("--home", tmp_path / "nowhere", "--json", "ledger", "verify-proof")
+    found = quidnunc(*checked, tmp_path / "p", "--policy", tmp_path / "policy").data
+    assert (found["verdict"], found["quorum_met"]) == ("WITNESSED 3 of 4", True)
+    assert found["not_after"] == "2025-10-09T08:53:23.000Z"
+    assert quidnunc(*checked, tmp_path / "q", "--policy", tmp_path / "policy").code == 32
+
+
+def test_of_as_many_cosignatures_the_newest_checkpoint_counts(ledger: Ledger, tmp_path: Path) -> None:
+    _, b, c, _, _ = ledger.group
+    ledger.grow(ledger.cosign(b, 2), ledger.cosign(c, 4))
+    assert prove(ledger, 0, tmp_path / "p")["size"] == 4
+
+
+def test_the_independent_verifier_counts_the_same_witnesses(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.grow(*(ledger.cosign(each, 4) for each in ledger.group[1:4]))
+    key = prove(ledger, 2, tmp_path / "p")["key"]
+    words = [word for each in ledger.group[1:] for word in ("--witness", format_vkey(witness_of(each)))]
+    for quorum, code in (("3", 0), ("4", 32)):
+        ran = subprocess.run(
+            [sys.executable, TOOL, "--log", key, *words, "--quorum", quorum, tmp_path / "p"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        assert "3 of 4 witnesses" in ran.stdout
+
+
+def witness_of(member: Founder) -> Verifier:
+    return witness_verifier(member.member.log_id, key_of(member, Role.WITNESS).public)
+
+
+def test_a_cosignature_that_does_not_verify_stays_behind(ledger: Ledger, tmp_path: Path) -> None:
+    """One bad line of a known key would spoil the proof for whoever knows that key."""
+    _, b, c, d, _ = ledger.group
+    bad = cosign_checkpoint(ledger.notes[4], c.member.log_id, key_of(d, Role.WITNESS), time=SECONDS)
+    ledger.grow(ledger.cosign(b, 4), (c, 4, bad), (d, 4, ledger.notes[4]), ledger.cosign(founder(77), 4))
+    data = prove(ledger, 1, tmp_path / "p")
+    assert [each["witness"] for each in data["cosigned"]] == [b.member.name]
+    assert len((tmp_path / "p").read_text().split("\n\n")[2].splitlines()) == 2
+
+
+def test_without_a_charter_a_proof_has_no_cosignatures(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.grow(*(ledger.cosign(each, 4) for each in ledger.group[1:4]))
+    Home.at(ledger.path).charter.write_bytes(b"broken")
+    result = quidnunc("--home", ledger.path, "--json", "ledger", "prove", "1", "--out", tmp_path / "p")
+    assert (result.data["cosigned"], result.data["size"]) == ([], 5)
+    assert "cosignatures are left out" in result.envelope["warnings"][0]

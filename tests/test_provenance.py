@@ -23,6 +23,7 @@ from quidnunc.gossip.provenance import (
     MessageRefused,
     MetricRow,
     NodeStart,
+    PayloadErased,
     PrivacyClaim,
     PrivacyExhausted,
     PrivacySpend,
@@ -91,6 +92,7 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(ReputationChange, HASHES, UINTS, UINTS, st.lists(UINTS, max_size=3).map(tuple)),
     st.builds(PrivacySpend, *[UINTS] * 9, HASHES),
     st.builds(PrivacyExhausted, *[UINTS] * 4, HASHES),
+    st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(
         WitnessSummary,
         UINTS,

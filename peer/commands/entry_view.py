@@ -10,12 +10,14 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, EntryType, Header, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
 from quidnunc.gossip import provenance
+from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer.commands.charter_view import when
 
-_STANDINGS = ("normal", "reduced", "quarantined")
-_STEPS = ("full step", "quarter step", "no step", "median adopted")
+STANDINGS = ("normal", "reduced", "quarantined")
+ERASE_REASONS = tuple(reason.name.lower() for reason in EraseReason)
+STEPS = ("full step", "quarter step", "no step", "median adopted")
 _SHORT = 8
 
 
@@ -66,8 +68,9 @@ def entry_data(entry: Entry, names: Mapping[bytes, str]) -> dict[str, Any]:
         "time": when(header.t_ms),
         "t_ms": header.t_ms,
         "key_epoch": header.key_epoch,
-        "valid": record is not None,
-        "summary": summary(header, record, names),
+        "valid": record is not None or entry.erased,
+        "erased": entry.erased,
+        "summary": "payload was erased" if entry.erased else summary(header, record, names),
         "payload": plain(record),
     }
 
@@ -78,7 +81,7 @@ def entry_line(entry: Entry, names: Mapping[bytes, str]) -> str:
     if header is None:
         return f"{'?':>6}  {entry.leaf.hex()[:_SHORT]}  HEADER DOES NOT PARSE"
     record = record_of(header.type, entry.payload)
-    text = summary(header, record, names)
+    text = "payload was erased" if entry.erased else summary(header, record, names)
     return f"{header.seq:>6}  {entry.leaf.hex()[:_SHORT]}  {when(header.t_ms)}  {type_label(header.type):<17} {text}"
 
 
@@ -130,11 +133,11 @@ def _merged(record: Any, names: Mapping[bytes, str]) -> str:
     inputs = ", ".join(
         f"{who(row.log_id, names) if row.log_id else 'genesis'} {row.effective / 1e9:.3f}" for row in record.rows[1:]
     )
-    return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({_nth(_STEPS, record.step)})"
+    return f"round {record.round}: {_hash(record.result)} from {inputs or 'nobody else'} ({nth(STEPS, record.step)})"
 
 
 def _reputation(record: Any, names: Mapping[bytes, str]) -> str:
-    return f"{who(record.who, names)}: {_nth(_STANDINGS, record.old)} to {_nth(_STANDINGS, record.new)}"
+    return f"{who(record.who, names)}: {nth(STANDINGS, record.old)} to {nth(STANDINGS, record.new)}"
 
 
 def _spent(record: Any, names: Mapping[bytes, str]) -> str:
@@ -156,6 +159,10 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.MERGE: _merged,
     EntryType.REPUTATION_CHANGE: _reputation,
     EntryType.DP_SPEND: _spent,
+    EntryType.PAYLOAD_ERASED: lambda record, names: (
+        f"payloads of {len(record.seqs)} entries erased ({_nth_reason(record.why)}): "
+        + ", ".join(str(seq) for seq in record.seqs[:_SHORT])
+    ),
     EntryType.EQUIVOCATION_PROOF: lambda record, names: (
         f"a key of {who(record.who, names)} signed two histories (kind {record.kind}): frozen"
     ),
@@ -174,9 +181,13 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
 }
 
 
+def _nth_reason(code: int) -> str:
+    return ERASE_REASONS[code - 1] if 0 < code <= len(ERASE_REASONS) else f"code {code}"
+
+
 def _hash(value: bytes) -> str:
     return value.hex()[:_SHORT]
 
 
-def _nth(words: tuple[str, ...], index: int) -> str:
+def nth(words: tuple[str, ...], index: int) -> str:
     return words[index] if index < len(words) else f"code {index}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.checkpoint import origin_of
-from quidnunc.crypto.entry import EntryType, open_entry
+from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.fork import Fork, verify_fork
 from quidnunc.crypto.fork_proof import MAX_FORK_BYTES, ForkKind
@@ -52,7 +52,7 @@ def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
     with opened(context) as store:
         found = []
         for seq, entry in enumerate(store.entries()):
-            if open_entry(entry).type != EntryType.EQUIVOCATION_PROOF:
+            if parse_header(entry.header).type != EntryType.EQUIVOCATION_PROOF:
                 continue
             record = parse_record(EntryType.EQUIVOCATION_PROOF, entry.payload)
             assert isinstance(record, EquivocationProof)

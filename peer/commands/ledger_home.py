@@ -1,34 +1,101 @@
-"""What the ``ledger`` commands share: this home's ledger, its entries by reference, and whom this home knows."""
+"""What the ``ledger`` commands share: the ledger at hand, its entries by reference, and whom it may be of.
+
+The ledger is this home's, or what ``--ledger`` names: another home, a bundle (see :mod:`quidnunc.peer.ledger.bundle`)
+or a copy of a ``ledger.db``. Whatever it is, it is read and never written.
+"""
 
 from __future__ import annotations
 
+import argparse
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.cli import Context
-from quidnunc.peer.commands.files import own_card, read_charter, require_home
+from quidnunc.peer.cli import Command, CommandParser, Context
+from quidnunc.peer.commands.files import read_card, read_charter, require_home
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
-from quidnunc.peer.output import ExitCode, UsageError
+from quidnunc.peer.output import ExitCode, Outcome, UsageError
 
 _MIN_PREFIX = 8
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerFile(Home):
+    """A bare ledger database; the charter and the card beside it are those of the home at ``root``."""
+
+    file: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.file
+
+
+def readable(parser: CommandParser, command: Command) -> None:
+    """Make ``command`` the parser's, able to read another ledger than this home's."""
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="PATH",
+        help="read this ledger: another home, an exported bundle, or a copy of a ledger.db (default: this home's)",
+    )
+    parser.set_defaults(command=_elsewhere(command))
+
+
+def _elsewhere(command: Command) -> Callable[[argparse.Namespace, Context], Outcome]:
+    @functools.wraps(command)
+    def run(args: argparse.Namespace, context: Context) -> Outcome:
+        if args.ledger is not None:
+            context = replace(context, home=ledger_place(args.ledger, context.home))
+        return command(args, context)
+
+    return run
+
+
+def ledger_place(path: Path, home: Home) -> Home:
+    """Where the ledger at ``path`` lies: in a home or a bundle, or by itself beside what ``home`` knows."""
+    path = path.expanduser().absolute()
+    return Home.at(path) if path.is_dir() else LedgerFile(home.root, path)
+
+
+def main_and_others(paths: Sequence[Path], context: Context) -> tuple[Context, list[Home]]:
+    """This home and the other ledgers named; without a home the first one named takes its place."""
+    others = [ledger_place(path, context.home) for path in paths]
+    if others and not (context.home.exists() or context.home.ledger.exists()):
+        context = replace(context, home=others.pop(0))
+    return context, others
+
+
 @contextmanager
 def opened(context: Context) -> Iterator[Store]:
-    """The ledger of this home, read-only."""
-    require_home(context.home)
-    if not context.home.ledger.exists():
-        raise LedgerMissing(
-            f"{context.home.ledger}: there is no ledger",
-            hint=NO_OLD_COPY,
-        )
+    """The ledger at hand, read-only."""
+    require_ledger(context.home)
     with Store.open(context.home.ledger, readonly=True) as store:
         yield store
+
+
+def require_ledger(home: Home) -> None:
+    """Raise ConfigError unless there is a ledger, in a home or without one."""
+    if home.ledger.exists():
+        return
+    require_place(home)
+    raise LedgerMissing(f"{home.ledger}: there is no ledger", hint=NO_OLD_COPY)
+
+
+def require_place(home: Home) -> None:
+    """Raise ConfigError unless a ledger lies here, or a home that should have one."""
+    if home.ledger.exists():
+        return
+    if isinstance(home, LedgerFile):
+        raise ConfigError(f"{home.file}: no ledger here", hint="name a home, a bundle, or a copy of a ledger.db")
+    require_home(home)
 
 
 class LedgerMissing(ConfigError):
@@ -37,8 +104,15 @@ class LedgerMissing(ConfigError):
     exit_code = ExitCode.INCOMPLETE
 
 
+def owner_of(context: Context, store: Store) -> Member | None:
+    """Whose ledger this should be: the one on the card beside it, or of a bare copy the member with its log id."""
+    if not isinstance(context.home, LedgerFile):
+        return read_card(context.home.card)
+    return next((each for each in members(context) if each.log_id == store.log_id), None)
+
+
 def member_names(context: Context) -> dict[bytes, str]:
-    """Members by log id, as far as this home knows: from its charter, else its own card."""
+    """Members by log id, as far as is known here: from the charter, else the card."""
     try:
         return {member.log_id: member.name for member in members(context)}
     except (CharterError, ConfigError) as error:
@@ -47,10 +121,11 @@ def member_names(context: Context) -> dict[bytes, str]:
 
 
 def members(context: Context) -> tuple[Member, ...]:
-    """Everybody whom this home knows: the members of its charter, else itself; raises as reading them does."""
+    """Everybody who is known here: the members of the charter, else of the card; raises as reading them does."""
     if context.home.charter.exists():
         return read_charter(context.home.charter)[1].charter.members
-    return (own_card(context.home),)
+    require_place(context.home)
+    return (read_card(context.home.card),)
 
 
 def find_entry(store: Store, ref: str) -> Entry:

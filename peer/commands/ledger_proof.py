@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of, parse_checkpoint
 from quidnunc.crypto.entry import Entry, encode_header, open_entry, parse_header
-from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
+from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.crypto.merkle import node_hash
 from quidnunc.crypto.note import Verifier, format_vkey
-from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, judge, time_bounds
+from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, Witness, flat_policy, judge, time_bounds
+from quidnunc.crypto.policy_file import format_policy
 from quidnunc.crypto.proof_file import MAX_PROOF_BYTES, EntryProof, entry_proof, open_proof, parse_proof
+from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import read_file, write_public
-from quidnunc.peer.commands.ledger_home import find_entry, opened
+from quidnunc.peer.commands.ledger_home import find_entry, opened, readable
+from quidnunc.peer.commands.ledger_witness import cosigned_note
 from quidnunc.peer.commands.trust import add_keys, known_members, latest_time, named_keys, trust
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -31,7 +35,10 @@ def register(add: Callable[..., CommandParser]) -> None:
     below = add("prove", help="write one entry as a proof that anybody can check offline")
     below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
     below.add_argument("--out", type=Path, metavar="FILE", help="where to (default: entry-SEQ.tlog-proof here)")
-    below.set_defaults(command=prove)
+    below.add_argument(
+        "--policy-out", type=Path, metavar="FILE", help="also write who must have cosigned, for verify-proof --policy"
+    )
+    readable(below, prove)
 
     below = add("verify-proof", help="check such a file; exit 0 valid, 30 not, 32 below quorum or erased")
     below.add_argument("file", type=Path, metavar="FILE")
@@ -42,19 +49,31 @@ def register(add: Callable[..., CommandParser]) -> None:
 
 
 def prove(args: argparse.Namespace, context: Context) -> Outcome:
-    """A proof of one entry under the newest checkpoint, checked before it is written."""
+    """A proof of one entry under the checkpoint that most witnesses cosigned, checked before it is written."""
+    known = _members(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
         key = Verifier(origin_of(store.log_id), store.public)
-        seq, data = _proof(store, entry)
+        seq, data = _proof(store, entry, known)
     proof = open_proof(data, [key])
+    policy = trust([], None, known, key.name)._replace(logs=(key,))
+    verdict = judge(proof.note, policy, latest=latest_time())
     path = args.out or Path(f"entry-{seq}.tlog-proof")
     write_public(path, data)
     vkey = format_vkey(key)
     recipe = f"quidnunc ledger verify-proof {path.name} --key {vkey}"
+    if args.policy_out is not None:
+        write_public(args.policy_out, format_policy(_portable(policy)))
+        recipe += f" --policy {args.policy_out.name}"
     shown = {"file": str(path), "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
+    shown |= {
+        "verdict": verdict.label,
+        "cosigned": [{"witness": each.name, "time": _second(each.time)} for each in verdict.cosigners],
+        "policy": None if args.policy_out is None else str(args.policy_out),
+    }
     lines: list[Line] = [
         Styled(f"entry {seq} of {proof.checkpoint.size} is in {path} ({len(data)} bytes)", "good"),
+        f"  {len(verdict.cosigners)} of {verdict.witnesses} witnesses cosigned the checkpoint in it: {verdict.label}",
         "  hand it on; it holds the entry's payload, never its private part. The recipient checks it with",
         f"  {recipe}",
         "  and must know the key from another source than you hand the file over by",
@@ -90,16 +109,34 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(shown | {"verified": True}, lines)
 
 
-def _proof(store: Store, entry: Entry) -> tuple[int, bytes]:
-    """The proof file of ``entry`` under the newest checkpoint that is on disk."""
+def _portable(policy: Policy) -> Policy:
+    """The same policy with names that its file format allows: words, told apart by the end of the key's name."""
+    witnesses = [
+        Witness(f"{re.sub('[^A-Za-z0-9._-]+', '-', each.name)}-{each.verifier.name[-8:]}", each.verifier)
+        for each in policy.witnesses
+    ]
+    need = policy.groups[0].need if policy.groups else 0
+    return flat_policy(policy.logs[0], witnesses, need)
+
+
+def _members(context: Context) -> tuple[Member, ...]:
+    """Who may have cosigned; nobody, with a warning, where the charter cannot be read."""
+    try:
+        return known_members(context)
+    except (CharterError, ConfigError) as error:
+        context.out.warn(f"cosignatures are left out: {error.message}")
+        return ()
+
+
+def _proof(store: Store, entry: Entry, known: Sequence[Member]) -> tuple[int, bytes]:
+    """The proof file of ``entry`` under the checkpoint on disk that says most."""
     seq = parse_header(entry.header).seq
-    note = store.checkpoint()
+    note = cosigned_note(store, known, seq)
     if note is None:
         raise LedgerCorrupt(seq, "no checkpoint covers it")
     size = open_checkpoint(note, origin_of(store.log_id), store.public).size
-    if seq >= size:
-        raise LedgerCorrupt(seq, f"the newest checkpoint covers {size} entries")
-    open_entry(entry)
+    if not entry.erased:
+        open_entry(entry)
     return seq, entry_proof(entry, store.tree().inclusion(seq, size), note, index=seq)
 
 

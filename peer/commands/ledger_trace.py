@@ -18,7 +18,7 @@ from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateR
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.home import Home
+from quidnunc.peer.commands.ledger_home import main_and_others
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -43,7 +43,8 @@ def register(parser: CommandParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="another member's home, or a copy of its ledger.db (repeat for more)",
+        help="another member's home, bundle, or copy of a ledger.db (repeat for more); "
+        "without a home, the first one is traced",
     )
     add("--no-claims", action="store_true", help="only what is held, and nobody's word for the rest")
     parser.set_defaults(command=trace)
@@ -51,14 +52,15 @@ def register(parser: CommandParser) -> None:
 
 def trace(args: argparse.Namespace, context: Context) -> Outcome:
     """One row per organization; 32 when part of the history is neither held nor claimed."""
+    context, others = main_and_others(args.ledger, context)
     charter = read_charter(context.home.charter)[1].charter
     names = {member.log_id: member.name for member in charter.members}
     lineage = Lineage(charter.task.genesis, claims=not args.no_claims)
     with open_ledger(context.home.ledger, charter) as store:
         own = store.log_id
         newest = _add_own(lineage, store, charter)
-    for path in args.ledger:
-        _add_other(lineage, path, charter, context)
+    for each in others:
+        _add_other(lineage, each.ledger, charter, context)
     target = _target(lineage, args.model, Place(own, newest))
     found = lineage.trace(target)
     data = _data(lineage, found, names)
@@ -124,10 +126,9 @@ def _signed(token: bytes, member: Member, seq: int) -> SignedUpdate:
         raise LedgerCorrupt(seq, f"the token it names does not verify: {error.message}") from error
 
 
-def _add_other(lineage: Lineage, path: Path, charter: Charter, context: Context) -> None:
-    ledger = Home.at(path).ledger if path.is_dir() else path
+def _add_other(lineage: Lineage, ledger: Path, charter: Charter, context: Context) -> None:
     with open_ledger(ledger, charter) as store:
-        report = store.verify(context.out.progress(f"checked of {path.name}", "entries"))
+        report = store.verify(context.out.progress(f"checked of {ledger}", "entries"))
         if not report.ok:
             first = next(problem for layer in report.layers for problem in layer.problems)
             raise LedgerUnusable(f"{ledger}: does not verify: entry {first.seq}: {first.why} ({first.code})")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from quidnunc.crypto.checkpoint import witness_verifier
+from quidnunc.crypto.checkpoint import parse_checkpoint, witness_verifier
 from quidnunc.crypto.errors import RemoteProtocolError
-from quidnunc.crypto.note import parse_note
+from quidnunc.crypto.note import MAX_SIGNATURES, Note, Signature, Verifier, format_note, parse_note, verify_note
 from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.entry_times import checked, summaries
@@ -25,6 +25,7 @@ class Seen(NamedTuple):
     name: str
     size: int
     time: int
+    log_id: bytes
 
 
 class Witnessed(NamedTuple):
@@ -45,6 +46,39 @@ class Witnessed(NamedTuple):
 
 NOBODY = Witnessed(0, (), 0, 0, Layer("cosignatures"))
 """The verdict where cosignatures cannot be read."""
+
+
+def cosigned_note(store: Store, members: Sequence[Member], seq: int) -> bytes | None:
+    """The own checkpoint over entry ``seq`` that most of the other ``members`` cosigned, with their lines.
+
+    Of several with as many the newest, without any the newest of all; None where none covers the entry. Lines that
+    do not verify stay behind: one bad line of a known key would spoil the whole note.
+    """
+    lines: dict[int, list[Signature]] = {}
+    others = {each.log_id: each for each in members if each.log_id != store.log_id}
+    for log_id, (size, note) in sorted(store.cosignatures().items()):
+        own = store.checkpoint_at(size)
+        if log_id not in others or size <= seq or own is None:
+            continue
+        key = witness_verifier(log_id, others[log_id].witness)
+        try:
+            parsed = parse_note(note)
+            if parsed.text == parse_note(own).text and verify_note(parsed, [key]):
+                lines.setdefault(size, []).append(_line_of(parsed, key))
+        except RemoteProtocolError:
+            continue
+    newest = store.checkpoint()
+    if not lines:
+        return newest if newest is not None and parse_checkpoint(parse_note(newest).text).size > seq else None
+    best = max(lines, key=lambda size: (len(lines[size]), size))
+    own = store.checkpoint_at(best)
+    assert own is not None
+    signed = parse_note(own)
+    return format_note(signed._replace(signatures=(*signed.signatures, *lines[best][: MAX_SIGNATURES - 1]))).encode()
+
+
+def _line_of(note: Note, key: Verifier) -> Signature:
+    return next(each for each in note.signatures if (each.name, each.key_id) == (key.name, key.id))
 
 
 def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
@@ -77,7 +111,7 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
             layer.report("I16", size, f"cosignature of {member.name}: {error.message}")
             continue
         if found:
-            seen.append(Seen(member.name, size, found[0].time))
+            seen.append(Seen(member.name, size, found[0].time, log_id))
         else:
             layer.report("I16", size, f"{member.name} did not cosign the note that is kept as its")
     _check_summaries(store, others, layer)

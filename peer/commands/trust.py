@@ -41,8 +41,8 @@ def named_keys(args: argparse.Namespace) -> list[Verifier]:
 
 
 def known_members(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows, none where there is no home."""
-    return members(context) if context.home.exists() else ()
+    """The members that this home knows, none where there is no home and no ledger."""
+    return members(context) if context.home.exists() or context.home.ledger.exists() else ()
 
 
 def log_key(member: Member) -> Verifier:

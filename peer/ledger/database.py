@@ -9,7 +9,7 @@ import os
 import secrets
 import sqlite3
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -52,6 +52,12 @@ SCHEMA = (
 entries, from which proofs are made) follows from the entries. Rows of ``evidence`` are named by their hash. Those of
 ``token``, ``head`` (other logs as last seen), ``cosignature`` (what witnesses signed under own checkpoints) and
 ``meta`` have a ``seal``, a hash of the other columns, so that a flipped bit is found there as well."""
+
+PUBLIC_TABLES = ("entry", "node", "checkpoint", "token", "evidence", "head", "cosignature")
+"""What :func:`copy_public` takes along; ``meta`` as far as it says whose ledger it is, private parts never."""
+
+WITHHELD = "withheld"
+"""The key in ``meta`` that says that private parts were left out on purpose."""
 
 _BUSY_S = 5.0
 
@@ -114,6 +120,37 @@ def copy(source: Path, path: Path) -> None:
         contextlib.closing(_connect(temporary, "rw")) as target,
     ):
         connection.backup(target)
+
+
+def copy_public(source: Path, path: Path, finish: Callable[[sqlite3.Connection], object]) -> None:
+    """Copy the ledger at ``source`` to a new file without anything private, consistent even while it is written to.
+
+    Row by row into a new database: pages of the old one may still hold what was deleted from it. ``finish`` may add
+    what follows from the rows. Raises ConfigError
+    when something is there already, StoreUnwritable when the disk fails.
+    """
+    with (
+        contextlib.closing(open_database(source, readonly=True)) as connection,
+        _new_file(path) as temporary,
+        contextlib.closing(_connect(temporary, "rw")) as target,
+    ):
+        target.execute("BEGIN IMMEDIATE")
+        for statement in SCHEMA:
+            target.execute(statement)
+        connection.execute("BEGIN")
+        for table in PUBLIC_TABLES:
+            # The order of tokens says which came first.
+            order = "level, position" if table == "node" else "rowid"
+            rows = connection.execute(f"SELECT * FROM {table} ORDER BY {order}")
+            marks = ", ".join("?" * len(rows.description))
+            target.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        named = connection.execute("SELECT * FROM meta WHERE key IN ('log_id', 'public') ORDER BY key")
+        target.executemany("INSERT INTO meta VALUES (?, ?, ?)", named)
+        target.execute("INSERT INTO meta VALUES (?, ?, ?)", (WITHHELD, b"", row_seal("meta", WITHHELD, b"")))
+        finish(target)
+        target.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        target.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        target.execute("COMMIT")
 
 
 def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from quidnunc.crypto.entry import (
     MAX_PAYLOAD_BYTES,
     SALT_BYTES,
     ZERO_HASH,
+    Entry,
     EntryType,
     Header,
     commit_payload,
@@ -30,8 +31,9 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier
+from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.provenance import LogRecover, parse_record
-from quidnunc.peer.ledger.database import integrity_check, row_seal, sound
+from quidnunc.peer.ledger.database import WITHHELD, integrity_check, row_seal, sound
 from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
 PROBLEMS_MAX = 100
@@ -139,6 +141,8 @@ class _Checker:
         self._last_t_ms = 0
         self._without_private: list[int] = []
         self._nodes = 0
+        self._withheld = False
+        self._erasures = Erasures()
         self._checkpoints: Iterator[tuple[Any, ...]] = iter(())
         self._next: tuple[Any, ...] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
@@ -152,6 +156,8 @@ class _Checker:
         layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
         for problem in integrity_check(self._connection):
             layer.report("I6", -1, problem)
+        found = self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (WITHHELD,))
+        self._withheld = found.fetchone() is not None
 
     def entries(self) -> None:
         """Every entry and, as the tree grows, every checkpoint over it: the tree itself is never held."""
@@ -175,15 +181,20 @@ class _Checker:
             parsed = self._header(seq, header)
             if parsed is not None:
                 self._place(seq, parsed, kind)
-                self._payload(seq, parsed, payload, salt)
-            self._content(seq, payload, private, private_salt)
-            if parsed is not None and parsed.type == EntryType.LOG_RECOVER:
-                self._recovered(payload)
+            entry = Entry(header, payload, salt, private or b"", private_salt or b"")
+            if parsed is None or not self._erasures.read(seq, parsed.type, entry):
+                if parsed is not None:
+                    self._payload(seq, parsed, payload, salt)
+                self._content(seq, payload, private, private_salt)
+                if parsed is not None and parsed.type == EntryType.LOG_RECOVER:
+                    self._recovered(payload)
             self._head = leaf_hash(header)
             for level, node in self._tree.append(self._head):
                 self._node(level, (self._tree.size >> level) - 1, node)
             self._signed_up_to(self._tree.size)
         self._rest()
+        for seq in sorted(self._erasures.unexplained):
+            self.layers["payloads"].report("I5", seq, "payload: missing, and no later entry says it was erased")
         if self._progress is not None:
             self._progress(total, total)
 
@@ -237,7 +248,7 @@ class _Checker:
             return
         named = value.get("pv") if isinstance(value, dict) else None
         if private is None or private_salt is None:
-            if named is not None:
+            if named is not None and not self._withheld:
                 self._without_private.append(seq)
         elif named is None:
             self.layers["payloads"].report("I5", seq, "private: the payload names none (pv)")

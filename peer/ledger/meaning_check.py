@@ -66,8 +66,12 @@ class _Checker:
         return self.meaning, self._evidence, claims
 
     def entries(self) -> None:
-        rows = self._connection.execute("SELECT seq, header, type, payload FROM entry ORDER BY seq")
-        for seq, header, kind, payload in sound(rows, int, bytes, int, bytes):
+        rows = self._connection.execute("SELECT seq, header, type, payload, salt FROM entry ORDER BY seq")
+        for seq, header, kind, payload, salt in sound(rows, int, bytes, int, bytes, bytes):
+            if Entry(header, payload, salt).erased:
+                self._audit.erased(seq, kind)
+                self._claims.read(seq, None)
+                continue
             record = self._audit.read(seq, kind, payload)
             match record:
                 case UpdatePublished():

@@ -22,6 +22,8 @@ from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.tiles import TILE_HEIGHT
+from quidnunc.gossip.erasure import Erasures, erased_by
+from quidnunc.gossip.provenance import UpdateReceived, parse_record
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
@@ -42,6 +44,7 @@ class Store(LedgerReader):
         super().__init__(path, connection)
         self.readonly = readonly
         self._log = Log(self.log_id)
+        self._erasures = Erasures()
         self._tallied = 0
 
     @classmethod
@@ -109,6 +112,8 @@ class Store(LedgerReader):
         self._check_writable()
         if not entries:
             raise LocalProtocolError("a commit without entries")
+        if any(entry.erased for entry in entries):
+            raise LocalProtocolError("a commit of an entry without its payload")
         rows = [_token_row(*token) for token in tokens]
         with self._guarded():
             # Until the end the mirror in memory may be ahead of the disk; whatever happens, even an exception
@@ -129,6 +134,34 @@ class Store(LedgerReader):
                 sealed = [(*each, row_seal("cosignature", *each)) for each in cosigned]
                 connection.executemany("INSERT OR REPLACE INTO cosignature VALUES (?, ?, ?, ?)", sealed)
             self._dead = None
+
+    def erase(self, seqs: Sequence[int]) -> None:
+        """Remove payload, salt and private part of the entries ``seqs``, and the tokens they name, from the disk.
+
+        A ``payload.erased`` that names them must be committed before: else the ledger would not open again.
+        """
+        self._check_writable()
+        named = {seq for entry in self.entries() for seq in erased_by(parse_header(entry.header).type, entry.payload)}
+        if not set(seqs) <= named:
+            raise LocalProtocolError(f"entries {sorted(set(seqs) - named)[:8]}: no entry says that they are erased")
+        tokens = [record.token for _, record in self._received(seqs)]
+        with self._guarded():
+            # Overwrite, do not only unlink, and keep no copy in the WAL.
+            self._connection.execute("PRAGMA secure_delete=ON")
+            with self._transaction() as connection:
+                rows = [(seq,) for seq in seqs]
+                connection.executemany("UPDATE entry SET payload = x'', salt = x'' WHERE seq = ?", rows)
+                connection.executemany("DELETE FROM private WHERE seq = ?", rows)
+                connection.executemany("DELETE FROM token WHERE hash = ?", [(token,) for token in tokens])
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _received(self, seqs: Sequence[int]) -> Iterator[tuple[int, UpdateReceived]]:
+        for seq in seqs:
+            entry = self.entry(seq)
+            kind = parse_header(entry.header).type
+            record = None if entry.erased or kind != UpdateReceived.TYPE else parse_record(kind, entry.payload)
+            if isinstance(record, UpdateReceived):
+                yield seq, record
 
     def witness(self, log_id: bytes, size: int, root: bytes, note: bytes) -> None:
         """Remember durably that the log ``log_id`` was seen with ``size`` entries and ``root``, under ``note``.
@@ -178,6 +211,9 @@ class Store(LedgerReader):
         for first in range(0, tail, _REPLAY_ROWS):
             self._replay(first, min(tail, first + _REPLAY_ROWS))
         self._replay(tail, size, strict=True)
+        if self._erasures.unexplained:
+            first = min(self._erasures.unexplained)
+            raise LedgerCorrupt(first, "its payload is missing, and no later entry says it was erased")
         row = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
         if row is None and size == 0:
             return
@@ -207,9 +243,10 @@ class Store(LedgerReader):
         """Read rows from disk and add them to the mirror, which checks each against its place."""
         for seq, (kind, entry) in enumerate(self._rows(start, stop), start):
             header = self._log.replay(entry)
+            absent = self._erasures.read(seq, header.type, entry)
             if kind != header.type:
                 raise LedgerCorrupt(seq, f"its row is of type {kind}, its header of type {header.type}")
-            if strict:
+            if strict and not absent:
                 try:
                     decode(entry.payload, max_bytes=MAX_PAYLOAD_BYTES)
                 except Malformed as error:

@@ -1,0 +1,98 @@
+"""``quidnunc ledger erase``: remove payloads behind their commitments; the entries stay, and so does every proof."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+from quidnunc.crypto.entry import parse_header
+from quidnunc.crypto.errors import KeyFileError
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed
+from quidnunc.crypto.log import Log
+from quidnunc.gossip.erasure import EraseReason, erased_by, why_not
+from quidnunc.gossip.provenance import PayloadErased, payload_of
+from quidnunc.peer import keys
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.entry_view import entry_line
+from quidnunc.peer.commands.files import require_home
+from quidnunc.peer.commands.ledger_home import member_names, opened
+from quidnunc.peer.commands.unlocking import add_flags, source
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+
+ENTRIES_MAX = 4096
+"""Entries that one call erases: what one ``payload.erased`` can name."""
+
+_STAYS = (
+    "  what stays: the headers (number, time, type, sizes, commitment) and every proof",
+    "  copies that others hold, in backups and in exports are not reached",
+)
+
+
+def register(parser: CommandParser) -> None:
+    """The arguments of ``ledger erase``."""
+    add = parser.add_argument
+    add("seqs", nargs="+", type=int, metavar="SEQ", help="numbers of the entries")
+    add("--reason", choices=[reason.name.lower() for reason in EraseReason], required=True, help="goes into the ledger")
+    add_flags(parser)
+    parser.set_defaults(command=erase)
+
+
+def erase(args: argparse.Namespace, context: Context) -> Outcome:
+    """Write into the ledger that the payloads are erased, and erase them; the peer must not run. Asks before."""
+    require_home(context.home)
+    wanted = sorted(set(args.seqs))
+    if len(wanted) > ENTRIES_MAX:
+        raise UsageError(f"{len(wanted)} entries, at most {ENTRIES_MAX} are erased at once")
+    names = member_names(context)
+    with opened(context) as store:
+        refused = why_not(store.entries(), wanted)
+        if refused:
+            lines: list[Line] = [f"entry {seq} cannot be erased: {why}" for seq, why in sorted(refused.items())]
+            data = {"erased": [], "refused": {str(seq): why for seq, why in sorted(refused.items())}}
+            message = f"{len(refused)} of {len(wanted)} entries cannot be erased; nothing was changed"
+            return Outcome(data, lines, ExitCode.NOT_PERMITTED, message, "leave them out; see docs/wire.md, section 5")
+        shown = [entry_line(store.entry(seq), names) for seq in wanted]
+    if not _agreed(context, shown):
+        return Outcome({"erased": [], "refused": {}}, ["nothing was erased"])
+    key = SecretKey(derive_seed(_secret(args, context), Role.LOG, 0))
+    with context.home.lock(), Store.open(context.home.ledger) as store:
+        if key.public != store.public:
+            raise KeyFileError(f"{context.home.operational_key}: not the key of this ledger")
+        seq = _record(store, key, wanted, EraseReason[args.reason.upper()])
+        store.erase(wanted)
+    told = f"payloads of {len(wanted)} entries are erased; entry {seq} says so"
+    done: dict[str, Any] = {"erased": wanted, "refused": {}, "entry": seq, "reason": args.reason}
+    return Outcome(done, [Styled(told, "good"), *_STAYS])
+
+
+def _agreed(context: Context, shown: list[str]) -> bool:
+    if context.yes:
+        return True
+    if not context.interactive:
+        raise UsageError("erase asks first, and nobody can answer", hint="add --yes")
+    for line in shown:
+        context.out.talk(line)
+    return context.ask(f"erase {len(shown)} payloads for good? [y/N]").lower() in ("y", "yes")
+
+
+def _secret(args: argparse.Namespace, context: Context) -> bytes:
+    return keys.load(context.home.operational_key, "operational", source(args, context).present)
+
+
+def _record(store: Store, key: SecretKey, wanted: list[int], reason: EraseReason) -> int:
+    """Commit the entry that says so, unless all are named already: a call that was cut short is finished by another."""
+    log = Log(store.log_id)
+    named: dict[int, int] = {}
+    for entry in store.entries():
+        header = log.replay(entry)
+        named |= dict.fromkeys(erased_by(header.type, entry.payload), header.seq)
+    missing = [seq for seq in wanted if seq not in named]
+    if not missing:
+        return max(named[seq] for seq in wanted)
+    record = PayloadErased(tuple(missing), int(reason))
+    entry = log.append(record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000))
+    store.commit([entry], log.checkpoint(key))
+    return parse_header(entry.header).seq
