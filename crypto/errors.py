@@ -62,7 +62,7 @@ class Reason(IntEnum):
 
 NO_OLD_COPY = (
     "keep this home as it is, and restore the newest backup into an empty one: quidnunc --home DIR restore FILE; "
-    "a ledger.db copied back by hand may be signed over, and that is proof of a fork"
+    "do not mend it with an older ledger.db by hand"
 )
 """What to do about a ledger that is damaged or gone."""
 
