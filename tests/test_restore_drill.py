@@ -7,9 +7,12 @@ import signal
 from pathlib import Path
 
 import daemons
+import pytest
 from daemons import check_ledger, cli, found, ledger, plan, reaches, records, running, until
 
 from quidnunc.gossip.provenance import LogRecover, PrivacySpend, UpdatePublished
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 200
 
