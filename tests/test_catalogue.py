@@ -89,8 +89,6 @@ def naive_monna(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def naive_rtc(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     order = list(np.argsort(-dist(x, x[0])))
-    while w[[j for j in range(len(x)) if j not in order[1:]]].sum() < 0 or not order:
-        break
     dropped: list[int] = []
     for j in order:
         if w[[*dropped, j]].sum() > 0.25 + 1e-12:
@@ -152,19 +150,16 @@ def test_a_rule_is_its_naive_version(name: str, k: int) -> None:
         np.testing.assert_allclose(apply(name, stack, weights, OPTIONS[name]), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"balance"}))
 def test_mixing_goes_in_front_of_any_rule(name: str) -> None:
-    stack, weights = some_stack(9, 4)
+    """Weights are equal because mixed rows often are, and which of two equal rows is dropped must not matter."""
+    stack, _ = some_stack(9, 4)
+    weights = np.full(9, 1 / 9)
     wide = stack.astype(np.float64)
     mixed = np.stack([wide[np.argsort(dist(wide, row))[:7]].mean(axis=0) for row in wide])
-    if name == "balance":
-        mixed, expected = mixed, None
-    else:
-        expected = NAIVE[name](mixed, weights)
     result = apply(name, stack, weights, OPTIONS[name], mixed_bad=2)
-    if expected is not None:
-        np.testing.assert_allclose(result, expected, atol=3e-4 if name == "mass_trimmed_mean" else 3e-6)
-    assert np.isfinite(result).all()
+    tolerance = 3e-4 if name == "mass_trimmed_mean" else 3e-6
+    np.testing.assert_allclose(result, NAIVE[name](mixed, weights), atol=tolerance)
 
 
 @pytest.mark.parametrize("mixed_bad", [None, 1])

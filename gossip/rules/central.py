@@ -14,13 +14,15 @@ from quidnunc.gossip.rules.linear import Reals
 
 def one_hot(index: Reals, k: int) -> Reals:
     """Coefficients [..., k] that are 1 at ``index`` [...]."""
-    return (np.arange(k) == index[..., None]).astype(np.float64)
+    found: Reals = (np.arange(k) == index[..., None]).astype(np.float64)
+    return found
 
 
 def krum_scores(products: Matrix, bad: int) -> Reals:
     """The sum of squared distances to the k - bad - 2 nearest other rows, [..., k] (Blanchard et al. 2017)."""
     k = products.shape[-1]
-    return np.sort(pairwise(products), axis=-1)[..., 1 : k - bad - 1].sum(axis=-1)
+    scores: Reals = np.sort(pairwise(products), axis=-1)[..., 1 : k - bad - 1].sum(axis=-1)
+    return scores
 
 
 def krum(products: Matrix, weights: Reals, bad: int) -> Reals:

@@ -49,4 +49,5 @@ def mass_trimmed_mean(stack: Stack, weights: Reals, mass: float) -> Vector:
     # Differences from one value keep the digits that a large common offset would take.
     base = ranked[..., :1, :]
     inner = (kept * (ranked - base)).sum(axis=-2) / kept.sum(axis=-2)
-    return (base[..., 0, :] + inner).astype(np.float32)
+    result: Vector = (base[..., 0, :] + inner).astype(np.float32)
+    return result

@@ -50,7 +50,8 @@ def gram(stack: Stack) -> Matrix:
     total: Matrix = np.zeros((*stack.shape[:-1], stack.shape[-2]))
     for part in blocks(stack):
         difference = _differences(stack, part)
-        total += difference @ np.swapaxes(difference, -1, -2)
+        with np.errstate(invalid="ignore"):
+            total += difference @ np.swapaxes(difference, -1, -2)
     return _checked(total)
 
 
@@ -69,7 +70,8 @@ def _checked(total: Reals) -> Reals:
 def pairwise(products: Matrix) -> Matrix:
     """||x_i - x_j||^2, [..., k, k], from Gram ``products`` of any common origin; 0 on the diagonal."""
     own = np.einsum("...kk->...k", products)
-    return np.maximum(own[..., :, None] + own[..., None, :] - 2 * products, 0.0)
+    apart: Matrix = np.maximum(own[..., :, None] + own[..., None, :] - 2 * products, 0.0)
+    return apart
 
 
 def from_point(products: Matrix, point: Reals) -> Reals:
@@ -77,7 +79,8 @@ def from_point(products: Matrix, point: Reals) -> Reals:
     across = np.einsum("...ij,...j->...i", products, point)
     own = np.einsum("...kk->...k", products)
     here = np.einsum("...i,...i->...", point, across)
-    return np.maximum(own - 2 * across + here[..., None], 0.0)
+    away: Reals = np.maximum(own - 2 * across + here[..., None], 0.0)
+    return away
 
 
 def combine(stack: Stack, point: Reals) -> Vector:
