@@ -92,4 +92,5 @@ def nearest_mixing(products: Matrix, bad: int) -> Matrix:
     apart = pairwise(products)
     # The own place wins every tie: an exact copy of a row never displaces it.
     apart[..., np.arange(k), np.arange(k)] = -1.0
-    return lowest(apart, k - bad) / (k - bad)
+    mixing: Matrix = lowest(apart, k - bad) / (k - bad)
+    return mixing

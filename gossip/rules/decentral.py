@@ -20,7 +20,8 @@ _TOLERANCE = 1e-12
 def bad_mass(weights: Reals, bad: int) -> Reals:
     """The weight [..., 1] of the ``bad`` heaviest neighbors; row 0 of ``weights`` [..., k] is the own."""
     heaviest = -np.sort(-weights[..., 1:], axis=-1)[..., :bad]
-    return heaviest.sum(axis=-1, keepdims=True)
+    mass: Reals = heaviest.sum(axis=-1, keepdims=True)
+    return mass
 
 
 def pulled(pull: Reals) -> Reals:
