@@ -155,8 +155,10 @@ class Compute:
             few = task.train[0][:_HEARTBEAT_EXAMPLES], task.train[1][:_HEARTBEAT_EXAMPLES]
             trained, loss = start, float(net.mean_losses(base[None], *few)[0])
         attack = attack_in(self._attack, job.round)
-        if attack is not None:
+        if attack is not None or self._private is not None:
+            # Kept in honest rounds too: an attacker of some rounds goes on from its honest copy.
             self._private = trained
+        if attack is not None:
             target = attack(trained, start, self._attack_stream)
         else:
             target = base + np.float32(job.drag) * (trained - base)
