@@ -8,7 +8,14 @@ import torch
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, check_attack
+from quidnunc.gossip.learning.attack import (
+    ATTACKS,
+    BETRAYAL_ROUND,
+    DATA_ATTACKS,
+    TIMED_ATTACKS,
+    attack_in,
+    check_attack,
+)
 
 BASE = np.array([1.0, -2.0, 3.0], np.float32)
 TRAINED = np.array([1.5, -2.0, 2.0], np.float32)
@@ -68,3 +75,13 @@ def test_names_are_checked() -> None:
     with pytest.raises(ConfigError, match="attack sing_flip is unknown") as caught:
         check_attack("sing_flip")
     assert "sign_flip" in caught.value.hint
+
+
+def test_timed_attackers_are_honest_in_between() -> None:
+    assert attack_in("betray", BETRAYAL_ROUND - 1) is None
+    assert attack_in("betray", BETRAYAL_ROUND) is ATTACKS["sign_flip"]
+    assert [number for number in range(12) if attack_in("on_off", number)] == [0, 5, 10]
+    assert attack_in("boost", 3) is ATTACKS["boost"]
+    assert attack_in("label_flip", 3) is attack_in("", 3) is None
+    for name in TIMED_ATTACKS:
+        check_attack(name)

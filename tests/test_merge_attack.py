@@ -55,6 +55,12 @@ def test_other_attacks_are_silenced_too(scenario: Scenario, attack: str) -> None
     assert attacked.trust_bad == 0
 
 
+def test_a_traitor_is_silenced_after_it_turns() -> None:
+    attacked = run(replace(PLAIN, attackers={4: "betray"}), 0)
+    assert attacked.mean >= 0.93
+    assert attacked.trust_bad == 0
+
+
 def test_flipped_labels_do_little_harm() -> None:
     assert run(replace(PLAIN, peers=8, attackers={7: "label_flip"}), 0).mean >= 0.92
 

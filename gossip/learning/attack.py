@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 Attack = Callable[[Vector, Vector, NoiseStream], Vector]
 
+BETRAYAL_ROUND = 10
+"""The first round in which ``betray`` attacks, after it has earned full standing."""
+ON_OFF_PERIOD = 5
+"""``on_off`` attacks in one round of so many."""
+
 
 def sign_flip(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
     """-trained: pulls everybody through the origin."""
@@ -82,12 +87,27 @@ def flip_labels(targets: Tensor) -> Tensor:
     return targets.max() - targets
 
 
+TIMED_ATTACKS: Mapping[str, tuple[Attack, Callable[[int], bool]]] = {
+    "betray": (sign_flip, lambda number: number >= BETRAYAL_ROUND),
+    "on_off": (sign_flip, lambda number: number % ON_OFF_PERIOD == 0),
+}
+"""Attacks that are honest in some rounds: what they do, and whether they do it in a round."""
+
+
+def attack_in(name: str, number: int) -> Attack | None:
+    """What the attacker ``name`` does to its params in round ``number``; None where it acts honestly."""
+    if name in TIMED_ATTACKS:
+        attack, acts = TIMED_ATTACKS[name]
+        return attack if acts(number) else None
+    return ATTACKS.get(name)
+
+
 DATA_ATTACKS: Mapping[str, Callable[[Tensor], Tensor]] = {"label_flip": flip_labels}
 """Attacks on training targets by name."""
 
 
 def check_attack(name: str) -> None:
     """Raise ConfigError unless ``name`` is an attack or empty (honest)."""
-    known = [*ATTACKS, *DATA_ATTACKS]
+    known = [*ATTACKS, *TIMED_ATTACKS, *DATA_ATTACKS]
     if name and name not in known:
         raise ConfigError(f"attack {name} is unknown", hint=f"known are {', '.join(known)}")

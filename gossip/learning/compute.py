@@ -39,7 +39,7 @@ from quidnunc.gossip.jobs import (
     is_exhaustion,
 )
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, check_attack
+from quidnunc.gossip.learning.attack import DATA_ATTACKS, attack_in, check_attack
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.merge import Inputs, merge
@@ -154,9 +154,11 @@ class Compute:
         else:
             few = task.train[0][:_HEARTBEAT_EXAMPLES], task.train[1][:_HEARTBEAT_EXAMPLES]
             trained, loss = start, float(net.mean_losses(base[None], *few)[0])
-        attack = ATTACKS.get(self._attack)
-        if attack is not None:
+        attack = attack_in(self._attack, job.round)
+        if attack is not None or self._private is not None:
+            # Kept in honest rounds too: an attacker of some rounds goes on from its honest copy.
             self._private = trained
+        if attack is not None:
             target = attack(trained, start, self._attack_stream)
         else:
             target = base + np.float32(job.drag) * (trained - base)

@@ -1,0 +1,53 @@
+"""Rules that look at every coordinate by itself. Stacks are float32 [..., k, c], results [..., c]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quidnunc.gossip.rules.linear import Reals, Stack, Vector
+from quidnunc.gossip.rules.network import middle
+
+
+def median(stack: Stack) -> Vector:
+    """The median of each coordinate; the mean of the middle two for even k (Yin et al. 2018).
+
+    Knows nothing. Breakdown point (k-1)//2 of k rows; biased where honest rows differ in kind.
+    """
+    k = stack.shape[-2]
+    found = middle(stack, (k - 1) // 2, k // 2)
+    if k % 2:
+        return found[0]
+    return found[0] + np.float32(0.5) * (found[1] - found[0])
+
+
+def trimmed_mean(stack: Stack, bad: int) -> Vector:
+    """The mean of each coordinate without its ``bad`` largest and ``bad`` smallest values (Yin et al. 2018).
+
+    Knows the number of bad rows, 2 * bad < k. Breakdown point ``bad``.
+    """
+    k = stack.shape[-2]
+    found = middle(stack, bad, k - bad - 1, ordered=False)
+    total = found[0].copy()
+    for row in found[1:]:
+        total += row
+    return total * np.float32(1 / len(found))
+
+
+def mass_trimmed_mean(stack: Stack, weights: Reals, mass: float) -> Vector:
+    """The weighted mean of each coordinate without ``mass`` of the weight at either end, a row being cut in part.
+
+    For weights w [..., k] that sum to one, the value v(u) at cumulative weight u is averaged over mass <= u <= 1-mass,
+    0 <= mass < 1/2: the trimmed mean (Stigler 1973) of the weighted distribution. Knows the greatest weight that bad
+    rows hold together, which is its breakdown point. With equal weights and mass = b/k it is the trimmed mean of b.
+    """
+    order = np.argsort(stack, axis=-2, kind="stable")
+    ranked = np.take_along_axis(stack, order, axis=-2)
+    share = np.take_along_axis(np.broadcast_to(weights[..., None], stack.shape), order, axis=-2)
+    upper = np.cumsum(share, axis=-2)
+    kept = np.minimum(upper, 1 - mass) - np.maximum(upper - share, mass)
+    kept = np.maximum(kept, 0.0)
+    # Differences from one value keep the digits that a large common offset would take.
+    base = ranked[..., :1, :]
+    inner = (kept * (ranked - base)).sum(axis=-2) / kept.sum(axis=-2)
+    result: Vector = (base[..., 0, :] + inner).astype(np.float32)
+    return result
