@@ -27,12 +27,13 @@ from quidnunc.gossip import status as node_status
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
+from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
+from quidnunc.peer.accounting import account
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
@@ -141,6 +142,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         batch_size=plan.training.batch_size,
         merge_rule=plan.merge_rule,
         merge_options=dict(plan.merge_options),
+        private=plan.private,
         attack=config.drill.attack,
         threads=config.training.threads,
         memory_bytes=config.training.memory_mib * 1024 * 1024,
@@ -202,6 +204,7 @@ def build_node(
     store: Store,
     blobs: FileBlobs,
     described: Described,
+    accounted: Accounted | None = None,
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
 
@@ -227,6 +230,7 @@ def build_node(
         dataset=dataset_commitment(store, described),
         described=described,
         epsilon_cap_u=int(cap * 1e6) if cap else None,
+        accounted=accounted,
         software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
     )
     clock = Clock(node_log.last_t_ms / 1000)
@@ -394,8 +398,9 @@ async def _run(
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer, charter, home, blobs)
+                accounted = await account(computer, charter, store)
                 node, clock = await trio.to_thread.run_sync(
-                    build_node, charter, member, note_hash, keys, config, store, blobs, described
+                    build_node, charter, member, note_hash, keys, config, store, blobs, described, accounted
                 )
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)
