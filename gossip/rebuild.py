@@ -34,8 +34,8 @@ class Self:
     """Everything a node must be told about its own peer.
 
     ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
-    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's), ``accounted`` what further
-    releases cost where that takes a numerical accountant (:func:`account_job`).
+    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's), ``accounted``
+    what further releases cost where that takes a numerical accountant (:func:`account_job`).
     """
 
     log_id: bytes

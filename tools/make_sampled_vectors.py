@@ -1,7 +1,8 @@
 """Freeze what Opacus's accountants say of Poisson-sampled releases, for tests/test_sampled.py.
 
-Run with opacus 1.6.0 installed: ``python tools/make_sampled_vectors.py tests/vectors/sampled.json``. PRV (Gopi et al. 2021)
-is a second numerical accountant, independent of dp-accounting; GDP is kept to show that it understates.
+Run with opacus 1.6.0 installed: ``python tools/make_sampled_vectors.py tests/vectors/sampled.json``. PRV
+(Gopi et al. 2021) is a second numerical accountant, independent of dp-accounting; GDP is kept to
+show that it understates.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What releases of Poisson-sampled Gaussian steps cost, by Google's dp-accounting.
 
 The reported number is that of the privacy loss distribution, discretized pessimistically (Koskela et al. 2020;
-Doroshenko et al. 2022): an upper bound for adding and for removing one record, whichever is worse. Renyi accounting (Mironov et
-al. 2019) stands beside it as a second, looser bound. The central-limit number (GDP) is never used: it understates.
-Full-batch releases may be among them, as sampling at rate 1.
+Doroshenko et al. 2022): an upper bound for adding and for removing one record, whichever is worse. Renyi accounting
+(Mironov et al. 2019) stands beside it as a second, looser bound. The central-limit number (GDP) is never used: it
+understates. Full-batch releases may be among them, as sampling at rate 1.
 
 dp-accounting and scipy are imported on first use: nothing but the compute process and the command line may come here.
 """

@@ -7,7 +7,8 @@ from typing import Any
 
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
-from quidnunc.gossip.federation.terms import MICRO, PPM
+from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import PPM
 from quidnunc.peer.commands.data_schema import schema_lines
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled

@@ -24,7 +24,6 @@ from quidnunc.gossip.federation.terms import (
     HASH_BYTES,
     MICRO,
     NO_PRIVACY,
-    PPM,
     RULES,
     STARTS,
     MergeSpec,
@@ -33,7 +32,7 @@ from quidnunc.gossip.federation.terms import (
     TaskSpec,
     TrainingSpec,
 )
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
+from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
