@@ -18,6 +18,8 @@ from quidnunc.gossip import Site, Task
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.jobs import (
     PPB,
+    Accounted,
+    AccountJob,
     Adopted,
     AdoptJob,
     Advanced,
@@ -34,6 +36,7 @@ from quidnunc.gossip.jobs import (
     MergeJob,
     PrivacyStep,
     Rejected,
+    Release,
     Trained,
     TrainJob,
 )
@@ -44,6 +47,7 @@ from quidnunc.gossip.learning.params import genesis
 from quidnunc.gossip.reputation import FOUNDER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.task import Plan, Training
+from quidnunc.peer.pipe import TO_CHILD, TO_PARENT
 
 PLAN = Plan(seed=3, codec=INT8, training=Training(0.3, 0.0, 4, 16))
 AUTHOR = bytes(range(32))

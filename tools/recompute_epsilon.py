@@ -2,9 +2,10 @@
 
     python recompute_epsilon.py LEDGER.db...
 
-One line per ledger: releases, epsilon claimed and recomputed, delta. Exit 0: no claim is below what was spent, 30: one is,
-or noise came from a test seed. Written from docs/wire.md, entry 0x18 and the accountants of section 5: it shares no line
-with the program. That the entries are the signed ones is for ``quidnunc ledger verify``. All spends of a ledger count.
+One line per ledger: releases, epsilon claimed and recomputed, delta. Exit 0: no claim is below what was spent,
+30: one is, or noise came from a test seed. Written from docs/wire.md, entry 0x18 and the accountants of section 5: it
+shares no line with the program. That the entries are the signed ones is for ``quidnunc ledger verify``. All spends of
+a ledger count.
 """
 
 import math
@@ -28,7 +29,7 @@ def spends(path):
 
 
 def gaussian(scale, delta):
-    """The least epsilon of one Gaussian release of multiplier ``scale``: Balle and Wang 2018, Theorem 8, by bisection."""
+    """The least epsilon of one Gaussian release of multiplier ``scale`` (Balle and Wang 2018, Theorem 8)."""
 
     def tail(x):
         return math.erfc(x / math.sqrt(2)) / 2
