@@ -1,6 +1,11 @@
-"""The privacy budget of one dataset under one charter: what each release costs, and when to stop.
+"""The privacy budget of a peer's data: what each release costs on top of all before it, and when to stop.
 
-The node commits a ``dp.spend`` entry before it trains; what was spent is never refunded, whatever happens after.
+The node commits a ``dp.spend`` entry before it trains; what was spent is never refunded, whatever happens after. All
+spends of a ledger add up, whatever charter and whatever version of the data they were under: a data set that has
+gained a record still holds the others.
+
+Full batches are added up here, exactly. Sampled ones need a numerical accountant that this process does not load:
+the compute process is asked once, before the first training, for a table of what further releases will cost.
 """
 
 from __future__ import annotations
@@ -9,22 +14,38 @@ import math
 from dataclasses import dataclass
 
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.gossip.jobs import PrivacyStep, Spent
+from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
 from quidnunc.gossip.provenance import Mechanism, NoiseSource, PrivacyClaim, PrivacySpend
 
 ACCOUNTANT = "analytic-gaussian/1"
-SAMPLE_RATE_ALL_PPM = 1_000_000
+SAMPLED_ACCOUNTANT = "pld-poisson/1"
+NEVER_U = 2**53
+"""An epsilon above every cap."""
 
 
 def micro_up(value: float) -> int:
     """``value`` in millionths, rounded up: an epsilon is never understated."""
-    return math.ceil(value * 1e6 - 1e-9)
+    return math.ceil(value * 1e6 - 1e-9) if math.isfinite(value) else NEVER_U
+
+
+def full_batch_epsilon(spent: Spent, delta: float) -> float:
+    """The epsilon that full-batch releases of any noise have cost together, exactly."""
+    kinds = [(release, count) for release, count in spent if count]
+    if not kinds:
+        return 0.0
+    if len(kinds) == 1:
+        return epsilon_of(kinds[0][0].noise_u / 1e6, kinds[0][1], delta)
+    return epsilon_of_total(combined_noise(kind.noise_u / 1e6 / math.sqrt(count) for kind, count in kinds), delta)
 
 
 @dataclass(slots=True)
 class Budget:
-    """Releases so far and the epsilon they add up to. ``cap_u`` may be tighter than the charter's, never looser."""
+    """Releases so far and the epsilon they add up to. ``cap_u`` may be tighter than the charter's, never looser.
+
+    ``history`` is what the ledger held at the start, ``table`` what the compute process says that further releases
+    cost (see :class:`~quidnunc.gossip.jobs.Accounted`). Without a table where one is needed nothing is affordable.
+    """
 
     charter: Charter
     cap_u: int
@@ -33,6 +54,14 @@ class Budget:
     releases: int = 0
     cumulative_u: int = 0
     exhausted: bool = False
+    history: Spent = ()
+    table: tuple[tuple[int, int], ...] = ()
+    _start: int = 0
+
+    def __post_init__(self) -> None:
+        self._start = self.releases
+        if self.private and self.releases > sum(count for _, count in self.history):
+            self.history = ((self.charter.privacy.release, self.releases),)
 
     @property
     def private(self) -> bool:
@@ -45,11 +74,24 @@ class Budget:
         return self.cumulative_u / 1e6
 
     def cost(self, releases: int) -> int:
-        """Cumulative epsilon (``_u``) after that many releases."""
-        if releases == 0:
+        """Cumulative epsilon (``_u``) after that many releases, those of the history included."""
+        if releases <= 0:
             return 0
+        further = releases - self._start
+        if self.sampled:
+            if further <= 0:
+                return self.cumulative_u
+            return next((cost for number, cost in self.table if number >= further), NEVER_U)
         privacy = self.charter.privacy
-        return micro_up(epsilon_of(privacy.noise_u / 1e6, releases, 10.0**-privacy.delta_exp))
+        counts = dict(self.history)
+        counts[privacy.release] = counts.get(privacy.release, 0) + further
+        return micro_up(full_batch_epsilon(tuple(counts.items()), 10.0**-privacy.delta_exp))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether any release so far or to come is of a sample, so that costs come from the table."""
+        kinds = [kind for kind, _ in self.history]
+        return self.private and any(kind.sampled for kind in (*kinds, self.charter.privacy.release))
 
     def affords_next(self) -> bool:
         """Whether one more release stays within the cap."""
@@ -72,27 +114,26 @@ class Budget:
             clip_u=privacy.clip_u,
             noise_source=int(self.noise_source),
             dataset=self.dataset,
+            rate_ppm=privacy.release.rate_ppm,
+            steps=privacy.release.steps,
         )
 
     def step(self) -> PrivacyStep | None:
         """Clip and noise for one release, or None without privacy."""
-        if not self.private:
-            return None
-        privacy = self.charter.privacy
-        return PrivacyStep(privacy.clip_u / 1e6, privacy.noise_u / 1e6)
+        return self.charter.privacy.step
 
     def claim(self, spend: PrivacySpend, spend_seq: int) -> PrivacyClaim:
         """The ``dp`` map of the update that this spend paid for."""
         return PrivacyClaim(
-            mechanism=int(Mechanism.DP_SGD_FULL_BATCH),
+            mechanism=int(Mechanism.DP_SGD_POISSON if self.charter.privacy.sampled else Mechanism.DP_SGD_FULL_BATCH),
             noise_source=spend.noise_source,
-            sample_rate_ppm=SAMPLE_RATE_ALL_PPM,
+            sample_rate_ppm=spend.rate_ppm,
             noise_u=spend.noise_u,
             clip_u=spend.clip_u,
-            steps=1,
+            steps=spend.steps,
             delta_exp=spend.delta_exp,
             epsilon_u=spend.epsilon_u,
             cumulative_u=spend.cumulative_u,
-            accountant=ACCOUNTANT,
+            accountant=SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT,
             spend_seq=spend_seq,
         )

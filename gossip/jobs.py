@@ -10,8 +10,12 @@ Weights are integers in parts per billion (ppb), because they are signed into th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from quidnunc.crypto.errors import Reason
+
+PPM = 1_000_000
+"""One, in parts per million: a sampling rate of 1 takes every example."""
 
 PPB = 1_000_000_000
 """One, in parts per billion."""
@@ -19,10 +23,57 @@ PPB = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class PrivacyStep:
-    """One release of full-batch DP-SGD: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2)."""
+    """One release of DP-SGD: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2) to their sum.
+
+    A release is ``steps`` such steps, each on a Poisson sample in which every example is with probability ``rate``,
+    independently of all others; rate 1 takes every example. All steps count as released.
+    """
 
     clip: float
     noise_multiplier: float
+    rate: float = 1.0
+    steps: int = 1
+
+
+class Release(NamedTuple):
+    """How one release was noised: multiplier and sampling rate in millionths, and noisy steps.
+
+    Clipping norms do not matter to its cost.
+    """
+
+    noise_u: int
+    rate_ppm: int = PPM
+    steps: int = 1
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its batches were samples."""
+        return self.rate_ppm != PPM
+
+
+Spent = tuple[tuple[Release, int], ...]
+"""All releases of a peer so far, by kind, each kind with how many there were."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountJob:
+    """What 1 to ``releases`` more releases would have cost at delta 10^-``delta_exp``. Answered by Accounted."""
+
+    history: Spent
+    release: Release
+    releases: int
+    delta_exp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """Cumulative epsilon (``_u``, rounded up) after further releases, and of all of them without any history.
+
+    ``points`` are (releases, epsilon), ascending; a number between two costs as much as the greater.
+    """
+
+    points: tuple[tuple[int, int], ...]
+    alone_u: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +274,8 @@ class JobFailed:
     exhausted: bool = False
 
 
-Job = DescribeJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob
-Result = Described | Trained | Advanced | Rejected | Merged | Adopted | Evaluated | JobFailed
+Job = DescribeJob | AccountJob | TrainJob | AdvanceJob | AdoptJob | MergeJob | MedianJob | EvaluateJob
+Result = Described | Accounted | Trained | Advanced | Rejected | Merged | Adopted | Evaluated | JobFailed
 
 _EXHAUSTION = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 

@@ -15,7 +15,7 @@ from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
-from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.jobs import PPM, Release, Standing
 from quidnunc.gossip.records import (
     BOOL,
     HASH,
@@ -28,6 +28,7 @@ from quidnunc.gossip.records import (
     parse_payload,
     record,
     row,
+    usually,
     write_payload,
 )
 from quidnunc.gossip.reputation import StandingClass
@@ -37,6 +38,7 @@ class Mechanism(IntEnum):
     """Privacy mechanisms; codes of ``dp.m``."""
 
     DP_SGD_FULL_BATCH = 1
+    DP_SGD_POISSON = 2
 
 
 class NoiseSource(IntEnum):
@@ -356,6 +358,8 @@ class PrivacySpend:
         "c_u": ("clip_u", UINT),
         "ns": ("noise_source", UINT),
         "ds": ("dataset", HASH),
+        "q_ppm": ("rate_ppm", usually(UINT, PPM)),
+        "st": ("steps", usually(UINT, 1)),
     }
     round: int
     release: int
@@ -367,6 +371,13 @@ class PrivacySpend:
     clip_u: int
     noise_source: int
     dataset: bytes
+    rate_ppm: int = PPM
+    steps: int = 1
+
+    @property
+    def kind(self) -> Release:
+        """What its cost depends on."""
+        return Release(self.noise_u, self.rate_ppm, self.steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Described
+from quidnunc.gossip.jobs import Accounted, AccountJob, Described
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MergeRow, NoiseSource
@@ -36,7 +36,8 @@ class Self:
     """Everything a node must be told about its own peer.
 
     ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
-    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's).
+    the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's), ``accounted``
+    what further releases cost where that takes a numerical accountant (:func:`account_job`).
     """
 
     log_id: bytes
@@ -48,6 +49,7 @@ class Self:
     described: Described
     noise_source: NoiseSource = NoiseSource.CHACHA20_OS_KEY
     epsilon_cap_u: int | None = None
+    accounted: Accounted | None = None
     software: Software = Software()
 
 
@@ -100,9 +102,20 @@ def budget(charter: Charter, own: Self, resume: Resume) -> Budget:
         own.noise_source,
         own.dataset,
         releases=resume.releases,
+        history=tuple(sorted(resume.spent.items())),
+        table=() if own.accounted is None else own.accounted.points,
         cumulative_u=resume.cumulative_u,
         exhausted=resume.exhausted,
     )
+
+
+def account_job(charter: Charter, resume: Resume) -> AccountJob | None:
+    """What the compute process must be asked before the first training; None where the budget knows by itself."""
+    privacy = charter.privacy
+    history = tuple(sorted(resume.spent.items()))
+    if not privacy.private or not (privacy.sampled or any(kind.sampled for kind, _ in history)):
+        return None
+    return AccountJob(history, privacy.release, charter.privacy.releases, privacy.delta_exp)
 
 
 def publisher(

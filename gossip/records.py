@@ -17,10 +17,14 @@ _UINT_MAX = 2**64 - 1
 
 
 class Kind(NamedTuple):
-    """How one value is checked when it comes in (``parse``) and written when it goes out (``write``)."""
+    """How one value is checked when it comes in (``parse``) and written when it goes out (``write``).
+
+    A key whose value is ``absent`` is left out, and must be: there is one spelling for everything.
+    """
 
     parse: Callable[[str, Any], Any]
     write: Callable[[Any], Any]
+    absent: Any = None
 
 
 Fields = Mapping[str, tuple[str, Kind]]
@@ -83,6 +87,11 @@ def optional(kind: Kind) -> Kind:
     return Kind(parse, write)
 
 
+def usually(kind: Kind, value: Any) -> Kind:
+    """The same kind for a key that is left out where it would be ``value``: how a version adds a key to a record."""
+    return kind._replace(absent=value)
+
+
 def listing(kind: Kind, limit: int = 4096) -> Kind:
     """A list of at most ``limit`` values of one kind, as a tuple."""
 
@@ -126,17 +135,24 @@ def record(make: Callable[..., Any], fields: Fields) -> Kind:
 
 def write_map(fields: Fields, value: Any) -> dict[str, Any]:
     """The canonical map of a record object."""
-    return {key: kind.write(getattr(value, attribute)) for key, (attribute, kind) in fields.items()}
+    whole = {key: (kind, getattr(value, attribute)) for key, (attribute, kind) in fields.items()}
+    return {key: kind.write(it) for key, (kind, it) in whole.items() if kind.absent is None or it != kind.absent}
 
 
 def parse_map(make: Callable[..., Any], fields: Fields, value: Any, where: str = "payload") -> Any:
     """A record object from an already decoded map; raises Malformed for any unknown, missing or wrong key."""
     if type(value) is not dict:
         raise _fail(where, "expected a map")
-    if value.keys() != fields.keys():
-        odd = sorted(key[:16] for key in value.keys() ^ fields.keys())
+    missing = {key for key in fields.keys() - value.keys() if fields[key][1].absent is None}
+    if missing or value.keys() - fields.keys():
+        odd = sorted(key[:16] for key in missing | (value.keys() - fields.keys()))
         raise _fail(where, f"unknown or missing keys {odd[:4]}")
-    return make(**{attribute: kind.parse(key, value[key]) for key, (attribute, kind) in fields.items()})
+    made = {}
+    for key, (attribute, kind) in fields.items():
+        made[attribute] = kind.parse(key, value[key]) if key in value else kind.absent
+        if key in value and kind.absent is not None and made[attribute] == kind.absent:
+            raise _fail(key, f"must be left out where it is {kind.absent}")
+    return make(**made)
 
 
 def write_payload(fields: Fields, value: Any) -> bytes:

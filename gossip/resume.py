@@ -12,7 +12,7 @@ from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
-from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.jobs import Release, Standing
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.provenance import (
     CharterAdopt,
@@ -76,6 +76,7 @@ class Resume:
     base: bytes | None = None
     unmerged: bool = False
     releases: int = 0
+    spent: dict[Release, int] = field(default_factory=dict)
     cumulative_u: int = 0
     exhausted: bool = False
     tracked: dict[bytes, Tracked] = field(default_factory=dict)
@@ -133,6 +134,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             _apply_merge(state, record, entry)
         case PrivacySpend():
             state.releases = record.release
+            state.spent[record.kind] = state.spent.get(record.kind, 0) + 1
             state.cumulative_u = max(state.cumulative_u, record.cumulative_u)
             state.round = max(state.round, record.round)
         case PrivacyExhausted():

@@ -374,10 +374,11 @@ class Rounds:
         return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=self._with_training))]
 
     def _steps(self) -> int:
-        """Local steps of this turn's training: none in a heartbeat, one full-batch step under privacy."""
+        """Local steps of this turn's training: none in a heartbeat, those of the release under privacy."""
         if not self._with_training:
             return 0
-        return 1 if self._budget.private else self._charter.training.local_steps
+        step = self._budget.step()
+        return self._charter.training.local_steps if step is None else step.steps
 
     @property
     def period(self) -> float:

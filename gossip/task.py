@@ -89,8 +89,8 @@ TaskFunction = Callable[[Site], Task]
 class Training:
     """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples each.
 
-    ``momentum`` starts from zero in every round. A private round is one full-batch step instead and uses
-    ``learning_rate`` only. Raises ConfigError for values out of range.
+    ``momentum`` starts from zero in every round. A private round takes its steps and batches from the charter's
+    privacy instead. Raises ConfigError for values out of range.
     """
 
     learning_rate: float
@@ -114,7 +114,8 @@ class Plan:
     """The part of a charter that the compute side follows.
 
     ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
-    ``gossip/learning/merge.py`` with ``merge_options`` for it.
+    ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` a model that mixes the examples of a
+    batch is refused when it is built, before anything is trained.
     """
 
     seed: int
@@ -122,3 +123,4 @@ class Plan:
     training: Training
     merge_rule: str = "repute"
     merge_options: Mapping[str, float] = field(default_factory=dict)
+    private: bool = False

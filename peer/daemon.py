@@ -27,12 +27,13 @@ from quidnunc.gossip import status as node_status
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed
+from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.peer import api
+from quidnunc.peer.accounting import account
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.clock import Clock
@@ -142,6 +143,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         batch_size=plan.training.batch_size,
         merge_rule=plan.merge_rule,
         merge_options=dict(plan.merge_options),
+        private=plan.private,
         attack=config.drill.attack,
         threads=config.training.threads,
         memory_bytes=config.training.memory_mib * 1024 * 1024,
@@ -209,6 +211,7 @@ def build_node(
     blobs: FileBlobs,
     mirrors: MirrorStore,
     described: Described,
+    accounted: Accounted | None = None,
     *,
     current: bool = False,
 ) -> tuple[Node, Clock]:
@@ -240,6 +243,7 @@ def build_node(
         dataset=dataset_commitment(store, described),
         described=described,
         epsilon_cap_u=int(cap * 1e6) if cap else None,
+        accounted=accounted,
         software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
     )
     clock = Clock(node_log.last_t_ms / 1000)
@@ -413,13 +417,16 @@ async def _run(
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer, charter, home, blobs)
+                accounted = await account(computer, charter, store)
                 parts = (charter, member, note_hash, keys, config, store, blobs, mirrors, described)
-                node, clock = await trio.to_thread.run_sync(build_node, *parts)
+                node, clock = await trio.to_thread.run_sync(build_node, *parts, accounted)
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)
 
                 def again() -> Node:
-                    return build_node(*parts, current=True)[0]
+                    # The entries that came back hold spends, which the first table does not count.
+                    anew = trio.from_thread.run(account, computer, charter, store)
+                    return build_node(*parts, anew, current=True)[0]
 
                 host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
                 await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)

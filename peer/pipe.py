@@ -65,6 +65,7 @@ class Setup:
     threads: int = 1
     memory_bytes: int = 0
     blob_bytes_max: int = 256 * 1024 * 1024
+    private: bool = False
     beat_s: float = 1.0
 
 
@@ -137,6 +138,7 @@ class Codec:
 
 _JOBS = (
     jobs.DescribeJob,
+    jobs.AccountJob,
     jobs.TrainJob,
     jobs.AdvanceJob,
     jobs.AdoptJob,
@@ -146,6 +148,7 @@ _JOBS = (
 )
 _RESULTS = (
     jobs.Described,
+    jobs.Accounted,
     jobs.Trained,
     jobs.Advanced,
     jobs.Rejected,

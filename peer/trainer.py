@@ -92,7 +92,7 @@ def build_compute(setup: Setup) -> Computer:
     compute = Compute(
         counted.build,
         site,
-        Plan(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options),
+        Plan(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options, setup.private),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from founders import charter, founders, private
@@ -13,7 +14,7 @@ from node_helpers import Bench, toy_charter
 from quidnunc.gossip.budget import Budget, micro_up
 from quidnunc.gossip.federation.charter import PrivacySpec, RoundSpec
 from quidnunc.gossip.jobs import PrivacyStep, TrainJob
-from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend, UpdatePublished
 
 BOUNDED = settings(deadline=None, max_examples=100)
@@ -123,3 +124,42 @@ def test_an_isolated_peer_spends_nothing() -> None:
     bench.settle()
     bench.turn()
     assert bench.node.budget.releases == 2
+
+
+def test_another_charters_releases_are_added_not_forgotten() -> None:
+    """Under-counted once: a charter with more noise took all earlier releases for as well noised as its own."""
+    loud = charter(privacy=private(1.0))
+    earlier = ((private(8.0).release, 10),)
+    made = Budget(loud, 8_000_000, NoiseSource.TEST_SEED, bytes(32), releases=10, cumulative_u=1, history=earlier)
+    made.spend(11)
+    own = loud.privacy.noise_u / 1e6
+    both = epsilon_of_total(combined_noise([private(8.0).noise_u / 1e6] * 10 + [own]), 1e-5)
+    assert made.cumulative_u / 1e6 == pytest.approx(both, abs=3e-6)
+    assert made.epsilon > epsilon_of(private(8.0).noise_u / 1e6, 10, 1e-5)
+
+
+SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1_000_000, 2_000_000, 50, 50_000, 4)
+
+
+def sampled(**state: Any) -> Budget:
+    return Budget(charter(privacy=SAMPLED), 8_000_000, NoiseSource.TEST_SEED, bytes(32), **state)
+
+
+def test_sampled_releases_cost_what_the_table_says() -> None:
+    made = sampled(table=((1, 1_000_000), (2, 1_500_000), (4, 2_000_000), (5, 9_000_000)), releases=7)
+    spends = []
+    while made.affords_next():
+        spends.append(made.spend(1))
+    assert [spend.cumulative_u for spend in spends] == [1_000_000, 1_500_000, 2_000_000, 2_000_000]
+    assert [spend.release for spend in spends] == [8, 9, 10, 11]
+    assert {spend.kind for spend in spends} == {SAMPLED.release}
+    claim = made.claim(spends[0], 3)
+    assert (claim.mechanism, claim.sample_rate_ppm, claim.steps, claim.accountant) == (2, 50_000, 4, "pld-poisson/1")
+    assert made.step() == PrivacyStep(1.0, 2.0, 0.05, 4)
+
+
+def test_without_a_table_nothing_sampled_is_affordable() -> None:
+    assert not sampled().affords_next()
+    assert not sampled(table=((1, 2**53),)).affords_next()
+    full = Budget(charter(), 8_000_000, NoiseSource.TEST_SEED, bytes(32), history=((SAMPLED.release, 1),), releases=1)
+    assert not full.affords_next(), "full batches after sampled ones need the table as well"

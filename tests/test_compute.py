@@ -18,6 +18,8 @@ from quidnunc.gossip import Site, Task
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.jobs import (
     PPB,
+    Accounted,
+    AccountJob,
     Adopted,
     AdoptJob,
     Advanced,
@@ -34,6 +36,7 @@ from quidnunc.gossip.jobs import (
     MergeJob,
     PrivacyStep,
     Rejected,
+    Release,
     Trained,
     TrainJob,
 )
@@ -44,6 +47,7 @@ from quidnunc.gossip.learning.params import genesis
 from quidnunc.gossip.reputation import FOUNDER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.task import Plan, Training
+from quidnunc.peer.pipe import TO_CHILD, TO_PARENT
 
 PLAN = Plan(seed=3, codec=INT8, training=Training(0.3, 0.0, 4, 16))
 AUTHOR = bytes(range(32))
@@ -380,3 +384,25 @@ def test_a_full_disk_is_told_from_what_the_task_did() -> None:
     assert isinstance(failed, JobFailed)
     assert failed.unwritable
     assert failed.why == "blobs: cannot be written: no space left on device"
+
+
+def test_a_model_with_batch_statistics_is_refused_before_training_where_privacy_is_asked_for() -> None:
+    task = replace(blobs_task(), model=lambda: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
+    compute = Compute(
+        lambda _site: task, Site(), replace(PLAN, private=True), MemoryBlobs(), NoiseStream(bytes(32), b"x")
+    )
+    failed = compute.handle(DescribeJob())
+    assert isinstance(failed, JobFailed)
+    assert "model layer 1 is BatchNorm1d, which mixes examples" in failed.why
+    assert "GroupNorm" in failed.why
+
+
+def test_what_sampled_releases_cost_is_answered_over_the_pipe() -> None:
+    job = AccountJob(((Release(8_000_000), 10),), Release(2_000_000, 100_000, 2), 3, 5)
+    sent = TO_CHILD.decode(TO_CHILD.encode(job))
+    assert sent == job
+    answer = Bench().compute.handle(sent)
+    assert isinstance(answer, Accounted)
+    assert TO_PARENT.decode(TO_PARENT.encode(answer)) == answer
+    assert [number for number, _ in answer.points] == [1, 2, 3]
+    assert answer.points[-1][1] > answer.alone_u

@@ -18,7 +18,7 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.params import to_vector
-from quidnunc.gossip.learning.privacy import clipped_sum, per_example, private_gradient
+from quidnunc.gossip.learning.privacy import clipped_sum, per_example, poisson_sample, private_gradient
 from quidnunc.gossip.task import Task
 
 MODELS: list[Callable[[], nn.Module]] = [
@@ -148,3 +148,43 @@ def test_inputs_that_are_not_rows_take_the_general_path() -> None:
     np.testing.assert_allclose(
         clipped_sum(net, vector, *wide.train, 0.1)[0], naive(net, vector, *wide.train, 0.1), atol=1e-5
     )
+
+
+def test_a_sampled_step_is_normalized_by_the_public_expectation() -> None:
+    """The size of the sample is secret: a normalizer that followed it would publish it."""
+    net, task, vector = setup(MODELS[1])
+    step = PrivacyStep(clip=0.5, noise_multiplier=0.0, rate=0.25)
+    sizes = set()
+    for name in (b"a", b"b", b"c"):
+        noise = NoiseStream(bytes(32), name)
+        drawn = poisson_sample(60, 0.25, NoiseStream(bytes(32), name).child(b"sample"))
+        sizes.add(len(drawn))
+        gradient, _ = private_gradient(net, vector, *task.train, step, noise)
+        clipped = clipped_sum(net, vector, task.train[0][drawn], task.train[1][drawn], 0.5)[0]
+        np.testing.assert_allclose(gradient, clipped / 15, rtol=1e-6, atol=1e-9)
+    assert len(sizes) > 1
+
+
+@pytest.mark.parametrize("make", [*MODELS, lambda: nn.Sequential(nn.Linear(5, 3), nn.GroupNorm(1, 3))])
+def test_an_empty_sample_releases_noise_of_the_same_size(make: Callable[[], nn.Module]) -> None:
+    net, task, vector = setup(make)
+    step = PrivacyStep(clip=0.5, noise_multiplier=4.0, rate=1e-9)
+    noise = NoiseStream(bytes(32), b"n")
+    gradient, loss = private_gradient(net, vector, *task.train, step, noise)
+    expected = NoiseStream(bytes(32), b"n").gaussian(net.dim) * 2.0 / (1e-9 * 60)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+    assert loss == 0.0
+
+
+def test_samples_are_poisson() -> None:
+    """Sizes vary as binomial ones do, every record is as likely, and pairs are independent."""
+    stream = NoiseStream(bytes(32), b"p")
+    rows = np.zeros((4000, 20))
+    for row in rows:
+        row[poisson_sample(20, 0.3, stream)] = 1
+    sizes = rows.sum(1)
+    assert sizes.mean() == pytest.approx(6.0, abs=0.15)
+    assert sizes.var() == pytest.approx(20 * 0.3 * 0.7, rel=0.1)
+    np.testing.assert_allclose(rows.mean(0), 0.3, atol=0.04)
+    correlations = np.corrcoef(rows.T) - np.eye(20)
+    assert np.abs(correlations).max() < 0.08

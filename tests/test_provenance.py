@@ -90,7 +90,7 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
         st.none() | HASHES,
     ),
     st.builds(ReputationChange, HASHES, UINTS, UINTS, st.lists(UINTS, max_size=3).map(tuple)),
-    st.builds(PrivacySpend, *[UINTS] * 9, HASHES),
+    st.builds(PrivacySpend, *[UINTS] * 9, HASHES, st.just(1_000_000) | UINTS, st.just(1) | UINTS),
     st.builds(PrivacyExhausted, *[UINTS] * 4, HASHES),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(

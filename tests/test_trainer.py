@@ -97,3 +97,20 @@ def test_diverging_is_an_error_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="not finite") as caught:
         train(net, task.train, to_vector(net.module), Training(1e38, 0.9, 50, 8), None, stream())
     assert caught.value.hint == "lower training.learning_rate"
+
+
+def test_a_sampled_round_draws_a_batch_and_noise_anew_in_every_step() -> None:
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    vector = to_vector(net.module)
+    privacy = PrivacyStep(0.5, 2.0, 0.5, 3)
+    result, _ = train(net, task.train, vector, Training(0.1, 0.9), privacy, stream())
+    velocity, at = np.zeros_like(vector), vector
+    steps = [stream().child(b"noise").child(b"step/%d" % step) for step in range(3)]
+    gradients = []
+    for noise in steps:
+        gradients.append(private_gradient(net, at, *task.train, privacy, noise)[0])
+        velocity = np.float32(0.9) * velocity + gradients[-1]
+        at = at - np.float32(0.1) * velocity
+    assert result.tobytes() == at.tobytes(), "momentum runs over what is noised already"
+    assert abs(np.corrcoef(gradients[0], gradients[1])[0, 1]) < 0.5

@@ -71,6 +71,7 @@ _MAPS = {PrivacyClaim: "dp"}
 
 def spelled(kind: Kind) -> str:
     """A kind as the document writes it."""
+    kind = kind._replace(absent=None)
     if kind in _PLAIN:
         return _PLAIN[kind]
     inner = inspect.getclosurevars(kind.parse).nonlocals
@@ -205,6 +206,8 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
     assert keys("11.2 Member") == body["members"][0].keys()
     for name in ("task", "training", "merge", "privacy", "rounds"):
         assert keys(f"charter.{name}") == body[name].keys()
+    sampled = mapping(mapping(decode(charter(privacy=SAMPLED).body(), max_bytes=1 << 20))["privacy"])
+    assert keys("charter.privacy") | keys("Sampled privacy") == sampled.keys()
 
 
 def number(text: str) -> int:
@@ -218,6 +221,7 @@ def ranged() -> list[tuple[str, str, int, int]]:
     """Every number of a charter whose bounds the document gives: map, key, least, most."""
     maps = {"": "11.4 Charter", "member": "11.2 Member"}
     maps |= {name: f"charter.{name}" for name in ("task", "training", "merge", "privacy", "rounds")}
+    maps["sampled"] = "Sampled privacy"
     found = []
     for name, start in maps.items():
         for row in table(start):
@@ -230,13 +234,16 @@ def ranged() -> list[tuple[str, str, int, int]]:
 ROOMY = PrivacySpec("dp-sgd-full-batch", 8_000_000, 5, 1, 1_000_000_000_000, 1_000_000)
 """Privacy whose noise suffices for any delta and any number of rounds."""
 
+SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1, 2_000_000, 1_000_000, 50_000, 4)
+
 
 @pytest.mark.parametrize(("name", "key", "least", "most"), ranged(), ids=lambda value: str(value))
 def test_bounds_of_a_charter_are_the_documents(name: str, key: str, least: int, most: int) -> None:
-    base = charter(privacy=ROOMY, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
+    privacy = SAMPLED if name == "sampled" else ROOMY
+    base = charter(privacy=privacy, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
     for value, allowed in ((least - 1, False), (least, True), (most, True), (most + 1, False)):
         body = mapping(decode(base.body(), max_bytes=1 << 20))
-        place = {"": body, "member": body["members"][0]}.get(name) or body[name]
+        place = {"": body, "member": body["members"][0], "sampled": body["privacy"]}.get(name) or body[name]
         place[key] = value
         if allowed:
             assert Charter.parse(encode(body)).body() == encode(body)

@@ -179,7 +179,7 @@ class Charter:
             task=TaskSpec.read(fields.inner("task", TaskSpec.KEYS)),
             training=TrainingSpec.read(fields.inner("training", TrainingSpec.KEYS)),
             merge=MergeSpec.read(fields.inner("merge", MergeSpec.KEYS)),
-            privacy=PrivacySpec.read(fields.inner("privacy", PrivacySpec.KEYS)),
+            privacy=_read_privacy(fields),
             rounds=RoundSpec.read(fields.inner("rounds", RoundSpec.KEYS)),
             edges=tuple(_read_edge(item) for item in fields.items("edges", MAX_EDGES)),
             codec=fields.integer("codec"),
@@ -226,13 +226,16 @@ class Charter:
             batch_size=self.training.batch_size,
         )
         options = {key: value / MICRO for key, value in self.merge.options.items()}
-        return Plan(self.task.seed, self.codec, training, self.merge.rule, options)
+        return Plan(self.task.seed, self.codec, training, self.merge.rule, options, self.privacy.private)
 
     def privacy_step(self) -> PrivacyStep | None:
         """How one private release is made, or None without privacy."""
-        if not self.privacy.private:
-            return None
-        return PrivacyStep(self.privacy.clip_u / MICRO, self.privacy.noise_u / MICRO)
+        return self.privacy.step
+
+
+def _read_privacy(fields: Fields) -> PrivacySpec:
+    mechanism = fields.open_map("privacy", len(PrivacySpec.SAMPLED_KEYS)).get("mechanism")
+    return PrivacySpec.read(fields.inner("privacy", PrivacySpec.keys(mechanism)))
 
 
 def _read_edge(value: Value) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import ClassVar
 from quidnunc.crypto.encoding import Encodable
 from quidnunc.crypto.errors import CharterError
 from quidnunc.gossip.federation.fields import Fields, checked_text
+from quidnunc.gossip.jobs import PPM, PrivacyStep, Release
 from quidnunc.gossip.learning.accountant import epsilon_of
 
 MICRO = 1_000_000
@@ -32,6 +33,9 @@ RULES = ("mean", "median", "repute")
 STARTS = ("all", "majority")
 NO_PRIVACY = "none"
 DP_FULL_BATCH = "dp-sgd-full-batch"
+DP_POISSON = "dp-sgd-poisson"
+POISSON_NOISE_MIN_U = 100_000
+POISSON_STEPS_MAX = 100_000
 
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _OPTION = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -216,7 +220,10 @@ class PrivacySpec:
 
     With mechanism ``dp-sgd-full-batch``, ``releases`` noisy full-batch steps at noise multiplier ``noise_u``
     and clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one
-    record; that the noise suffices is checked. With ``none`` every number is 0.
+    record; that the noise suffices is checked. With ``dp-sgd-poisson`` a release is ``steps`` steps, each on a Poisson
+    sample at rate ``rate_ppm``; whether its noise suffices takes a numerical accountant, so it is checked where there
+    is one: when a charter is drafted or signed, and by the compute process at every start. With ``none`` every number
+    is 0.
     """
 
     mechanism: str
@@ -225,13 +232,16 @@ class PrivacySpec:
     clip_u: int = 0
     noise_u: int = 0
     releases: int = 0
+    rate_ppm: int = 0
+    steps: int = 0
 
     KEYS: ClassVar = ("mechanism", "epsilon_u", "delta_exp", "clip_u", "noise_u", "releases")
+    SAMPLED_KEYS: ClassVar = (*KEYS, "rate_ppm", "steps")
 
     def __post_init__(self) -> None:
-        one_of("privacy.mechanism", self.mechanism, (NO_PRIVACY, DP_FULL_BATCH))
+        one_of("privacy.mechanism", self.mechanism, (NO_PRIVACY, DP_FULL_BATCH, DP_POISSON))
         if not self.private:
-            for key in self.KEYS[1:]:
+            for key in self.SAMPLED_KEYS[1:]:
                 within(f"privacy.{key} without privacy", getattr(self, key), 0, 0)
             return
         within("privacy.epsilon_u", self.epsilon_u, 1, 1000 * MICRO)
@@ -239,6 +249,13 @@ class PrivacySpec:
         within("privacy.clip_u", self.clip_u, 1, 1_000_000 * MICRO)
         within("privacy.noise_u", self.noise_u, 1, 1_000_000 * MICRO)
         within("privacy.releases", self.releases, 1, MAX_ROUNDS)
+        if self.sampled:
+            within("privacy.noise_u", self.noise_u, POISSON_NOISE_MIN_U, 1_000_000 * MICRO)
+            within("privacy.rate_ppm", self.rate_ppm, 1, PPM - 1)
+            within("privacy.steps", self.steps, 1, POISSON_STEPS_MAX)
+            return
+        for key in ("rate_ppm", "steps"):
+            within(f"privacy.{key} of full batches", getattr(self, key), 0, 0)
         spent = epsilon_of(self.noise_u / MICRO, self.releases, self.delta)
         if spent > self.epsilon_u / MICRO:
             raise CharterError(
@@ -253,19 +270,42 @@ class PrivacySpec:
         return self.mechanism != NO_PRIVACY
 
     @property
+    def sampled(self) -> bool:
+        """Whether batches are Poisson samples."""
+        return self.mechanism == DP_POISSON
+
+    @property
+    def release(self) -> Release:
+        """What the cost of one release depends on; meaningful with privacy only."""
+        return Release(self.noise_u, self.rate_ppm, self.steps) if self.sampled else Release(self.noise_u)
+
+    @property
+    def step(self) -> PrivacyStep | None:
+        """How one release is made, or None without privacy."""
+        if not self.private:
+            return None
+        release = self.release
+        return PrivacyStep(self.clip_u / MICRO, self.noise_u / MICRO, release.rate_ppm / PPM, release.steps)
+
+    @property
     def delta(self) -> float:
         """10**-delta_exp; meaningful with privacy only."""
         return 10.0**-self.delta_exp
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
-        return {key: getattr(self, key) for key in self.KEYS}
+        return {key: getattr(self, key) for key in self.keys(self.mechanism)}
+
+    @classmethod
+    def keys(cls, mechanism: object) -> tuple[str, ...]:
+        """The keys of :meth:`to_value` with that mechanism."""
+        return cls.SAMPLED_KEYS if mechanism == DP_POISSON else cls.KEYS
 
     @classmethod
     def read(cls, fields: Fields) -> PrivacySpec:
         """Read :meth:`to_value` strictly."""
-        numbers = {key: fields.integer(key) for key in cls.KEYS[1:]}
-        return cls(fields.text("mechanism", 32), **numbers)
+        mechanism = fields.text("mechanism", 32)
+        return cls(mechanism, **{key: fields.integer(key) for key in cls.keys(mechanism)[1:]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.jobs import (
+    Accounted,
+    AccountJob,
     Adopted,
     AdoptJob,
     Advanced,
@@ -44,6 +46,8 @@ from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.merge import Inputs, merge
 from quidnunc.gossip.learning.params import build, schema_of, to_vector
+from quidnunc.gossip.learning.privacy import refuse_batch_statistics
+from quidnunc.gossip.learning.sampled import costs
 from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.learning.vectors import MissingBlob, Vectors
 from quidnunc.gossip.rules.linear import Reals, Stack, recompute
@@ -114,6 +118,9 @@ class Compute:
                 return self._evaluate(job)
             case DescribeJob():
                 return self._describe()
+            case AccountJob():
+                points, alone_u = costs(job.history, job.release, job.releases, job.delta_exp)
+                return Accounted(points, alone_u)
 
     def _load(self) -> tuple[Task, Functional]:
         if self._loaded is None:
@@ -123,7 +130,10 @@ class Compute:
             poison = DATA_ATTACKS.get(self._attack)
             if poison is not None:
                 task = replace(task, train=(task.train[0], poison(task.train[1])))
-            self._loaded = task, Functional(build(task, self._plan.seed), task)
+            net = Functional(build(task, self._plan.seed), task)
+            if self._plan.private:
+                refuse_batch_statistics(net.module)
+            self._loaded = task, net
         return self._loaded
 
     def _state(self, name: bytes) -> Vector:

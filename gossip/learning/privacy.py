@@ -1,10 +1,11 @@
-"""Example-level DP-SGD (Abadi et al. 2016), full batch: what may leave a peer about its records.
+"""Example-level DP-SGD (Abadi et al. 2016): what may leave a peer about its records.
 
-One release is g = (sum_i clip(grad_i, C) + N(0, (m*C)^2)) / n over all n local examples, with clip(v, C) =
-v * min(1, C/||v||) taken over all trainable tensors jointly. Removing one example moves the sum by at most C,
-so the release is a Gaussian mechanism with noise multiplier m; ``gossip/learning/accountant.py`` says what it costs.
-The unit is one record of one peer, add or remove; n counts as public. Noise is drawn in float64 from the
-peer's own ChaCha20 stream.
+One step is g = (sum_{i in S} clip(grad_i, C) + N(0, (m*C)^2)) / (q*n) with clip(v, C) = v * min(1, C/||v||) taken over
+all trainable tensors jointly. S is a Poisson sample of the n local examples at rate q, all of them at q = 1. The
+normalizer is the expected batch q*n, never the size of S, which is secret. Removing one example moves the sum by at
+most C, so a step is a (sampled) Gaussian mechanism with noise multiplier m; ``gossip/learning/accountant.py`` and
+``sampled.py`` say what it costs. The unit is one record of one peer, add or remove; n counts as public. Sample and
+noise are drawn from the peer's own ChaCha20 stream, noise in float64.
 """
 
 from __future__ import annotations
@@ -30,14 +31,23 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def private_gradient(
     net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, step: PrivacyStep, noise: NoiseStream
 ) -> tuple[Vector, float]:
-    """One noised full-batch gradient [d] at ``vector`` [d], and the (unprotected, local) mean loss.
+    """One noised gradient [d] at ``vector`` [d], and the (unprotected, local) mean loss on the sample, 0 on none.
 
     Raises ConfigError for a model in which one example's gradient depends on others (batch normalization).
     """
     refuse_batch_statistics(net.module)
+    expected = step.rate * len(inputs)
+    if step.rate < 1:
+        drawn = torch.from_numpy(poisson_sample(len(inputs), step.rate, noise.child(b"sample")))
+        inputs, targets = inputs[drawn], targets[drawn]
     total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
     total = total + noise.gaussian(net.dim) * (step.noise_multiplier * step.clip)
-    return (total / len(inputs)).astype(np.float32), loss / len(inputs)
+    return (total / expected).astype(np.float32), loss / max(1, len(inputs))
+
+
+def poisson_sample(examples: int, rate: float, stream: NoiseStream) -> NDArray[np.int64]:
+    """Indices of a sample in which each of ``examples`` is with probability ``rate``, independently; maybe none."""
+    return np.flatnonzero(stream.uniform(examples) < rate).astype(np.int64)
 
 
 def clipped_sum(
@@ -45,7 +55,8 @@ def clipped_sum(
 ) -> tuple[NDArray[np.float64], float]:
     """Sum over examples of the clipped gradients, float64 [d], and the sum of the losses.
 
-    An example whose gradient is not finite counts as zero.
+    An example whose gradient is not finite counts as zero. Examples are taken in parts, so that memory depends on the
+    model and not on their number; none at all sum to zero.
     """
     flat = torch.tensor(vector)
     total = torch.zeros(net.dim, dtype=torch.float64)

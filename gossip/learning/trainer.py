@@ -30,8 +30,9 @@ def train(
     """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
 
     Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero.
-    With it: exactly one full-batch private step. All randomness comes from ``stream``. Exceptions of the
-    user's model pass through; ConfigError if the params are no longer finite.
+    With it: ``privacy.steps`` private steps; momentum then runs over noised gradients, which is post-processing.
+    All randomness comes from ``stream``. Exceptions of the user's model pass through; ConfigError if the params are
+    no longer finite.
     """
     if net.layers is None:
         with scoped_rng(int.from_bytes(stream.child(b"torch").bytes(8), "big") >> 1):
@@ -56,8 +57,7 @@ def _train(
 ) -> tuple[Vector, float]:
     inputs, targets = data
     if privacy is not None:
-        gradient, loss = private_gradient(net, vector, inputs, targets, privacy, stream.child(b"noise"))
-        return vector - np.float32(training.learning_rate) * gradient, loss
+        return _train_privately(net, data, vector, training, privacy, stream.child(b"noise"))
     flat = torch.tensor(vector)
     velocity = torch.zeros_like(flat)
     total = 0.0
@@ -68,6 +68,26 @@ def _train(
         flat = flat - training.learning_rate * velocity
         total += loss
     return flat.numpy(), total / training.local_steps
+
+
+def _train_privately(
+    net: Functional,
+    data: tuple[Tensor, Tensor],
+    vector: Vector,
+    training: Training,
+    privacy: PrivacyStep,
+    noise: NoiseStream,
+) -> tuple[Vector, float]:
+    """The private steps of one round, every one with noise (and a sample) of its own."""
+    velocity = np.zeros_like(vector)
+    total = 0.0
+    for step in range(privacy.steps):
+        fresh = noise if privacy.steps == 1 else noise.child(b"step/%d" % step)
+        gradient, loss = private_gradient(net, vector, *data, privacy, fresh)
+        velocity = np.float32(training.momentum) * velocity + gradient
+        vector = vector - np.float32(training.learning_rate) * velocity
+        total += loss
+    return vector, total / privacy.steps
 
 
 def _batches(examples: int, training: Training, stream: NoiseStream) -> list[NDArray[np.int64]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import PPM
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
 from quidnunc.peer.cli import CommandParser, Context
@@ -16,6 +18,7 @@ from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
+SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
 
 NOT_COVERED = (
@@ -44,8 +47,24 @@ class Account:
         """Cumulative epsilon of all releases, computed here from their noise alone."""
         if not self.spends:
             return 0.0
+        delta = 10.0 ** -self.spends[-1].delta_exp
+        if self.sampled:
+            # Google's dp-accounting, with numpy and scipy: only where a release was sampled.
+            from quidnunc.gossip.learning.sampled import epsilon_sampled
+
+            return epsilon_sampled(tuple(Counter(spend.kind for spend in self.spends).items()), delta)
         noise = combined_noise(spend.noise_u / MICRO for spend in self.spends)
-        return epsilon_of_total(noise, 10.0 ** -self.spends[-1].delta_exp)
+        return epsilon_of_total(noise, delta)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether any release was of a sample."""
+        return any(spend.kind.sampled for spend in self.spends)
+
+    @property
+    def accountant(self) -> str:
+        """Who counts, in words."""
+        return SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT
 
     @property
     def void(self) -> bool:
@@ -134,12 +153,21 @@ def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str,
         "delta": None if last is None else 10.0**-last.delta_exp,
         "clip": None if last is None else last.clip_u / MICRO,
         "noise_multiplier": None if last is None else last.noise_u / MICRO,
+        "sampling_rate": None if last is None else last.rate_ppm / PPM,
+        "steps": None if last is None else last.steps,
+        "accountant": account.accountant,
         "unit": "one record, add or remove",
         "adversary": "everybody but this peer",
         "noise_source": "test seed" if account.void else "ChaCha20 under a key of the operating system",
         "void": account.void,
         "exhausted": account.exhausted,
     }
+
+
+def _sampling(spend: PrivacySpend) -> str:
+    if not spend.kind.sampled:
+        return ""
+    return f", {spend.steps} steps a release on Poisson samples at rate {spend.rate_ppm / PPM:g}"
 
 
 def _account_lines(account: Account) -> list[Line]:
@@ -154,8 +182,8 @@ def _account_lines(account: Account) -> list[Line]:
         f"  for one record of this peer's training data, add or remove (data set {account.dataset.hex()[:16]})",
         "  against everybody outside: all other members together, whoever reads the wire, whoever reads the ledger",
         f"  through round {last.round}, {len(account.spends)} releases; clip {last.clip_u / MICRO:g}, noise multiplier "
-        f"{last.noise_u / MICRO:g}",
-        f"  accountant: {ACCOUNTANT}; recomputed here: {account.recomputed():.4f}",
+        f"{last.noise_u / MICRO:g}{_sampling(last)}",
+        f"  accountant: {account.accountant}; recomputed here: {account.recomputed():.4f}",
         "  noise: ChaCha20 under a key of the operating system; everything after the noise is post-processing",
     ]
     if account.void:

@@ -8,6 +8,7 @@ from typing import Any
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import PPM
 from quidnunc.peer.commands.data_schema import schema_lines
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
@@ -90,7 +91,9 @@ def terms_lines(charter: Charter) -> list[Line]:
     lead = f", at most {rounds.lead} ahead of the slowest" if rounds.lead else ""
     pace = f"{rounds.interval_ms / 1000:g} s apart" if rounds.interval_ms else "as fast as training goes"
     if charter.privacy.private:
-        steps = f"one full-batch step per round, learning rate {training.learning_rate_u / MICRO:g}"
+        step = charter.privacy.release
+        each = f"{step.steps} steps on sampled batches" if step.sampled else "one full-batch step"
+        steps = f"{each} per round, learning rate {training.learning_rate_u / MICRO:g}"
     else:
         steps = (
             f"{training.local_steps} steps of {training.batch_size} examples per round, "
@@ -111,10 +114,11 @@ def privacy_sentence(charter: Charter) -> str:
     privacy = charter.privacy
     if not privacy.private:
         return "none: what is sent may reveal training records"
+    sampling = f", Poisson sampling at rate {privacy.rate_ppm / PPM:g}" if privacy.sampled else ""
     return (
         f"epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for one record of one member (add or "
         f"remove), against everybody else, after {privacy.releases} releases; clip {privacy.clip_u / MICRO:g}, "
-        f"noise multiplier {privacy.noise_u / MICRO:g}"
+        f"noise multiplier {privacy.noise_u / MICRO:g}{sampling}"
     )
 
 
@@ -161,4 +165,5 @@ def _privacy_data(charter: Charter) -> dict[str, Any]:
         "clip": privacy.clip_u / MICRO,
         "noise_multiplier": privacy.noise_u / MICRO,
         "releases": privacy.releases,
+        **({"sampling_rate": privacy.rate_ppm / PPM, "steps": privacy.steps} if privacy.sampled else {}),
     }

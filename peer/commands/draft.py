@@ -20,6 +20,7 @@ from quidnunc.gossip.federation.founding import NOTE_BYTES, draft_note, open_cha
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
+    DP_POISSON,
     HASH_BYTES,
     MICRO,
     NO_PRIVACY,
@@ -31,7 +32,7 @@ from quidnunc.gossip.federation.terms import (
     TaskSpec,
     TrainingSpec,
 )
-from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, Result
+from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
@@ -39,6 +40,7 @@ from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
+from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
@@ -82,12 +84,18 @@ def register(parser: CommandParser) -> None:
         help="privacy of one record, or inf (default: 8)",
     )
     add("--delta-exp", type=int, default=5, metavar="K", help="delta is 10^-K (default: 5)")
+    add(
+        "--sampling-rate",
+        type=float,
+        metavar="Q",
+        help="with privacy: every step takes each record with probability Q, not all of them; see --local-steps",
+    )
     add("--clip", type=float, metavar="C", help="bound on one example's gradient")
     add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
     add("--seed", type=int, default=0, help="draws the genesis params and the graph (default: 0)")
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float)
-    add("--local-steps", type=int, metavar="N", help="steps per round without privacy")
+    add("--local-steps", type=int, metavar="N", help="steps per round without privacy or with --sampling-rate")
     add("--batch", type=int, metavar="N", help="examples per step without privacy")
     add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
     add("--codec", choices=sorted(_CODECS), default="int8", help="how deltas are sent (default: int8)")
@@ -215,8 +223,13 @@ def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
 
 def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     if math.isinf(args.epsilon):
+        if args.sampling_rate is not None:
+            raise UsageError("--sampling-rate without privacy", hint="give --epsilon, or --batch for plain training")
         return PrivacySpec(NO_PRIVACY)
     epsilon_u = micro("--epsilon", args.epsilon)
+    clip_u = micro("--clip", defaults.clip if args.clip is None else args.clip)
+    if args.sampling_rate is not None:
+        return _sampled(args, defaults, epsilon_u, clip_u)
     delta = 10.0**-args.delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
     # The last bit of a division may be lost: what is written down must suffice as it stands.
@@ -226,10 +239,22 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
         mechanism=DP_FULL_BATCH,
         epsilon_u=epsilon_u,
         delta_exp=args.delta_exp,
-        clip_u=micro("--clip", defaults.clip if args.clip is None else args.clip),
+        clip_u=clip_u,
         noise_u=noise_u,
         releases=args.rounds,
     )
+
+
+def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, clip_u: int) -> PrivacySpec:
+    rate_ppm = round(args.sampling_rate * PPM) if 0 <= args.sampling_rate < 1 else 0
+    if not 1 <= rate_ppm < PPM:
+        raise UsageError(
+            f"--sampling-rate is {args.sampling_rate:g}, must be from 0.000001 to below 1",
+            hint="leave it out to train on all records in every step",
+        )
+    steps = _training(args, defaults).local_steps
+    noise_u = sampled_noise(epsilon_u, rate_ppm, steps, args.rounds, args.delta_exp)
+    return PrivacySpec(DP_POISSON, epsilon_u, args.delta_exp, clip_u, noise_u, args.rounds, rate_ppm, steps)
 
 
 def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) -> Described:
@@ -257,6 +282,7 @@ def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) ->
             local_steps=plan.training.local_steps,
             batch_size=plan.training.batch_size,
             merge_rule=plan.merge_rule,
+            private=plan.private,
         )
         async with ComputeProcess(setup, stall_s=timeout_s, start_s=timeout_s) as compute:
             return await compute.run(DescribeJob())

@@ -14,6 +14,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import Context, default_home
 from quidnunc.peer.commands.charter_view import terms_lines
 from quidnunc.peer.commands.data_schema import check_schema
+from quidnunc.peer.commands.promise import check_promise
 from quidnunc.peer.home import Home
 from quidnunc.peer.output import Line, Styled
 
@@ -31,8 +32,9 @@ def root_key(path: Path, member: Member, passphrase: keys.Passphrase) -> SecretK
 
 
 def show_terms(charter: Charter, context: Context) -> None:
-    """Say what is about to be signed; raises CharterError where its data schema is not one."""
+    """Say what is about to be signed; raises CharterError for a data schema that is none, or too little noise."""
     check_schema(charter.task)
+    check_promise(charter.privacy)
     for line in terms_lines(charter):
         context.out.talk(line.text if isinstance(line, Styled) else line)
 

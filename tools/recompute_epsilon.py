@@ -1,0 +1,95 @@
+"""Recompute what peers' ledgers have cost in privacy, without quidnunc: stdlib, msgpack, and dp-accounting for samples.
+
+    python recompute_epsilon.py LEDGER.db...
+
+One line per ledger: releases, epsilon claimed and recomputed, delta. Exit 0: no claim is below what was spent,
+30: one is, or noise came from a test seed. Written from docs/wire.md, entry 0x18 and the accountants of section 5: it
+shares no line with the program. That the entries are the signed ones is for ``quidnunc ledger verify``. All spends of
+a ledger count.
+"""
+
+import math
+import sqlite3
+import sys
+from collections import Counter
+
+import msgpack
+
+SPEND = 0x18
+ALL = 1_000_000
+OS_KEY = 1
+SLACK_U = 1_000
+
+
+def spends(path):
+    """The dp.spend maps of the ledger database at ``path``, in order."""
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+        rows = db.execute("SELECT payload FROM entry WHERE type = ? ORDER BY seq", (SPEND,)).fetchall()
+    return [msgpack.unpackb(row[0], strict_map_key=True) for row in rows]
+
+
+def gaussian(scale, delta):
+    """The least epsilon of one Gaussian release of multiplier ``scale`` (Balle and Wang 2018, Theorem 8)."""
+
+    def tail(x):
+        return math.erfc(x / math.sqrt(2)) / 2
+
+    def cost(epsilon):
+        gain = math.exp(epsilon) if epsilon < 700 else math.inf
+        far = tail(epsilon * scale + 1 / (2 * scale))
+        return tail(epsilon * scale - 1 / (2 * scale)) - (gain * far if far else 0.0)
+
+    low, high = 0.0, 1.0
+    while cost(high) > delta:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) > delta else (low, middle)
+    return high
+
+
+def sampled(kinds, delta):
+    """The epsilon of all releases, by privacy loss distributions."""
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    for (noise_u, rate, steps), count in sorted(kinds.items()):
+        event = GaussianDpEvent(noise_u / 1e6)
+        accountant.compose(event if rate == ALL else PoissonSampledDpEvent(rate / ALL, event), count * steps)
+    return accountant.get_epsilon(delta)
+
+
+def recompute(found):
+    """The epsilon of the spends ``found``, at the delta of the newest."""
+    kinds = Counter((each["sg_u"], each.get("q_ppm", ALL), each.get("st", 1)) for each in found)
+    delta = 10.0 ** -found[-1]["de"]
+    if any(rate != ALL for _, rate, _ in kinds):
+        return sampled(kinds, delta)
+    return gaussian(
+        sum(count * steps / (noise / 1e6) ** 2 for (noise, _, steps), count in kinds.items()) ** -0.5, delta
+    )
+
+
+def main(paths):
+    """Print a line per ledger; the exit code."""
+    bad = False
+    for path in paths:
+        found = spends(path)
+        if not found:
+            print(f"{path}: nothing was released, epsilon 0")
+            continue
+        claimed_u, real = found[-1]["ec_u"], recompute(found)
+        seeded = any(each["ns"] != OS_KEY for each in found)
+        wrong = claimed_u + SLACK_U < real * 1e6
+        bad = bad or wrong or seeded
+        verdict = "VOID: noise from a test seed" if seeded else "UNDERSTATED" if wrong else "ok"
+        print(
+            f"{path}: {len(found)} releases, epsilon {claimed_u / 1e6:.4f} claimed, {real:.4f} recomputed, "
+            f"delta 1e-{found[-1]['de']}: {verdict}"
+        )
+    return 30 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) if len(sys.argv) > 1 else __doc__)
