@@ -434,7 +434,8 @@ def test_a_signal_in_any_phase_of_the_start_ends_it_well(federation: Rehearsal, 
         assert actor.home.locked_by() is None
         assert not daemons.sockets(actor.home.root)
         until(lambda trainers=trainers: not any(map(is_running, trainers)), f"{phase}: no compute process is left")
-    assert cli(actor, "ledger", "verify")["code"] == 0
+    # Before a neighbor has said what it knows of this log nothing is signed: it may well be empty (32).
+    assert cli(actor, "ledger", "verify")["code"] in (0, 32)
 
 
 def test_started_paused_it_trains_nothing(federation: Rehearsal) -> None:

@@ -142,8 +142,7 @@ class Federation(RuleBasedStateMachine):
     def start(self, index: int) -> None:
         """A start as the daemon does it."""
         bench = self.benches[index]
-        resume = fold(bench.disk.entries)
-        resume.tokens = sorted(bench.disk.tokens.items())
+        resume = bench.disk.fold(bench.settings.keep_deltas)
         restore(resume, bench.disk.blobs, bench.charter, bench.own.log_id, bench.own.key.public)
         bench.resume(resume)
         used = set(bench.node.in_use())

@@ -18,6 +18,7 @@ from quidnunc.gossip.provenance import (
     CharterAdopt,
     ContributionClaim,
     EquivocationProof,
+    LogRecover,
     Merge,
     MergeRow,
     MessageRefused,
@@ -28,6 +29,7 @@ from quidnunc.gossip.provenance import (
     PrivacyExhausted,
     PrivacySpend,
     Record,
+    RecoveredFrom,
     ReputationChange,
     UpdatePublished,
     UpdateReceived,
@@ -92,6 +94,9 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(ReputationChange, HASHES, UINTS, UINTS, st.lists(UINTS, max_size=3).map(tuple)),
     st.builds(PrivacySpend, *[UINTS] * 9, HASHES, st.just(1_000_000) | UINTS, st.just(1) | UINTS),
     st.builds(PrivacyExhausted, *[UINTS] * 4, HASHES),
+    st.builds(
+        LogRecover, UINTS, UINTS, st.lists(st.builds(RecoveredFrom, HASHES, HASHES), max_size=3).map(tuple), UINTS
+    ),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(
         WitnessSummary,

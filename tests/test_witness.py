@@ -310,7 +310,7 @@ def test_a_split_view_is_found_by_pollination_within_two_rounds(seed: int) -> No
         world.cut(0, index)
     for index in range(1, 4):
         world.cut(8, index)
-    twin = run_twice(world, 0, deaf=False)
+    twin = run_twice(world, 0)
     before = max(twin.disk.tokens)
     world.run(world.now + 30.0, stop=lambda: max(twin.disk.tokens) > before)
     world.run(world.now + TWO_ROUNDS_S)
