@@ -239,9 +239,14 @@ def returned(seed: int, settings: Settings = PACE) -> tuple[list[float], float]:
     world.run(0.5 * until)
     before = [accuracy(each) for each in world.alive()]
     world.start(peer)
-    node = world.peers[peer].node
-    assert node is not None
-    world.run(world.now + 20, stop=lambda: node.rounds.phase not in (Phase.STARTING, Phase.ADOPTING))
+
+    def level() -> bool:
+        """Whether it trains again: it has asked what its log has come to, and adopted."""
+        node = world.peers[peer].node
+        assert node is not None
+        return not node.rejoin.active and node.rounds.phase not in (Phase.STARTING, Phase.ADOPTING)
+
+    world.run(world.now + 20, stop=level)
     began, period = world.now, scenario.periods_s[peer]
     gaps = []
     for later in (0.5, 2.5, 5.5):

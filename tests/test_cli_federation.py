@@ -245,7 +245,7 @@ def test_create_refuses_bad_cards(made: Founding, tmp_path: Path) -> None:
     bad.write_bytes(good.read_bytes().replace(b"A", b"B", 1))
     for cards, code, message in (
         ([good], 2, "1 card"),
-        ([good, good], 64, "ascending"),
+        ([good, good], 2, "is named already"),
         ([good, bad], 64, f"{bad}: card refused"),
         ([good, tmp_path], 64, f"{tmp_path}: not a regular file"),
         ([good, tmp_path / "none"], 64, f"{tmp_path / 'none'}: cannot be read: no such file"),
