@@ -203,7 +203,7 @@ def test_a_charter_that_is_gone_is_told_from_one_that_never_was(pair: Pair) -> N
         assert "run --charter FILE" in result.err
 
 
-@pytest.mark.parametrize("words", [["id"]])
+@pytest.mark.parametrize("words", [["ledger", "verify"], ["ledger", "status"], ["id"]])
 def test_a_home_without_its_card_is_incomplete(pair: Pair, words: list[str]) -> None:
     pair.a.card.unlink()
     result = quidnunc("--home", pair.a.root, "--json", *words)

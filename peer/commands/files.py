@@ -70,6 +70,11 @@ def read_charter(path: Path) -> tuple[bytes, Opened]:
 def own_card(home: Home) -> Member:
     """The member card of this home; raises ConfigError when there is no home here yet."""
     require_home(home)
+    return present_card(home)
+
+
+def present_card(home: Home) -> Member:
+    """The member card that lies in a home or a bundle; raises CardMissing when there is none."""
     if not home.card.exists():
         raise CardMissing(
             f"{home.card}: not there; it says which keys are this peer's",

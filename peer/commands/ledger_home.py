@@ -18,7 +18,7 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.cli import Command, CommandParser, Context
-from quidnunc.peer.commands.files import read_card, read_charter, require_home
+from quidnunc.peer.commands.files import present_card, read_charter, require_home
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
@@ -107,7 +107,7 @@ class LedgerMissing(ConfigError):
 def owner_of(context: Context, store: Store) -> Member | None:
     """Whose ledger this should be: the one on the card beside it, or of a bare copy the member with its log id."""
     if not isinstance(context.home, LedgerFile):
-        return read_card(context.home.card)
+        return present_card(context.home)
     return next((each for each in members(context) if each.log_id == store.log_id), None)
 
 
@@ -125,7 +125,7 @@ def members(context: Context) -> tuple[Member, ...]:
     if context.home.charter.exists():
         return read_charter(context.home.charter)[1].charter.members
     require_place(context.home)
-    return (read_card(context.home.card),)
+    return (present_card(context.home),)
 
 
 def find_entry(store: Store, ref: str) -> Entry:
