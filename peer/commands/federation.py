@@ -24,7 +24,7 @@ from quidnunc.peer.commands.files import (
     install_charter,
     own_place,
     read_charter,
-    read_file,
+    read_charter_note,
     write_public,
 )
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, quidnunc, root_key, show_terms
@@ -102,7 +102,7 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
 def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer; only a charter that is valid and signed by everybody ends with 0."""
     path = args.file or context.home.charter
-    data = read_file(path, draft.NOTE_BYTES)
+    data = read_charter_note(path)
     try:
         opened = open_charter(data)
     except CharterError as error:

@@ -61,10 +61,15 @@ def read_cards(paths: Sequence[Path]) -> tuple[Member, ...]:
 
 def read_charter(path: Path) -> tuple[bytes, Opened]:
     """The charter note at ``path``, as bytes and opened; raises ConfigError or CharterError, naming the file."""
+    data = read_charter_note(path)
+    return data, _named(path, open_charter, data)
+
+
+def read_charter_note(path: Path) -> bytes:
+    """The bytes of the charter note at ``path``; raises ConfigError, or CharterError where a home lacks its charter."""
     if path.name == CHARTER_NAME and not path.exists() and Home.at(path.parent).exists():
         raise missing_charter(path)
-    data = read_file(path, NOTE_BYTES)
-    return data, _named(path, open_charter, data)
+    return read_file(path, NOTE_BYTES)
 
 
 def own_card(home: Home) -> Member:
