@@ -383,7 +383,10 @@ def test_ledgers_of_peers_that_crash_at_random_make_sense_and_claim_the_truth(se
             world.start(index)
         else:
             world.crash(index)
-    checked = 0
+    for peer in world.peers:
+        if peer.node is None:
+            world.start(peer.index)
+    world.run(world.now + 20.0)
     for peer in world.peers:
         made = Audit(peer.log_id)
         for entry in peer.disk.entries:
@@ -391,5 +394,4 @@ def test_ledgers_of_peers_that_crash_at_random_make_sense_and_claim_the_truth(se
             made.read(header.seq, header.type, entry.payload)
         claimed = audit_of(world.charter, peer.log_id, peer.disk.entries, peer.disk.received)
         assert (made.findings, claimed.findings, claimed.not_held) == ([], [], 0)
-        checked += claimed.checked
-    assert checked, "somebody merged and published, although a start waits for neighbors"
+        assert claimed.checked

@@ -111,7 +111,8 @@ def test_whenever_a_home_is_copied_killed_and_restored_nobody_is_shown_a_second_
         had = len(disk.entries)
         try:
             world.start(index)
-            world.run(world.now + 8.0)
+            world.run(world.now + 30.0, stop=lambda i=index: not running(world.peers[i]).rejoin.active)
+            world.run(world.now + 2.0)
         except LedgerBehind:
             # An update had been seen, what leads to it was lost on the way, and then the disk: nothing is signed.
             assert len(disk.entries) == had
