@@ -19,6 +19,7 @@ from daemons import until
 from quidnunc.peer.client import NotReachable, ask
 from quidnunc.peer.commands.demo_view import table, verdict_lines
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.rehearsal import COMMAND, command
 
 pytestmark = pytest.mark.slow
@@ -112,12 +113,20 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert [path for path in tmp_path.rglob("*") if path.name != f"quidnunc-{os.geteuid()}"] == []
 
 
+def has_signed(home: Home) -> bool:
+    """Whether a ledger has entries: a peer first asks its neighbors, so that its socket is there before them."""
+    if not home.ledger.exists():
+        return False
+    with Store.open(home.ledger, readonly=True) as store:
+        return store.size > 0
+
+
 def test_an_interrupted_demo_in_a_named_directory_leaves_homes_that_verify(tmp_path: Path) -> None:
     root = tmp_path / "here"
     process = demo("demo", "--peers", "2", "--rounds", "1000", "--home", str(root), temporary=tmp_path)
     try:
         homes = [Home.at(root / name) for name in ("peer-a", "peer-b")]
-        until(lambda: process.poll() is not None or all(home.socket().exists() for home in homes), "running")
+        until(lambda: process.poll() is not None or all(map(has_signed, homes)), "both have signed")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody in the foreground
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
