@@ -115,7 +115,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
 
 def has_signed(home: Home) -> bool:
     """Whether a ledger has entries: a peer first asks its neighbors, so that its socket is there before them."""
-    if not home.ledger.exists():
+    if not home.socket().exists():
         return False
     with Store.open(home.ledger, readonly=True) as store:
         return store.size > 0
