@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,11 +153,28 @@ def test_missing_and_unknown_keys_are_malformed(record: Record, pick: int) -> No
     fields = decode(payload_of(record), max_bytes=65_535)
     assert isinstance(fields, dict)
     key = sorted(fields)[pick % len(fields)]
-    with pytest.raises(Malformed):
-        parse_record(record.TYPE, encode({k: v for k, v in fields.items() if k != key}))
+    attribute, kind = record.FIELDS[key]
+    without = encode({k: v for k, v in fields.items() if k != key})
+    if kind.absent is None:
+        with pytest.raises(Malformed):
+            parse_record(record.TYPE, without)
+    else:
+        assert parse_record(record.TYPE, without) == replace(record, **{attribute: kind.absent})
     with pytest.raises(Malformed) as caught:
         parse_record(record.TYPE, encode({**fields, "zz" * 2000: 1}))
     assert len(caught.value.message) < 200, "an error does not repeat what a stranger wrote at length"
+
+
+def test_a_key_that_is_left_out_at_its_usual_value_may_not_be_written_there() -> None:
+    """One record, one payload: a full-batch spend has no q_ppm and no st, a sampled one has what is not usual."""
+    spend = PrivacySpend(1, 1, 1, 1, 1, 5, 1, 1, 1, bytes(32))
+    fields = decode(payload_of(spend), max_bytes=65_535)
+    assert isinstance(fields, dict) and not {"q_ppm", "st"} & fields.keys()
+    for key, usual in (("q_ppm", 1_000_000), ("st", 1)):
+        with pytest.raises(Malformed, match=f"must be left out where it is {usual}"):
+            parse_record(spend.TYPE, encode({**fields, key: usual}))
+    sampled = replace(spend, rate_ppm=50_000)
+    assert payload_of(sampled) == encode({**fields, "q_ppm": 50_000})
 
 
 def test_an_entry_type_without_a_format_is_malformed() -> None:
