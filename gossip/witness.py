@@ -88,7 +88,7 @@ class Witnesses:
         self._seen = {log_id: {head.size: head} for log_id, head in self.heads.items()}
         self._asked: dict[bytes, _Asked] = {}
         self._doubt: dict[bytes, Head] = {}
-        self._polled: dict[tuple[bytes, bytes], int] = {}
+        self._polled: dict[tuple[bytes, bytes, bool], int] = {}
         self._unsummed: dict[bytes, CosignatureRow] = {}
         self._uncounted = 0
         self.unanswered: dict[bytes, int] = {}
@@ -279,17 +279,24 @@ class Witnesses:
         return [Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
 
     def pollinate(self) -> list[Effect]:
-        """The newest checkpoints of other logs, to every neighbor those it has not been told yet."""
+        """The newest checkpoints of other logs, to every neighbor those it has not been told yet.
+
+        Of a log that shows itself here both what it showed and what others heard of it: they may be two stories, and
+        the shorter one would else stay behind the longer.
+        """
         out: list[Effect] = []
+        known = [(log_id, True, head) for log_id, head in self.heads.items()]
+        known += [(log_id, False, head) for log_id, head in self._newest.items() if head != self.heads.get(log_id)]
         for neighbor in self._neighbors.values():
             if not neighbor.connected or neighbor.quarantined:
                 continue
             fresh = [
-                (log_id, head)
-                for log_id, head in sorted(self._newest.items())
-                if log_id != neighbor.log_id and self._polled.get((neighbor.log_id, log_id), 0) < head.size
+                (key, head)
+                for log_id, direct, head in sorted(known)
+                if log_id != neighbor.log_id
+                and self._polled.get(key := (neighbor.log_id, log_id, direct), 0) < head.size
             ][:HEADS_MAX]
-            self._polled.update(((neighbor.log_id, log_id), head.size) for log_id, head in fresh)
+            self._polled.update((key, head.size) for key, head in fresh)
             if fresh:
                 notes = tuple(head.note for _, head in fresh)
                 out.append(Send(neighbor.member.transport, frame(Heads(self._federation, notes))))

@@ -313,6 +313,6 @@ def test_a_split_view_is_found_by_pollination_within_two_rounds(seed: int) -> No
     twin = run_twice(world, 0)
     before = max(twin.disk.tokens)
     world.run(world.now + 30.0, stop=lambda: max(twin.disk.tokens) > before)
-    world.run(world.now + 2 * TWO_ROUNDS_S, stop=lambda: len(frozen_by(world, culprit)) == 7)
+    world.run(world.now + TWO_ROUNDS_S)
     assert len(frozen_by(world, culprit)) == 7
     check_proofs(world, culprit)
