@@ -1,10 +1,27 @@
-"""What the whole session shares: with several workers, one seed of the fuzz tests, drawn before they start."""
+"""What the whole session shares: one thread for arithmetic, and how far random tests explore.
+
+``make test`` draws the same examples each time, so that a change is judged by what it changed. ``make soak`` sets
+``QUIDNUNC_EXPLORE=1``: other examples each time, and more of them. No example is judged by the clock.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 
+from hypothesis import HealthCheck, settings
+
+EXPLORE = os.environ.get("QUIDNUNC_EXPLORE") == "1"
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("explore" if EXPLORE else "same")
+
 
 def pytest_configure() -> None:
-    os.environ.setdefault("QUIDNUNC_FUZZ_SEED", str(secrets.randbits(32)))
+    # Workers and daemons share the cores already: threads that wait for each other make small models many times slower.
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    # With several workers, one seed of the fuzz tests for all, drawn before they start.
+    os.environ.setdefault("QUIDNUNC_FUZZ_SEED", str(secrets.randbits(32)) if EXPLORE else "1")
