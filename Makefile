@@ -40,7 +40,7 @@ faults: $(STAMP)
 	$(BIN)/pytest -q -m faults --durations=0 --durations-min=1
 
 soak: $(STAMP)
-	$(BIN)/pytest -q -m soak
+	QUIDNUNC_EXPLORE=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not faults"
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py

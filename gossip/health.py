@@ -96,8 +96,10 @@ def _stalled(node: Node, neighbor: Neighbor, now: float) -> Condition | None:
     if not known and not node.rounds.pace_known:
         return None
     patience = settings.silent_intervals if known else settings.strange_intervals
-    # After a reconnection it gets as much time as it had before to publish something, and we to fetch it.
-    if now - max(last, since) <= max(settings.live_floor_s, patience * usual):
+    # After a reconnection it gets as much time as it had before to publish something, and we to fetch it. So do we for
+    # what it has proved to have published and is not here yet.
+    shown = neighbor.behind_since if neighbor.behind else last
+    if now - max(last, since, shown) <= max(settings.live_floor_s, patience * usual):
         return None
     pace = f"usually one in {usual:.1f} s" if known else "its pace is not known yet"
     text = f"connected, but no update for {now - last:.0f} s ({pace}); it is left out of merges, nobody waits for it"

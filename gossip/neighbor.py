@@ -48,7 +48,9 @@ class Neighbor:
     ``suspected`` is the own entry that says that its log owes an answer, None while it does not. ``missing`` says that
     our copy of ``state`` is lost, or not what its next update starts from. ``asked`` holds the numbers we asked for
     again: if they then come twice, nobody is to blame. ``served_until`` is when what was served to it would have passed
-    at the assumed rate. ``resting`` says that the update last applied was a heartbeat. ``link_since`` is when the
+    at the assumed rate. ``level`` is when, and at which number, we had last applied all that it had published, and
+    ``gaps`` are the seconds each update took from one such moment to the next; ``behind_since`` is when we first knew
+    of one after it. ``resting`` says that the update last applied was a heartbeat. ``link_since`` is when the
     connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
     """
@@ -71,8 +73,10 @@ class Neighbor:
     resting: bool = False
     claimed: int = 0
     goal: int = 0
+    behind_since: float = 0.0
     rejected: int = 0
     last_advance: float | None = None
+    level: tuple[float, int] | None = None
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
     cadence: float | None = None
     waiting: dict[int, Waiting] = field(default_factory=dict)
@@ -111,6 +115,12 @@ class Neighbor:
     def applying(self) -> int:
         """The number its replica will have once the job in flight is done."""
         return self.number if self.in_flight is None else self.in_flight.signed.update.number
+
+    def has_published(self, number: int, now: float) -> None:
+        """It has proved that it published update ``number``."""
+        if number > self.claimed:
+            self.behind_since = self.behind_since if self.behind else now
+            self.claimed = number
 
     def refuse(self, reason: Reason, now: float) -> None:
         """Count a message or update of its that was refused."""
@@ -166,23 +176,33 @@ class Neighbor:
     def advanced(self, number: int, state: bytes, seq: int, now: float) -> None:
         """Its replica is now ``state``, published as update ``number``."""
         if self.last_advance is not None and self.number > 0:
-            gap = now - self.last_advance
-            self.gaps.append(gap)
-            pace = gap / max(1, number - self.number)
+            pace = (now - self.last_advance) / max(1, number - self.number)
             old = self.cadence
             self.cadence = pace if old is None else CADENCE_DECAY * old + (1 - CADENCE_DECAY) * pace
         self.number, self.state, self.seq = number, state, seq
         self.claimed = max(self.claimed, number)
+        if not self.behind:
+            self._note_gap(now)
         self.last_advance = now
         self.fresh, self.missing = True, False
         self.fetch_until, self.fetch_attempts = None, 0
         self.asked = {n for n in self.asked if n > number - LEAVES_KEPT}
 
+    def _note_gap(self, now: float) -> None:
+        """All it has published is applied: how long each took since that was so last.
+
+        Updates that were lost come in one go. The moments between them would make it look fast, and its silence long.
+        """
+        if self.level is not None and self.level[1] > 0:
+            since, number = self.level
+            self.gaps.append((now - since) / max(1, self.number - number))
+        self.level = now, self.number
+
     def reset_pace(self, now: float) -> None:
         """Forget what was learned of its pace: after our own absence it says nothing."""
         self.gaps.clear()
         self.cadence = None
-        self.last_advance = now
+        self.last_advance, self.level = now, (now, self.number)
 
 
 def usual_interval(neighbor: Neighbor, period: float) -> float:

@@ -86,7 +86,7 @@ class Replicas:
             return [*self._observe(signed, now), *self._evidence.refuse(neighbor, signed, Reason.STALE, now)]
         if number > neighbor.number + self._settings.future_updates:
             return self._evidence.refuse(neighbor, signed, Reason.FUTURE, now)
-        neighbor.claimed = max(neighbor.claimed, number)
+        neighbor.has_published(number, now)
         self.greet(neighbor, now)
         if len(neighbor.waiting) >= self._settings.buffered_updates:
             # The oldest are worth most: they come first. What is dropped here is asked for again.
@@ -128,7 +128,7 @@ class Replicas:
         known = self._known_leaf(neighbor, update.number)
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
-        neighbor.claimed = max(neighbor.claimed, update.number)
+        neighbor.has_published(update.number, now)
         newer = update.number > max(neighbor.number, neighbor.rejected)
         useful = newer or (update.number == neighbor.number and neighbor.missing)
         if not useful or neighbor.in_flight is not None:
@@ -146,7 +146,7 @@ class Replicas:
         known = self._known_leaf(neighbor, signed.update.number)
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
-        neighbor.claimed = max(neighbor.claimed, signed.update.number)
+        neighbor.has_published(signed.update.number, now)
         seen = self._observe(signed, now)
         return [*seen, *self.fetch(neighbor, now)] if neighbor.behind else seen
 

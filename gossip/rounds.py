@@ -110,7 +110,6 @@ class Rounds:
         self._with_training = False
         self._failures = 0
         self.waits = Waits()
-        self._waited_for: list[Neighbor] = []
         self.retry_at: float | None = None
         self.progressed_at: float | None = None
         self.phase = Phase.STARTING
@@ -166,17 +165,11 @@ class Rounds:
         self.blocked = hold.why
         self.waits.hold(self._to_blame(hold), now)
         if hold.why:
-            if hold.lead:
-                self._waited_for = hold.ask
-            else:
+            if not hold.lead:
                 self._pace.interrupt()
             out += self._gate.poll(hold.ask, now)
             retry = max(RETRY_MIN_S, min(self._settings.repair_retry_s, RETRY_SHARE * self.period))
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
-        # Waiting for one that is gone is no part of the pace: it would stretch the window in which it counts as there.
-        if any(not is_live(n, now, self.period, self._settings) for n in self._waited_for):
-            self._pace.interrupt()
-        self._waited_for = []
         return out + self._begin(now)
 
     def _to_blame(self, hold: Hold) -> list[bytes]:

@@ -69,6 +69,24 @@ def test_the_cadence_is_time_per_update_smoothed() -> None:
     assert (made.cadence, list(made.gaps), made.last_advance) == (None, [], 9.0)
 
 
+def test_updates_that_were_lost_and_come_in_one_go_do_not_make_a_neighbor_look_fast() -> None:
+    """The moments between them were its usual interval: its window closed before its next update was due."""
+    made = neighbor(0.0, 5.0, 10.0)
+    for at in (25.0, 40.0, 55.0):
+        made.has_published(made.number + 3, at)
+        for number in range(made.number + 1, made.number + 4):
+            made.advanced(number, bytes(32), number, at)
+    assert list(made.gaps) == [5.0] * 5
+    behind = neighbor(0.0, 1.0)
+    behind.has_published(4, 9.0)
+    behind.has_published(5, 10.0)
+    assert (behind.claimed, behind.behind_since) == (5, 9.0)
+    behind.advanced(3, bytes(32), 3, 11.0)
+    assert list(behind.gaps) == [1.0], "what is still missing may be on its way: nothing is known of its pace"
+    behind.advanced(5, bytes(32), 5, 13.0)
+    assert list(behind.gaps) == [1.0, 4.0]
+
+
 # Lead.
 
 
