@@ -121,6 +121,21 @@ class Charter:
             raise CharterError(
                 f"privacy.releases is {self.privacy.releases}, must be at least rounds.count, {self.rounds.count}"
             )
+        self._check_degrees()
+
+    def _check_degrees(self) -> None:
+        """Raise CharterError if somebody has fewer neighbors than the merge rule needs: it would never merge."""
+        degrees = [0] * len(self.members)
+        for edge in self.edges:
+            for end in edge:
+                degrees[end] += 1
+        fewest, needed = min(degrees), self.merge.least_neighbors
+        if fewest < needed:
+            raise CharterError(
+                f"merge rule {self.merge.rule} needs {needed} neighbors with these options, "
+                f"{self.members[degrees.index(fewest)].name!r} has {fewest}",
+                hint="tell it of fewer bad peers, choose another rule, or found with more members",
+            )
 
     @property
     def state_bytes(self) -> int:
@@ -225,8 +240,16 @@ class Charter:
             local_steps=self.training.local_steps,
             batch_size=self.training.batch_size,
         )
-        options = {key: value / MICRO for key, value in self.merge.options.items()}
-        return Plan(self.task.seed, self.codec, training, self.merge.rule, options, self.privacy.private)
+        merge = self.merge
+        return Plan(
+            self.task.seed,
+            self.codec,
+            training,
+            merge.rule,
+            merge.values,
+            self.privacy.private,
+            self.rounds.count,
+        )
 
     def privacy_step(self) -> PrivacyStep | None:
         """How one private release is made, or None without privacy."""

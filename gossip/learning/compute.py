@@ -222,7 +222,11 @@ class Compute:
         chosen = probe if len(task.holdout[0]) else None
         plan = self._plan
         untrained = self._untrained_loss() if chosen else 0.0
-        merged = merge(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained, private=self._noised)
+        merged = merge(
+            *(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained),
+            private=self._noised,
+            over=job.round / plan.rounds if plan.rounds else 0.0,
+        )
         if self._private is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
             self._private = recompute(self._private, pairs)

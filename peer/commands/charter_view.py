@@ -58,7 +58,7 @@ def charter_data(opened: Opened) -> dict[str, Any]:
         },
         "merge": {
             "rule": merge.rule,
-            "options": {key: value / MICRO for key, value in merge.options.items()},
+            "options": merge.values,
             "drag_cap": merge.drag_cap_u / MICRO,
         },
         "privacy": _privacy_data(charter),
@@ -103,10 +103,14 @@ def terms_lines(charter: Charter) -> list[Line]:
         f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
         *schema_lines(task),
         f"training   {steps}",
-        f"merge      {charter.merge.rule}, {_CODECS[charter.codec]} deltas",
+        f"merge      {charter.merge.rule}{_rule_options(charter)}, {_CODECS[charter.codec]} deltas",
         f"privacy    {privacy_sentence(charter)}",
         f"rounds     {rounds.count}, {pace}{lead}, once {_STARTS[rounds.start]} are connected",
     ]
+
+
+def _rule_options(charter: Charter) -> str:
+    return "".join(f", {key}={value:g}" for key, value in sorted(charter.merge.values.items()))
 
 
 def privacy_sentence(charter: Charter) -> str:
