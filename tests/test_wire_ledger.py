@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import math
 import struct
 from collections.abc import Iterator
 from functools import cache

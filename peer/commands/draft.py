@@ -40,7 +40,7 @@ from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.promise import sampled_noise
-from quidnunc.peer.commands.rule_words import add_rule, rule_options
+from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
@@ -94,6 +94,12 @@ def register(parser: CommandParser) -> None:
     )
     add("--clip", type=float, metavar="C", help="bound on one example's gradient")
     add_rule(parser)
+    add(
+        "--size-cap",
+        type=float,
+        metavar="R",
+        help="weigh members by the examples on their cards, nobody more than R times the median (default: equally)",
+    )
     add("--seed", type=int, default=0, help="draws the genesis params and the graph (default: 0)")
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float)
@@ -195,7 +201,12 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
 
 def _merge(args: argparse.Namespace, privacy: PrivacySpec) -> MergeSpec:
     drag_cap_u = _MEAN_DRAG_CAP_U if args.rule == "mean" else _DRAG_CAP_U
-    return MergeSpec(args.rule, MICRO if privacy.private else drag_cap_u, rule_options(args.rule_option))
+    return MergeSpec(
+        args.rule,
+        MICRO if privacy.private else drag_cap_u,
+        rule_options(args.rule_option),
+        0 if args.size_cap is None else size_cap(args.size_cap),
+    )
 
 
 def _agreed(charter: Charter, context: Context) -> bool:

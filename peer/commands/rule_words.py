@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.federation.terms import MICRO, SIZE_CAP_MAX
 from quidnunc.gossip.rules.terms import terms_named
 from quidnunc.gossip.rules.thresholds import REPUTE
 from quidnunc.peer.cli import CommandParser
@@ -56,3 +56,10 @@ def rule_options(words: Sequence[str]) -> dict[str, int]:
         if value and not found[key]:
             raise UsageError(f"--rule-option {key[:40]} is {value:g}, the finest is {1 / MICRO:f}")
     return found
+
+
+def size_cap(value: float) -> int:
+    """``--size-cap`` in millionths; raises UsageError outside 1 to SIZE_CAP_MAX."""
+    if not 1 <= value <= SIZE_CAP_MAX:
+        raise UsageError(f"--size-cap is {value:g}, must be 1 to {SIZE_CAP_MAX}", hint="leave it out for equal weights")
+    return round(value * MICRO)
