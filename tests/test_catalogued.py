@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from founders import charter, founders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quidnunc.crypto.entry import EntryType, open_entry
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.explain import merge_reasons
 from quidnunc.gossip.federation.charter import MergeSpec
@@ -18,13 +20,16 @@ from quidnunc.gossip.jobs import PPB, WITHHELD, Merged, Standing
 from quidnunc.gossip.learning import catalogued
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
+from quidnunc.gossip.provenance import Merge, UpdatePublished, parse_record
 from quidnunc.gossip.rules import shares
 from quidnunc.gossip.rules.linear import Stack, recompute
 from quidnunc.gossip.rules.registry import RULES, apply
 from quidnunc.gossip.rules.terms import TERMS, Counting, least_rows
 from quidnunc.gossip.task import Site, Task, Training
+from quidnunc.peer.ledger.deep_check import check_arithmetic
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.trials import PACE, QUADRATIC_DIM, quadratic
+from quidnunc.sim.world import Peer
 
 OPTIONS: dict[str, dict[str, float]] = {
     "mass_trimmed_mean": {"mass": 0.2},
@@ -186,7 +191,14 @@ def united(site: Site) -> Task:
     return replace(quadratic(site), train=(torch.ones(1, 1), torch.full((1, QUADRATIC_DIM), 1 + 0.05 * site.index)))
 
 
-WORLDS = ("trimmed_mean", "geometric_median", "cs_plus", "multi_krum", "ios", "balance")
+WORLDS = ("median", "trimmed_mean", "geometric_median", "cs_plus", "multi_krum", "ios", "balance")
+
+
+def parsed(peer: Peer) -> Iterator[tuple[int, object]]:
+    for entry in peer.disk.entries:
+        header = open_entry(entry)
+        if header.type != EntryType.GENESIS:
+            yield header.seq, parse_record(header.type, entry.payload)
 
 
 @pytest.mark.parametrize("rule", WORLDS)
@@ -220,6 +232,12 @@ def test_a_federation_runs_under_a_rule_of_the_catalogue(rule: str) -> None:
         world.start(peer.index)
     world.run(60.0, stop=lambda: all(p.node is not None and p.node.rounds.finished for p in world.peers))
     assert all(p.node is not None and p.node.rounds.last_failure == "" for p in world.peers)
+    for peer in world.peers:
+        made = [(seq, record) for seq, record in parsed(peer) if isinstance(record, Merge | UpdatePublished)]
+        dim, code = world.charter.task.dim, world.charter.codec
+        found = check_arithmetic(made, peer.disk.blobs.data.get, dim, code, rule)
+        assert (found.layer.failed, bool(found.not_linear)) == (0, rule == "trimmed_mean")
+        assert found.layer.checked > 4
     full = [each for each in merges if len(each.rows) == 5]
     assert full
     assert all(each.step == 0 and each.approximate is (rule in COORDINATE) for each in full)
