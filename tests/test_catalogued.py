@@ -25,6 +25,7 @@ from quidnunc.gossip.rules import shares
 from quidnunc.gossip.rules.linear import Stack, recompute
 from quidnunc.gossip.rules.registry import RULES, apply
 from quidnunc.gossip.rules.terms import TERMS, Counting, least_rows
+from quidnunc.gossip.status import peers, status
 from quidnunc.gossip.task import Site, Task, Training
 from quidnunc.peer.ledger.deep_check import check_arithmetic
 from quidnunc.sim.federation import Scenario, build
@@ -232,6 +233,13 @@ def test_a_federation_runs_under_a_rule_of_the_catalogue(rule: str) -> None:
         world.start(peer.index)
     world.run(60.0, stop=lambda: all(p.node is not None and p.node.rounds.finished for p in world.peers))
     assert all(p.node is not None and p.node.rounds.last_failure == "" for p in world.peers)
+    first = world.peers[0].node
+    assert first is not None
+    for shown in peers(first, world.now):
+        assert 0 <= shown["last_clip"] <= 1
+        assert all(isinstance(reason, str) for reason in shown["merge_reasons"])
+        assert rule not in COORDINATE or shown["merge_reasons"][0].startswith(f"{rule} treats every coordinate")
+    assert status(first, world.now)["merges_withheld"] == first.rounds.withheld
     for peer in world.peers:
         made = [(seq, record) for seq, record in parsed(peer) if isinstance(record, Merge | UpdatePublished)]
         dim, code = world.charter.task.dim, world.charter.codec
