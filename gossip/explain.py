@@ -14,6 +14,8 @@ STEP_REASONS = {
 }
 """By the step of a merge; a full one needs no reason."""
 
+_REPUTATION = "its weight was reduced by its reputation, or because it was absent for a while"
+_UNKNOWN = "its weight was reduced; the charter that says by which rule is not here"
 _QUARTER, _WITHHELD = 1, 4
 _ROUNDING = 10
 
@@ -37,8 +39,11 @@ def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int) 
         found.append(f"{rule} weighs every row by its distance")
     elif counting is Counting.SELECTING:
         found.append(f"{rule} selected it")
-    elif rule in (REPUTE, "") and effective < _expected(weight, clip, step) - _ROUNDING:
-        found.append("its weight was reduced by its reputation, or because it was absent for a while")
+    elif counting is None and effective < _expected(weight, clip, step) - _ROUNDING:
+        known = "its weight was reduced by its reputation, or because it was absent for a while"
+        found.append(
+            known if rule == REPUTE else "its weight was reduced; the charter that says by which rule is not here"
+        )
     return found
 
 

@@ -271,6 +271,9 @@ def test_reasons_say_what_the_rule_did_with_a_row() -> None:
     ]
     assert merge_reasons("repute", fifth, fifth, PPB, 0) == []
     assert merge_reasons("mean", fifth, fifth, PPB, 0) == []
+    assert merge_reasons("", fifth, fifth // 2, PPB, 0) == [
+        "its weight was reduced; the charter that says by which rule is not here"
+    ]
     assert merge_reasons("repute", fifth, fifth // 2, PPB, 0) == [
         "its weight was reduced by its reputation, or because it was absent for a while"
     ]
