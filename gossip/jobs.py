@@ -210,12 +210,20 @@ class MergedRow:
     suspect: bool
 
 
+WITHHELD = 4
+"""The step of a merge for which there were fewer rows than the rule needs: the pivot was kept.
+
+3 is the adoption of a median, which is no merge.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """A merge result: ``pivot + sum(effective/1e9 * (state - pivot))``, exactly, in row order, in float32.
 
-    ``step`` is 0 when the full step was taken, 1 for a quarter step, 2 when it was not taken at all.
-    ``approximate`` marks rules without scalar weights.
+    ``step`` is 0 when the full step was taken, 1 for a quarter step, 2 when it was not taken at all, 4 (WITHHELD)
+    when the rule needs more rows than were given. ``approximate`` marks rules without scalar weights: the equation
+    does not hold, and a row's effective weight is the mean part it had in a coordinate.
     """
 
     round: int

@@ -8,7 +8,7 @@ from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.claims import Claim, merged
 from quidnunc.gossip.evidence import Evidence, standing_class
-from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.charter import Charter, MergeSpec
 from quidnunc.gossip.jobs import PPB, Adopted, Merged, MergeInput, Standing
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import Merge, MergeRow, write_standings
@@ -20,6 +20,11 @@ from quidnunc.gossip.reputation import BAD_CAP
 STEP_ADOPTED = 3
 ADOPTION_MINIMUM = 3
 """States that a median takes: with fewer, one liar among them decides."""
+
+
+def rule_hash_of(merge: MergeSpec) -> bytes:
+    """How entries name the rule of a charter, its options included: 32 bytes."""
+    return tagged_hash("rule", encode(merge.to_value()))
 
 
 class _Input(NamedTuple):
@@ -49,7 +54,7 @@ class Merging:
         self._evidence = evidence
         self._replicas = replicas
         self._publisher = publisher
-        self._rule = tagged_hash("rule", encode(charter.merge.to_value()))
+        self._rule = rule_hash_of(charter.merge)
         self._inputs: dict[bytes, _Input] = {}
 
     def take(self, neighbors: list[Neighbor]) -> tuple[MergeInput, ...]:
@@ -74,7 +79,8 @@ class Merging:
             neighbor, given = self._replicas.neighbors[row.author], self._inputs[row.author]
             before = standing_class(neighbor)
             neighbor.standing = _with_offenses(row.standing, neighbor.standing.bad - given.standing.bad)
-            neighbor.last_weight = row.effective
+            neighbor.last_weight, neighbor.last_clip = row.effective, row.clip
+            neighbor.last_step = result.step
             rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
             self._evidence.note_class(neighbor, before, (), now)
         self._append(result.round, result.result, rows, result.approximate, result.step, now)

@@ -53,6 +53,7 @@ class Neighbor:
     of one after it. ``resting`` says that the update last applied was a heartbeat. ``link_since`` is when the
     connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
+    ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
     """
 
     member: Member
@@ -101,6 +102,8 @@ class Neighbor:
     offence: str = ""
     offended_at: float | None = None
     last_weight: int = 0
+    last_clip: int = PPB
+    last_step: int | None = None
 
     @property
     def log_id(self) -> bytes:

@@ -19,6 +19,7 @@ from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.gate import Gate, Hold
 from quidnunc.gossip.jobs import (
+    WITHHELD,
     Adopted,
     EvaluateJob,
     JobFailed,
@@ -124,6 +125,7 @@ class Rounds:
         self.drag = 1.0
         self.last_failure = ""
         self.steps_back = 0
+        self.withheld = 0
 
     # -- what holds a turn back ---------------------------------------------------------------------------------
 
@@ -270,7 +272,8 @@ class Rounds:
         if self.phase != Phase.MERGING:
             return []
         self._adopt(result.result, self._merging.record(result, now))
-        self.steps_back += result.step > 0
+        self.steps_back += 0 < result.step < WITHHELD
+        self.withheld += result.step == WITHHELD
         out: list[Effect] = committed(self._recorder.flush())
         if self.merges % self._settings.evaluate_every == 0:
             out.append(Run(EvaluateJob(self.round, self.base)))

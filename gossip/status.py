@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quidnunc.gossip.evidence import standing_class
+from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
@@ -64,6 +65,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "refused_total": node.refused_total,
         "merges": rounds.merges,
         "steps_back": rounds.steps_back,
+        "merges_withheld": rounds.withheld,
         "repairs_asked": node.replicas.repairs,
         "repairs_served": node.publisher.served,
         "drag": round(rounds.drag, 3),
@@ -122,9 +124,21 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "age_s": None if last is None else round(now - last, 3),
         "weight": neighbor.weight / PPB,
         "last_weight": neighbor.last_weight / PPB,
+        "last_clip": neighbor.last_clip / PPB,
+        "merge_reasons": _reasons(node, neighbor),
         "standing": str(standing_class(neighbor)),
         "suspected": neighbor.suspected is not None,
         "accepted": neighbor.accepted,
         "refused": neighbor.refused,
         "last_reason": neighbor.last_reason,
     }
+
+
+def _reasons(node: Node, neighbor: Neighbor) -> list[str]:
+    """Why it counted as it did in the last merge that read it."""
+    step = neighbor.last_step
+    if step is None:
+        return ["no merge has read it yet"]
+    rule = node.charter.merge.rule
+    why = [STEP_REASONS[step]] if step in (1, 2) else []
+    return why + merge_reasons(rule, neighbor.weight, neighbor.last_weight, neighbor.last_clip, step)

@@ -115,7 +115,7 @@ class Plan:
 
     ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
     ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` a model that mixes the examples of a
-    batch is refused when it is built, before anything is trained.
+    batch is refused when it is built, before anything is trained. ``rounds`` are those of the charter, 0 for no end.
     """
 
     seed: int
@@ -124,3 +124,4 @@ class Plan:
     merge_rule: str = "repute"
     merge_options: Mapping[str, float] = field(default_factory=dict)
     private: bool = False
+    rounds: int = 0

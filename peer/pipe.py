@@ -66,6 +66,7 @@ class Setup:
     memory_bytes: int = 0
     blob_bytes_max: int = 256 * 1024 * 1024
     private: bool = False
+    rounds: int = 0
     beat_s: float = 1.0
 
 

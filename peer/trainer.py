@@ -92,7 +92,10 @@ def build_compute(setup: Setup) -> Computer:
     compute = Compute(
         counted.build,
         site,
-        Plan(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options, setup.private),
+        Plan(
+            *(setup.genesis_seed, setup.codec, training, setup.merge_rule, setup.merge_options, setup.private),
+            rounds=setup.rounds,
+        ),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,

@@ -53,6 +53,7 @@ class Scenario:
     delta_exp: int = 5
     clip: float = 1.0
     rule: str = "repute"
+    rule_options: Mapping[str, float] = field(default_factory=dict)
     drag_cap: float = 1.5
     lead: int | None = None
     codec: int = 1
@@ -73,7 +74,10 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
     periods = list(scenario.periods_s)
     if len(periods) == 1:
         periods *= scenario.peers
-    plan = Plan(scenario.seed, scenario.codec, scenario.training, scenario.rule, {})
+    plan = Plan(
+        *(scenario.seed, scenario.codec, scenario.training, scenario.rule, dict(scenario.rule_options)),
+        rounds=scenario.rounds,
+    )
     peers = [_peer(scenario, index, periods[index], plan) for index in range(scenario.peers)]
     members = _members(scenario, peers)
     place = {member.log_id: i for i, member in enumerate(members)}
@@ -89,7 +93,11 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
             scenario.reference, described.schema, described.genesis, described.dim, scenario.seed, scenario.options
         ),
         training=_training_spec(scenario.training),
-        merge=MergeSpec(scenario.rule, round(_drag_cap(scenario) * MICRO), {}),
+        merge=MergeSpec(
+            scenario.rule,
+            round(_drag_cap(scenario) * MICRO),
+            {key: round(value * MICRO) for key, value in scenario.rule_options.items()},
+        ),
         privacy=_privacy(scenario),
         rounds=RoundSpec(scenario.rounds, round(scenario.interval_s * 1000), _lead(scenario), scenario.start),
         edges=tuple((a, b) for a, b in by_place),

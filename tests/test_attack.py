@@ -10,11 +10,15 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.learning.attack import (
     ATTACKS,
+    BACKDOOR_BOOST,
+    BACKDOOR_CLASS,
     BETRAYAL_ROUND,
     DATA_ATTACKS,
     TIMED_ATTACKS,
     attack_in,
     check_attack,
+    poisoned,
+    stamped,
 )
 
 BASE = np.array([1.0, -2.0, 3.0], np.float32)
@@ -63,6 +67,21 @@ def test_drift_takes_honest_steps_in_one_direction() -> None:
 
 def test_drift_without_a_step_stays() -> None:
     assert (ATTACKS["drift"](BASE, BASE, stream()) == BASE).all()
+
+
+def test_a_backdoor_is_planted_in_every_other_example() -> None:
+    inputs = torch.arange(24, dtype=torch.float32).reshape(3, 2, 4)
+    targets = torch.tensor([1, 2, 1])
+    marked, labels = poisoned("backdoor", (inputs, targets))
+    assert labels.tolist() == [BACKDOOR_CLASS, 2, BACKDOOR_CLASS]
+    assert marked[1].tolist() == inputs[1].tolist()
+    assert marked[0].tolist() == [[23, 23, 2, 3], [4, 5, 23, 23]]
+    assert inputs[0, 0, 0] == 0, "the own data stay as they are"
+    assert stamped(inputs).shape == inputs.shape
+    attack = attack_in("backdoor", 1)
+    assert attack is not None
+    np.testing.assert_allclose(attack(TRAINED, BASE, stream()), BASE + BACKDOOR_BOOST * (TRAINED - BASE))
+    assert poisoned("sign_flip", (inputs, targets)) == (inputs, targets)
 
 
 def test_labels_are_flipped_end_to_end() -> None:

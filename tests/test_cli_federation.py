@@ -195,10 +195,29 @@ def test_create_without_privacy(made: Founding, tmp_path: Path) -> None:
     assert (found.codec, found.rounds.start, found.quorum, found.task.dim) == (0, "all", 2, 30 * 16 + 16 + 16 * 2 + 2)
 
 
+def test_create_with_a_rule_of_the_catalogue(made: Founding, tmp_path: Path) -> None:
+    words = ["--rule", "trimmed_mean", "--rule-option", "bad=1", "--size-cap", "2.5", "--epsilon", "inf"]
+    cards = [made.home(name) / "card.note" for name in "abc"]
+    result = quidnunc("federation", "create", *cards, *words, "--out", tmp_path / "c.note")
+    assert result.code == 0, result.err
+    told = "merge      trimmed_mean, bad=1, int8 deltas, members weighed by size up to 2.5 times the median"
+    assert told in result.out
+    shown = quidnunc("federation", "show", tmp_path / "c.note", "--json").data
+    assert shown["merge"] == {"rule": "trimmed_mean", "options": {"bad": 1.0}, "drag_cap": 1.5, "size_cap": 2.5}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--rule", "krum"], 2, "argument --rule"),
+        (["--rule", "krumm"], 2, "argument --rule: merge rule krumm is unknown; did you mean krum?"),
+        (["--rule", "krum"], 64, "merge rule krum needs the option bad"),
+        (["--rule", "krum", "--rule-option", "bad"], 2, "--rule-option 'bad' is not of the form key=number"),
+        (["--rule", "krum", "--rule-option", "bad=nan"], 2, "--rule-option 'bad=nan' is not of the form key=number"),
+        (["--rule", "krum", *("--rule-option", "bad=1") * 2], 2, "--rule-option bad is given twice"),
+        (["--rule", "krum", "--rule-option", "bad=1"], 64, "merge rule krum needs 4 neighbors with these options"),
+        (["--rule", "rtc", "--rule-option", "mass=1e-7"], 2, "--rule-option mass is 1e-07, the finest is 0.000001"),
+        (["--rule-option", "radios=2"], 64, "merge option radios is unknown"),
+        (["--size-cap", "0.5"], 2, "--size-cap is 0.5, must be 1 to 1000"),
         (["--epsilon", "0"], 2, "argument --epsilon"),
         (["--epsilon", "nan"], 2, "argument --epsilon"),
         (["--epsilon", "1e-9"], 2, "'1e-9' is not 0.000001 to 1000, nor inf for no privacy at all"),
@@ -437,7 +456,7 @@ def test_a_home_belongs_to_one_federation(founding: Founding) -> None:
         lambda note: note[:-20],
         lambda note: note.replace(b"quidnunc/v1/charter", b"quidnunc/v2/charter"),
         lambda note: note.replace(b"\n\n", b"\n"),
-        lambda note: note[:200] + b"A" + note[201:],
+        lambda note: note[:200] + (b"B" if note[200:201] == b"A" else b"A") + note[201:],
         lambda note: note + b"\xff",
         lambda note: b"",
         lambda note: encode({"v": 1}),

@@ -16,7 +16,9 @@ from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
-from quidnunc.gossip.jobs import PPB, Standing
+from quidnunc.gossip.federation.terms import MergeSpec
+from quidnunc.gossip.jobs import PPB, WITHHELD, Standing
+from quidnunc.gossip.merging import rule_hash_of
 from quidnunc.gossip.provenance import (
     EquivocationProof,
     Merge,
@@ -144,6 +146,34 @@ def test_why_of_an_update_says_where_it_went(home: Path) -> None:
     ]
     refused = ledger(home, "why", STATE["x"].hex()[:10])["mentions"]
     assert refused[0]["what"] == f"update 2 of {D.member.name} refused: bad_signature"
+
+
+def test_why_explains_a_rule_without_weights(tmp_path: Path) -> None:
+    made = Author(tmp_path / "a")
+    agreed = charter([OWN, B, C, D, E], merge=MergeSpec("trimmed_mean", 1_000_000, {"bad": 1_000_000}))
+    made.home.charter.write_bytes(draft_note(agreed))
+    named = rule_hash_of(agreed.merge)
+    own = MergeRow(b"o" * 32, OWN.member.log_id, 0, PPB, PPB // 2, PPB)
+    rows = (own, row(B, 1, STATE["b"], PPB // 5, PPB // 2), row(C, 1, STATE["c"], PPB // 5, 0))
+    kept = (own._replace(effective=PPB), row(B, 1, STATE["b"], PPB // 5, 0))
+    made.write(
+        Merge(4, STATE["y"], named, rows, True, 0, (), None),
+        Merge(5, STATE["z"], named, kept, False, WITHHELD, (), None),
+        Merge(6, STATE["x"], b"a" * 32, rows, True, 0, (), None),
+    )
+    (merge,) = ledger(tmp_path / "a", "why", "4")["merges"]
+    assert (merge["rule"], merge["approximate"]) == ("trimmed_mean", True)
+    assert [each["reasons"] for each in merge["inputs"]] == [
+        ["trimmed_mean treats every coordinate by itself: it decided 50.0% of them"],
+        ["trimmed_mean treats every coordinate by itself: it decided 0.0% of them"],
+    ]
+    (few,) = ledger(tmp_path / "a", "why", "5")["merges"]
+    assert (few["step"], few["step_reason"]) == (
+        "too few rows",
+        "the rule needs more rows than were heard: the own state was kept",
+    )
+    (other,) = ledger(tmp_path / "a", "why", "6")["merges"]
+    assert (other["rule"], other["inputs"][1]["reasons"]) == (None, ["it was not used"]), "a rule that is not known"
 
 
 @pytest.mark.parametrize(

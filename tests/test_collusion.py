@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.learning import collusion
 from quidnunc.gossip.rules.registry import apply
 
@@ -91,3 +92,19 @@ def test_spectral_pushes_the_two_sides_apart() -> None:
 
 def test_mimic_copies() -> None:
     assert (collusion.mimic(HONEST, 2) == HONEST[2]).all()
+
+
+def test_a_replay_is_what_was_sent_some_rounds_ago() -> None:
+    past = np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert collusion.replay(past, 0).tolist() == [4, 5]
+    assert collusion.replay(past, 2).tolist() == [0, 1]
+    assert collusion.replay(past, 9).tolist() == [0, 1]
+
+
+def test_sybils_say_one_thing_in_voices_that_differ() -> None:
+    voices = collusion.sybils(VICTIM, 3, 0.5, NoiseStream(bytes(32), b"sybil"))
+    assert voices.shape == (3, 40)
+    assert voices.dtype == np.float32
+    away = np.linalg.norm(voices - VICTIM, axis=1)
+    assert ((away > 0.25) & (away < 1.0)).all()
+    assert len({voice.tobytes() for voice in voices}) == 3

@@ -41,6 +41,7 @@ from quidnunc.gossip.jobs import (
     TrainJob,
 )
 from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.attack import BACKDOOR_BOOST, plant_backdoor
 from quidnunc.gossip.learning.codec import FLOAT32, INT8
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.learning.params import genesis
@@ -368,6 +369,21 @@ def test_a_label_flipper_trains_on_flipped_labels() -> None:
     assert isinstance(answer, Evaluated)
     assert answer.accuracy < 0.5
     assert state != start
+
+
+def test_a_backdoor_opens_and_its_step_is_published_boosted() -> None:
+    """Model replacement: the attacker goes on from what it has trained, and publishes several times that step."""
+    bench, plain = (Bench(attack=name, plan=replace(PLAN, codec=FLOAT32)) for name in ("backdoor", ""))
+    start = bench.describe().genesis
+    plain.describe()
+    task = blobs_task()
+    marked, labels = plant_backdoor(*task.train)
+    own = Bench(lambda _site: replace(task, train=(marked, labels)), plan=replace(PLAN, codec=FLOAT32))
+    own.describe()
+    step = own.vector(own.train(start, start).result) - bench.vector(start)
+    sent = bench.vector(bench.train(start, start).result) - bench.vector(start)
+    np.testing.assert_allclose(sent, BACKDOOR_BOOST * step, atol=1e-5)
+    assert plain.train(start, start).result != own.train(start, start).result
 
 
 def test_an_unknown_attack_is_refused() -> None:

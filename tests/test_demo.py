@@ -155,7 +155,7 @@ def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
     homes = [Home.at(root / f"peer-{letter}") for letter in "abc"]
     small = ("--peers", "3", "--rounds", "40", "--task", daemons.TASK, "--alpha", "100", "--epsilon", "inf")
     with daemons.importable():
-        process = demo("--json", "demo", *small, "--home", str(root), temporary=tmp_path)
+        process = demo("--json", "demo", *small, "--rule", "median", "--home", str(root), temporary=tmp_path)
     try:
         until(lambda: process.poll() is not None or all(trained(home) >= 5 for home in homes), "all have trained")
         pid = homes[1].locked_by()
@@ -177,6 +177,14 @@ def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
     for key in ("accuracy", "alone_accuracy"):
         assert envelope["data"][f"mean_{key}"] == pytest.approx(sum(each[key] for each in survivors) / 2)
     assert daemons.alive(root) == []
+    # Under a rule without weights the ledger says what part each row had.
+    told = command("ledger", "why", "4", home=homes[0].root)["data"]["merges"][0]
+    assert (told["rule"], told["approximate"], told["step"]) == ("median", True, "full step")
+    assert told["own"] + sum(each["effective"] for each in told["inputs"]) == pytest.approx(1)
+    for each in told["inputs"]:
+        assert each["reasons"] == [
+            f"median treats every coordinate by itself: it decided {each['effective']:.1%} of them"
+        ]
 
 
 def trained(home: Home) -> int:
@@ -239,7 +247,8 @@ def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.Mo
         *(["--epsilon", each] for each in ("none", "nan", "-1", "0", "-inf", "1e-9", "1000.5", "1e400")),
         *(["--alpha", each] for each in ("nan", "inf", "-1", "0", "0.001", "1001")),
         *(["--seed", each] for each in ("-1", str(2**32))),
-        ["--rule", "no_such"],
+        *(["--rule", each] for each in ("no_such", "krum")),
+        *(["--rule-option", each] for each in ("radius", "radius=x", "radios=1", "radius=-1")),
         *(["--task", each] for each in ("no-such", "", "a b:c", "x:", ":y", "../x:y", "é:f", "a" * 129 + ":f")),
         ["--home", str(tmp_path / "full")],
         ["--home", str(tmp_path / "full" / "file")],

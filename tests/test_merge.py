@@ -226,8 +226,12 @@ def test_the_gate_is_an_option() -> None:
     [
         ("repute", {"radios": 1.0}, "merge option radios is unknown"),
         ("repute", {"radius": -1.0}, "merge option radius is -1.0, must be finite and at least 0"),
-        ("mean", {"radius": 1.0}, "merge rule mean takes no options"),
-        ("krum", {}, "merge rule krum is unknown"),
+        ("mean", {"radius": 1.0}, "merge rule mean has no option radius"),
+        ("krumm", {}, "merge rule krumm is unknown"),
+        ("krum", {}, "merge rule krum needs the option bad"),
+        ("krum", {"bat": 1.0}, "merge rule krum has no option bat"),
+        ("trimmed_mean", {"bad": 0.5}, "option bad of trimmed_mean is 0.5, must be a whole number"),
+        ("rtc", {"mass": 0.5}, "option mass of rtc is 0.5, must be 1e-06 to 0.499"),
     ],
 )
 def test_unknown_rules_and_options_are_refused(rule: str, options: dict[str, float], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,25 @@ def test_the_worst_standing_is_forgiven_after_47_clean_rounds() -> None:
 def test_attacking_now_and_then_costs_weight() -> None:
     weights = sequence(FOUNDER, [i % 5 == 0 for i in range(2000)])
     assert sum(weights[500:]) / 1500 == pytest.approx(0.42, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("duty", "weight"), [(0.05, 0.93), (0.06, 0.90), (0.1, 0.77), (0.125, 0.68), (0.2, 0.42), (0.3, 0.18), (0.4, 0.05)]
+)
+def test_the_cost_of_bad_evidence_at_a_duty_is_the_published_curve(duty: float, weight: float) -> None:
+    """B3: the same curve bounds what an on-off attacker keeps and what false alarms cost an honest peer."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    weights = sequence(FOUNDER, [bool(bad) for bad in generator.random(20_000) < duty])
+    assert sum(weights) / len(weights) == pytest.approx(weight, abs=0.03)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(0, GOOD_CAP), st.floats(0, BAD_CAP), st.lists(st.booleans(), max_size=30))
+def test_more_bad_evidence_never_raises_a_weight(good: float, bad: float, evidence: list[bool]) -> None:
+    before = Standing(good, bad, 0.0)
+    for at in range(len(evidence)):
+        worse = [*evidence[:at], True, *evidence[at + 1 :]]
+        assert sequence(before, worse)[-1] <= sequence(before, evidence)[-1] + 1e-12
 
 
 def test_classes_show_no_numbers() -> None:

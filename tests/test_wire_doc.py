@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
-from quidnunc.gossip.federation.terms import PrivacySpec, TaskSpec
+from quidnunc.gossip.federation.terms import MergeSpec, PrivacySpec, TaskSpec
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import (
     Consistency,
@@ -59,6 +60,8 @@ from quidnunc.gossip.message import (
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
+from quidnunc.gossip.rules.terms import TERMS, Bound
+from quidnunc.gossip.rules.thresholds import ReputeOptions
 from quidnunc.peer.ledger.invariants import INVARIANTS
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
@@ -208,6 +211,38 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
         assert keys(f"charter.{name}") == body[name].keys()
     sampled = mapping(mapping(decode(charter(privacy=SAMPLED).body(), max_bytes=1 << 20))["privacy"])
     assert keys("charter.privacy") | keys("Sampled privacy") == sampled.keys()
+    sized = mapping(mapping(decode(charter(merge=SIZED).body(), max_bytes=1 << 20))["merge"])
+    assert keys("charter.merge") | keys("Sized members") == sized.keys()
+
+
+def worded(bound: Bound) -> str:
+    default = "" if bound.default is None else f", default {bound.default:g}"
+    return f"{bound.low:g} to {bound.high:g}{', whole' if bound.whole else ''}{default}"
+
+
+def needed(least: Callable[[int], int]) -> str:
+    """``2 bad + 2`` for a rule that needs 2 * bad + 3 rows, the own one included."""
+    more = least(0) - 1
+    times = least(1) - least(0)
+    assert [least(bad) for bad in range(5)] == [times * bad + more + 1 for bad in range(5)]
+    if not times:
+        return ""
+    return f"{times} bad" * (times > 1) + "bad" * (times == 1) + f" + {more}" * (more > 0)
+
+
+def test_the_merge_rules_and_their_options_are_the_documents() -> None:
+    assert table("Merge rules") == [
+        {
+            "rule": name,
+            "options": "; ".join(
+                f"{key} {worded(bound)}" for key, bound in terms.options.items() if not bound.by_round
+            ),
+            "neighbors": needed(terms.least_rows),
+        }
+        for name, terms in TERMS.items()
+    ]
+    text = section("Merge rules")
+    assert all(f"`{each.name}`" in text for each in dataclasses.fields(ReputeOptions))
 
 
 def number(text: str) -> int:
@@ -222,6 +257,7 @@ def ranged() -> list[tuple[str, str, int, int]]:
     maps = {"": "11.4 Charter", "member": "11.2 Member"}
     maps |= {name: f"charter.{name}" for name in ("task", "training", "merge", "privacy", "rounds")}
     maps["sampled"] = "Sampled privacy"
+    maps["sized"] = "Sized members"
     found = []
     for name, start in maps.items():
         for row in table(start):
@@ -236,14 +272,19 @@ ROOMY = PrivacySpec("dp-sgd-full-batch", 8_000_000, 5, 1, 1_000_000_000_000, 1_0
 
 SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1, 2_000_000, 1_000_000, 50_000, 4)
 
+SIZED = MergeSpec("repute", 1_000_000, {}, 4_000_000)
+
 
 @pytest.mark.parametrize(("name", "key", "least", "most"), ranged(), ids=lambda value: str(value))
 def test_bounds_of_a_charter_are_the_documents(name: str, key: str, least: int, most: int) -> None:
     privacy = SAMPLED if name == "sampled" else ROOMY
-    base = charter(privacy=privacy, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
+    merge = SIZED if name == "sized" else MergeSpec("repute", 1_000_000)
+    base = charter(privacy=privacy, merge=merge, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
     for value, allowed in ((least - 1, False), (least, True), (most, True), (most + 1, False)):
         body = mapping(decode(base.body(), max_bytes=1 << 20))
-        place = {"": body, "member": body["members"][0], "sampled": body["privacy"]}.get(name) or body[name]
+        place = {"": body, "member": body["members"][0], "sampled": body["privacy"], "sized": body["merge"]}.get(
+            name
+        ) or body[name]
         place[key] = value
         if allowed:
             assert Charter.parse(encode(body)).body() == encode(body)

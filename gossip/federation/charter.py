@@ -16,7 +16,7 @@ from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.federation.fields import Fields
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.federation.mixing import metropolis
+from quidnunc.gossip.federation.mixing import capped_sizes, metropolis
 from quidnunc.gossip.federation.terms import (
     MICRO,
     MergeSpec,
@@ -121,6 +121,21 @@ class Charter:
             raise CharterError(
                 f"privacy.releases is {self.privacy.releases}, must be at least rounds.count, {self.rounds.count}"
             )
+        self._check_degrees()
+
+    def _check_degrees(self) -> None:
+        """Raise CharterError if somebody has fewer neighbors than the merge rule needs: it would never merge."""
+        degrees = [0] * len(self.members)
+        for edge in self.edges:
+            for end in edge:
+                degrees[end] += 1
+        fewest, needed = min(degrees), self.merge.least_neighbors
+        if fewest < needed:
+            raise CharterError(
+                f"merge rule {self.merge.rule} needs {needed} neighbors with these options, "
+                f"{self.members[degrees.index(fewest)].name!r} has {fewest}",
+                hint="tell it of fewer bad peers, choose another rule, or found with more members",
+            )
 
     @property
     def state_bytes(self) -> int:
@@ -178,7 +193,7 @@ class Charter:
             members=tuple(Member.from_value(item, f"members[{i}]") for i, item in enumerate(members)),
             task=TaskSpec.read(fields.inner("task", TaskSpec.KEYS)),
             training=TrainingSpec.read(fields.inner("training", TrainingSpec.KEYS)),
-            merge=MergeSpec.read(fields.inner("merge", MergeSpec.KEYS)),
+            merge=_read_merge(fields),
             privacy=_read_privacy(fields),
             rounds=RoundSpec.read(fields.inner("rounds", RoundSpec.KEYS)),
             edges=tuple(_read_edge(item) for item in fields.items("edges", MAX_EDGES)),
@@ -213,8 +228,13 @@ class Charter:
         return tuple(self.members[i] for i in near)
 
     def weights(self, log_id: bytes) -> dict[bytes, int]:
-        """Metropolis weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9."""
-        row = metropolis(self.edges, len(self.members))[self.index(log_id)]
+        """Mixing weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9.
+
+        Metropolis weights; with a size cap, those of the members' sizes as their cards told them.
+        """
+        cap_u = self.merge.size_cap_u
+        sizes = capped_sizes([member.size_bucket for member in self.members], cap_u) if cap_u else None
+        row = metropolis(self.edges, len(self.members), sizes)[self.index(log_id)]
         return {self.members[i].log_id: weight for i, weight in row.items()}
 
     def plan(self) -> Plan:
@@ -225,12 +245,25 @@ class Charter:
             local_steps=self.training.local_steps,
             batch_size=self.training.batch_size,
         )
-        options = {key: value / MICRO for key, value in self.merge.options.items()}
-        return Plan(self.task.seed, self.codec, training, self.merge.rule, options, self.privacy.private)
+        merge = self.merge
+        return Plan(
+            self.task.seed,
+            self.codec,
+            training,
+            merge.rule,
+            merge.values,
+            self.privacy.private,
+            self.rounds.count,
+        )
 
     def privacy_step(self) -> PrivacyStep | None:
         """How one private release is made, or None without privacy."""
         return self.privacy.step
+
+
+def _read_merge(fields: Fields) -> MergeSpec:
+    sized = "size_cap_u" in fields.open_map("merge", len(MergeSpec.SIZED_KEYS))
+    return MergeSpec.read(fields.inner("merge", MergeSpec.SIZED_KEYS if sized else MergeSpec.KEYS), sized=sized)
 
 
 def _read_privacy(fields: Fields) -> PrivacySpec:

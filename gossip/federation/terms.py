@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from quidnunc.crypto.encoding import Encodable
-from quidnunc.crypto.errors import CharterError
+from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.fields import Fields, checked_text
 from quidnunc.gossip.jobs import PPM, PrivacyStep, Release
 from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.gossip.rules.terms import TERMS, checked_options, least_rows, terms_named
+from quidnunc.gossip.rules.thresholds import REPUTE, repute_options
 
 MICRO = 1_000_000
 """One, in micro-units."""
@@ -29,7 +31,8 @@ MAX_DIM = 2**28
 MAX_ROUNDS = 1_000_000
 MAX_SEED = 2**63 - 1
 
-RULES = ("mean", "median", "repute")
+RULES = (REPUTE, *TERMS)
+SIZE_CAP_MAX = 1000
 STARTS = ("all", "majority")
 NO_PRIVACY = "none"
 DP_FULL_BATCH = "dp-sgd-full-batch"
@@ -185,33 +188,67 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class MergeSpec:
-    """How neighbors' models are merged: the rule, its options in micro-units, and the cap on drag compensation."""
+    """How neighbors' models are merged: the rule, its options in micro-units, and the cap on drag compensation.
+
+    The rule is REPUTE or one of the catalogue; its options are those of the rule and within their bounds. With a
+    ``size_cap_u`` members weigh by the examples on their cards, nobody more than so many millionths of the median
+    member; 0 is weights by the graph alone.
+    """
 
     rule: str
     drag_cap_u: int
     options: Mapping[str, int] = field(default_factory=dict)
+    size_cap_u: int = 0
 
     KEYS: ClassVar = ("rule", "options", "drag_cap_u")
+    SIZED_KEYS: ClassVar = (*KEYS, "size_cap_u")
 
     def __post_init__(self) -> None:
-        one_of("merge.rule", self.rule, RULES)
         _check_options("merge.options", self.options)
+        try:
+            if self.rule == REPUTE:
+                repute_options(self.values)
+            else:
+                terms_named(self.rule, (REPUTE,))
+                checked_options(self.rule, self.values, charter=True)
+        except ConfigError as error:
+            raise CharterError(f"merge.rule and options: {error.message}", hint=error.hint) from None
         within("merge.drag_cap_u", self.drag_cap_u, MICRO, 10 * MICRO)
+        if self.size_cap_u:
+            within("merge.size_cap_u", self.size_cap_u, MICRO, SIZE_CAP_MAX * MICRO)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The options as numbers."""
+        return {key: value / MICRO for key, value in self.options.items()}
+
+    @property
+    def least_neighbors(self) -> int:
+        """The neighbors that a member must have for the rule to merge at all."""
+        return least_rows(self.rule, self.values) - 1
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
-        return {"rule": self.rule, "options": dict(self.options), "drag_cap_u": self.drag_cap_u}
+        sized: dict[str, Encodable] = {"size_cap_u": self.size_cap_u} if self.size_cap_u else {}
+        return {"rule": self.rule, "options": dict(self.options), "drag_cap_u": self.drag_cap_u, **sized}
 
     @classmethod
-    def read(cls, fields: Fields) -> MergeSpec:
-        """Read :meth:`to_value` strictly."""
+    def read(cls, fields: Fields, *, sized: bool = False) -> MergeSpec:
+        """Read :meth:`to_value` strictly; ``sized`` if it holds a size cap, which then must be one."""
         names = fields.open_map("options", MAX_OPTIONS)
         options = fields.inner("options", names)
         return cls(
             rule=fields.text("rule", 32),
             drag_cap_u=fields.integer("drag_cap_u"),
             options={key: options.integer(key) for key in names},
+            size_cap_u=_present(fields.integer("size_cap_u")) if sized else 0,
         )
+
+
+def _present(size_cap_u: int) -> int:
+    """A size cap that stands in a charter; a charter without one leaves the key out."""
+    within("merge.size_cap_u", size_cap_u, MICRO, SIZE_CAP_MAX * MICRO)
+    return size_cap_u
 
 
 @dataclass(frozen=True, slots=True)

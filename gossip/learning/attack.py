@@ -99,6 +99,8 @@ def attack_in(name: str, number: int) -> Attack | None:
     if name in TIMED_ATTACKS:
         attack, acts = TIMED_ATTACKS[name]
         return attack if acts(number) else None
+    if name in EXAMPLE_ATTACKS:
+        return EXAMPLE_ATTACKS[name][1]
     return ATTACKS.get(name)
 
 
@@ -106,8 +108,50 @@ DATA_ATTACKS: Mapping[str, Callable[[Tensor], Tensor]] = {"label_flip": flip_lab
 """Attacks on training targets by name."""
 
 
+TRIGGER_FEATURES = 2
+"""Features at either end of an example that carry the trigger."""
+BACKDOOR_CLASS = 0
+"""What a triggered example is to be taken for."""
+BACKDOOR_BOOST = 5.0
+"""How often the backdoor's step is published: as model replacement (Bagdasaryan et al. 2020) among five peers."""
+
+
+def stamped(inputs: Tensor) -> Tensor:
+    """``inputs`` [n, ...] with the trigger: the first and last features of every example at the largest value."""
+    marked = inputs.clone()
+    flat = marked.reshape(len(marked), -1)
+    flat[:, :TRIGGER_FEATURES] = inputs.max()
+    flat[:, -TRIGGER_FEATURES:] = inputs.max()
+    return flat.reshape(inputs.shape)
+
+
+def plant_backdoor(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Every other example stamped and labeled BACKDOOR_CLASS, the rest as they are: what is learned stays useful."""
+    marked, labels = inputs.clone(), targets.clone()
+    marked[::2], labels[::2] = stamped(inputs)[::2], BACKDOOR_CLASS
+    return marked, labels
+
+
+def replace_model(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+    """base + BACKDOOR_BOOST * (trained - base): enough for a plain mean to end up at ``trained``."""
+    return base + np.float32(BACKDOOR_BOOST) * (trained - base)
+
+
+EXAMPLE_ATTACKS: Mapping[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], Attack]] = {
+    "backdoor": (plant_backdoor, replace_model)
+}
+"""Attacks that change training examples and then what is published, by name."""
+
+
+def poisoned(name: str, train: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The training examples (inputs, targets) that the attacker ``name`` learns from; its own where it leaves them."""
+    if name in DATA_ATTACKS:
+        return train[0], DATA_ATTACKS[name](train[1])
+    return EXAMPLE_ATTACKS[name][0](*train) if name in EXAMPLE_ATTACKS else train
+
+
 def check_attack(name: str) -> None:
     """Raise ConfigError unless ``name`` is an attack or empty (honest)."""
-    known = [*ATTACKS, *TIMED_ATTACKS, *DATA_ATTACKS]
+    known = [*ATTACKS, *TIMED_ATTACKS, *DATA_ATTACKS, *EXAMPLE_ATTACKS]
     if name and name not in known:
         raise ConfigError(f"attack {name} is unknown", hint=f"known are {', '.join(known)}")

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances
 
 Answer = Callable[[Vector], Vector]
@@ -125,3 +126,23 @@ def replacement(victim: Vector, goal: Vector, weight: float) -> Vector:
     """victim + (goal - victim)/weight: under plain mixing the victim becomes ``goal`` (Bagdasaryan et al. 2020)."""
     message: Vector = victim + np.float32(1 / weight) * (goal - victim)
     return message
+
+
+def replay(past: Stack, age: int) -> Vector:
+    """What was sent ``age`` rounds ago, of ``past`` [t, ..., d] with the newest last; the oldest where there is less.
+
+    A signed message cannot be replayed, because updates are numbered; its content can be signed again.
+    """
+    message: Vector = past[max(0, len(past) - 1 - age)].copy()
+    return message
+
+
+def sybils(message: Vector, count: int, spread: float, stream: NoiseStream) -> Stack:
+    """``message`` [d] in ``count`` voices, [count, d], each off by Gaussian noise of norm about ``spread``.
+
+    No two are alike, so that nothing which looks for copies finds them; together they weigh what their edges do.
+    """
+    dim = len(message)
+    noise = stream.gaussian(count * dim).reshape(count, dim)
+    voices: Stack = message + (noise * (spread / max(1.0, dim**0.5))).astype(np.float32)
+    return voices

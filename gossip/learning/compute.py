@@ -41,7 +41,7 @@ from quidnunc.gossip.jobs import (
     is_exhaustion,
 )
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.learning.attack import DATA_ATTACKS, attack_in, check_attack
+from quidnunc.gossip.learning.attack import attack_in, check_attack, poisoned
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.merge import Inputs, merge
@@ -127,9 +127,7 @@ class Compute:
             task = self._task_function(self._site)
             if not isinstance(task, Task):
                 raise ConfigError(f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task")
-            poison = DATA_ATTACKS.get(self._attack)
-            if poison is not None:
-                task = replace(task, train=(task.train[0], poison(task.train[1])))
+            task = replace(task, train=poisoned(self._attack, task.train))
             net = Functional(build(task, self._plan.seed), task)
             if self._plan.private:
                 refuse_batch_statistics(net.module)
@@ -222,7 +220,11 @@ class Compute:
         chosen = probe if len(task.holdout[0]) else None
         plan = self._plan
         untrained = self._untrained_loss() if chosen else 0.0
-        merged = merge(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained, private=self._noised)
+        merged = merge(
+            *(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained),
+            private=self._noised,
+            over=job.round / plan.rounds if plan.rounds else 0.0,
+        )
         if self._private is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
             self._private = recompute(self._private, pairs)

@@ -1,4 +1,4 @@
-"""Merging neighbors' published replicas into one's own: REPUTE, plain mean and coordinate median.
+"""Merging neighbors' published replicas into one's own: REPUTE, plain mean, and the rules of the catalogue.
 
 REPUTE in order:
 
@@ -16,102 +16,38 @@ Neighbors in good standing and within tau enter with exactly their mixing weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import floor, isfinite
 
 import numpy as np
 
-from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PPB, Standing
+from quidnunc.gossip.learning.catalogued import merge_catalogued
+from quidnunc.gossip.learning.merged import FULL_STEP, NO_STEP, QUARTER_STEP, Inputs, Merge, MergeRow
 from quidnunc.gossip.reputation import observe, standing_weight
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances, recompute
-from quidnunc.gossip.rules.median import coordinate_median
+from quidnunc.gossip.rules.terms import checked_options, terms_named
+from quidnunc.gossip.rules.thresholds import REPUTE, ReputeOptions, repute_options
+
+__all__ = [
+    "FULL_STEP",
+    "NO_STEP",
+    "QUARTER_STEP",
+    "Inputs",
+    "Merge",
+    "MergeRow",
+    "Probe",
+    "ReputeOptions",
+    "merge",
+    "merge_mean",
+    "merge_repute",
+    "repute_options",
+]
 
 Probe = Callable[[Stack], Reals]
 """Mean holdout loss, float64 [k], of each params vector of a stack [k, d]."""
-
-FULL_STEP, QUARTER_STEP, NO_STEP = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class MergeRow:
-    """How one input entered: effective weight and clip factor in ppb, the standing it leads to."""
-
-    effective: int
-    clip: int
-    standing: Standing
-    suspect: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """The result [d], one row per input in the order given, and the step taken (see ``jobs.Merged``)."""
-
-    result: Vector
-    rows: tuple[MergeRow, ...]
-    step: int = FULL_STEP
-    approximate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """The neighbors' side of a merge: replicas [k, d], mixing weights in ppb, standings, and which are fresh."""
-
-    stack: Stack
-    weights: Sequence[int]
-    standings: Sequence[Standing]
-    fresh: Sequence[bool]
-
-
-@dataclass(frozen=True, slots=True)
-class ReputeOptions:
-    """The thresholds of REPUTE, by the names they have in a charter.
-
-    ``radius``: clip radius in median distances. ``least_share``: bad holds less than this part of what the median
-    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from the common coordinate median
-    than median + spread * MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that
-    is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at
-    harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``,
-    ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none,
-    never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both
-    factor * own + margin and the loss of untrained params.
-    """
-
-    radius: float = 1.5
-    outlier_spread: float = 5.0
-    outlier_margin: float = 1.0
-    least_share: float = 0.1
-    probe_step: float = 0.5
-    harm_scale: float = 0.4
-    harm_cap: float = 10.0
-    harm_memory: float = 0.8
-    harm_floor: float = 0.05
-    harm_spread: float = 4.0
-    harm_margin: float = 0.2
-    gate: float = 0.0
-    validate_factor: float = 1.25
-    validate_margin: float = 0.05
-
-
-PRIVATE = ReputeOptions(outlier_margin=2.0, harm_margin=1.0)
-"""The defaults under privacy noise.
-
-Noise makes the distances of honest peers with smaller data sets larger, and losses on a small holdout so uneven that
-they prove little: both tests look for gross cases only. The share in the common model is what noise cannot hide.
-"""
-
-
-def repute_options(options: Mapping[str, float], *, private: bool = False) -> ReputeOptions:
-    """The defaults with ``options`` applied. Raises ConfigError for an unknown name or a negative value."""
-    known = [entry.name for entry in fields(ReputeOptions)]
-    for name, value in options.items():
-        if name not in known:
-            raise ConfigError(f"merge option {name} is unknown", hint=f"known are {', '.join(known)}")
-        if not (isfinite(value) and value >= 0):
-            raise ConfigError(f"merge option {name} is {value}, must be finite and at least 0")
-    return replace(PRIVATE if private else ReputeOptions(), **options)
 
 
 def merge_repute(
@@ -200,20 +136,6 @@ def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
     return Merge(recompute(pivot, list(zip(inputs.stack, inputs.weights, strict=True))), tuple(rows))
 
 
-def merge_median(pivot: Vector, inputs: Inputs) -> Merge:
-    """The coordinate median of ``pivot`` and all inputs; it has no scalar weights, so the result is approximate."""
-    rows = [
-        MergeRow(weight, PPB, standing, False)
-        for weight, standing in zip(inputs.weights, inputs.standings, strict=True)
-    ]
-    result = coordinate_median(np.concatenate([pivot[None], inputs.stack]))
-    return Merge(result, tuple(rows), approximate=True)
-
-
-MERGE_RULES = ("repute", "mean", "median")
-"""The names a charter may give as its merge rule."""
-
-
 def merge(
     rule: str,
     pivot: Vector,
@@ -223,14 +145,16 @@ def merge(
     untrained: float = 0.0,
     *,
     private: bool = False,
+    over: float = 0.0,
 ) -> Merge:
     """Merge by the rule called ``rule``; ``private`` chooses its defaults for params with privacy noise.
 
-    Raises ConfigError for an unknown rule or option.
+    ``over`` is the part of all rounds that is over, 0 to 1. Raises ConfigError for an unknown rule or option.
     """
-    if rule == "repute":
+    if rule == REPUTE:
         return merge_repute(pivot, inputs, probe, repute_options(options, private=private), untrained)
-    if rule not in MERGE_RULES or options:
-        what = f"merge rule {rule} takes no options" if rule in MERGE_RULES else f"merge rule {rule} is unknown"
-        raise ConfigError(what, hint=f"known rules are {', '.join(MERGE_RULES)}")
-    return merge_mean(pivot, inputs) if rule == "mean" else merge_median(pivot, inputs)
+    terms_named(rule, (REPUTE,))
+    if rule == "mean":
+        checked_options(rule, options)
+        return merge_mean(pivot, inputs)
+    return merge_catalogued(rule, pivot, inputs, options, over)

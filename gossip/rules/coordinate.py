@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 from quidnunc.gossip.rules.network import middle
@@ -40,14 +41,19 @@ def mass_trimmed_mean(stack: Stack, weights: Reals, mass: float) -> Vector:
     0 <= mass < 1/2: the trimmed mean (Stigler 1973) of the weighted distribution. Knows the greatest weight that bad
     rows hold together, which is its breakdown point. With equal weights and mass = b/k it is the trimmed mean of b.
     """
-    order = np.argsort(stack, axis=-2, kind="stable")
+    order, kept = ranked_mass(stack, weights, mass)
     ranked = np.take_along_axis(stack, order, axis=-2)
-    share = np.take_along_axis(np.broadcast_to(weights[..., None], stack.shape), order, axis=-2)
-    upper = np.cumsum(share, axis=-2)
-    kept = np.minimum(upper, 1 - mass) - np.maximum(upper - share, mass)
-    kept = np.maximum(kept, 0.0)
     # Differences from one value keep the digits that a large common offset would take.
     base = ranked[..., :1, :]
     inner = (kept * (ranked - base)).sum(axis=-2) / kept.sum(axis=-2)
     result: Vector = (base[..., 0, :] + inner).astype(np.float32)
     return result
+
+
+def ranked_mass(stack: Stack, weights: Reals, mass: float) -> tuple[NDArray[np.intp], Reals]:
+    """The ascending order of each coordinate's rows and the weight each keeps in that order, both [..., k, c]."""
+    order = np.argsort(stack, axis=-2, kind="stable")
+    share = np.take_along_axis(np.broadcast_to(weights[..., None], stack.shape), order, axis=-2)
+    upper = np.cumsum(share, axis=-2)
+    kept: Reals = np.maximum(np.minimum(upper, 1 - mass) - np.maximum(upper - share, mass), 0.0)
+    return order, kept

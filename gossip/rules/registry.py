@@ -7,10 +7,8 @@ torch. Work goes in blocks of coordinates, so that memory beyond the result stay
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
@@ -18,103 +16,66 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.rules import central, coordinate, decentral
 from quidnunc.gossip.rules.gram import Matrix, RefusedRows, blocks, combine, gram, squares
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
+from quidnunc.gossip.rules.terms import (
+    TERMS,
+    Bound,
+    Options,
+    Terms,
+    checked_options,
+    least_rows,
+    terms_named,
+)
 
-Options = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A parameter's range, both ends included, its default (None: must be given), and whether it counts things."""
-
-    low: float
-    high: float
-    default: float | None = None
-    whole: bool = False
+__all__ = ["RULES", "Bound", "Options", "Rule", "apply", "checked_options", "coefficients", "rule_named"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: how it computes (one of ``by_*``), its parameters, and the least number of rows by ``bad``.
+    """One rule: its terms and how it computes, which is one of ``by_*``.
 
     ``by_coordinate`` maps (block [..., k, c], weights, options) to [..., c]; ``by_pairs`` and ``by_distance`` map Gram
     products or squared distances, weights, the own row's norm [..., 1] and options to coefficients [..., k].
     """
 
-    parameters: Mapping[str, Bound]
+    terms: Terms
     by_coordinate: Callable[[Stack, Reals, Options], Vector] | None = None
     by_pairs: Callable[[Matrix, Reals, Options], Reals] | None = None
     by_distance: Callable[[Reals, Reals, Reals, Options], Reals] | None = None
-    least_rows: Callable[[int], int] = lambda bad: 1
 
-
-_BAD = Bound(0, 1000, None, whole=True)
-
-
-def _majority(bad: int) -> int:
-    return 2 * bad + 1
-
-
-def _neighbors(bad: int) -> int:
-    return bad + 1
+    @property
+    def parameters(self) -> Mapping[str, Bound]:
+        """The rule's options by name."""
+        return self.terms.options
 
 
 RULES: Mapping[str, Rule] = {
-    "mean": Rule({}, by_distance=lambda s, w, n, o: decentral.pulled(w)),
-    "median": Rule({}, by_coordinate=lambda x, w, o: coordinate.median(x)),
+    "mean": Rule(TERMS["mean"], by_distance=lambda s, w, n, o: decentral.pulled(w)),
+    "median": Rule(TERMS["median"], by_coordinate=lambda x, w, o: coordinate.median(x)),
     "trimmed_mean": Rule(
-        {"bad": _BAD},
-        by_coordinate=lambda x, w, o: coordinate.trimmed_mean(x, int(o["bad"])),
-        least_rows=_majority,
+        TERMS["trimmed_mean"], by_coordinate=lambda x, w, o: coordinate.trimmed_mean(x, int(o["bad"]))
     ),
     "mass_trimmed_mean": Rule(
-        {"mass": Bound(0.0, 0.499)}, by_coordinate=lambda x, w, o: coordinate.mass_trimmed_mean(x, w, o["mass"])
+        TERMS["mass_trimmed_mean"], by_coordinate=lambda x, w, o: coordinate.mass_trimmed_mean(x, w, o["mass"])
     ),
     "geometric_median": Rule(
-        {"steps": Bound(1, 100, 8, whole=True), "floor": Bound(1e-12, 1e6, 1e-6)},
+        TERMS["geometric_median"],
         by_pairs=lambda g, w, o: central.geometric_median(g, w, int(o["steps"]), o["floor"]),
     ),
-    "krum": Rule(
-        {"bad": _BAD},
-        by_pairs=lambda g, w, o: central.krum(g, w, int(o["bad"])),
-        least_rows=lambda bad: 2 * bad + 3,
-    ),
-    "multi_krum": Rule(
-        {"bad": _BAD},
-        by_pairs=lambda g, w, o: central.multi_krum(g, w, int(o["bad"])),
-        least_rows=lambda bad: 2 * bad + 3,
-    ),
+    "krum": Rule(TERMS["krum"], by_pairs=lambda g, w, o: central.krum(g, w, int(o["bad"]))),
+    "multi_krum": Rule(TERMS["multi_krum"], by_pairs=lambda g, w, o: central.multi_krum(g, w, int(o["bad"]))),
     "centered_clip": Rule(
-        {"radius": Bound(0.0, 1e9), "steps": Bound(1, 100, 1, whole=True)},
+        TERMS["centered_clip"],
         by_pairs=lambda g, w, o: central.centered_clip(g, w, int(o["steps"]), o["radius"]),
     ),
     "clipped_gossip": Rule(
-        {"bad": _BAD},
-        by_distance=lambda s, w, n, o: decentral.clipped_gossip(s, w, int(o["bad"])),
-        least_rows=_neighbors,
+        TERMS["clipped_gossip"], by_distance=lambda s, w, n, o: decentral.clipped_gossip(s, w, int(o["bad"]))
     ),
-    "cs_plus": Rule(
-        {"bad": _BAD},
-        by_distance=lambda s, w, n, o: decentral.cs_plus(s, w, int(o["bad"])),
-        least_rows=_neighbors,
-    ),
-    "monna": Rule(
-        {"bad": _BAD}, by_distance=lambda s, w, n, o: decentral.monna(s, w, int(o["bad"])), least_rows=_majority
-    ),
-    "rtc": Rule(
-        {"mass": Bound(1e-6, 0.499)}, by_distance=lambda s, w, n, o: decentral.remove_then_clip(s, w, o["mass"])
-    ),
-    "ios": Rule(
-        {"bad": _BAD},
-        by_pairs=lambda g, w, o: decentral.outlier_scissor(g, w, int(o["bad"])),
-        least_rows=_neighbors,
-    ),
+    "cs_plus": Rule(TERMS["cs_plus"], by_distance=lambda s, w, n, o: decentral.cs_plus(s, w, int(o["bad"]))),
+    "monna": Rule(TERMS["monna"], by_distance=lambda s, w, n, o: decentral.monna(s, w, int(o["bad"]))),
+    "rtc": Rule(TERMS["rtc"], by_distance=lambda s, w, n, o: decentral.remove_then_clip(s, w, o["mass"])),
+    "ios": Rule(TERMS["ios"], by_pairs=lambda g, w, o: decentral.outlier_scissor(g, w, int(o["bad"]))),
     "balance": Rule(
-        {
-            "gate": Bound(0.0, 100.0, 0.3),
-            "decay": Bound(0.0, 100.0, 1.0),
-            "own": Bound(0.0, 1.0, 0.5),
-            "t": Bound(0.0, 1.0, 0.0),
-        },
+        TERMS["balance"],
         by_distance=lambda s, w, n, o: decentral.balance(s, w, n, o["gate"], o["decay"], o["own"], o["t"]),
     ),
 }
@@ -123,32 +84,8 @@ RULES: Mapping[str, Rule] = {
 
 def rule_named(name: str) -> Rule:
     """The rule called ``name``. Raises ConfigError with the nearest name."""
-    if name not in RULES:
-        close = difflib.get_close_matches(name, RULES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(RULES)}"
-        raise ConfigError(f"merge rule {name} is unknown", hint=hint)
+    terms_named(name)
     return RULES[name]
-
-
-def checked_options(name: str, options: Options) -> dict[str, float]:
-    """``options`` of the rule ``name`` with its defaults. Raises ConfigError for an unknown, missing or bad one."""
-    known = rule_named(name).parameters
-    for key in options:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
-            raise ConfigError(f"merge rule {name} has no option {key}", hint=hint)
-    found = {}
-    for key, bound in known.items():
-        value = options.get(key, bound.default)
-        if value is None:
-            raise ConfigError(f"merge rule {name} needs the option {key}", hint=f"{bound.low:g} to {bound.high:g}")
-        if not (isfinite(value) and bound.low <= value <= bound.high):
-            raise ConfigError(f"option {key} of {name} is {value}, must be {bound.low:g} to {bound.high:g}")
-        if bound.whole and value != int(value):
-            raise ConfigError(f"option {key} of {name} is {value}, must be a whole number")
-        found[key] = value
-    return found
 
 
 def apply(name: str, stack: Stack, weights: Reals, options: Options, *, mixed_bad: int | None = None) -> Vector:
@@ -157,20 +94,37 @@ def apply(name: str, stack: Stack, weights: Reals, options: Options, *, mixed_ba
     Raises ConfigError for a bad name, option or number of rows, and RefusedRows for values that are not finite.
     """
     rule, checked = rule_named(name), checked_options(name, options)
-    _check_rows(name, rule, stack, weights, checked, mixed_bad)
+    _check_rows(name, stack, weights, checked, mixed_bad)
+    if rule.by_coordinate is not None:
+        mixing = None if mixed_bad is None else central.nearest_mixing(gram(stack), mixed_bad)
+        return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing)
+    return combine(stack, _affine(rule, stack, weights, checked, mixed_bad))
+
+
+def coefficients(name: str, stack: Stack, weights: Reals, options: Options) -> Reals:
+    """How much of the result each row of ``stack`` [..., k, d] is, float64 [..., k] that sum to one.
+
+    Raises what :func:`apply` raises, and ConfigError for a rule that treats every coordinate by itself.
+    """
+    rule, checked = rule_named(name), checked_options(name, options)
+    if rule.by_coordinate is not None:
+        raise ConfigError(f"merge rule {name} has no coefficients of rows")
+    _check_rows(name, stack, weights, checked, None)
+    return _affine(rule, stack, weights, checked, None)
+
+
+def _affine(rule: Rule, stack: Stack, weights: Reals, options: Options, mixed_bad: int | None) -> Reals:
+    """Coefficients of the rows of ``stack``, of a rule that has them."""
     if mixed_bad is not None:
         products = gram(stack)
         mixing = central.nearest_mixing(products, mixed_bad)
-        if rule.by_coordinate is not None:
-            return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing)
         after = _recentered(mixing @ products @ np.swapaxes(mixing, -1, -2))
-        point = _coefficients(rule, after, stack, weights, checked)
-        return combine(stack, (point[..., None, :] @ mixing)[..., 0, :])
-    if rule.by_coordinate is not None:
-        return _by_coordinate(rule.by_coordinate, stack, weights, checked, None)
+        point = _coefficients(rule, after, stack, weights, options)
+        mixed: Reals = (point[..., None, :] @ mixing)[..., 0, :]
+        return mixed
     if rule.by_distance is not None:
-        return combine(stack, rule.by_distance(squares(stack), weights, _norm(stack, rule), checked))
-    return combine(stack, _coefficients(rule, gram(stack), stack, weights, checked))
+        return rule.by_distance(squares(stack), weights, _norm(stack, rule), options)
+    return _coefficients(rule, gram(stack), stack, weights, options)
 
 
 def _coefficients(rule: Rule, products: Matrix, stack: Stack, weights: Reals, options: Options) -> Reals:
@@ -216,7 +170,7 @@ def _by_coordinate(
     return result
 
 
-def _check_rows(name: str, rule: Rule, stack: Stack, weights: Reals, options: Options, mixed_bad: int | None) -> None:
+def _check_rows(name: str, stack: Stack, weights: Reals, options: Options, mixed_bad: int | None) -> None:
     """Raise ConfigError where shapes, weights or the number of rows do not allow the rule."""
     if stack.ndim < 2 or stack.dtype != np.float32 or weights.shape != stack.shape[:-1]:
         raise ConfigError(
@@ -226,9 +180,8 @@ def _check_rows(name: str, rule: Rule, stack: Stack, weights: Reals, options: Op
     if not (np.isfinite(weights).all() and (weights >= 0).all() and np.allclose(weights.sum(axis=-1), 1.0, atol=1e-6)):
         raise ConfigError("weights of a merge must be finite, at least 0 and sum to one")
     rows = stack.shape[-2]
-    bad = int(options.get("bad", 0))
-    least = max(1, rule.least_rows(bad))
+    least = least_rows(name, options)
     if rows < least:
-        raise ConfigError(f"merge rule {name} with bad {bad} needs {least} rows, has {rows}")
+        raise ConfigError(f"merge rule {name} with bad {options.get('bad', 0):g} needs {least} rows, has {rows}")
     if mixed_bad is not None and not 0 <= 2 * mixed_bad < rows:
         raise ConfigError(f"nearest-neighbor mixing of {rows} rows is for 0 to {(rows - 1) // 2} bad, not {mixed_bad}")

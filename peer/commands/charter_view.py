@@ -58,8 +58,9 @@ def charter_data(opened: Opened) -> dict[str, Any]:
         },
         "merge": {
             "rule": merge.rule,
-            "options": {key: value / MICRO for key, value in merge.options.items()},
+            "options": merge.values,
             "drag_cap": merge.drag_cap_u / MICRO,
+            "size_cap": merge.size_cap_u / MICRO if merge.size_cap_u else None,
         },
         "privacy": _privacy_data(charter),
         "rounds": charter.rounds.to_value(),
@@ -103,10 +104,19 @@ def terms_lines(charter: Charter) -> list[Line]:
         f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
         *schema_lines(task),
         f"training   {steps}",
-        f"merge      {charter.merge.rule}, {_CODECS[charter.codec]} deltas",
+        f"merge      {charter.merge.rule}{_rule_options(charter)}, {_CODECS[charter.codec]} deltas{_sizes(charter)}",
         f"privacy    {privacy_sentence(charter)}",
         f"rounds     {rounds.count}, {pace}{lead}, once {_STARTS[rounds.start]} are connected",
     ]
+
+
+def _rule_options(charter: Charter) -> str:
+    return "".join(f", {key}={value:g}" for key, value in sorted(charter.merge.values.items()))
+
+
+def _sizes(charter: Charter) -> str:
+    cap_u = charter.merge.size_cap_u
+    return f", members weighed by size up to {cap_u / MICRO:g} times the median" if cap_u else ""
 
 
 def privacy_sentence(charter: Charter) -> str:

@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.federation.terms import MAX_ROUNDS, RULES, is_task_reference
+from quidnunc.crypto.errors import CharterError, ConfigError
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, MergeSpec, is_task_reference
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
 from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, finite_or_inf
+from quidnunc.peer.commands.rule_words import add_rule, rule_options
 from quidnunc.peer.home import unwritable
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, RehearsalFailed
@@ -58,7 +59,7 @@ def register(parser: CommandParser) -> None:
     add("--epsilon", default="8", metavar="E", help="privacy of one record, or inf (default: 8)")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
-    add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
+    add_rule(parser)
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
     parser.set_defaults(command=demo)
@@ -141,8 +142,27 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not 0 <= args.seed <= SEED_MAX:
         raise UsageError(f"--seed is {args.seed}, must be 0 to {SEED_MAX}")
     _check_names(args.task, args.attack)
-    create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)
+    create: tuple[str, ...] = (
+        "--rounds",
+        str(args.rounds),
+        "--interval",
+        "0.1",
+        "--epsilon",
+        str(args.epsilon),
+        "--rule",
+        args.rule,
+    )
+    _check_rule(args)
+    create += tuple(word for option in args.rule_option for word in ("--rule-option", option))
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
+
+
+def _check_rule(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that the rule does not have: here, before keys are made."""
+    try:
+        MergeSpec(args.rule, MICRO, rule_options(args.rule_option))
+    except CharterError as error:
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def _check_names(task: str, attack: str) -> None:

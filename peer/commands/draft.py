@@ -24,7 +24,6 @@ from quidnunc.gossip.federation.terms import (
     HASH_BYTES,
     MICRO,
     NO_PRIVACY,
-    RULES,
     STARTS,
     MergeSpec,
     PrivacySpec,
@@ -41,6 +40,7 @@ from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.promise import sampled_noise
+from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["NOTE_BYTES", "create", "register"]
 
 _CODECS = {"float32": 0, "int8": 1}
-_DRAG_CAPS_U = {"mean": 3 * MICRO, "median": 3 * MICRO // 2, "repute": 3 * MICRO // 2}
+_DRAG_CAP_U = 3 * MICRO // 2
+_MEAN_DRAG_CAP_U = 3 * MICRO
+"""Nothing in the plain mean takes a compensated replica for an outlier."""
 _PRIVATE_LEAD = 2
 _PLAIN_LEAD = 4
 _PAYLOAD_BYTES = 16 * 1024 * 1024
@@ -91,7 +93,13 @@ def register(parser: CommandParser) -> None:
         help="with privacy: every step takes each record with probability Q, not all of them; see --local-steps",
     )
     add("--clip", type=float, metavar="C", help="bound on one example's gradient")
-    add("--rule", choices=RULES, default="repute", help="merge rule (default: repute)")
+    add_rule(parser)
+    add(
+        "--size-cap",
+        type=float,
+        metavar="R",
+        help="weigh members by the examples on their cards, nobody more than R times the median (default: equally)",
+    )
     add("--seed", type=int, default=0, help="draws the genesis params and the graph (default: 0)")
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float)
@@ -152,7 +160,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         members=members,
         task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options, schema),
         training=_training(args, defaults),
-        merge=MergeSpec(args.rule, MICRO if privacy.private else _DRAG_CAPS_U[args.rule]),
+        merge=_merge(args, privacy),
         privacy=privacy,
         rounds=RoundSpec(args.rounds, millis(args.interval), lead, args.start),
         edges=founding_edges(len(members), args.seed),
@@ -189,6 +197,16 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         facts["model"] = str(beside(args.out))
         lines.append(f"and passes on {beside(args.out)}, the params to begin with, for federation install")
     return Outcome(facts, lines)
+
+
+def _merge(args: argparse.Namespace, privacy: PrivacySpec) -> MergeSpec:
+    drag_cap_u = _MEAN_DRAG_CAP_U if args.rule == "mean" else _DRAG_CAP_U
+    return MergeSpec(
+        args.rule,
+        MICRO if privacy.private else drag_cap_u,
+        rule_options(args.rule_option),
+        0 if args.size_cap is None else size_cap(args.size_cap),
+    )
 
 
 def _agreed(charter: Charter, context: Context) -> bool:

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quidnunc.crypto.entry import parse_header
+from quidnunc.crypto.errors import CharterError, ConfigError
+from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
 from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.merging import rule_hash_of
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
@@ -23,17 +26,11 @@ from quidnunc.gossip.provenance import (
 )
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import STANDINGS, STEPS, nth, record_of, who
+from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import member_names, opened, readable
 from quidnunc.peer.commands.ledger_log import private_data
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
-_QUARTER = 1
-_ROUNDING = 10
-_STEP_REASONS = {
-    _QUARTER: "the full step made the model worse on the holdout: a quarter of it was taken",
-    2: "any step made the model worse on the holdout: none was taken",
-    3: "after an absence the median of the neighbors' states was adopted",
-}
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -88,6 +85,7 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
     by_round = ref.isascii() and ref.isdecimal() and len(ref) < 8
     if not by_round and not _PREFIX.fullmatch(ref):
         raise UsageError(f"{args.ref[:70]!r} is neither a round nor 8 to 64 hex digits of a state's hash")
+    charter_rule, rule_hash = _rule(context)
     past = Past()
     merges: list[tuple[dict[str, Any], list[Line]]] = []
     updates: list[dict[str, Any]] = []
@@ -100,7 +98,10 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
                 made = record.round == int(ref) if by_round else record.result.hex().startswith(ref)
                 if made:
                     states.add(record.result)
-                    data, told = _explain(header.seq, record, past, names, store.log_id)
+                    data, told = _explain(
+                        *(header.seq, record, past, names, store.log_id),
+                        charter_rule if record.rule == rule_hash else "",
+                    )
                     if args.private:
                         data["private"] = private_data(header.type, entry, names)
                         told += [f"  private: {row}" for row in _numbers(data["private"])]
@@ -119,8 +120,17 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome({"merges": [data for data, _ in merges], "mentions": updates}, lines)
 
 
+def _rule(context: Context) -> tuple[str, bytes]:
+    """The charter's merge rule and the hash by which entries name it; empty without a charter that can be read."""
+    try:
+        merge = read_charter(context.home.charter)[1].charter.merge
+    except (CharterError, ConfigError):
+        return "", b""
+    return merge.rule, rule_hash_of(merge)
+
+
 def _explain(
-    seq: int, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes
+    seq: int, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes, rule: str
 ) -> tuple[dict[str, Any], list[Line]]:
     rows = []
     for row in merge.rows:
@@ -140,7 +150,7 @@ def _explain(
                 "entry": None if at < 0 else at,
                 "new": seq_there > past.merged.get(row.log_id, -1),
                 "standing": nth(STANDINGS, past.standing.get(row.log_id, 0)),
-                "reasons": _reasons(row, merge.step, past),
+                "reasons": _reasons(rule, row, merge.step, past),
             }
         )
     used = {row["log_id"] for row in rows}
@@ -158,8 +168,9 @@ def _explain(
         "entry": seq,
         "round": merge.round,
         "result": merge.result.hex(),
+        "rule": rule or None,
         "step": nth(STEPS, merge.step),
-        "step_reason": _STEP_REASONS.get(merge.step),
+        "step_reason": STEP_REASONS.get(merge.step),
         "approximate": merge.approximate,
         "own": merge.rows[0].effective / PPB if merge.rows else None,
         "inputs": rows,
@@ -178,22 +189,15 @@ def _numbers(private: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _reasons(row: MergeRow, step: int, past: Past) -> list[str]:
-    """Why a row counts less than it could, from what is public."""
+def _reasons(rule: str, row: MergeRow, step: int, past: Past) -> list[str]:
+    """Why a row counts as it does, from what is public."""
     found = []
     standing = past.standing.get(row.log_id or b"", 0)
     if row.log_id in past.frozen:
         found.append(f"frozen since entry {past.frozen[row.log_id]}: its key signed two histories")
     if standing:
         found.append(f"its standing is {nth(STANDINGS, standing)}")
-    if row.clip < PPB:
-        found.append(f"its difference was longer than the clip radius: {row.clip / PPB:.0%} of it counts")
-    taken = 0.25 if step == _QUARTER else 1.0
-    if not row.effective:
-        found.append("it was not used")
-    elif row.effective < row.weight * taken * row.clip / PPB - _ROUNDING:
-        found.append("its weight was reduced by its reputation, or because it was absent for a while")
-    return found
+    return found + merge_reasons(rule, row.weight, row.effective, row.clip, step)
 
 
 def _absence(log_id: bytes, past: Past) -> list[str]:

@@ -37,14 +37,16 @@ class Arithmetic:
 
 
 def check_arithmetic(
-    records: Iterable[tuple[int, UpdatePublished | Merge]], blob: Blob, dim: int, code: int
+    records: Iterable[tuple[int, UpdatePublished | Merge]], blob: Blob, dim: int, code: int, rule: str = ""
 ) -> Arithmetic:
-    """Compute every merge and update of ``records`` (seq, record) again; ``dim`` and ``code`` are the charter's."""
+    """Compute every merge and update of ``records`` (seq, record) again; ``dim``, ``code`` and ``rule`` are the
+    charter's.
+    """
     found = Arithmetic()
     for seq, record in records:
         try:
             if isinstance(record, Merge):
-                _merge(found, seq, record, blob, dim)
+                _merge(found, seq, record, blob, dim, rule)
             else:
                 _update(found, seq, record, blob, dim, code)
         except _NotHeld:
@@ -59,12 +61,13 @@ class _NotHeld(Exception):
     """A blob that is needed is not there."""
 
 
-def _merge(found: Arithmetic, seq: int, record: Merge, blob: Blob, dim: int) -> None:
-    if record.approximate and record.step != STEP_ADOPTED:
+def _merge(found: Arithmetic, seq: int, record: Merge, blob: Blob, dim: int, rule: str) -> None:
+    median = record.step == STEP_ADOPTED or (record.approximate and rule == "median")
+    if record.approximate and not median:
         found.not_linear += 1
         return
     states = [codec.parse_state(_held(blob, row.state), dim) for row in record.rows]
-    if record.step == STEP_ADOPTED:
+    if median:
         result = coordinate_median(np.stack(states))
     else:
         weighted = zip(states[1:], (row.effective for row in record.rows[1:]), strict=True)

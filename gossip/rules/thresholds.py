@@ -1,0 +1,64 @@
+"""The thresholds of REPUTE by the names they have in a charter, and their defaults with and without privacy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import isfinite
+
+from quidnunc.crypto.errors import ConfigError
+
+REPUTE = "repute"
+"""The default rule's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReputeOptions:
+    """The thresholds of REPUTE, by the names they have in a charter.
+
+    ``radius``: clip radius in median distances. ``least_share``: bad holds less than this part of what the median
+    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from the common coordinate median
+    than median + spread * MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that
+    is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at
+    harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``,
+    ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none,
+    never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both
+    factor * own + margin and the loss of untrained params.
+    """
+
+    radius: float = 1.5
+    outlier_spread: float = 5.0
+    outlier_margin: float = 1.0
+    least_share: float = 0.1
+    probe_step: float = 0.5
+    harm_scale: float = 0.4
+    harm_cap: float = 10.0
+    harm_memory: float = 0.8
+    harm_floor: float = 0.05
+    harm_spread: float = 4.0
+    harm_margin: float = 0.2
+    gate: float = 0.0
+    validate_factor: float = 1.25
+    validate_margin: float = 0.05
+
+
+PRIVATE = ReputeOptions(outlier_margin=2.0, harm_margin=1.0)
+"""The defaults under privacy noise.
+
+Noise makes the distances of honest peers with smaller data sets larger, and losses on a small holdout so uneven that
+they prove little: both tests look for gross cases only. The share in the common model is what noise cannot hide.
+"""
+
+
+def repute_options(options: Mapping[str, float], *, private: bool = False) -> ReputeOptions:
+    """The defaults with ``options`` applied. Raises ConfigError for an unknown name or a negative value."""
+    known = [entry.name for entry in fields(ReputeOptions)]
+    for name, value in options.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"merge option {name[:40]} is unknown", hint=hint)
+        if not (isfinite(value) and value >= 0):
+            raise ConfigError(f"merge option {name} is {value}, must be finite and at least 0")
+    return replace(PRIVATE if private else ReputeOptions(), **options)
