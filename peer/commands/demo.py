@@ -57,7 +57,12 @@ def register(parser: CommandParser) -> None:
     add("--task", help="digits, breast-cancer or package.module:function (default: digits)")
     add("--alpha", type=float, help="Dirichlet skew of the shards: 0.1 strong, 100 none (default: 0.5)")
     add("--epsilon", default="8", metavar="E", help="privacy of one record, or inf (default: 8)")
-    add("--sampling-rate", type=float, metavar="Q", help="each step takes each record with probability Q, not all of them")
+    add(
+        "--sampling-rate",
+        type=float,
+        metavar="Q",
+        help="each step takes each record with probability Q, not all of them",
+    )
     add("--local-steps", type=int, metavar="N", help="steps per round, with --sampling-rate or --epsilon inf")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
@@ -144,8 +149,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not 0 <= args.seed <= SEED_MAX:
         raise UsageError(f"--seed is {args.seed}, must be 0 to {SEED_MAX}")
     _check_names(args.task, args.attack)
-    create = ("--rounds", str(args.rounds), "--interval", "0.1", "--epsilon", str(args.epsilon), "--rule", args.rule)
-    create += _steps(args, epsilon)
+    rhythm = ("--rounds", str(args.rounds), "--interval", "0.1")
+    create = (*rhythm, "--epsilon", str(args.epsilon), "--rule", args.rule, *_steps(args, epsilon))
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
 
 
@@ -154,7 +159,7 @@ def _steps(args: argparse.Namespace, epsilon: float) -> tuple[str, ...]:
     rate = args.sampling_rate
     if rate is not None and (not RATE_MIN <= rate < 1 or epsilon == math.inf):
         raise UsageError(
-            f"--sampling-rate is {rate:g} with --epsilon {args.epsilon}, must be {RATE_MIN:f} to below 1 and with privacy",
+            f"--sampling-rate is {rate:g} with --epsilon {epsilon:g}, must be {RATE_MIN:f} to below 1, with privacy",
             hint="leave it out to train on all records in every step",
         )
     steps = args.local_steps
