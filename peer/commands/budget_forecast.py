@@ -17,16 +17,18 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.budget import NEVER_U, Budget
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import Spent
 from quidnunc.gossip.provenance import NoiseSource
-from quidnunc.gossip.rebuild import account_job
+from quidnunc.gossip.rebuild import account_job, history_of
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.budget_accounts import spends
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
-from quidnunc.peer.config import load
+from quidnunc.peer.config import Config, load
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+from quidnunc.peer.shared_account import spent_elsewhere
 
 MORE_MAX = 10_000
 PACE_RELEASES = 20
@@ -44,23 +46,25 @@ def forecast(args: argparse.Namespace, context: Context) -> Outcome:
     if args.more is not None and not 1 <= args.more <= MORE_MAX:
         raise UsageError(f"--more is {args.more}, must be 1 to {MORE_MAX}")
     charter = read_charter(context.home.charter)[1].charter
-    own = load(context.home.config).privacy.epsilon_cap if context.home.config.exists() else 0.0
+    config = load(context.home.config) if context.home.config.exists() else Config()
+    own = config.privacy.epsilon_cap
     with opened(context) as store:
         resume = fold(store.entries())
         times = [spend.t_ms for spend in spends(store)]
     if not charter.privacy.private:
         data = {"mechanism": charter.privacy.mechanism, "releases_left": None}
         return Outcome(data, ["the charter asks for no privacy: there is no budget to forecast"])
-    budget = counted(charter, int(own * MICRO) if own else None, resume, args.more or 0)
+    elsewhere = spent_elsewhere(context.home, config, looking=True)
+    budget = counted(charter, int(own * MICRO) if own else None, resume, args.more or 0, elsewhere)
     data = _data(budget, args.more, times, time.time_ns() // 1_000_000)
     return Outcome(data, _lines(data))
 
 
-def counted(charter: Charter, own_cap_u: int | None, resume: Resume, more: int) -> Budget:
+def counted(charter: Charter, own_cap_u: int | None, resume: Resume, more: int, elsewhere: Spent) -> Budget:
     """The budget as a daemon that starts now has it, able to say what up to ``more`` further releases cost."""
     cap_u = charter.privacy.epsilon_u if own_cap_u is None else min(charter.privacy.epsilon_u, own_cap_u)
     table: tuple[tuple[int, int], ...] = ()
-    job = account_job(charter, resume)
+    job = account_job(charter, resume, elsewhere)
     if job is not None:
         try:
             # dp-accounting, with numpy and scipy: only where something was sampled.
@@ -79,7 +83,7 @@ def counted(charter: Charter, own_cap_u: int | None, resume: Resume, more: int) 
         releases=resume.releases,
         cumulative_u=resume.cumulative_u,
         exhausted=resume.exhausted,
-        history=tuple(sorted(resume.spent.items())),
+        history=history_of(resume, elsewhere),
         table=table,
     )
 
