@@ -82,10 +82,18 @@ def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, 
         return net.losses(outputs, y.unsqueeze(0))[0]
 
     grads, losses = vmap(grad_and_value(one_loss), in_dims=(None, 0, 0), randomness="different")(named, inputs, targets)
-    rows = torch.cat([grads[slot.name].reshape(len(inputs), -1) for slot in net.slots], dim=1).double()
-    factors = _factors(rows.square().sum(1), clip)
-    rows = rows.masked_fill((factors == 0).unsqueeze(1), 0.0)
-    return factors @ rows, float(losses.double().sum())
+    # One tensor after the other: float64 of all of them at once would be the largest array of the step.
+    square = torch.zeros(len(inputs), dtype=torch.float64)
+    for slot in net.slots:
+        square += grads[slot.name].reshape(len(inputs), -1).double().square_().sum(1)
+    factors = _factors(square, clip)
+    broken = (factors == 0).unsqueeze(1)
+    some = bool(broken.any())  # else there is nothing to blank: zero times infinity is not zero
+    total = torch.empty(net.dim, dtype=torch.float64)
+    for slot in net.slots:
+        rows = grads.pop(slot.name).reshape(len(inputs), -1).double()
+        torch.mv((rows.masked_fill_(broken, 0.0) if some else rows).mT, factors, out=total[slot.start : slot.stop])
+    return total, float(losses.double().sum())
 
 
 def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
@@ -144,6 +152,7 @@ def _backward(
     assert net.layers is not None
     pieces: list[tuple[int, Tensor, Tensor | None]] = []
     square = torch.zeros(len(error), dtype=torch.float64)
+    first = next((layer for layer in net.layers if layer.kind == "linear"), None)
     after = output
     for layer, before in zip(reversed(net.layers), reversed(trail), strict=True):
         if layer.kind == "linear":
@@ -153,6 +162,8 @@ def _backward(
                 pieces.append((layer.bias, error, None))
                 bias = 1.0
             square = square + error.square().sum(1) * (before.square().sum(1) + bias)
+            if layer is first:
+                break  # nothing below has params, and this product would be as large as the whole sum
             error = error @ tensors[layer.weight]
         elif layer.kind == "relu":
             error = error * (before > 0)
