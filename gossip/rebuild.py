@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Accounted, AccountJob, Described
+from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MergeRow, NoiseSource
@@ -37,7 +38,8 @@ class Self:
 
     ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
     the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's), ``accounted``
-    what further releases cost where that takes a numerical accountant (:func:`account_job`).
+    what further releases cost where that takes a numerical accountant (:func:`account_job`), ``elsewhere`` what other
+    ledgers have spent of the same records.
     """
 
     log_id: bytes
@@ -50,6 +52,7 @@ class Self:
     noise_source: NoiseSource = NoiseSource.CHACHA20_OS_KEY
     epsilon_cap_u: int | None = None
     accounted: Accounted | None = None
+    elsewhere: Spent = ()
     software: Software = Software()
 
 
@@ -102,17 +105,22 @@ def budget(charter: Charter, own: Self, resume: Resume) -> Budget:
         own.noise_source,
         own.dataset,
         releases=resume.releases,
-        history=tuple(sorted(resume.spent.items())),
+        history=history_of(resume, own.elsewhere),
         table=() if own.accounted is None else own.accounted.points,
         cumulative_u=resume.cumulative_u,
         exhausted=resume.exhausted,
     )
 
 
-def account_job(charter: Charter, resume: Resume) -> AccountJob | None:
+def history_of(resume: Resume, elsewhere: Spent) -> Spent:
+    """All releases that count: those of the own ledger, and those of others on the same records."""
+    return tuple(sorted((Counter(resume.spent) + Counter(dict(elsewhere))).items()))
+
+
+def account_job(charter: Charter, resume: Resume, elsewhere: Spent = ()) -> AccountJob | None:
     """What the compute process must be asked before the first training; None where the budget knows by itself."""
     privacy = charter.privacy
-    history = tuple(sorted(resume.spent.items()))
+    history = history_of(resume, elsewhere)
     if not privacy.private or not (privacy.sampled or any(kind.sampled for kind, _ in history)):
         return None
     return AccountJob(history, privacy.release, charter.privacy.releases, privacy.delta_exp)

@@ -6,6 +6,7 @@ from typing import Any
 
 from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
+from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
@@ -85,6 +86,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
             "delta": 10.0**-charter.privacy.delta_exp if budget.private else None,
             "releases": budget.releases,
             "exhausted": budget.exhausted,
+            "robustness": _robustness(node),
         },
         "neighbors": {
             "total": len(node.neighbors),
@@ -99,6 +101,15 @@ def _witnessed(node: Node) -> dict[str, Any]:
     of, (k, size) = len(node.neighbors), node.witnesses.witnessed()
     verdict = f"WITNESSED {k} of {of}" if k else "SELF-ATTESTED"
     return {"verdict": verdict, "cosigners": k, "witnesses": of, "quorum": node.witnesses.quorum, "size": size}
+
+
+def _robustness(node: Node) -> dict[str, Any] | None:
+    """Whether this peer's own noise leaves a merge rule anything to see; None where that is no question."""
+    gate = feasibility(node.charter.privacy, node.charter.merge, node.charter.task.dim, node.own.described.examples)
+    if gate is None:
+        return None
+    numbers = {"noise_ratio": round(gate.ratio, 4), "limit": NOISE_RATIO_MAX, "examples": gate.examples}
+    return {"feasible": gate.robust, **numbers, "text": "" if gate.robust else gate.sentence()}
 
 
 def _name(node: Node, log_id: bytes) -> str:

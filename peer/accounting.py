@@ -11,7 +11,7 @@ import trio
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.jobs import Accounted, JobFailed
+from quidnunc.gossip.jobs import Accounted, JobFailed, Spent
 from quidnunc.gossip.rebuild import account_job
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.ledger.store import Store
@@ -21,8 +21,10 @@ class PrivacyRefused(ConfigError):
     """The charter's privacy cannot be kept, or not be counted."""
 
 
-async def account(computer: Any, charter: Charter, store: Store) -> Accounted | None:
+async def account(computer: Any, charter: Charter, store: Store, elsewhere: Spent = ()) -> Accounted | None:
     """What further releases will cost, where that takes the numerical accountant of the compute process.
+
+    ``elsewhere`` is what other homes have spent of the same records.
 
     Raises PrivacyRefused when it cannot say, and when the charter's noise does not keep the charter's promise.
     """
@@ -30,7 +32,7 @@ async def account(computer: Any, charter: Charter, store: Store) -> Accounted | 
     if not privacy.private:
         return None
     resume = await trio.to_thread.run_sync(lambda: fold(store.entries()))
-    job = account_job(charter, resume)
+    job = account_job(charter, resume, elsewhere)
     if job is None:
         return None
     result = await computer.run(job)

@@ -98,6 +98,13 @@ class Privacy(Struct, frozen=True, forbid_unknown_fields=True):
             description="stop at this epsilon if the charter allows more; 0: as the charter",
         ),
     ] = 0.0
+    shared_homes: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=16,
+            description="other homes on this machine that train on the same records; their spends count here too",
+        ),
+    ] = ()
 
 
 class Drill(Struct, frozen=True, forbid_unknown_fields=True):

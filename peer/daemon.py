@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from quidnunc.gossip import status as node_status
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed
+from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed, Spent
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import Resume, fold
@@ -52,6 +53,7 @@ from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
+from quidnunc.peer.shared_account import spent_elsewhere
 from quidnunc.peer.task_loader import CSV
 from quidnunc.peer.waiting import wait_for_room
 
@@ -215,10 +217,12 @@ def build_node(
     accounted: Accounted | None = None,
     *,
     current: bool = False,
+    elsewhere: Spent = (),
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
 
-    ``current`` says that neighbors have just been asked and know of no newer entry.
+    ``current`` says that neighbors have just been asked and know of no newer entry, ``elsewhere`` what other homes have
+    spent of the same records.
 
     Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
@@ -245,6 +249,7 @@ def build_node(
         described=described,
         epsilon_cap_u=int(cap * 1e6) if cap else None,
         accounted=accounted,
+        elsewhere=elsewhere,
         software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
     )
     clock = Clock(node_log.last_t_ms / 1000)
@@ -407,6 +412,7 @@ async def _run(
     charter, member, note_hash = load_charter(home.charter, keys)
     overlay = make_overlay(charter, member, keys, config)
     setup = compute_setup(charter, config, home)
+    elsewhere = await trio.to_thread.run_sync(spent_elsewhere, home, config)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
     await wait_for_room(home, charter, member, room)
     with (
@@ -418,16 +424,17 @@ async def _run(
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer, charter, home, blobs)
-                accounted = await account(computer, charter, store)
+                accounted = await account(computer, charter, store, elsewhere)
                 parts = (charter, member, note_hash, keys, config, store, blobs, mirrors, described)
-                node, clock = await trio.to_thread.run_sync(build_node, *parts, accounted)
+                build = partial(build_node, elsewhere=elsewhere)
+                node, clock = await trio.to_thread.run_sync(build, *parts, accounted)
                 node.rounds.paused = paused
                 await trio.to_thread.run_sync(discard_unused, blobs, node)
 
                 def again() -> Node:
                     # The entries that came back hold spends, which the first table does not count.
-                    anew = trio.from_thread.run(account, computer, charter, store)
-                    return build_node(*parts, anew, current=True)[0]
+                    anew = trio.from_thread.run(account, computer, charter, store, elsewhere)
+                    return build(*parts, anew, current=True)[0]
 
                 host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
                 await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)

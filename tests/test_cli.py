@@ -159,6 +159,7 @@ BAD_HOMES = [
 ]
 VERBS = (
     *(["run"], ["run", "--check"], ["status"], ["peers"], ["id"], ["budget", "show"], ["federation", "show"]),
+    *(["budget", "forecast"], ["budget", "history"]),
     *(["ledger", "status"], ["ledger", "verify"], ["ledger", "fsck"], ["ledger", "log"]),
 )
 
@@ -476,6 +477,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["ledger", "verify"],
         ["ledger", "fsck"],
         ["budget", "show"],
+        ["budget", "history"],
+        ["budget", "forecast"],
         ["federation", "show", "CHARTER"],
         ["federation", "verify", "CHARTER"],
         ["status"],

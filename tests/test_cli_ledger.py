@@ -446,7 +446,10 @@ def budget_of(path: Path, *spends: PrivacySpend) -> Callable[..., Any]:
 def test_a_test_seed_voids_the_statement(tmp_path: Path) -> None:
     show = budget_of(tmp_path / "a", spend(1), spend(2, source=NoiseSource.TEST_SEED))
     assert "VOID: there is no privacy" in show().out
-    assert show("--json").data["datasets"][0]["void"]
+    result = show("--json")
+    assert result.code == 30
+    assert result.envelope["data"]["datasets"][0]["void"]
+    assert "test seed" in result.envelope["error"]["message"]
 
 
 def test_a_ledger_that_claims_less_than_it_spent_is_caught(tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_a_wrong_configuration_is_refused_with_its_line(federation: Rehearsal) -
     assert "ping_interval_s" in error["hint"]
 
 
+def test_records_shared_with_a_home_that_runs_are_not_trained_on(federation: Rehearsal) -> None:
+    actor, other = federation.actors[:2]
+    for each, names in ((actor, other), (other, actor)):
+        text = each.home.config.read_text()
+        each.home.config.write_text(text.replace("shared_homes = []", f'shared_homes = ["{names.home.root}"]'))
+    with other.home.lock():
+        error = refused(actor, 64)
+    assert f"runs {other.home.root} on the same records" in error["message"]
+    assert "one at a time" in error["hint"]
+
+
 def test_a_ledger_that_is_missing_damaged_or_newer_is_not_touched(federation: Rehearsal) -> None:
     for actor, code in zip(federation.actors, (65, 65, 78), strict=True):
         ledger = actor.home.ledger

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import daemons
@@ -14,15 +15,18 @@ import pytest
 from daemons import accepted_of, answers, check_ledger, copied, finishes, found, plan, reaches, records, running, until
 
 from quidnunc.crypto.log import Log
-from quidnunc.gossip.provenance import NodeStart, PrivacySpend, UpdatePublished
+from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.provenance import NodeStart, PrivacyExhausted, PrivacySpend, UpdatePublished
 from quidnunc.peer.client import ask
-from quidnunc.peer.rehearsal import Actor, Rehearsal
+from quidnunc.peer.rehearsal import Actor, Rehearsal, with_values
 
 pytestmark = pytest.mark.slow
 
 ROUNDS = 60
 KILLS = 3
 MANY_KILLS = 20
+SAMPLED_ROUNDS = 24
+CAP = 5
 SEED = int(os.environ.get("QUIDNUNC_TEST_SEED", "1"))
 
 
@@ -124,3 +128,37 @@ def test_killed_twenty_times_at_random_moments(federation: Rehearsal) -> None:
         kill_many(actors, MANY_KILLS)
         finishes(actors)
     check_all(actors)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_a_killed_peer_on_samples_keeps_its_account_and_ends_as_a_listener(tmp_path: Path) -> None:
+    """A cap of its own, tighter than the charter's, binds one peer in the middle; nothing it spent comes back."""
+    sampled = ("--sampling-rate", "0.5", "--local-steps", "2")
+    with daemons.importable():
+        what = plan(3, SAMPLED_ROUNDS, interval=0.1)
+        federation = found(tmp_path / "f", replace(what, create=(*what.create, *sampled)))
+        victim, *others = federation.actors
+        text = victim.home.config.read_text()
+        victim.home.config.write_text(with_values(text, {"privacy.epsilon_cap": CAP}))
+        with running(federation) as actors:
+            reaches(victim, 3)
+            kill(victim, others)
+            spent = records(daemons.ledger(victim), PrivacySpend)
+            victim.start()
+            until(lambda: (victim.status() or {"privacy": {}})["privacy"].get("exhausted"), "exhausted", actors)
+            finishes(actors)
+            listening = answers(victim)
+            until(lambda: answers(victim)["merges"] > listening["merges"] + 1, "it goes on merging", actors)
+    entries = check_ledger(victim)
+    after = records(entries, PrivacySpend)
+    assert after[: len(spent)] == spent
+    assert len(spent) < len(after) < SAMPLED_ROUNDS
+    assert 0 < after[-1].cumulative_u <= after[-1].cap_u == CAP * MICRO
+    assert len(records(entries, PrivacyExhausted)) == 1
+    shown = daemons.cli(victim, "budget", "show")
+    assert shown["code"] == 0, shown
+    (account,) = shown["data"]["datasets"]
+    assert account["exhausted"]
+    assert account["epsilon_recomputed"] == pytest.approx(account["epsilon"], abs=1e-3)
+    assert [len(records(daemons.ledger(other), PrivacySpend)) for other in others] == [SAMPLED_ROUNDS] * 2

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from quidnunc.peer.rehearsal import COMMAND, command
 
 pytestmark = pytest.mark.slow
 
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "recompute_epsilon.py"
 FACTS = {
     *("name", "home", "ended", "accuracy", "alone_accuracy", "updates_sent", "updates_merged", "updates_refused"),
     *("bytes_sent", "epsilon", "ledger_entries", "ledger_verified"),
@@ -51,7 +53,9 @@ def homes_with_socket(root: Path) -> int:
 
 
 def test_a_whole_demo(tmp_path: Path) -> None:
-    process = demo("--json", "demo", "--peers", "3", "--rounds", "6", temporary=tmp_path)
+    """On samples, so that this is also where daemons, accountant, ledger and recomputation meet."""
+    sampled = ("--sampling-rate", "0.25", "--local-steps", "2")
+    process = demo("--json", "demo", "--peers", "3", "--rounds", "6", *sampled, temporary=tmp_path)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     envelope: dict[str, Any] = json.loads(out)
@@ -82,8 +86,21 @@ def test_a_whole_demo(tmp_path: Path) -> None:
     assert root.parent == tmp_path
     assert daemons.alive(root) == []
     assert daemons.sockets(root) == []
-    budget = command("budget", "show", home=Path(peers[0]["home"]))
-    assert budget["ok"]
+    _counted_alike(peers[0])
+
+
+def _counted_alike(peer: dict[str, Any]) -> None:
+    """The daemon, ``budget show`` and the script that knows nothing of this program name one epsilon."""
+    home = Home.at(peer["home"])
+    (account,) = command("budget", "show", home=home.root)["data"]["datasets"]
+    assert (account["releases"], account["sampling_rate"], account["steps"]) == (6, 0.25, 2)
+    assert account["epsilon"] == peer["epsilon"]
+    assert account["epsilon_recomputed"] == pytest.approx(account["epsilon"], abs=1e-3)
+    tool = subprocess.run(
+        [sys.executable, "-I", str(TOOL), str(home.ledger)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert tool.returncode == 0, tool.stderr
+    assert f"6 releases, epsilon {peer['epsilon']:.4f} claimed" in tool.stdout
 
 
 @pytest.mark.parametrize(
@@ -249,6 +266,8 @@ def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.Mo
         *(["--seed", each] for each in ("-1", str(2**32))),
         *(["--rule", each] for each in ("no_such", "krum")),
         *(["--rule-option", each] for each in ("radius", "radius=x", "radios=1", "radius=-1")),
+        *(["--sampling-rate", each] for each in ("0", "1", "nan", "-1", "1e-7")),
+        ["--local-steps", "2"],
         *(["--task", each] for each in ("no-such", "", "a b:c", "x:", ":y", "../x:y", "é:f", "a" * 129 + ":f")),
         ["--home", str(tmp_path / "full")],
         ["--home", str(tmp_path / "full" / "file")],

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning import privacy
 from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.losses import row_cross_entropy
 from quidnunc.gossip.learning.params import to_vector
 from quidnunc.gossip.learning.privacy import clipped_sum, per_example, poisson_sample, private_gradient
 from quidnunc.gossip.task import Task
@@ -80,6 +82,29 @@ def test_removing_one_example_moves_the_sum_by_at_most_the_clip(
 
     moved = np.linalg.norm(total(inputs, targets) - total(inputs[kept], targets[kept]))
     assert moved <= clip * (1 + (1e-5 if general else 1e-12))
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_known_loss_takes_its_formula_and_gives_the_same_sum(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, task, vector = setup(make)
+    general, loss = clipped_sum(net, vector, *task.train, 0.5)
+    known = Functional(net.module, replace(task, loss=row_cross_entropy))
+    monkeypatch.setattr(privacy, "vmap", None)  # the formula needs none
+    special, same_loss = clipped_sum(known, vector, *task.train, 0.5)
+    np.testing.assert_allclose(special, general, atol=1e-6 * np.linalg.norm(general))
+    assert loss == pytest.approx(same_loss, rel=1e-6)
+    moved = special - clipped_sum(known, vector, task.train[0][1:], task.train[1][1:], 0.5)[0]
+    assert np.linalg.norm(moved) <= 0.5 * (1 + 1e-12)
+    far = task.train[0].clone()
+    far[3] = torch.inf
+    kept = torch.arange(len(far)) != 3
+    broken = clipped_sum(known, vector, far, task.train[1], 0.5)[0]
+    whole = clipped_sum(known, vector, task.train[0][kept], task.train[1][kept], 0.5)[0]
+    assert np.isfinite(broken).all()
+    # Saturated units may leave even that example a finite gradient; then it is clipped like any other.
+    assert np.linalg.norm(broken - whole) <= 0.5 * (1 + 1e-12)
 
 
 def test_a_loss_that_mixes_the_batch_cannot_leak_across_examples() -> None:

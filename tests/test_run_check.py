@@ -116,6 +116,11 @@ CASES: dict[str, tuple[Spoil, int, str]] = {
         77,
         "the key of Hospital A, this home is that of Hospital B by its card",
     ),
+    "records shared with a home that does not count this one": (
+        lambda pair: configured(pair.a, "shared_homes = []", f'shared_homes = ["{pair.b.root}"]'),
+        64,
+        "does not name",
+    ),
     "no card": (lambda pair: pair.a.card.unlink(), 32, "card.note: not there"),
     "a port that is none": (
         lambda pair: configured(pair.a, free(pair.a), 'listen = ["/ip4/127.0.0.1/tcp/99999"]'),

@@ -97,7 +97,8 @@ def _task(
     site: Site, inputs: NDArray[np.float64], labels: NDArray[np.int64], test: int, sizes: tuple[int, int, int]
 ) -> Task:
     import torch
-    from torch.nn.functional import cross_entropy
+
+    from quidnunc.gossip.learning.losses import row_cross_entropy
 
     if not 0 <= site.index < site.peers:
         raise ConfigError(f"site index is {site.index}, must be 0 to {site.peers - 1}")
@@ -115,7 +116,7 @@ def _task(
 
     return Task(
         model=lambda: _model(name, sizes),
-        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+        loss=row_cross_entropy,
         train=split(mine[held:]),
         holdout=split(mine[:held]),
         test=split(tested),

@@ -21,6 +21,7 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional, activate
+from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
 
 _ROUNDING = 1 - 1e-9
 _ELEMENTS = 1 << 22
@@ -81,10 +82,18 @@ def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, 
         return net.losses(outputs, y.unsqueeze(0))[0]
 
     grads, losses = vmap(grad_and_value(one_loss), in_dims=(None, 0, 0), randomness="different")(named, inputs, targets)
-    rows = torch.cat([grads[slot.name].reshape(len(inputs), -1) for slot in net.slots], dim=1).double()
-    factors = _factors(rows.square().sum(1), clip)
-    rows = rows.masked_fill((factors == 0).unsqueeze(1), 0.0)
-    return factors @ rows, float(losses.double().sum())
+    # One tensor after the other: float64 of all of them at once would be the largest array of the step.
+    square = torch.zeros(len(inputs), dtype=torch.float64)
+    for slot in net.slots:
+        square += grads[slot.name].reshape(len(inputs), -1).double().square_().sum(1)
+    factors = _factors(square, clip)
+    broken = (factors == 0).unsqueeze(1)
+    some = bool(broken.any())  # else there is nothing to blank: zero times infinity is not zero
+    total = torch.empty(net.dim, dtype=torch.float64)
+    for slot in net.slots:
+        rows = grads.pop(slot.name).reshape(len(inputs), -1).double()
+        torch.mv((rows.masked_fill_(broken, 0.0) if some else rows).mT, factors, out=total[slot.start : slot.stop])
+    return total, float(losses.double().sum())
 
 
 def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
@@ -106,19 +115,34 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
                 hidden = hidden + tensors[layer.bias]
         else:
             hidden = activate(layer.kind, hidden)
-    errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
-        hidden.float(), targets
-    )
-    pieces, square = _backward(net, tensors, trail, hidden, errors.double())
+    errors, losses = _output_gradients(net, hidden, targets)
+    pieces, square = _backward(net, tensors, trail, hidden, errors)
     factors = _factors(square, clip)
-    broken = (factors == 0).unsqueeze(1)
+    column = factors.unsqueeze(1)
+    broken = column == 0
+    some = bool(broken.any())  # else there is nothing to blank: zero times infinity is not zero
     total = torch.zeros(net.dim, dtype=torch.float64)
+    views = net.views(total)
     for slot, error, source in pieces:
-        scaled = (error * factors.unsqueeze(1)).masked_fill(broken, 0.0)
-        place = net.slots[slot]
-        part = scaled.sum(0) if source is None else scaled.mT @ source.masked_fill(broken, 0.0)
-        total[place.start : place.stop] = part.reshape(-1)
+        if source is None:
+            scaled = error.masked_fill(broken, 0.0) if some else error
+            torch.mv(scaled.mT, factors, out=views[slot])
+        else:
+            scaled = error * column
+            if some:
+                scaled, source = scaled.masked_fill_(broken, 0.0), source.masked_fill(broken, 0.0)
+            torch.mm(scaled.mT, source, out=views[slot])
     return total, float(losses.double().sum())
+
+
+def _output_gradients(net: Functional, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's loss and its gradient by that example's outputs, float64 [n, ...]."""
+    if net.loss is row_cross_entropy and outputs.ndim == 2 and targets.dtype == torch.int64 and targets.ndim == 1:
+        return row_cross_entropy_gradient(outputs, targets)
+    errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
+        outputs.float(), targets
+    )
+    return errors.double(), losses
 
 
 def _backward(
@@ -128,6 +152,7 @@ def _backward(
     assert net.layers is not None
     pieces: list[tuple[int, Tensor, Tensor | None]] = []
     square = torch.zeros(len(error), dtype=torch.float64)
+    first = next((layer for layer in net.layers if layer.kind == "linear"), None)
     after = output
     for layer, before in zip(reversed(net.layers), reversed(trail), strict=True):
         if layer.kind == "linear":
@@ -137,6 +162,8 @@ def _backward(
                 pieces.append((layer.bias, error, None))
                 bias = 1.0
             square = square + error.square().sum(1) * (before.square().sum(1) + bias)
+            if layer is first:
+                break  # nothing below has params, and this product would be as large as the whole sum
             error = error @ tensors[layer.weight]
         elif layer.kind == "relu":
             error = error * (before > 0)

@@ -31,7 +31,8 @@ def blank_task(schema: Schema, options: Options) -> Task:
 
 def _task(width: int, parts: tuple[Part, Part, Part], options: Options) -> Task:
     import torch
-    from torch.nn.functional import cross_entropy
+
+    from quidnunc.gossip.learning.losses import row_cross_entropy
 
     def tensors(part: Part) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(part[0].copy()), torch.from_numpy(part[1].copy())
@@ -39,7 +40,7 @@ def _task(width: int, parts: tuple[Part, Part, Part], options: Options) -> Task:
     train, holdout, test = (tensors(part) for part in parts)
     return Task(
         model=lambda: _model(width, options),
-        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+        loss=row_cross_entropy,
         train=train,
         holdout=holdout,
         test=test,

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
-from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM
-from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
-from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
+from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.entry_view import record_of
+from quidnunc.peer.commands import budget_forecast, budget_history
+from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, SAMPLED_ACCOUNTANT, Account, accounts
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
-
-SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
-ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
 
 NOT_COVERED = (
     "holdout records, which judge neighbors' models, unless they are public",
@@ -30,65 +24,26 @@ NOT_COVERED = (
 )
 
 
-@dataclass
-class Account:
-    """The spends of one data set, as committed to the ledger before each release."""
-
-    dataset: bytes
-    spends: list[PrivacySpend] = field(default_factory=list)
-    exhausted: bool = False
-
-    @property
-    def claimed_u(self) -> int:
-        """Cumulative epsilon as the newest spend says."""
-        return self.spends[-1].cumulative_u if self.spends else 0
-
-    def recomputed(self) -> float:
-        """Cumulative epsilon of all releases, computed here from their noise alone."""
-        if not self.spends:
-            return 0.0
-        delta = 10.0 ** -self.spends[-1].delta_exp
-        if self.sampled:
-            # Google's dp-accounting, with numpy and scipy: only where a release was sampled.
-            from quidnunc.gossip.learning.sampled import epsilon_sampled
-
-            return epsilon_sampled(tuple(Counter(spend.kind for spend in self.spends).items()), delta)
-        noise = combined_noise(spend.noise_u / MICRO for spend in self.spends)
-        return epsilon_of_total(noise, delta)
-
-    @property
-    def sampled(self) -> bool:
-        """Whether any release was of a sample."""
-        return any(spend.kind.sampled for spend in self.spends)
-
-    @property
-    def accountant(self) -> str:
-        """Who counts, in words."""
-        return SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT
-
-    @property
-    def void(self) -> bool:
-        """Whether any noise came from a test seed: then there is no privacy, whatever the numbers say."""
-        return any(spend.noise_source != NoiseSource.CHACHA20_OS_KEY for spend in self.spends)
-
-
 def register(parser: CommandParser) -> None:
-    """The second word."""
+    """The second words."""
     add = parser.verbs("action")
     add("show", help="epsilon spent and left, as a full statement").set_defaults(command=show)
+    budget_forecast.register(add("forecast", help="how many releases remain, until when, and what more would cost"))
+    budget_history.register(add("history", help="every release, and what it cost"))
 
 
 def show(args: argparse.Namespace, context: Context) -> Outcome:
     """Every data set's account, recomputed from the ledger."""
-    accounts = _accounts(context)
+    with opened(context) as store:
+        found = accounts(store)
     promise = _promise(context)
     data = {
         "promise": promise,
-        "datasets": [_account_data(account, promise) for account in accounts],
+        "datasets": [_account_data(account, promise) for account in found],
         "not_covered": list(NOT_COVERED),
-        "accountant": ACCOUNTANT,
+        "accountant": SAMPLED_ACCOUNTANT if any(account.sampled for account in found) else ACCOUNTANT,
     }
-    if not accounts:
+    if not found:
         text = "nothing has been released yet: epsilon 0 spent"
         if promise is not None and promise["mechanism"] == "none":
             text = "the charter asks for no privacy: what is sent may reveal training records (epsilon is infinite)"
@@ -96,33 +51,21 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
             text += f" of {promise['epsilon']:g} at delta {promise['delta']:g}"
         return Outcome(data, [text])
     lines: list[Line] = []
-    for account in accounts:
+    for account in found:
         lines += _account_lines(account)
-    if len(accounts) > 1:
+    if len(found) > 1:
         lines.append("each data set's epsilon includes what was spent on those before it")
     lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
-    wrong = [account for account in accounts if account.recomputed() > account.claimed_u / MICRO + 1e-3]
+    wrong = [account for account in found if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:
         message = (
             f"the ledger claims epsilon {wrong[0].claimed_u / MICRO:.4f}, its releases cost {wrong[0].recomputed():.4f}"
         )
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, message, "check it with: quidnunc ledger verify")
+    if any(account.void for account in found):
+        message = "noise came from a test seed: nothing that was released is private"
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, message, "treat these records as disclosed")
     return Outcome(data, lines)
-
-
-def _accounts(context: Context) -> list[Account]:
-    accounts: dict[bytes, Account] = {}
-    with opened(context) as store:
-        for entry in store.entries():
-            kind = parse_header(entry.header).type
-            if kind not in (EntryType.DP_SPEND, EntryType.DP_EXHAUSTED):
-                continue
-            record = record_of(kind, entry.payload)
-            if isinstance(record, PrivacySpend):
-                accounts.setdefault(record.dataset, Account(record.dataset)).spends.append(record)
-            elif isinstance(record, PrivacyExhausted):
-                accounts.setdefault(record.dataset, Account(record.dataset)).exhausted = True
-    return list(accounts.values())
 
 
 def _promise(context: Context) -> dict[str, Any] | None:

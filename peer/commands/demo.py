@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, MergeSpec, is_task_reference
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, POISSON_STEPS_MAX, MergeSpec, is_task_reference
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
@@ -36,6 +36,7 @@ SETTLING_MERGES = 3
 ALONE_TIMEOUT_S = 300.0
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 SEED_MAX = 2**32 - 1
+RATE_MIN = 0.000001
 
 _STANDARD = {"peers": 4, "task": "digits", "alpha": 0.5, "attackers": 0, "attack": "sign_flip"}
 _AGAINST_DATA = {
@@ -57,6 +58,13 @@ def register(parser: CommandParser) -> None:
     add("--task", help="digits, breast-cancer or package.module:function (default: digits)")
     add("--alpha", type=float, help="Dirichlet skew of the shards: 0.1 strong, 100 none (default: 0.5)")
     add("--epsilon", default="8", metavar="E", help="privacy of one record, or inf (default: 8)")
+    add(
+        "--sampling-rate",
+        type=float,
+        metavar="Q",
+        help="each step takes each record with probability Q, not all of them",
+    )
+    add("--local-steps", type=int, metavar="N", help="steps per round, with --sampling-rate or --epsilon inf")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
     add_rule(parser)
@@ -142,18 +150,10 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not 0 <= args.seed <= SEED_MAX:
         raise UsageError(f"--seed is {args.seed}, must be 0 to {SEED_MAX}")
     _check_names(args.task, args.attack)
-    create: tuple[str, ...] = (
-        "--rounds",
-        str(args.rounds),
-        "--interval",
-        "0.1",
-        "--epsilon",
-        str(args.epsilon),
-        "--rule",
-        args.rule,
-    )
     _check_rule(args)
-    create += tuple(word for option in args.rule_option for word in ("--rule-option", option))
+    rhythm = ("--rounds", str(args.rounds), "--interval", "0.1")
+    rule = ("--rule", args.rule, *(word for option in args.rule_option for word in ("--rule-option", option)))
+    create = (*rhythm, "--epsilon", str(args.epsilon), *rule, *_steps(args, epsilon))
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
 
 
@@ -163,6 +163,27 @@ def _check_rule(args: argparse.Namespace) -> None:
         MergeSpec(args.rule, MICRO, rule_options(args.rule_option))
     except CharterError as error:
         raise UsageError(error.message, hint=error.hint) from None
+
+
+def _steps(args: argparse.Namespace, epsilon: float) -> tuple[str, ...]:
+    """What ``federation create`` is told of samples and steps."""
+    rate = args.sampling_rate
+    if rate is not None and (not RATE_MIN <= rate < 1 or epsilon == math.inf):
+        raise UsageError(
+            f"--sampling-rate is {rate:g} with --epsilon {epsilon:g}, must be {RATE_MIN:f} to below 1, with privacy",
+            hint="leave it out to train on all records in every step",
+        )
+    steps = args.local_steps
+    if steps is None:
+        return () if rate is None else ("--sampling-rate", repr(rate))
+    if rate is None and epsilon != math.inf:
+        raise UsageError(
+            "--local-steps does not go with full batches: a private round is one step",
+            hint="give --sampling-rate as well",
+        )
+    if not 1 <= steps <= POISSON_STEPS_MAX:
+        raise UsageError(f"--local-steps is {steps}, must be 1 to {POISSON_STEPS_MAX}")
+    return (*(() if rate is None else ("--sampling-rate", repr(rate))), "--local-steps", str(steps))
 
 
 def _check_names(task: str, attack: str) -> None:

@@ -40,6 +40,7 @@ from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.promise import sampled_noise
+from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
 from quidnunc.peer.home import atomic_write, expanded
@@ -181,6 +182,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
+    gates = warn_of_noise(charter, context)
     note = draft_note(charter)
     write_public(args.out, note)
     if signer is not None and (not asks(context) or _agreed(charter, context)):
@@ -192,7 +194,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
         *next_steps(args.out, opened, context.home, installed=False),
     ]
-    facts = {"file": str(args.out), **charter_data(opened)}
+    facts = {"file": str(args.out), **charter_data(opened), "robustness": gates}
     if args.from_model is not None:
         facts["model"] = str(beside(args.out))
         lines.append(f"and passes on {beside(args.out)}, the params to begin with, for federation install")

@@ -21,7 +21,6 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.files import check_federation, install_charter, read_charter, require_home
 from quidnunc.peer.config import Config, Log, load
-from quidnunc.peer.home import Home
 from quidnunc.peer.memory import give_back_large_blocks
 from quidnunc.peer.output import Outcome, UsageError
 
@@ -72,7 +71,7 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
     config = load(home.config)
     opener = keys.Opener.of(home.operational_key, "operational", unlocking.source(args, context).present)
     if args.check:
-        return _check(args, home, config, daemon.Keys.derive(opener()))
+        return _check(args, context, config, daemon.Keys.derive(opener()))
     configure_logging(config.log)
 
     def ready(running: daemon.Daemon) -> None:
@@ -89,17 +88,21 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
     return Outcome()
 
 
-def _check(args: argparse.Namespace, home: Home, config: Config, role_keys: daemon.Keys) -> Outcome:
+def _check(args: argparse.Namespace, context: Context, config: Config, role_keys: daemon.Keys) -> Outcome:
     """Whether ``run`` with the same arguments would start; a charter that is named is not installed yet."""
     from quidnunc.peer import daemon
+    from quidnunc.peer.commands.robustness import gate_of, plain, warn
     from quidnunc.peer.commands.run_check import check_home
 
+    home = context.home
     if args.charter is not None:
         check_federation(home, read_charter(args.charter)[1].charter)
     charter, member, _ = daemon.load_charter(args.charter or home.charter, role_keys)
     entries = check_home(home, config, charter, member)
     federation = charter.federation_id.hex()
-    data = {"name": member.name, "federation": federation, "entries": entries}
+    gate = gate_of(charter, member)
+    warn(gate, member, context)
+    data = {"name": member.name, "federation": federation, "entries": entries, "robustness": plain(gate, member)}
     return Outcome(data, [f"{member.name} is ready to run in federation {federation[:16]}"])
 
 

@@ -18,6 +18,7 @@ from quidnunc.peer.config import Config
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.address import Endpoint, parse_address
+from quidnunc.peer.shared_account import spent_elsewhere
 from quidnunc.peer.task_loader import CSV
 
 
@@ -31,6 +32,7 @@ def check_home(home: Home, config: Config, charter: Charter, member: Member) -> 
     check_network(home, config)
     entries = check_ledger(home, member)
     check_data(config, charter)
+    spent_elsewhere(home, config)
     return entries
 
 

@@ -116,6 +116,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
         f"{data['refused_total']} refused, {data['merges']} merges",
         f"model        {data['model'][:16]}  accuracy {accuracy}",
         f"privacy      {spent}",
+        *_robustness(privacy),
         f"ledger       {data['ledger_entries']} entries, {data['witnessed']['verdict']}",
         f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
         _lag(data["loop_lag"]),
@@ -123,6 +124,12 @@ def _running(data: dict[str, Any]) -> list[Line]:
         *([f"trainer      {data['trainer']['last_exit']}; started again"] if data["trainer"]["last_exit"] else []),
         *(f"note         {report['text']}" for report in data["reports"][-3:]),
     ]
+
+
+def _robustness(privacy: dict[str, Any]) -> list[Line]:
+    """A line where so much noise is added that robustness cannot be claimed."""
+    gate = privacy["robustness"]
+    return [] if gate is None or gate["feasible"] else [Styled(f"robustness   not claimed: {gate['text']}", "warn")]
 
 
 def _lag(lag: dict[str, Any]) -> str:

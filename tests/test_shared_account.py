@@ -1,0 +1,113 @@
+"""Homes that train on the same records count each other's spends, and never run side by side."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli_helpers import make_home
+from founders import charter, private
+from node_helpers import Bench
+from test_cli_budget import FULL, SAMPLED, forecast, home_with
+from test_cli_ledger import NOISE_U, Scribe, spend
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.federation.charter import RoundSpec
+from quidnunc.gossip.jobs import Release, Spent
+from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
+from quidnunc.gossip.provenance import PrivacyExhausted, PrivacySpend
+from quidnunc.gossip.rebuild import account_job
+from quidnunc.gossip.resume import Resume
+from quidnunc.peer.config import load
+from quidnunc.peer.home import Home
+from quidnunc.peer.rehearsal import with_values
+from quidnunc.peer.shared_account import spent_elsewhere
+
+KIND = Release(NOISE_U)
+
+
+def names(home: Path, *others: Path) -> None:
+    config = Home.at(home).config
+    listed = [str(each) for each in others]
+    config.write_text(with_values(config.read_text(), {"privacy.shared_homes": listed}))
+
+
+def elsewhere(home: Path) -> Spent:
+    return spent_elsewhere(Home.at(home), load(Home.at(home).config))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two homes that name each other; the second one has spent three releases."""
+    first, second = home_with(tmp_path / "a", FULL, spend(1)), tmp_path / "b"
+    make_home(second, "B")
+    Scribe(Home.at(second)).write(*(spend(n) for n in range(1, 4)))
+    names(first, second)
+    names(second, first)
+    return first, second
+
+
+def test_the_others_spends_are_counted_and_cut_the_own_budget(pair: tuple[Path, Path]) -> None:
+    first, second = pair
+    assert (elsewhere(first), elsewhere(second)) == (((KIND, 3),), ((KIND, 1),))
+    found = forecast(first, "--more", "6")
+    whole = epsilon_of_total(combined_noise([NOISE_U / 1e6] * 10), 1e-5)
+    assert found["epsilon_after_more"] == pytest.approx(whole, abs=2e-6)
+    assert (found["releases_planned"], found["releases_affordable"]) == (48, 45)
+
+
+def test_by_itself_a_home_counts_nobody_else(tmp_path: Path) -> None:
+    assert elsewhere(home_with(tmp_path / "a", FULL, spend(1))) == ()
+
+
+def test_what_cannot_be_counted_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = pair
+    for others, why in (
+        ((tmp_path / "gone",), "no home with a ledger"),
+        ((second, second), "stands there twice"),
+        ((first,), "is this home"),
+    ):
+        names(first, *others)
+        with pytest.raises(ConfigError, match=why):
+            elsewhere(first)
+    names(first, second)
+    names(second)
+    with pytest.raises(ConfigError, match=r"does not name .* in turn") as caught:
+        elsewhere(first)
+    assert "privacy.shared_homes" in caught.value.hint
+
+
+def test_they_do_not_run_side_by_side(pair: tuple[Path, Path]) -> None:
+    first, second = pair
+    with Home.at(second).lock():
+        with pytest.raises(ConfigError, match=rf"process {os.getpid()} runs {second}"):
+            elsewhere(first)
+        assert forecast(first)["releases_left"] == 45, "looking is allowed"
+    assert elsewhere(first) == ((KIND, 3),)
+
+
+def test_a_node_stops_where_both_together_reach_the_cap() -> None:
+    """Nine of ten releases were made elsewhere: this peer trains once, then listens."""
+    privacy = private(8.0, 10)
+    own = {"elsewhere": ((privacy.release, 9),)}
+    bench = Bench(privacy=privacy, rounds=RoundSpec(10, 0, 0, "majority"), own=own)
+    bench.greet()
+    for _ in range(4):
+        for author in bench.authors:
+            bench.receive(author, author.update().frame)
+        bench.settle()
+        bench.turn()
+    spends = [record for record in bench.records() if isinstance(record, PrivacySpend)]
+    assert [each.release for each in spends] == [1]
+    assert 7_900_000 < spends[0].cumulative_u <= 8_000_000
+    assert [type(record) for record in bench.records()].count(PrivacyExhausted) == 1
+
+
+def test_samples_are_accounted_on_top_of_both() -> None:
+    resume = Resume(spent={KIND: 2})
+    job = account_job(charter(3, privacy=SAMPLED, rounds=RoundSpec(10, 0, 0, "majority")), resume, ((KIND, 3),))
+    assert job is not None
+    assert job.history == ((KIND, 5),)
+    # Also where only the other home has sampled: the exact accountant of full batches could not add that up.
+    assert account_job(charter(3), Resume(), ((SAMPLED.release, 1),)) is not None
