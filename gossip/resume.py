@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
-from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
+from quidnunc.gossip.attestation import Suspected, SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
@@ -93,7 +93,7 @@ class Resume:
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    suspected: dict[bytes, int] = field(default_factory=dict)
+    suspected: dict[bytes, Suspected] = field(default_factory=dict)
     claim: Claim = INITIAL
     inputs: tuple[MergeRow, ...] = ()
     input_tokens: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
         case SuspicionRaised():
-            state.suspected[record.who] = seq
+            state.suspected[record.who] = Suspected(seq, record.kind, record.deadline_ms)
         case SuspicionCleared():
             state.suspected.pop(record.who, None)
         case UpdateReceived():
