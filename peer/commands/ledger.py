@@ -17,6 +17,7 @@ from quidnunc.peer.commands import (
     ledger_erase,
     ledger_evidence,
     ledger_export,
+    ledger_fsck,
     ledger_gc,
     ledger_log,
     ledger_peers,
@@ -27,7 +28,7 @@ from quidnunc.peer.commands import (
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import plain, record_of, type_label
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_fsck import examine, fsck, known_members
+from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.ledger.ledger_check import Report
@@ -48,7 +49,7 @@ def register(parser: CommandParser) -> None:
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     readable(below, verify)
-    readable(add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65"), fsck)
+    ledger_fsck.register(add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65"))
     ledger_trace.register(add("trace", help="whose training stands in a model"))
     ledger_why.register(add("why", help="why a merge used, clipped or left out whom; what became of an update"))
     ledger_peers.register(add)
