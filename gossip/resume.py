@@ -30,6 +30,7 @@ from quidnunc.gossip.provenance import (
     parse_standings,
 )
 from quidnunc.gossip.reputation import FOUNDER, punish
+from quidnunc.gossip.retirement import LogRetire
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Resume:
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
+    ``retired`` is the record that ends this log, None while it goes on.
     ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
     says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
     once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
@@ -93,6 +95,7 @@ class Resume:
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    retired: LogRetire | None = None
     suspected: dict[bytes, Suspected] = field(default_factory=dict)
     claim: Claim = INITIAL
     inputs: tuple[MergeRow, ...] = ()
@@ -139,6 +142,8 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
             state.exhausted = True
+        case LogRetire():
+            state.retired = record
         case EquivocationProof():
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
