@@ -2,8 +2,8 @@
 
 A member's log key stands in its genesis and in the charter, and every token and checkpoint is checked against that one
 key. So a key cannot change beneath a charter: whoever needs another one ends this log, begins a new one under the same
-root key, and is taken into a new charter. The root key signs, because the log key may be what was lost to somebody
-else: a thief can sign entries until the log is frozen, but cannot end it or name a heir.
+root key, and is taken into a new charter. The root key signs, because the log key may be what was stolen: a thief can
+sign entries until the log is frozen, but cannot end it or name an heir.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ class RetireReason(IntEnum):
 
     ENDED = 1
     MOVED = 2
-    KEY_LOST = 3
-    KEY_STOLEN = 4
-    FORKED = 5
+    KEY_STOLEN = 3
+    FORKED = 4
 
     @property
     def label(self) -> str:
-        """The word on the command line and in JSON, for example ``key-lost``."""
+        """The word on the command line and in JSON, for example ``key-stolen``."""
         return self.name.lower().replace("_", "-")
 
 

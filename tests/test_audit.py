@@ -96,7 +96,7 @@ def test_a_true_story_passes() -> None:
         ({5: retired(5)}, [("I9", seq) for seq in range(6, 11)]),
         ({10: retired(10)}, []),
         ({10: retired(9)}, [("I9", 10)]),
-        ({10: replace(retired(10), why=6)}, [("I9", 10)]),
+        ({10: replace(retired(10), why=5)}, [("I9", 10)]),
         ({10: replace(retired(10), why=2)}, [("I9", 10)]),
         ({10: replace(retired(10), successor=OTHER)}, [("I9", 10)]),
         ({10: replace(retired(10), successor=MEMBER.log_id)}, [("I9", 10)]),
