@@ -104,6 +104,10 @@ class LedgerError(QuidnuncError):
     """A ledger does not hold what it must."""
 
 
+class LogRetired(LedgerError):
+    """This log was ended by its organization: nothing may be added to it."""
+
+
 class LedgerCorrupt(LedgerError):
     """Our own ledger contradicts itself at ``seq``."""
 

@@ -64,6 +64,14 @@ class SuspicionRaised:
     deadline_ms: int
 
 
+class Suspected(NamedTuple):
+    """What a log is suspected of: the own entry ``seq`` that says so, its kind, and since when an answer is owed."""
+
+    seq: int
+    kind: str
+    since_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class SuspicionCleared:
     """0x23: ``who`` has answered; ``raised`` is the own entry that is taken back."""

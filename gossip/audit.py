@@ -1,12 +1,13 @@
 """Does a ledger make sense? Beyond hashes and signatures: what its entries must say for them all to be true.
 
 The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
-nothing follows a retirement; I10 every private update names an earlier, unused spend of its own round, and the spent
-epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one, and its inputs are own updates
-and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where the one before ended, and
-was trained from the newest merge, the own replica or the charter's params; I13 accepted updates of another peer
-follow each other without a gap, except where a snapshot stands for what was missed; I15 what takes a suspicion back
-names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there were.
+nothing follows a retirement, and the root key signed it; I10 every private update names an earlier, unused spend of its
+own round, and the spent epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one, and its
+inputs are own updates and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where
+the one before ended, and was trained from the newest merge, the own replica or the charter's params; I13 accepted
+updates of another peer follow each other without a gap, except where a snapshot stands for what was missed; I15 what
+takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there
+were.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from quidnunc.gossip.provenance import (
     UpdateReceived,
     parse_record,
 )
+from quidnunc.gossip.retirement import LogRetire, check_retirement
 
 REPLICAS_KEPT = 64
 """Newest accepted updates of each member among which the inputs of merges are looked for."""
@@ -49,6 +51,7 @@ class Audit:
         self.findings: list[Finding] = []
         self.checked = 0
         self._retired = False
+        self._root: bytes | None = None
         self._number = 0
         self._replica = b""
         self._published_at: int | None = None
@@ -90,6 +93,7 @@ class Audit:
             return None
         match record:
             case Genesis():
+                self._root = record.root
                 if record.log_id != self._log_id:
                     self._find("I4", seq, f"is the genesis of log {record.log_id.hex()[:16]}")
             case PrivacySpend():
@@ -102,12 +106,22 @@ class Audit:
                 self._merge(seq, record)
             case WitnessSummary():
                 self._summary(seq, record)
+            case LogRetire():
+                self._retire(seq, record)
             case SuspicionRaised():
                 self._suspected[record.who] = seq
             case SuspicionCleared():
                 if self._suspected.pop(record.who, None) != record.raised:
                     self._find("I15", seq, f"takes back entry {record.raised}, which is no open suspicion")
         return record
+
+    def _retire(self, seq: int, record: LogRetire) -> None:
+        if self._root is None:
+            return  # without a genesis nobody is known who could end this log; that is a finding of its own
+        try:
+            check_retirement(record, self._log_id, seq, self._root)
+        except RemoteProtocolError as error:
+            self._find("I9", seq, f"retirement: {error.message}")
 
     def _summary(self, seq: int, record: WitnessSummary) -> None:
         witnesses = [row.witness for row in record.rows]

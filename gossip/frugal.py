@@ -11,7 +11,7 @@ import hashlib
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
 from quidnunc.gossip.lobby import Serve
-from quidnunc.gossip.message import Fetch, Hello, Newest, Unavailable, Want, parse_message
+from quidnunc.gossip.message import Fetch, Hello, Newest, Prove, Unavailable, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
@@ -76,7 +76,7 @@ class Frugal:
                 return self._publisher.serve(neighbor, message, now)
             case Unavailable():
                 return []
-            case Newest() | Fetch():
+            case Newest() | Fetch() | Prove():
                 return self._serve(neighbor, message, now)
             case _:
                 return [Refuse(event.peer, Reason.RATE_LIMITED)]  # it is not to blame: no refusal is recorded

@@ -7,6 +7,8 @@ publishes rare signs of life is neither. One that has not come yet is not gone. 
 
 from __future__ import annotations
 
+from quidnunc.crypto.suspicion import SuspicionKind
+from quidnunc.gossip.attestation import Suspected
 from quidnunc.gossip.conditions import Condition, Severity
 from quidnunc.gossip.neighbor import Neighbor, is_live, usual_interval
 from quidnunc.gossip.node import Node
@@ -53,11 +55,21 @@ def _neighbor(node: Node, neighbor: Neighbor, now: float) -> list[Condition]:
     if neighbor.quarantined:
         text = "it signed two different updates under one number; nothing of it is accepted any more"
         return [Condition("neighbor-quarantined", Severity.DEGRADED, name, text)]
+    if neighbor.suspected is not None:
+        found.append(_owes(name, neighbor.suspected, now))
     if neighbor.offended_at is not None and now - neighbor.offended_at <= settings.offence_s:
         text = f"its messages are refused: {neighbor.offence}, {neighbor.refused} refused in all"
         found.append(Condition("neighbor-refused", Severity.DEGRADED, name, text))
     gone = _disconnected(node, neighbor, now) or _stalled(node, neighbor, now)
     return [*found, gone] if gone else found
+
+
+def _owes(name: str, suspected: Suspected, now: float) -> Condition:
+    """Its log owes an answer, and is not merged until it gives it."""
+    seq, kind, since_ms = suspected
+    owed = f"for {max(0.0, now - since_ms / 1000):.0f} s its log has owed an answer that shows how it grew"
+    text = f"suspicion {kind} ({SuspicionKind(kind).label}): {owed}; it is not merged until then, see entry {seq}"
+    return Condition("neighbor-suspected", Severity.DEGRADED, name, text)
 
 
 def _disconnected(node: Node, neighbor: Neighbor, now: float) -> Condition | None:

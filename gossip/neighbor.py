@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from quidnunc.crypto.errors import Reason
+from quidnunc.gossip.attestation import Suspected
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
@@ -45,7 +46,7 @@ class Neighbor:
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log, ``claim`` says whose
     training stands in it; ``claimed`` the newest number it has proved to have published, ``goal`` what it had when we
     first heard of it, ``rejected`` the newest one whose body was refused: only a snapshot of a later one leads past it.
-    ``suspected`` is the own entry that says that its log owes an answer, None while it does not. ``missing`` says that
+    ``suspected`` says what answer its log owes and since when, None while it owes none. ``missing`` says that
     our copy of ``state`` is lost, or not what its next update starts from. ``asked`` holds the numbers we asked for
     again: if they then come twice, nobody is to blame. ``served_until`` is when what was served to it would have passed
     at the assumed rate. ``level`` is when, and at which number, we had last applied all that it had published, and
@@ -64,7 +65,7 @@ class Neighbor:
     claim: Claim = INITIAL
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
     quarantined: bool = False
-    suspected: int | None = None
+    suspected: Suspected | None = None
     connected: bool = False
     link_since: float | None = None
     returned: bool = False

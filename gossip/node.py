@@ -212,7 +212,7 @@ class Node:
             case Received():
                 out = self._received(event, now)
             case TimerFired(timer=name) if name == ROUND_TIMER:
-                out = self._recover(now) if self.recalls.lost else self.rounds.tick(now)
+                out = self._turn(now)
             case TimerFired(timer=name) if name == REPAIR_TIMER:
                 out = self.replicas.repair(now)
             case TimerFired(timer=name) if name == REJOIN_TIMER:
@@ -260,6 +260,8 @@ class Node:
                 return self.rejoin.answer(neighbor)
             case Fetch():
                 return self.mirrors.serve(neighbor, message, self.recorder.signed, now)
+            case Prove():
+                return self.witnesses.serve(neighbor, message)
         return []
 
     def _start(self, now: float) -> list[Effect]:
@@ -288,6 +290,12 @@ class Node:
         )
         self.recorder.append(start, now)
         return [*committed(self.recorder.flush()), SetTimer(ROUND_TIMER, 0.0)]
+
+    def _turn(self, now: float) -> list[Effect]:
+        """One turn of the own rounds, and again what logs were asked and have not answered."""
+        if self.recalls.lost:
+            return self._recover(now)
+        return [*self.rounds.tick(now), *self.witnesses.remind(now)]
 
     def _recover(self, now: float) -> list[Effect]:
         """Ask for the lost own replica; no turn starts before it is back."""

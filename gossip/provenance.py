@@ -32,6 +32,7 @@ from quidnunc.gossip.records import (
     write_payload,
 )
 from quidnunc.gossip.reputation import StandingClass
+from quidnunc.gossip.retirement import LogRetire
 
 
 class Mechanism(IntEnum):
@@ -436,6 +437,7 @@ class PayloadErased:
 Record = (
     CharterAdopt
     | LogRecover
+    | LogRetire
     | NodeStart
     | UpdatePublished
     | UpdateReceived
@@ -455,6 +457,7 @@ RECORDS: dict[int, type[Any]] = {
     for kind in (
         CharterAdopt,
         LogRecover,
+        LogRetire,
         NodeStart,
         UpdatePublished,
         UpdateReceived,

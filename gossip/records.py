@@ -72,6 +72,7 @@ UINT = Kind(_uint, _same)
 BOOL = Kind(_boolean, _same)
 HASH = Kind(_fixed(32), _same)
 COSIGNATURE = Kind(_fixed(72), _same)
+SIGNATURE = Kind(_fixed(64), _same)
 WORD = Kind(_text(64), _same)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason
-from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
+from quidnunc.gossip.attestation import Suspected, SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
@@ -30,6 +30,7 @@ from quidnunc.gossip.provenance import (
     parse_standings,
 )
 from quidnunc.gossip.reputation import FOUNDER, punish
+from quidnunc.gossip.retirement import LogRetire
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Resume:
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
+    ``retired`` is the record that ends this log, None while it goes on.
     ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
     says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
     once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
@@ -93,7 +95,8 @@ class Resume:
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    suspected: dict[bytes, int] = field(default_factory=dict)
+    retired: LogRetire | None = None
+    suspected: dict[bytes, Suspected] = field(default_factory=dict)
     claim: Claim = INITIAL
     inputs: tuple[MergeRow, ...] = ()
     input_tokens: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
@@ -139,12 +142,14 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
             state.exhausted = True
+        case LogRetire():
+            state.retired = record
         case EquivocationProof():
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
         case SuspicionRaised():
-            state.suspected[record.who] = seq
+            state.suspected[record.who] = Suspected(seq, record.kind, record.deadline_ms)
         case SuspicionCleared():
             state.suspected.pop(record.who, None)
         case UpdateReceived():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
 from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
@@ -79,6 +80,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "ledger_entries": node.recorder.size,
         "witnessed": _witnessed(node),
         "frozen": [_name(node, log_id) for log_id in sorted(node.exposure.proofs)],
+        "suspected": [{"name": n.member.name} | found for n in node.neighbors.values() if (found := suspicion(n))],
         "privacy": {
             "mechanism": charter.privacy.mechanism,
             "epsilon": budget.epsilon if budget.private else None,
@@ -117,6 +119,14 @@ def _name(node: Node, log_id: bytes) -> str:
     return log_id.hex() if member is None else member.name
 
 
+def suspicion(neighbor: Neighbor) -> dict[str, Any] | None:
+    """What a neighbor's log is suspected of, since when an answer is owed (ms), and the own entry that says so."""
+    if neighbor.suspected is None:
+        return None
+    seq, kind, since_ms = neighbor.suspected
+    return {"kind": kind, "label": SuspicionKind(kind).label, "since_ms": since_ms, "entry": seq}
+
+
 def peers(node: Node, now: float) -> list[dict[str, Any]]:
     """One row per neighbor, JSON-ready."""
     return [_peer(node, neighbor, now) for neighbor in node.neighbors.values()]
@@ -139,6 +149,7 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "merge_reasons": _reasons(node, neighbor),
         "standing": str(standing_class(neighbor)),
         "suspected": neighbor.suspected is not None,
+        "suspicion": suspicion(neighbor),
         "accepted": neighbor.accepted,
         "refused": neighbor.refused,
         "last_reason": neighbor.last_reason,

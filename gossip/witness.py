@@ -22,6 +22,7 @@ from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import (
     SUMMARY_ROWS_MAX,
     CosignatureRow,
+    Suspected,
     SuspicionCleared,
     SuspicionRaised,
     WitnessSummary,
@@ -47,9 +48,19 @@ class Head(NamedTuple):
 
 
 class _Asked(NamedTuple):
+    """A question how ``newer`` continues ``older``; ``kind`` is what its log is suspected of if it never answers."""
+
     older: Head
     newer: Head
     due: float
+    kind: SuspicionKind = SuspicionKind.NO_CONSISTENCY
+
+
+_OWED = {
+    SuspicionKind.NO_CONSISTENCY: "does not show how its log grew from {} entries to {}",
+    SuspicionKind.NO_ANSWER: "shows nothing new, and does not answer how its log grew from {} entries to {}",
+    SuspicionKind.STALE_HEAD: "shows an older log than it showed others, and not how it grew from {} entries to {}",
+}
 
 
 class Witnesses:
@@ -158,33 +169,64 @@ class Witnesses:
         asked = self._asked.get(log_id)
         if asked is not None and now < asked.due:
             return []
-        doubt = self._doubt.get(log_id)
-        older, newer = (doubt, trusted) if doubt and doubt.size < trusted.size else sorted((trusted, head))
+        doubt, kind = self._doubt.get(log_id), SuspicionKind.NO_CONSISTENCY
+        if doubt and doubt.size < trusted.size:
+            older, newer = doubt, trusted
+        elif doubt and doubt.size > max(trusted.size, head.size) and head is not trusted:
+            older, newer, kind = trusted, doubt, SuspicionKind.STALE_HEAD
+        else:
+            older, newer = sorted((trusted, head))
         if older.size == newer.size:
             return self._exposure.prove(fork_of_notes(older.note, newer.note), now)
-        out = self._suspect(neighbor, asked, now)
-        self._asked[log_id] = _Asked(older, newer, now + self._settings.witness_s)
+        if asked is not None and asked.kind is not kind:
+            kind = SuspicionKind.NO_CONSISTENCY  # stale is only what stays behind all the time
+        return self._ask(neighbor, asked, _Asked(older, newer, now + self._settings.witness_s, kind), now)
+
+    def _ask(self, neighbor: Neighbor, before: _Asked | None, question: _Asked, now: float) -> list[Effect]:
+        """Ask a log how it grew; ``before`` is the question to it that got no answer, None without one."""
+        log_id, (older, newer, *_) = neighbor.log_id, question
+        out = self._suspect(neighbor, before, now)
+        self._asked[log_id] = question
         self.unanswered[log_id] = self.unanswered.get(log_id, 0) + 1
         return [*out, Send(neighbor.member.transport, frame(Prove(self._federation, older.size, newer.size)))]
 
+    def remind(self, now: float) -> list[Effect]:
+        """Ask again what got no answer: it was lost, or its log keeps silent."""
+        out: list[Effect] = []
+        for log_id, asked in list(self._asked.items()):
+            neighbor = self._neighbors.get(log_id)
+            if neighbor is None or not neighbor.connected or self._exposure.frozen(log_id):
+                continue
+            if now < asked.due - self._settings.witness_s + self._settings.reminder_s:
+                continue
+            question = asked._replace(due=now + self._settings.witness_s)
+            newest = self._newest[log_id]
+            if newest.size > asked.newer.size and newest != self._doubt.get(log_id):
+                fresh = newest if asked.older == self.heads[log_id] else asked.newer
+                question = question._replace(newer=fresh, kind=SuspicionKind.NO_CONSISTENCY)
+            elif asked.kind is not SuspicionKind.STALE_HEAD:
+                question = question._replace(kind=SuspicionKind.NO_ANSWER)
+            out += self._ask(neighbor, asked, question, now)
+        return out
+
     def _suspect(self, neighbor: Neighbor, asked: _Asked | None, now: float) -> list[Effect]:
-        """Take note of a log that goes on growing and will not show how; it is not merged until it does."""
+        """Take note of a log that will not show how it grew; it is not merged until it does."""
         enough = self.unanswered.get(neighbor.log_id, 0) >= self._settings.suspect_unanswered
         if asked is None or neighbor.suspected is not None or not enough:
             return []
         question = frame(Prove(self._federation, asked.older.size, asked.newer.size))
-        kind, due = SuspicionKind.NO_CONSISTENCY, int(asked.due * 1000)
-        record = SuspicionRaised(neighbor.log_id, kind.value, hashlib.sha256(question.header).digest(), due)
-        neighbor.suspected = self._recorder.append(record, now)
-        name, size = neighbor.member.name, asked.older.size
-        return [Report("suspicion", f"{name} does not show how its log grew from {size} entries; it is not merged")]
+        kind, due = asked.kind.value, int(asked.due * 1000)
+        record = SuspicionRaised(neighbor.log_id, kind, hashlib.sha256(question.header).digest(), due)
+        neighbor.suspected = Suspected(self._recorder.append(record, now), kind, due)
+        owed = _OWED[asked.kind].format(asked.older.size, asked.newer.size)
+        return [Report("suspicion", f"{neighbor.member.name} {owed}; it is not merged")]
 
     def _clear(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """The log has answered: whatever was suspected is taken back."""
         self.unanswered.pop(neighbor.log_id, None)
         if neighbor.suspected is None:
             return []
-        self._recorder.append(SuspicionCleared(neighbor.log_id, neighbor.suspected), now)
+        self._recorder.append(SuspicionCleared(neighbor.log_id, neighbor.suspected.seq), now)
         neighbor.suspected = None
         return [Report("suspicion", f"{neighbor.member.name} has shown how its log grew: no longer suspected")]
 
@@ -193,13 +235,13 @@ class Witnesses:
         asked = self._asked.get(neighbor.log_id)
         if asked is None or (asked.older.size, asked.newer.size) != (answer.old, answer.new):
             raise RemoteProtocolError(Reason.UNSOLICITED, f"sizes {answer.old} and {answer.new} were not asked for")
-        older, newer, _ = asked
+        older, newer = asked.older, asked.newer
         verify_consistency(answer.old, answer.new, answer.root, newer.root, answer.path)
         del self._asked[neighbor.log_id]
         cleared = self._clear(neighbor, now)
         if answer.root != older.root:
             return [*cleared, *self._exposure.prove(PrefixFork(older.note, newer.note, answer.root, answer.path), now)]
-        if self._doubt.get(neighbor.log_id) == older:
+        if self._doubt.get(neighbor.log_id) in (older, newer):
             del self._doubt[neighbor.log_id]
         grown = newer.size > self.heads[neighbor.log_id].size
         out = self._advance(neighbor, newer, now) if grown else []

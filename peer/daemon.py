@@ -43,6 +43,7 @@ from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
+from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import Store
@@ -226,6 +227,7 @@ def build_node(
 
     Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
+    require_open(store)
     entries = list(store.entries())
     node_log = Log(member.log_id)
     for entry in entries:

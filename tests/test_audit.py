@@ -24,6 +24,7 @@ from quidnunc.gossip.provenance import (
     UpdateReceived,
     payload_of,
 )
+from quidnunc.gossip.retirement import LogRetire, RetireReason, retire
 
 MEMBER = founder(1).member
 OTHER = b"o" * 32
@@ -49,6 +50,10 @@ def received(number: int, decision: int = 0, snapshot: bool = False) -> UpdateRe
 def merge(*effective: int) -> Merge:
     rows = tuple(MergeRow(b"r" * 32, OTHER, 3, 0, each, 0) for each in effective)
     return Merge(1, b"z" * 32, b"a" * 32, rows, False, 0, (), None)
+
+
+def retired(last: int, signer: int = 1, log_id: bytes = MEMBER.log_id) -> LogRetire:
+    return retire(founder(signer).root, log_id, last, RetireReason.ENDED, None)
 
 
 def story() -> Told:
@@ -87,7 +92,16 @@ def test_a_true_story_passes() -> None:
         ({0: (EntryType.EVAL, b"")}, [("I4", 0)]),
         ({10: (EntryType.GENESIS, MEMBER.genesis)}, [("I4", 10)]),
         ({3: (EntryType.UPDATE_RECEIVED, encode({}))}, [("I4", 3), ("I13", 5)]),
-        ({5: (EntryType.LOG_RETIRE, b"")}, [("I9", seq) for seq in range(6, 11)]),
+        ({5: (EntryType.LOG_RETIRE, b"")}, [("I4", 5), *(("I9", seq) for seq in range(6, 11))]),
+        ({5: retired(5)}, [("I9", seq) for seq in range(6, 11)]),
+        ({10: retired(10)}, []),
+        ({10: retired(9)}, [("I9", 10)]),
+        ({10: replace(retired(10), why=5)}, [("I9", 10)]),
+        ({10: replace(retired(10), why=2)}, [("I9", 10)]),
+        ({10: replace(retired(10), successor=OTHER)}, [("I9", 10)]),
+        ({10: replace(retired(10), successor=MEMBER.log_id)}, [("I9", 10)]),
+        ({10: retired(10, signer=2)}, [("I9", 10)]),
+        ({10: retired(10, log_id=OTHER)}, [("I9", 10)]),
         ({8: spend(2, 399)}, [("I10", 8)]),
         ({8: spend(2, 1001)}, [("I10", 8), ("I10", 9)]),
         ({8: spend(3, 900)}, [("I10", 9)]),

@@ -42,6 +42,7 @@ from quidnunc.gossip.provenance import (
     write_standings,
 )
 from quidnunc.gossip.reputation import StandingClass
+from quidnunc.gossip.retirement import LogRetire
 
 BOUNDED = settings(deadline=None, max_examples=100)
 UINTS = st.integers(0, 2**64 - 1)
@@ -98,6 +99,7 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(
         LogRecover, UINTS, UINTS, st.lists(st.builds(RecoveredFrom, HASHES, HASHES), max_size=3).map(tuple), UINTS
     ),
+    st.builds(LogRetire, st.none() | HASHES, UINTS, UINTS, st.binary(min_size=64, max_size=64)),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(
         WitnessSummary,

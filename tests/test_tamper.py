@@ -18,7 +18,6 @@ from cli_helpers import make_home, quidnunc
 from node_helpers import founders, parsed, start_all, toy_charter, toy_world
 from test_fork_world import run_twice
 
-from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, StoreError
 from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
 from quidnunc.gossip.events import Commit
@@ -376,7 +375,7 @@ def last_entry(kept: Kept) -> int:
 def stories() -> dict[str, Found]:
     """What an audit finds in logs whose every hash holds, by the invariant that is to be broken."""
     told = {
-        "I9": {5: (EntryType.LOG_RETIRE, b"")},
+        "I9": {5: test_audit.retired(5)},
         "I10": {8: test_audit.spend(3, 900)},
         "I11": {7: test_audit.merge(600_000_000, 399_999_999)},
         "I12": {9: replace(test_audit.update(2, 8, 900), base=b"?" * 32)},

@@ -58,7 +58,7 @@ from quidnunc.gossip.message import (
     write_message,
 )
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
-from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, UINT, WORD, Kind
+from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, SIGNATURE, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.rules.terms import TERMS, Bound
 from quidnunc.gossip.rules.thresholds import ReputeOptions
@@ -68,7 +68,7 @@ from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, encode_offer
 ROOT = Path(__file__).resolve().parent.parent
 VECTOR: dict[str, Any] = json.loads((ROOT / "tests" / "vectors" / "ledger.json").read_text("utf-8"))
 
-_PLAIN = {UINT: "uint", BOOL: "bool", HASH: "hash", WORD: "word", COSIGNATURE: "cosig"}
+_PLAIN = {UINT: "uint", BOOL: "bool", HASH: "hash", WORD: "word", COSIGNATURE: "cosig", SIGNATURE: "sig"}
 _MAPS = {PrivacyClaim: "dp"}
 
 

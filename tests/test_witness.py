@@ -16,14 +16,33 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.note import parse_note, verify_note
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.audit import Audit
-from quidnunc.gossip.events import Frame, Received
+from quidnunc.gossip.conditions import Severity
+from quidnunc.gossip.events import Frame, Received, Send
 from quidnunc.gossip.exposure import keys_of
-from quidnunc.gossip.message import Consistency, Cosigned, Heads, Message, Prove, write_message
+from quidnunc.gossip.federation.charter import RoundSpec
+from quidnunc.gossip.health import conditions
+from quidnunc.gossip.message import (
+    Consistency,
+    Cosigned,
+    Entries,
+    Heads,
+    Hello,
+    Message,
+    Prove,
+    Snapshot,
+    Update,
+    parse_message,
+    write_message,
+)
+from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import Merge
 from quidnunc.gossip.settings import Settings
-from quidnunc.gossip.status import state_of
+from quidnunc.gossip.status import peers, state_of, status
 from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.network import Link
+from quidnunc.sim.world import EPOCH_S, Peer, World
+
+ENDLESS = RoundSpec(1_000_000, 0, 2, "majority")
 
 
 def frame(message: Message) -> Frame:
@@ -259,6 +278,68 @@ def test_a_log_that_does_not_show_how_it_grew_is_suspected_never_convicted(unans
     assert (author.log.log_id in merged) == (not suspected)
 
 
+def suspicions(bench: Bench) -> list[tuple[bytes, str]]:
+    """(log, kind) of every suspicion that the ledger tells of."""
+    bench.settle()
+    bench.turn()
+    return [(each.who, each.kind) for each in bench.records() if isinstance(each, SuspicionRaised)]
+
+
+@pytest.mark.parametrize(("reminders", "suspected"), [(2, False), (3, True)])
+def test_a_log_that_shows_nothing_new_and_answers_no_reminder_is_suspected_of_silence(
+    reminders: int, suspected: bool
+) -> None:
+    bench = Bench(4, settings=Settings(suspect_unanswered=3))
+    bench.greet()
+    silent(bench, 1)
+    author = bench.authors[0]
+    first = last(bench, author, Prove)
+    for asked in range(1, reminders + 1):
+        bench.turn(bench.settings.reminder_s)
+        assert count(bench, author, Prove) == 1 + asked
+        assert last(bench, author, Prove) == first
+    assert suspicions(bench) == [(author.log.log_id, "E2")] * suspected
+    bench.receive(author, answer(author, first))
+    assert bench.neighbor(author).suspected is None
+    bench.turn(bench.settings.reminder_s)
+    assert count(bench, author, Prove) == 1 + reminders
+
+
+def test_nobody_is_reminded_early_or_while_away(bench: Bench) -> None:
+    bench.greet()
+    silent(bench, 1)
+    author = bench.authors[0]
+    bench.turn(bench.settings.reminder_s - 0.5)
+    bench.disconnect(author)
+    bench.turn(bench.settings.reminder_s)
+    assert count(bench, author, Prove) == 1
+
+
+@pytest.mark.parametrize(("shown", "suspected"), [(3, False), (4, True)])
+def test_a_log_that_shows_less_than_it_showed_others_is_asked_for_that_and_suspected(
+    shown: int, suspected: bool
+) -> None:
+    bench = Bench(4, settings=Settings(suspect_unanswered=3))
+    bench.greet()
+    author, other = bench.authors[:2]
+    bench.receive(author, author.update().frame)
+    withheld = Author(bench.founders[1], bench.charter)
+    for _ in range(9):
+        withheld.update()
+    seen_by_others = withheld.log.checkpoint(withheld.key)
+    bench.receive(other, frame(Heads(bench.charter.federation_id, (seen_by_others,))))
+    assert count(bench, author, Prove) == 0
+    for _ in range(shown):
+        bench.now += bench.settings.witness_s
+        bench.receive(author, author.update().frame)
+        assert (last(bench, author, Prove).new, bench.neighbor(author).quarantined) == (withheld.log.size, False)
+    assert suspicions(bench) == [(author.log.log_id, "E3")] * suspected
+    bench.receive(author, answer(withheld, last(bench, author, Prove)))
+    assert bench.neighbor(author).suspected is None
+    head = bench.node.witnesses.heads[author.log.log_id]
+    assert (head.size, head.root) == (withheld.log.size, withheld.log.root_at(withheld.log.size))
+
+
 def test_an_answer_takes_the_suspicion_back_also_after_a_restart() -> None:
     bench = Bench(4, settings=Settings(suspect_unanswered=3))
     bench.greet()
@@ -316,3 +397,42 @@ def test_a_split_view_is_found_by_pollination_within_two_rounds(seed: int) -> No
     world.run(world.now + TWO_ROUNDS_S)
     assert len(frozen_by(world, culprit)) == 7
     check_proofs(world, culprit)
+
+
+@pytest.mark.parametrize(("silent_from", "kinds"), [(1e9, {"E"}), (5.0, {"E2", "E3"})])
+def test_a_peer_that_answers_no_question_is_named_by_all_and_welcomed_back(silent_from: float, kinds: set[str]) -> None:
+    settings = Settings(repair_retry_s=0.5, suspect_unanswered=6, reminder_s=2.0)
+    world, _ = toy_world(4, seed=3, settings=settings, rounds=ENDLESS)
+    withheld = True
+
+    def tamper(sender: Peer, _: Peer, send: Send, body: bytes) -> tuple[bytes, bytes] | None:
+        message = parse_message(send.frame.header, world.charter.federation_id)
+        shows = isinstance(message, Update | Snapshot | Hello | Entries) and world.now > silent_from
+        drops = withheld and sender.index == 3 and world.now > 3.0
+        return None if drops and (shows or isinstance(message, Consistency)) else (send.frame.header, body)
+
+    def named() -> set[int]:
+        nodes = {peer.index: peer.node for peer in world.peers[:3] if peer.node is not None}
+        found = {index: status(node, EPOCH_S + world.now)["suspected"] for index, node in nodes.items()}
+        return {index for index, each in found.items() if len(each) == 1 and each[0]["kind"] in kinds}
+
+    world.hooks.tamper = tamper
+    start_all(world)
+    world.run(60.0, stop=lambda: named() == {0, 1, 2})
+    assert named() == {0, 1, 2}
+    for peer in world.peers[:3]:
+        assert peer.node is not None
+        now = EPOCH_S + world.now
+        told = [each for each in conditions(peer.node, now) if each.id == "neighbor-suspected"]
+        assert [(each.severity, each.text.split()[1] in kinds) for each in told] == [(Severity.DEGRADED, True)]
+        assert [row["suspicion"] for row in peers(peer.node, now) if row["suspected"]] == [
+            {key: value for key, value in each.items() if key != "name"} for each in status(peer.node, now)["suspected"]
+        ]
+    withheld = False
+    world.run(world.now + 60.0, stop=lambda: not any(status(n, 0.0)["suspected"] for n in nodes_of(world)))
+    assert not any(status(node, 0.0)["suspected"] for node in nodes_of(world))
+    assert not any(node.exposure.proofs for node in nodes_of(world))
+
+
+def nodes_of(world: World) -> list[Node]:
+    return [peer.node for peer in world.peers if peer.node is not None]

@@ -13,6 +13,7 @@ from quidnunc.gossip import provenance
 from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.retirement import LogRetire, RetireReason
 from quidnunc.peer.commands.charter_view import when
 
 STANDINGS = ("normal", "reduced", "quarantined")
@@ -175,10 +176,24 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.SUSPICION_CLEARED: lambda record, names: (
         f"{who(record.who, names)} has answered: entry {record.raised} is taken back"
     ),
+    EntryType.LOG_RETIRE: lambda record, names: f"ended by the root key ({retired_words(record)})",
     EntryType.DP_EXHAUSTED: lambda record, names: (
         f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
     ),
 }
+
+
+def retired_words(record: LogRetire) -> str:
+    """Why a log ended, and which one goes on."""
+    heir = "" if record.successor is None else f", log {record.successor.hex()[:16]} goes on"
+    return f"{retired_data(record)['reason']}{heir}"
+
+
+def retired_data(record: LogRetire) -> dict[str, Any]:
+    """A retirement, JSON-ready."""
+    known = {int(reason): reason.label for reason in RetireReason}
+    heir = None if record.successor is None else record.successor.hex()
+    return {"entry": record.last, "reason": known.get(record.why, f"code {record.why}"), "successor": heir}
 
 
 def _nth_reason(code: int) -> str:

@@ -53,6 +53,12 @@ def register(parser: CommandParser) -> None:
         "(default: the lines of a CSV file named by --data)",
     )
     add("--data", type=Path, metavar="PATH", help="local data for a task that reads some; the path is never sent")
+    add(
+        "--root-key",
+        type=Path,
+        metavar="FILE",
+        help="an organization's root key that is there already (default: a new one)",
+    )
     unlocking.add_flags(parser)
     add("--no-passphrase", action="store_true", help="leave the key files unlocked, and do not ask")
     parser.set_defaults(command=init)
@@ -75,7 +81,7 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     name = _name(args, context)
     network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
     text = render_default_config(name, network=network, data=Data(path=table))
-    root = SecretKey(secrets.token_bytes(32))
+    root = SecretKey(_root_seed(args, context))
     secret = secrets.token_bytes(32)
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
     member = _member(name, root, secret, examples, tuple(addresses))
@@ -148,6 +154,13 @@ def _name(args: argparse.Namespace, context: Context) -> str:
     if not name:
         raise UsageError("no name given", hint='quidnunc --home DIR init --name "Hospital A"')
     return checked_name(unicodedata.normalize("NFC", name))
+
+
+def _root_seed(args: argparse.Namespace, context: Context) -> bytes:
+    """The organization's root key: a fresh one, or the one that goes on under a new log."""
+    if args.root_key is None:
+        return secrets.token_bytes(32)
+    return keys.load(args.root_key, "root", unlocking.source(args, context).present)
 
 
 def _passphrase(args: argparse.Namespace, context: Context) -> bytes | None:

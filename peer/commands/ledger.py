@@ -17,19 +17,22 @@ from quidnunc.peer.commands import (
     ledger_erase,
     ledger_evidence,
     ledger_export,
+    ledger_fsck,
     ledger_gc,
     ledger_log,
     ledger_peers,
     ledger_proof,
+    ledger_retire,
     ledger_trace,
     ledger_why,
 )
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.entry_view import plain, record_of, type_label
+from quidnunc.peer.commands.entry_view import plain, record_of, retired_data, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_fsck import examine, fsck, known_members
+from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
+from quidnunc.peer.ledger.ending import retirement
 from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -48,7 +51,7 @@ def register(parser: CommandParser) -> None:
     below = add("verify", help="check every entry; exit 0 valid, 30 broken, 32 incomplete")
     below.add_argument("--deep", action="store_true", help="also compute merges and updates again, from held blobs")
     readable(below, verify)
-    readable(add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65"), fsck)
+    ledger_fsck.register(add("fsck", help="check every invariant, by code and entry; exit 0, 30 or 65"))
     ledger_trace.register(add("trace", help="whose training stands in a model"))
     ledger_why.register(add("why", help="why a merge used, clipped or left out whom; what became of an update"))
     ledger_peers.register(add)
@@ -57,6 +60,7 @@ def register(parser: CommandParser) -> None:
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
+    ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 
@@ -75,9 +79,11 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
                 spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
         vouched = witnessed(store, known_members(context))
         owner = owner_of(context, store)
+        ended = retirement(store)
         data = {
             "log_id": store.log_id.hex(),
             "name": owner.name if owner else "",
+            "retired": None if ended is None else retired_data(ended),
             "entries": sum(counts.values()),
             "root": store.root.hex(),
             "last_entry": None if last_ms is None else when(last_ms),
@@ -96,6 +102,8 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     if cap_u:
         lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
     lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
+    if ended is not None:
+        lines.insert(1, Styled(f"  retired    {retired_words(ended)}: nothing follows", "warn"))
     return Outcome(data, lines)
 
 

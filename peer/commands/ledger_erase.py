@@ -19,6 +19,7 @@ from quidnunc.peer.commands.entry_view import entry_line
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.commands.ledger_home import member_names, opened
 from quidnunc.peer.commands.unlocking import add_flags, source
+from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -48,6 +49,7 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
         raise UsageError(f"{len(wanted)} entries, at most {ENTRIES_MAX} are erased at once")
     names = member_names(context)
     with opened(context) as store:
+        require_open(store)
         refused = why_not(store.entries(), wanted)
         if refused:
             lines: list[Line] = [f"entry {seq} cannot be erased: {why}" for seq, why in sorted(refused.items())]

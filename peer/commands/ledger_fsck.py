@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt, StoreLocked
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.cli import Context
+from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import plain
-from quidnunc.peer.commands.ledger_home import members, opened
+from quidnunc.peer.commands.ledger_home import members, opened, readable, require_ledger
 from quidnunc.peer.commands.ledger_witness import NOBODY, Witnessed, witnessed
 from quidnunc.peer.ledger.invariants import Verdict, verdicts
 from quidnunc.peer.ledger.ledger_check import Layer, Problem, Report
+from quidnunc.peer.ledger.repair import Derived, damaged, in_the_way, repair
 from quidnunc.peer.ledger.store import Store
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
 _SHOWN = 5
 
@@ -40,16 +41,83 @@ def known_members(context: Context) -> tuple[Member, ...]:
         return ()
 
 
+def register(parser: CommandParser) -> None:
+    """The arguments of ``ledger fsck``."""
+    parser.add_argument(
+        "--repair-derived",
+        action="store_true",
+        help="also say which derived rows (subtrees, types, own tokens, indexes) would be written anew",
+    )
+    parser.add_argument("--write", action="store_true", help="with --repair-derived: write them; the peer must not run")
+    readable(parser, fsck)
+
+
 def fsck(args: argparse.Namespace, context: Context) -> Outcome:
-    """One verdict per invariant; 30 if one is broken, 65 if the database cannot be read at all. Changes nothing."""
+    """One verdict per invariant; 30 if one is broken, 65 if the database cannot be read at all.
+
+    Changes nothing but with ``--repair-derived --write``, and then derived rows of this home only.
+    """
+    if args.write and not args.repair_derived:
+        raise UsageError("--write says that derived rows are to be written", hint="add --repair-derived")
+    if args.write and args.ledger is not None:
+        raise UsageError("--write repairs this home's ledger only", hint="leave --ledger out")
+    if not args.write:
+        return _look(args, context)
+    require_ledger(context.home)
     try:
-        with opened(context) as store:
-            report, _ = examine(store, known_members(context), context.out.progress("checked", "entries"))
+        with context.home.lock():
+            return _look(args, context)
+    except StoreLocked as error:
+        raise StoreLocked(error.message, hint="stop the peer first") from None
+
+
+def _look(args: argparse.Namespace, context: Context) -> Outcome:
+    derived, why = None, ""
+    try:
+        report, derived, why = _examined(args, context)
+        if derived and args.write and not why:
+            repair(context.home.ledger, report.log_id, derived)
+            report, _, why = _examined(args, context)
     except LedgerCorrupt as error:
         layer = Layer("database")
         layer.report("I6", error.seq, error.message)
         return _outcome(None, verdicts([layer]), ExitCode.DATA_CORRUPT)
-    return _outcome(report, verdicts(report.layers), ExitCode.VERIFY_FAILED)
+    outcome = _outcome(report, verdicts(report.layers), ExitCode.VERIFY_FAILED)
+    return _with_repair(outcome, derived, why, written=args.write) if args.repair_derived else outcome
+
+
+def _examined(args: argparse.Namespace, context: Context) -> tuple[Report, Derived | None, str]:
+    """Every finding; of the derived rows which to write anew, None without ``--repair-derived``, or why none may be."""
+    with opened(context) as store:
+        report, _ = examine(store, known_members(context), context.out.progress("checked", "entries"))
+        if not args.repair_derived:
+            return report, None, ""
+        first = in_the_way(report)
+        if first is not None:
+            return report, None, f"{first.code} is broken at {_place(first)}: {first.why}"
+    return report, damaged(context.home.ledger, report), ""
+
+
+def _with_repair(outcome: Outcome, derived: Derived | None, why: str, *, written: bool) -> Outcome:
+    """``outcome`` with what of the derived rows was, or would be, written anew."""
+    repaired = bool(written and derived and not why)
+    counts = {
+        "subtrees": len(derived.nodes) if derived else 0,
+        "types": len(derived.types) if derived else 0,
+        "tokens": len(derived.tokens) if derived else 0,
+        "indexes": bool(derived and derived.indexes),
+    }
+    data = outcome.data | {"repair": counts | {"written": repaired, "refused": why or None}}
+    if why:
+        line = Styled(f"nothing is repaired: {why}", "bad")
+    elif not derived:
+        line = Styled("no derived row needs repair", "good")
+    else:
+        parts = [f"{number} {what}" for what, number in counts.items() if number and what != "indexes"]
+        parts += ["the indexes"] if derived.indexes else []
+        end = "written anew" if repaired else "would be written anew; add --write, with the peer stopped"
+        line = Styled(f"derived: {', '.join(parts)} {end}", "good" if repaired else "warn")
+    return replace(outcome, data=data, lines=[*outcome.lines, line])
 
 
 def _outcome(report: Report | None, found: Sequence[Verdict], code: ExitCode) -> Outcome:

@@ -9,6 +9,8 @@ from typing import Any
 
 from quidnunc.crypto.entry import Entry, EntryType, parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError
+from quidnunc.crypto.suspicion import SuspicionKind
+from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
@@ -73,9 +75,12 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
         told = ["-" if row[key] is None else row[key] for key in ("update", "head", "cosigned", "behind")]
         frozen = row["frozen"] is not None
         standing = f"EXPOSED: two histories, entry {row['frozen']}" if frozen else row["standing"]
+        if row["suspected"] is not None and not frozen:
+            standing += ", suspected ({label}) since {since}, entry {entry}".format(**row["suspected"])
         text = f"{(row['name'] or row['log_id'][:16]):<20} {row['accepted']:>8} {row['refused']:>8} "
         text += f"{told[0]:>7} {told[1]:>7} {told[2]:>9} {told[3]:>7}  {standing}"
-        lines.append(Styled(text, "bad") if frozen else text)
+        style = "bad" if frozen else "warn" if row["suspected"] is not None else ""
+        lines.append(Styled(text, style) if style else text)
     return Outcome({"entries": size, "peers": ordered}, lines)
 
 
@@ -89,6 +94,7 @@ def _row(log_id: bytes, name: str) -> dict[str, Any]:
         "last": None,
         "standing": STANDINGS[0],
         "frozen": None,
+        "suspected": None,
         "head": None,
         "head_root": None,
         "cosigned": None,
@@ -112,6 +118,11 @@ def _count(rows: dict[bytes, dict[str, Any]], entry: Entry) -> None:
             rows[log_id]["standing"] = nth(STANDINGS, new)
         case EquivocationProof(who=log_id) if log_id in rows:
             rows[log_id]["frozen"] = header.seq
+        case SuspicionRaised(who=log_id, kind=kind, deadline_ms=since) if log_id in rows:
+            label = SuspicionKind(kind).label if kind in set(SuspicionKind) else kind
+            rows[log_id]["suspected"] = {"kind": kind, "label": label, "since": when(since), "entry": header.seq}
+        case SuspicionCleared(who=log_id) if log_id in rows:
+            rows[log_id]["suspected"] = None
 
 
 def watch(args: argparse.Namespace, context: Context) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.status import fetch
 from quidnunc.peer.output import Line, Outcome, Styled
 
@@ -31,4 +32,9 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
             f"{row['accepted']:>6} {row['refused']:>8}{why}"
         )
         lines.append(Styled(line, "warn") if row["conditions"] else line)
+        if row["suspicion"] is not None:
+            owed = "suspected since {since}: {label} (kind {kind}, entry {entry})".format(
+                **row["suspicion"], since=when(row["suspicion"]["since_ms"])
+            )
+            lines.append(Styled(f"{'':20} {owed}", "warn"))
     return Outcome({"peers": rows}, lines)

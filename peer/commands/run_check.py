@@ -16,6 +16,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.commands.files import own_card
 from quidnunc.peer.config import Config
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.address import Endpoint, parse_address
 from quidnunc.peer.shared_account import spent_elsewhere
@@ -79,6 +80,7 @@ def check_ledger(home: Home, member: Member) -> int:
     with Store.open(home.ledger, readonly=True) as store:
         if store.log_id != member.log_id:
             raise LedgerCorrupt(0, f"belongs to log {store.log_id.hex()[:16]}, this home is {member.log_id.hex()[:16]}")
+        require_open(store)
         report = store.verify()
     for layer in report.layers:
         for problem in layer.problems:

@@ -16,7 +16,7 @@ INVARIANTS = {
     "I6": "the database and its stored subtrees are sound",
     "I7": "checkpoints are signed by the log key, over the root of their size",
     "I8": "the newest checkpoint covers the last entry",
-    "I9": "nothing follows a retirement",
+    "I9": "nothing follows a retirement, which the root key signed",
     "I10": "every private update was paid for, once and within the cap",
     "I11": "merges weigh one, and read own and accepted updates only",
     "I12": "own updates follow each other, from states this log led to",

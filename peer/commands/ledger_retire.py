@@ -1,0 +1,121 @@
+"""``quidnunc ledger retire``: the last entry of this log, signed by the organization's root key."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from quidnunc.crypto.errors import CharterError, KeyFileError
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed
+from quidnunc.crypto.log import Log
+from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.provenance import PrivacySpend, payload_of
+from quidnunc.gossip.retirement import RetireReason, retire
+from quidnunc.peer import keys
+from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.entry_view import record_of
+from quidnunc.peer.commands.files import own_card, read_card, require_home
+from quidnunc.peer.commands.ledger_home import require_ledger
+from quidnunc.peer.commands.signing import root_key
+from quidnunc.peer.commands.unlocking import add_flags, source
+from quidnunc.peer.ledger.ending import require_open
+from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+
+
+def register(parser: CommandParser) -> None:
+    """The arguments of ``ledger retire``."""
+    words = [reason.label for reason in RetireReason]
+    parser.add_argument("--reason", choices=words, required=True, help="goes into the ledger")
+    parser.add_argument(
+        "--successor", type=Path, metavar="CARD", help="the card of the log that goes on, same root key"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the root key (default: this home's)")
+    add_flags(parser)
+    parser.set_defaults(command=retire_log)
+
+
+def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
+    """End this log for good: nothing can be added to it, and no peer starts from it. Asks before."""
+    home = context.home
+    require_home(home)
+    require_ledger(home)
+    member = own_card(home)
+    heir = None if args.successor is None else _heir(args.successor, member)
+    phrase = source(args, context).present
+    with Store.open(home.ledger, readonly=True) as store:
+        require_open(store)
+    root = root_key(args.key or home.root_key, member, phrase)
+    key = SecretKey(derive_seed(keys.load(home.operational_key, "operational", phrase), Role.LOG, 0))
+    if not _agreed(context, member, heir):
+        return Outcome({"retired": False}, ["nothing was retired"])
+    with home.lock(), Store.open(home.ledger) as store:
+        require_open(store)
+        if key.public != store.public:
+            raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
+        log, spent_u = _replayed(store)
+        successor = None if heir is None else heir.log_id
+        reason = next(each for each in RetireReason if each.label == args.reason)
+        record = retire(root, store.log_id, log.size, reason, successor)
+        entry = log.append(record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000))
+        store.commit([entry], log.checkpoint(key))
+    data = {
+        "retired": True,
+        "entry": record.last,
+        "reason": args.reason,
+        "successor": None if successor is None else successor.hex(),
+        "epsilon": spent_u / 1e6,
+    }
+    return Outcome(data, _lines(record.last, heir, spent_u))
+
+
+def _lines(seq: int, heir: Member | None, spent_u: int) -> list[Line]:
+    lines: list[Line] = [
+        Styled(f"this log ends with entry {seq}", "good"),
+        "  what stays: every entry, checkpoint and proof; all commands that read go on",
+        "  hand the others the ledger (quidnunc ledger export --format bundle): nobody was told yet",
+        "  destroy older backups of this home: a peer that is restored from one would sign a second history",
+    ]
+    if heir is not None:
+        lines.append(f"  log {heir.log_id.hex()[:16]} goes on: a new charter has to take its card in")
+    if spent_u:
+        lines.append(
+            f"  epsilon {spent_u / 1e6:.3f} of these data stays spent: lower privacy.epsilon_cap of the successor by it"
+        )
+    return lines
+
+
+def _heir(path: Path, member: Member) -> Member:
+    """Who goes on: the same organization with another log; raises CharterError for anybody else."""
+    heir = read_card(path)
+    if heir.root != member.root:
+        raise CharterError(
+            f"{path}: its root key is {heir.root.hex()[:16]}, that of {member.name} is {member.root.hex()[:16]}",
+            hint="make the successor's home with: quidnunc --home DIR init --root-key FILE",
+        )
+    if heir.log_id == member.log_id:
+        raise UsageError(f"{path}: is the card of the log that is to be retired")
+    return heir
+
+
+def _agreed(context: Context, member: Member, heir: Member | None) -> bool:
+    if context.yes:
+        return True
+    if not context.interactive:
+        raise UsageError("retire asks first, and nobody can answer", hint="add --yes")
+    goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
+    answer = context.ask(f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}? [y/N]")
+    return answer.lower() in ("y", "yes")
+
+
+def _replayed(store: Store) -> tuple[Log, int]:
+    """The log, ready for one more entry, and the epsilon spent in it, in millionths."""
+    log, spent_u = Log(store.log_id), 0
+    for entry in store.entries():
+        header = log.replay(entry)
+        if header.type == PrivacySpend.TYPE and not entry.erased:
+            record = record_of(header.type, entry.payload)
+            spent_u = record.cumulative_u if isinstance(record, PrivacySpend) else spent_u
+    return log, spent_u
