@@ -45,6 +45,7 @@ ONLY_IN = {
         "peer/ledger/tally.py",
         "peer/ledger/ledger_reader.py",
         "peer/ledger/mirror.py",
+        "peer/ledger/repair.py",
     },
 }
 
