@@ -14,6 +14,8 @@ import pytest
 from cli_helpers import quidnunc
 from federation_homes import Federation, federation
 
+from quidnunc.gossip.lineage import Place
+from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.peer.cli import Context
 from quidnunc.peer.home import Home
 from quidnunc.peer.output import Output
@@ -171,6 +173,31 @@ def test_contributions_are_those_of_trace(four: Federation) -> None:
     assert all(sum(each.share for each in trace.shares) == pytest.approx(1.0) for _, trace in found.traces)
 
 
+def test_claims_stand_on_the_page_as_they_were_signed(four: Federation) -> None:
+    found = gathered(four)
+    author = found.order[1]
+    newest = max((found.lineage.event(Place(*place)) for place in found.taken if place.log_id == author), key=number)
+    assert isinstance(newest, UpdatePublished)
+    shares = {row.log_id: row.ppb for row in newest.claims if row.log_id in found.names}
+    row = re.search(rf"B [^<]*, update {newest.number}</th>(.*?)</tr>", page(found))
+    assert row is not None
+    told = re.findall(r">([\d.]+%|·)<", row[1])
+    assert told[: len(found.order)] == [
+        f"{shares[log_id] / sum(shares.values()):.1%}" if log_id in shares else "·" for log_id in found.order
+    ]
+    assert row[1].endswith("<td>no</td>")
+    assert "rests on claims" in page(found)
+
+
+def test_a_page_without_claims_has_no_table_of_them(four: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quidnunc.peer.page.claims.believable", lambda claim, author, steps: ())
+    assert "training of" not in page(gathered(four))
+
+
+def number(event: object) -> int:
+    return event.number if isinstance(event, UpdatePublished) else -1
+
+
 def test_a_long_history_is_cut_at_its_limits(four: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     size = gathered(four).main.size
     for limit, shown in ((size, size), (size - 1, size - 1)):
@@ -193,9 +220,9 @@ def test_ledgers_that_cannot_stand_beside_are_named(four: Federation, tmp_path: 
 
 
 def test_sixty_rounds_of_eight_peers_fit(four: Federation) -> None:
-    """640 entries and about as many states, at these sizes, are 430 kB; charts are 70 kB more."""
+    """640 entries and about as many states, at these sizes, are 400 kB; charts are 100 kB more."""
     source = page(gathered(four))
-    for kind, limit in (("e", 400), ("s", 260)):
+    for kind, limit in (("e", 380), ("s", 245)):
         rows = re.findall(rf"<tr id={kind}\d+>.*?(?=<tr|</table>)", source)
         assert sum(map(len, rows)) / len(rows) < limit
 

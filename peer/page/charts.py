@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ def timeline(found: Gathered) -> str:
         return "<p>no entries yet</p>"
     low, high = min(times), max(max(times), min(times) + 1)
 
-    def x(t_ms: int) -> float:
+    def x(t_ms: int) -> int:
         return round(_LEFT + (t_ms - low) / (high - low) * (_WIDTH - _LEFT - 40))
 
     lanes = [(name, [t for t, kind in found.main.times if _group(kind) == name]) for name in GROUPS]
@@ -55,12 +56,17 @@ def timeline(found: Gathered) -> str:
     for row, (name, lane) in enumerate(lanes):
         top = 10 + row * _LANE
         parts.append(label(_LEFT - 10, top + 17, f"{_short(name)} ({len(lane)})", "", "end"))
-        strokes = "".join(f"M{at:g} {top + 4}v16" for at in sorted({x(t) for t in lane}))
-        parts.append(f'<path class="stroke" d="{strokes}"/>')
+        parts.append(f'<path class="stroke" d="{_strokes(sorted({x(t) for t in lane}), top + 4)}"/>')
     parts.append(
         label(_WIDTH / 2, bottom + 38, f"time claimed by the entries (UTC), from {_day(low)}", "axis-name", "middle")
     )
     return svg(_WIDTH, bottom + 46, "time line: entries by kind over the time they claim", parts)
+
+
+def _strokes(places: list[int], top: int) -> str:
+    """Strokes of 16 down from ``top``; each begins where the last one ended, which takes fewer digits."""
+    steps = [f"m{at - before}-16v16" for before, at in itertools.pairwise(places)]
+    return f"M{places[0]} {top}v16{''.join(steps)}"
 
 
 def lineage(found: Gathered, index: Index) -> str:
@@ -117,7 +123,7 @@ def _nodes(
             kind = "node" if record.steps else "node beat"
             told = f"{code_of(row)} update {record.number}, round {number}"
             parts.append(
-                f'<a href=#{state.anchor}><circle class="{kind} f{row % PALETTE}" cx="{x}" cy="{y}" r="6">'
+                f'<a href=#{state.anchor}><circle class="{kind} f{row % PALETTE}" cx={x} cy={y} r=6>'
                 f"<title>{text(told)}</title></circle></a>"
             )
     return parts, where

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from quidnunc.peer.page import charts, tables
+from quidnunc.peer.page.claims import claims
 from quidnunc.peer.page.gather import Gathered
 from quidnunc.peer.page.index import Index
 from quidnunc.peer.page.markup import PALETTE, code_of, style_policy, text
@@ -28,7 +29,11 @@ def page(found: Gathered) -> str:
             f"20 % of the weight. Circles lead to the state they made, rounds to their first entry.</p>"
             f"{charts.lineage(found, index)}",
         ),
-        _section("contributions", "Contribution over rounds", f"<p>{_SHARES}</p>{charts.contributions(found)}"),
+        _section(
+            "contributions",
+            "Contribution over rounds",
+            f"<p>{_SHARES}</p>{charts.contributions(found)}{claims(found)}",
+        ),
         _section("acceptance", "Who accepted whom", tables.acceptance(found)),
         _section("witnesses", "Witness lag", charts.witness_lag(found) + tables.cosigning(found)),
         _section("states", "States", tables.states(found, index)),

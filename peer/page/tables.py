@@ -96,11 +96,10 @@ def states(found: Gathered, index: Index) -> str:
         # In full where the main ledger is concerned; 128 bits do where it is not.
         name = state.hash.hex() if used or state.made else f"{state.hash.hex()[:_HALF]}…"
         rows.append(
-            f"<tr id={state.anchor}><td><code>{name}</code><td>{text(_maker(found, state))}"
-            f"<td>{_made(index, state)}<td>{used}"
+            f"<tr id={state.anchor}><td>{name}<td>{text(_maker(found, state))}<td>{_made(index, state)}<td>{used}"
         )
     head = "<tr><th>state (SHA-256)</th><th>made by</th><th>in entry</th><th>named by entries</th></tr>"
-    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    return f'<div class="scroll"><table class="states">{head}{"".join(rows)}</table></div>'
 
 
 def _maker(found: Gathered, state: State) -> str:
@@ -138,8 +137,8 @@ def _entry(found: Gathered, index: Index, row: Row) -> str:
     back = links(index.entries(index.cited_by.get(row.seq, [])), LINKS_MAX)
     kind = type_label(row.kind)
     return (
-        f"<tr id=e{row.seq}><td class=n>{mark}{link(f'e{row.seq}', row.seq)}<td>{text(when(row.t_ms)[:-1])}"
-        f"<td>{text(kind)}<td>{text(row.summary)}<td>{states_of} {cites}<td>{back}<td><code>{row.leaf.hex()}</code>"
+        f"<tr id=e{row.seq}><td>{mark}{link(f'e{row.seq}', row.seq)}<td>{text(when(row.t_ms)[:-1])}"
+        f"<td>{text(kind)}<td>{text(row.summary)}<td>{states_of} {cites}<td>{back}<td>{row.leaf.hex()}"
     )
 
 
