@@ -28,6 +28,9 @@ from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable
 
+Connection = sqlite3.Connection
+"""An open ledger database, for those who need nothing else of SQLite."""
+
 APPLICATION_ID = 0x514E4C47  # "QNLG"
 SCHEMA_VERSION = 1
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.crypto.tiled import Frontier, Tiled
 from quidnunc.crypto.token import make_token, parse_token
 from quidnunc.gossip.provenance import UpdatePublished, parse_record
-from quidnunc.peer.ledger.database import open_database, row_seal, stored_hashes, translated
+from quidnunc.peer.ledger.database import Connection, open_database, row_seal, stored_hashes, translated
 from quidnunc.peer.ledger.ledger_check import Problem, Report
 
 _INDEX = re.compile(r"(row \d+ missing from index|wrong # of entries in index) \S+")
@@ -62,7 +61,7 @@ def damaged(path: Path, report: Report) -> Derived:
         return _damaged(connection, report)
 
 
-def _damaged(connection: sqlite3.Connection, report: Report) -> Derived:
+def _damaged(connection: Connection, report: Report) -> Derived:
     wanted = dict(_subtrees(connection))
     found = {(level, position): node for level, position, node in connection.execute("SELECT * FROM node")}
     nodes = {key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)}
@@ -88,7 +87,7 @@ def repair(path: Path, log_id: bytes, derived: Derived) -> None:
         connection.execute("COMMIT")
 
 
-def _repair(connection: sqlite3.Connection, log_id: bytes, derived: Derived) -> None:
+def _repair(connection: Connection, log_id: bytes, derived: Derived) -> None:
     if derived.indexes:
         connection.execute("REINDEX")
     if derived.nodes:
@@ -106,7 +105,7 @@ def _repair(connection: sqlite3.Connection, log_id: bytes, derived: Derived) -> 
         connection.execute("INSERT OR REPLACE INTO token VALUES (?, ?, ?, ?, ?)", (name, *row, seal))
 
 
-def _subtrees(connection: sqlite3.Connection) -> Iterator[tuple[tuple[int, int], bytes]]:
+def _subtrees(connection: Connection) -> Iterator[tuple[tuple[int, int], bytes]]:
     """((level, position), hash) of every subtree that is kept, from the entries."""
     tree = Frontier()
     for (header,) in connection.execute("SELECT header FROM entry ORDER BY seq"):
@@ -114,7 +113,7 @@ def _subtrees(connection: sqlite3.Connection) -> Iterator[tuple[tuple[int, int],
             yield (level, (tree.size >> level) - 1), node
 
 
-def _updates(connection: sqlite3.Connection) -> list[tuple[int, Entry, int]]:
+def _updates(connection: Connection) -> list[tuple[int, Entry, int]]:
     """(seq, entry, number) of every own update."""
     found = []
     # By the header and not by the column, which may be what is damaged.
@@ -127,7 +126,7 @@ def _updates(connection: sqlite3.Connection) -> list[tuple[int, Entry, int]]:
     return found
 
 
-def _sound(connection: sqlite3.Connection, log_id: bytes, entry: Entry, number: int) -> bool:
+def _sound(connection: Connection, log_id: bytes, entry: Entry, number: int) -> bool:
     """Whether the token of an own update is there, as it was written."""
     where = "SELECT hash, author, number, body, seal FROM token WHERE author = ? AND number = ? ORDER BY rowid"
     row = connection.execute(where, (log_id, number)).fetchone()
@@ -139,7 +138,7 @@ def _sound(connection: sqlite3.Connection, log_id: bytes, entry: Entry, number: 
         return False
 
 
-def _token(connection: sqlite3.Connection, seq: int) -> bytes:
+def _token(connection: Connection, seq: int) -> bytes:
     """The token of the own update at ``seq`` under the checkpoint that it was committed with: the one that went out."""
     row = connection.execute("SELECT header, payload, salt FROM entry WHERE seq = ?", (seq,)).fetchone()
     over = "SELECT size, note FROM checkpoint WHERE size > ? ORDER BY size"
