@@ -261,6 +261,7 @@ ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
     (errors.BlobLost(bytes(32), "the own replica"), 65, "blob_lost"),
     (errors.LedgerBehind(3, 5, 4), 65, "ledger_behind"),
     (errors.LedgerForked("one key, two histories"), 31, "ledger_forked"),
+    (errors.LogRetired("this log has ended"), 40, "log_retired"),
     (errors.KeyFileError("others may read it", hint="chmod 600"), 77, "key_file_error"),
     (errors.ConfigError("no such key"), 64, "config_error"),
     (errors.CharterError("not canonical"), 64, "charter_error"),
