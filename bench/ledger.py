@@ -17,22 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-import torch
 from common import Row, main
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
-from quidnunc.gossip.events import Send
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.lineage import Lineage, Place
-from quidnunc.gossip.message import parse_message
 from quidnunc.gossip.provenance import (
     Merge,
     MergeRow,
@@ -43,11 +39,7 @@ from quidnunc.gossip.provenance import (
     UpdateReceived,
     payload_of,
 )
-from quidnunc.gossip.task import Site, Task, Training
 from quidnunc.peer.ledger.store import Store
-from quidnunc.sim import federation
-from quidnunc.sim.federation import Scenario
-from quidnunc.sim.world import Hooks, Peer
 
 NEIGHBORS = 7
 
@@ -228,49 +220,12 @@ def traced(quick: bool) -> list[Row]:
     ]
 
 
-def wide(site: Site) -> Task:
-    """Noise with labels for a perceptron of 101,770 params: what is sent is measured, not what is learned."""
-    own = torch.Generator().manual_seed(1_000 + site.index)
+def traffic(quick: bool) -> list[Row]:
+    """What mirrors and witnesses add on the wire."""
+    # Not above: torch would count as memory of the child, which imports this file and starts from our peak.
+    from _mirror_traffic import mirrored
 
-    def split(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.randn(count, 784, generator=own), torch.randint(10, (count,), generator=own)
-
-    def model() -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
-
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-    return Task(model, loss, split(64), split(16), split(16))
-
-
-def mirrored(quick: bool) -> list[Row]:
-    """What keeping each other's entries costs on the wire: a private federation of eight, everybody with everybody."""
-    peers, rounds = 8, 3 if quick else 20
-    scenario = Scenario(task=wide, training=Training(0.1, 0.0, 1, 64), peers=peers, rounds=rounds, epsilon=8.0)
-    sent: Counter[str] = Counter()
-
-    def count(sender: Peer, target: Peer, send: Send, body: bytes) -> tuple[bytes, bytes]:
-        message = parse_message(send.frame.header, world.charter.federation_id)
-        sent[type(message).__name__] += len(send.frame.header) + len(body)
-        return send.frame.header, body
-
-    world = federation.build(scenario, Hooks(tamper=count))
-    for index in range(peers):
-        world.start(index)
-    world.run(10.0 * rounds, stop=lambda: all(peer.node and peer.node.rounds.finished for peer in world.peers))
-    published = sum(peer.node.publisher.number for peer in world.peers if peer.node is not None)
-    links = published * (peers - 1)
-    keeping = sent["Entries"] + sent["Fetch"]
-    cosigning = sum(sent[each] for each in ("Heads", "Prove", "Consistency", "Cosigned"))
-    label = f"{peers} peers, {world.charter.task.dim:,} params"
-    total = sum(sent.values())
-    return [
-        Row(f"all traffic per update and link, {label}", total / links / 1024, "KiB"),
-        Row(f"entries for mirrors per update and link, {label}", keeping / links / 1024, "KiB"),
-        Row(f"mirrors' share of all traffic, {label}", 100 * keeping / total, "%", at_most=10),
-        Row(f"witnesses' share of all traffic, {label}", 100 * cosigning / total, "%"),
-    ]
+    return mirrored(quick)
 
 
 def measure(quick: bool) -> list[Row]:
@@ -278,7 +233,7 @@ def measure(quick: bool) -> list[Row]:
         lambda root: commits(root, quick),
         lambda root: whole(root, quick),
         lambda root: traced(quick),
-        lambda root: mirrored(quick),
+        lambda root: traffic(quick),
     ]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="quidnunc-bench-", dir=".") as where:
