@@ -24,8 +24,8 @@ from quidnunc.gossip.learning.accountant import noise_for
 from quidnunc.gossip.learning.attack import BACKDOOR_CLASS, poisoned, stamped
 from quidnunc.gossip.learning.builtin import BUILTIN, DEFAULTS
 from quidnunc.gossip.learning.functional import Functional
-from quidnunc.gossip.learning.merge import Merge, merge
-from quidnunc.gossip.learning.merged import Inputs
+from quidnunc.gossip.learning.merge import merge
+from quidnunc.gossip.learning.merged import Inputs, Merge
 from quidnunc.gossip.learning.params import build, to_vector
 from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.reputation import FOUNDER, JOINER

@@ -40,10 +40,7 @@ def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int) 
     elif counting is Counting.SELECTING:
         found.append(f"{rule} selected it")
     elif counting is None and effective < _expected(weight, clip, step) - _ROUNDING:
-        known = "its weight was reduced by its reputation, or because it was absent for a while"
-        found.append(
-            known if rule == REPUTE else "its weight was reduced; the charter that says by which rule is not here"
-        )
+        found.append(_REPUTATION if rule == REPUTE else _UNKNOWN)
     return found
 
 

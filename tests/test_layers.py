@@ -45,7 +45,6 @@ ONLY_IN = {
         "peer/ledger/tally.py",
         "peer/ledger/ledger_reader.py",
         "peer/ledger/mirror.py",
-        "peer/ledger/repair.py",
     },
 }
 

@@ -11,20 +11,12 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PPB, Standing
-from quidnunc.gossip.learning.merge import (
-    FULL_STEP,
-    NO_STEP,
-    QUARTER_STEP,
-    Inputs,
-    Merge,
-    ReputeOptions,
-    merge,
-    merge_repute,
-    repute_options,
-)
+from quidnunc.gossip.learning.merge import merge, merge_repute
+from quidnunc.gossip.learning.merged import FULL_STEP, NO_STEP, QUARTER_STEP, Inputs, Merge
 from quidnunc.gossip.reputation import FOUNDER, standing_weight
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances, recompute
 from quidnunc.gossip.rules.repute import clip_radius
+from quidnunc.gossip.rules.thresholds import ReputeOptions, repute_options
 
 TRUSTED = Standing(10.0, 0.0, 0.0)
 SETTINGS = settings(deadline=None, max_examples=100)

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median_low
 
 from quidnunc.crypto.errors import LocalProtocolError
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPB
-
-MICRO = 1_000_000
 
 
 def metropolis(edges: Iterable[tuple[int, int]], n: int, sizes: Sequence[int] | None = None) -> list[dict[int, int]]:

@@ -44,7 +44,8 @@ from quidnunc.gossip.learning import codec
 from quidnunc.gossip.learning.attack import attack_in, check_attack, poisoned
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
-from quidnunc.gossip.learning.merge import Inputs, merge
+from quidnunc.gossip.learning.merge import merge
+from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.learning.params import build, schema_of, to_vector
 from quidnunc.gossip.learning.privacy import refuse_batch_statistics
 from quidnunc.gossip.learning.sampled import costs
@@ -221,7 +222,12 @@ class Compute:
         plan = self._plan
         untrained = self._untrained_loss() if chosen else 0.0
         merged = merge(
-            *(plan.merge_rule, pivot, inputs, chosen, plan.merge_options, untrained),
+            plan.merge_rule,
+            pivot,
+            inputs,
+            chosen,
+            plan.merge_options,
+            untrained,
             private=self._noised,
             over=job.round / plan.rounds if plan.rounds else 0.0,
         )

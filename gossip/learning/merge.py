@@ -24,27 +24,12 @@ import numpy as np
 
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.learning.catalogued import merge_catalogued
-from quidnunc.gossip.learning.merged import FULL_STEP, NO_STEP, QUARTER_STEP, Inputs, Merge, MergeRow
+from quidnunc.gossip.learning.merged import NO_STEP, QUARTER_STEP, Inputs, Merge, MergeRow
 from quidnunc.gossip.reputation import observe, standing_weight
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances, recompute
 from quidnunc.gossip.rules.terms import checked_options, terms_named
 from quidnunc.gossip.rules.thresholds import REPUTE, ReputeOptions, repute_options
-
-__all__ = [
-    "FULL_STEP",
-    "NO_STEP",
-    "QUARTER_STEP",
-    "Inputs",
-    "Merge",
-    "MergeRow",
-    "Probe",
-    "ReputeOptions",
-    "merge",
-    "merge_mean",
-    "merge_repute",
-    "repute_options",
-]
 
 Probe = Callable[[Stack], Reals]
 """Mean holdout loss, float64 [k], of each params vector of a stack [k, d]."""

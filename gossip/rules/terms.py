@@ -102,7 +102,7 @@ def terms_named(name: str, others: Iterable[str] = ()) -> Terms:
     """The terms of the rule ``name``. Raises ConfigError with the nearest of the known names and ``others``."""
     if name not in TERMS:
         known = [*TERMS, *others]
-        raise ConfigError(f"merge rule {name[:40]} is unknown", hint=_nearest(name, known))
+        raise ConfigError(f"merge rule {name[:40]} is unknown", hint=nearest(name, known))
     return TERMS[name]
 
 
@@ -115,7 +115,7 @@ def checked_options(name: str, options: Options, *, charter: bool = False) -> di
     known = {key: bound for key, bound in bounds.items() if not (charter and bound.by_round)}
     for key in options:
         if key not in known:
-            raise ConfigError(f"merge rule {name} has no option {key[:40]}", hint=_nearest(key, list(known)))
+            raise ConfigError(f"merge rule {name} has no option {key[:40]}", hint=nearest(key, list(known)))
     return {key: _checked(name, key, bound, options.get(key, bound.default)) for key, bound in known.items()}
 
 
@@ -135,6 +135,7 @@ def least_rows(name: str, options: Options) -> int:
     return 1 if terms is None else max(1, terms.least_rows(int(options.get("bad", 0))))
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a name that is none of ``known``: the one most like it, else all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.rules.terms import nearest
 
 REPUTE = "repute"
 """The default rule's name."""
@@ -56,9 +56,7 @@ def repute_options(options: Mapping[str, float], *, private: bool = False) -> Re
     known = [entry.name for entry in fields(ReputeOptions)]
     for name, value in options.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"merge option {name[:40]} is unknown", hint=hint)
+            raise ConfigError(f"merge option {name[:40]} is unknown", hint=nearest(name, known))
         if not (isfinite(value) and value >= 0):
             raise ConfigError(f"merge option {name} is {value}, must be finite and at least 0")
     return replace(PRIVATE if private else ReputeOptions(), **options)

@@ -89,11 +89,14 @@ def accounts(store: LedgerReader) -> list[Account]:
     """One account per data set, in the order in which they were first released."""
     found: dict[bytes, Account] = {}
     so_far: Counter[Release] = Counter()
+    up_to: dict[bytes, Counter[Release]] = {}
     for _, _, spend in spends(store):
         account = found.setdefault(spend.dataset, Account(spend.dataset))
         account.spends.append(spend)
         so_far[spend.kind] += 1
-        account.before = so_far - Counter(each.kind for each in account.spends)
+        up_to[spend.dataset] = so_far.copy()
+    for account in found.values():
+        account.before = up_to[account.dataset] - Counter(spend.kind for spend in account.spends)
     for entry in store.of_type(EntryType.DP_EXHAUSTED):
         record = record_of(EntryType.DP_EXHAUSTED, entry.payload)
         if isinstance(record, PrivacyExhausted):

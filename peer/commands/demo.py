@@ -17,6 +17,7 @@ from typing import Any
 
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, POISSON_STEPS_MAX, MergeSpec, is_task_reference
+from quidnunc.gossip.jobs import PPM
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
@@ -36,7 +37,7 @@ SETTLING_MERGES = 3
 ALONE_TIMEOUT_S = 300.0
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 SEED_MAX = 2**32 - 1
-RATE_MIN = 0.000001
+RATE_MIN = 1 / PPM
 
 _STANDARD = {"peers": 4, "task": "digits", "alpha": 0.5, "attackers": 0, "attack": "sign_flip"}
 _AGAINST_DATA = {
