@@ -49,9 +49,10 @@ class Neighbor:
     ``suspected`` says what answer its log owes and since when, None while it owes none. ``missing`` says that
     our copy of ``state`` is lost, or not what its next update starts from. ``asked`` holds the numbers we asked for
     again: if they then come twice, nobody is to blame. ``served_until`` is when what was served to it would have passed
-    at the assumed rate. ``level`` is when, and at which number, we had last applied all that it had published, and
-    ``gaps`` are the seconds each update took from one such moment to the next; ``behind_since`` is when we first knew
-    of one after it. ``resting`` says that the update last applied was a heartbeat. ``link_since`` is when the
+    at the assumed rate. ``spoke_at`` is when any message of its came last; ``level`` is when, and at which number, we
+    had last applied all that it had published, and ``gaps`` are the seconds each update took from one such moment to
+    the next; ``behind_since`` is when we first knew of one after it. ``resting`` says that the update last applied was
+    a heartbeat. ``link_since`` is when the
     connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
     ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
@@ -78,6 +79,7 @@ class Neighbor:
     behind_since: float = 0.0
     rejected: int = 0
     last_advance: float | None = None
+    spoke_at: float | None = None
     level: tuple[float, int] | None = None
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
     cadence: float | None = None
@@ -143,10 +145,16 @@ class Neighbor:
 
     def count_message(self, now: float, settings: Settings) -> bool:
         """Count a message of its; False if it is one too many for the current window."""
+        self.spoke_at = now
         if now - self.window_since >= settings.window_s:
             self.window_since, self.messages, self.served = now, 0, 0
         self.messages += 1
         return self.messages <= settings.messages_per_window
+
+    def answers(self, now: float, silence_s: float) -> bool:
+        """Whether anything at all was heard of it in the last ``silence_s`` seconds."""
+        heard = [at for at in (self.last_advance, self.spoke_at) if at is not None]
+        return bool(heard) and now - max(heard) <= silence_s
 
     def take_repair(self, size: int, now: float, settings: Settings) -> bool:
         """Whether a repair of ``size`` bytes may be served to it now; if so, it is counted."""

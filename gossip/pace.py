@@ -96,6 +96,15 @@ class Pace:
         return max(self._settings.live_floor_s, self._settings.lead_patience * self.turn_s)
 
     @property
+    def silence_s(self) -> float:
+        """How long a neighbor of which nothing is heard may hold a turn back; own waiting does not stretch it.
+
+        One that is only slow answers when it is asked where it stands. A link that was cut unnoticed does not, and our
+        waiting for it, which makes our own period longer, must not make us wait for it again.
+        """
+        return max(self._settings.live_floor_s, self._settings.live_intervals * self.turn_s)
+
+    @property
     def turn_s(self) -> float:
         """The own usual time between updates if nothing were waited for."""
         return max(self._interval_s, self._turn_s)

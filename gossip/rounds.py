@@ -147,7 +147,8 @@ class Rounds:
             hold = self._gate.before_the_first(now)
             if hold.why:
                 return hold
-        return self._gate.before_any(self.live(now), now, self._pace.patience_s, finished=self.finished)
+        answering = [n for n in self.live(now) if n.answers(now, self._pace.silence_s)]
+        return self._gate.before_any(answering, now, self._pace.patience_s, finished=self.finished)
 
     def alone(self, now: float) -> bool:
         """Whether a turn now would spend privacy that nobody hears of."""

@@ -61,17 +61,16 @@ def all_finished(world: World) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rounds_each", "advances"), [(80, 3_000), pytest.param(240, 10_000, marks=pytest.mark.soak)])
-def test_every_replica_equals_its_signed_hash_at_every_holder(rounds_each: float, advances: int) -> None:
+def test_every_replica_equals_its_signed_hash_at_every_holder() -> None:
     """S1: half of the messages lost, speeds 1 to 5, three peers crash and come back from their disks."""
     audit = Audit()
     scenario = digits_trial(loss=0.5, model="softmax", learning_rate=0.5)
-    until = time_for(scenario.periods_s, rounds_each)
+    until = time_for(scenario.periods_s, 240)
     happenings = [(0.2, crash(3)), (0.3, start(3)), (0.4, crash(0, 9)), (0.7, start(0, 9))]
     world = begin(scenario, until, happenings, hooks=audit.hooks())
     world.run(until)
-    assert audit.advances >= advances
-    assert audit.snapshots > advances / 100
+    assert audit.advances >= 10_000
+    assert audit.snapshots > 100
     assert audit.wrong == 0
     for peer in world.peers:
         assert peer.node is not None
@@ -145,16 +144,15 @@ def learn(rounds_each: float = 150, **others: object) -> Outcome:
 
 @pytest.mark.slow
 def test_unequal_speeds_and_losses_cost_little() -> None:
-    """S4, and S5 in short: compensated learning reaches its accuracy at 20% loss, and hardly notices 50%."""
-    usual, stormy = learn(loss=0.2), learn(loss=0.5)
+    """S4: compensated learning reaches its accuracy at 20% loss."""
+    usual = learn(loss=0.2)
     assert usual.mean >= 0.925
     assert usual.worst >= 0.90
-    assert usual.mean - stormy.mean <= 0.03, "a single seed differs by .01 from another"
 
 
-@pytest.mark.soak
-def test_losses_cost_little_and_without_compensation_much() -> None:
-    """S5 and its control, over two seeds."""
+@pytest.mark.slow
+def test_half_of_all_messages_lost_is_hardly_noticed() -> None:
+    """S5 over two seeds, as the bench: one differs by .01 from another. Uncompensated learning does notice."""
     calm, stormy = (fmean(learn(loss=loss, seed=seed).mean for seed in (0, 1)) for loss in (0.0, 0.5))
     assert calm - stormy <= 0.02
     dragged = fmean(learn(loss=0.5, drag_cap=1.0, seed=seed).mean for seed in (0, 1))
@@ -292,16 +290,10 @@ def test_the_lead_bound_keeps_private_rounds_worth_their_budget() -> None:
     bounded, world = private(lead=2)
     assert trained(world) == [50] * 8
     assert bounded.mean >= 0.84
-    free, _ = private(lead=0)
-    assert free.mean <= 0.82
-
-
-@pytest.mark.soak
-def test_the_lead_bound_costs_little_against_equal_speeds_without_loss() -> None:
-    """S11, from above."""
-    bounded, _ = private(lead=2)
     together, _ = private(lead=1, ratio=1.0, loss=0.0)
     assert together.mean - bounded.mean <= 0.03
+    free, _ = private(lead=0)
+    assert free.mean <= 0.82
 
 
 @pytest.mark.slow

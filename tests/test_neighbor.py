@@ -107,6 +107,16 @@ def test_a_silent_neighbor_holds_back_until_patience_ends() -> None:
     assert lagging(5, 2, 1, silent=10.001) == []
 
 
+def test_a_neighbor_that_is_slow_answers_and_one_behind_a_cut_link_does_not() -> None:
+    made = neighbor(0.0)
+    assert made.answers(5.0, 5.0)
+    assert not made.answers(5.001, 5.0)
+    made.count_message(20.0, SETTINGS)
+    assert made.answers(25.0, 5.0)
+    assert not made.answers(25.001, 5.0)
+    assert not neighbor().answers(0.0, 5.0), "nothing was ever heard of it"
+
+
 def test_a_neighbor_back_from_an_absence_is_measured_from_its_return() -> None:
     made = neighbor(0.0, number=3)
     made.lead_offset = 7
