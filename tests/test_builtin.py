@@ -13,7 +13,7 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip import Site
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.accountant import noise_for
-from quidnunc.gossip.learning.builtin import BUILTIN, DEFAULTS
+from quidnunc.gossip.learning.builtin import BUILTIN, DEFAULTS, breast_cancer_rows, digits_rows
 from quidnunc.gossip.learning.params import layout
 
 
@@ -35,6 +35,20 @@ def test_shards_are_disjoint_complete_and_share_one_test_split(name: str, shared
     together = [row for task in tasks for row in rows(task.train) | rows(task.holdout)]
     assert len(set(together)) == len(together) == shared
     assert not set(together) & rows(tasks[0].test)
+
+
+def test_the_rows_are_what_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    assert np.array_equal(digits_rows().inputs, pixels / 16)
+    assert np.array_equal(digits_rows().labels, digits)
+    measured, kinds = load_breast_cancer(return_X_y=True)
+    for scaled, column in zip(breast_cancer_rows().inputs.T, measured.T, strict=True):
+        assert np.all(np.diff(scaled[np.argsort(column)]) >= 0)
+    assert np.array_equal(breast_cancer_rows().labels, kinds)
+    with pytest.raises(ValueError, match="read-only"):
+        digits_rows().inputs[0, 0] = 1
 
 
 def test_a_site_always_gets_the_same_shard() -> None:

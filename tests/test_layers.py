@@ -31,7 +31,7 @@ ONLY_IN = {
     },
     "scipy": {"sim/topology/mixing.py", "sim/topology/measure.py"},
     "rich": {"sim/commands/progress.py"},
-    "sklearn": {"gossip/learning/builtin.py"},
+    "sklearn": set(),
     "libp2p": {"peer/network/libp2p_parts.py"},
     "multiaddr": set(),
     "cryptography": {"peer/network/sealing.py"},
