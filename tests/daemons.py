@@ -17,7 +17,7 @@ from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, command
 
 PATIENCE_S = 90.0
-POLL_S = 0.02
+POLL_S = 0.1
 TASK = "tiny_task:task"
 HERE = str(Path(__file__).parent)
 

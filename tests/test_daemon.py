@@ -34,7 +34,14 @@ HEAVY = ("torch", "libp2p", "trio", "numpy", "sklearn", "hypercorn", "starlette"
 def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     """Three peers and a charter for more rounds than any test waits for. Copied, never run."""
     with daemons.importable():
-        yield found(tmp_path_factory.mktemp("founded"), plan(3, 100_000))
+        yield found(tmp_path_factory.mktemp("founded"), plan(3, 100_000, interval=0.15))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Rehearsal]:
+    """Two peers, for what a third one adds nothing to."""
+    with daemons.importable():
+        yield found(tmp_path / "pair", plan(2, 100_000, interval=0.15))
 
 
 @pytest.fixture
@@ -398,15 +405,15 @@ def flip(actor: Actor, name: bytes) -> Path:
     return path
 
 
-def test_a_damaged_replica_is_rebuilt_at_the_start(federation: Rehearsal) -> None:
+def test_a_damaged_replica_is_rebuilt_at_the_start(pair: Rehearsal) -> None:
     """Regression: the peer came up, and tried the same turn again for ever."""
-    actor = federation.actors[0]
-    with running(federation) as actors:
+    actor = pair.actors[0]
+    with running(pair) as actors:
         for each in actors:
             reaches(each, 3)
     lost = newest(actor)
     flip(actor, lost.replica_after)
-    with running(federation):
+    with running(pair):
         reaches(actor, lost.number + 1)
     assert f"blob {lost.replica_after.hex()}, the own replica, was missing or damaged" in actor.log.read_text()
     check_ledger(actor)
@@ -450,19 +457,18 @@ def test_a_signal_in_any_phase_of_the_start_ends_it_well(federation: Rehearsal, 
     assert cli(actor, "ledger", "verify")["code"] == 0
 
 
-def test_started_paused_it_trains_nothing(federation: Rehearsal) -> None:
-    actor, other, third = federation.actors
+def test_started_paused_it_trains_nothing(pair: Rehearsal) -> None:
+    actor, other = pair.actors
     try:
         actor.start("--paused")
-        for each in (other, third):
-            each.start()
+        other.start()
         status = reaches(actor, 3)
         assert (status["state"], status["trained"], status["privacy"]["releases"]) == ("paused", 0, 0)
         assert reaches(other, 3)["trained"] >= 1
         assert cli(actor, "status")["code"] == 11
     finally:
-        federation.stop()
-    for each in federation.actors:
+        pair.stop()
+    for each in pair.actors:
         check_ledger(each)
 
 
