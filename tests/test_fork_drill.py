@@ -1,4 +1,8 @@
-"""Real daemons: a home that is copied and runs twice is frozen by everybody, and a stranger can check why."""
+"""Real daemons: a home that is copied and runs twice is frozen by everybody, and a stranger can check why.
+
+Two instances that start beside each other sign nothing that differs: whoever starts asks its neighbors first. It takes
+a machine that was suspended, a copy of it that ran meanwhile, and its return.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +34,25 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 
 
 def second_home(actor: Actor, root: Path) -> Actor:
-    """A copy of a stopped daemon's home that listens on a port of its own."""
-    shutil.copytree(actor.home.root, root)
+    """A copy of a frozen daemon's home, as a snapshot of its machine is, that listens on a port of its own."""
+    shutil.copytree(actor.home.root, root, ignore=shutil.ignore_patterns("control.sock"))
     home = Home.at(root)
     text = home.config.read_text()
     home.config.write_text(re.sub(r"/ip4/127\.0\.0\.1/tcp/\d+", "/ip4/127.0.0.1/tcp/0", text, count=1))
     return Actor(actor.index, actor.name, home, actor.attacker)
+
+
+def _is_told(instance: Actor) -> None:
+    """Both instances learn that their log is frozen, or that it goes on elsewhere; they say so, and go on answering."""
+
+    def told() -> bool:
+        found = (instance.status() or {"conditions": []})["conditions"]
+        return any(each["id"] in ("log-exposed", "log-behind") for each in found)
+
+    until(told, f"{instance.home.root.name} knows that it is one of two", [instance])
+    envelope = cli(instance, "status")
+    assert envelope["code"] == 12
+    assert envelope["data"]["state"] == "stalled"
 
 
 def test_a_copied_home_that_runs_twice_is_frozen_by_all_and_the_proof_convinces_a_stranger(
@@ -45,13 +62,20 @@ def test_a_copied_home_that_runs_twice_is_frozen_by_all_and_the_proof_convinces_
     culprit, *honest = federation.actors
     with running(federation):
         reaches(culprit, 4)
-        culprit.signal(signal.SIGTERM)
-        assert culprit.wait() == 0
+        culprit.signal(signal.SIGSTOP)
+        copied_at = len(daemons.ledger(culprit))
         twin = second_home(culprit, tmp_path / "twin")
         federation.actors.append(twin)
-        culprit.start()
         twin.start()
+        # Asked first, neighbors give the twin what its copy may lack; it signs on from there.
         answers(twin)
+        until(lambda: len(daemons.ledger(twin)) > copied_at + 1, "the twin signs", [twin])
+        culprit.signal(signal.SIGCONT)
+        until(
+            lambda: len(daemons.ledger(culprit)) > copied_at + 1,
+            "the original signs on as if nothing had been",
+            [culprit],
+        )
 
         def frozen() -> bool:
             states = [actor.status() for actor in honest]
@@ -61,6 +85,8 @@ def test_a_copied_home_that_runs_twice_is_frozen_by_all_and_the_proof_convinces_
         before = [(actor.status() or {"merges": 0})["merges"] for actor in honest]
         for actor, merges in zip(honest, before, strict=True):
             until(lambda a=actor, m=merges: (a.status() or {"merges": 0})["merges"] > m + 2, "the others go on", honest)
+        for instance in (culprit, twin):
+            _is_told(instance)
     for actor in honest:
         named = records(check_ledger(actor), EquivocationProof)
         assert len(named) == 1
