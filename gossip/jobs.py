@@ -101,7 +101,8 @@ class TrainJob:
     """Train from ``base`` (unless ``train`` is false: a heartbeat) and quantize the step against ``replica``.
 
     With v = base + drag * (trained - base) - replica, the delta is quantize(v) and the new replica is
-    replica + dequantize(delta). Answered by :class:`Trained`. Both blobs are durable before the answer.
+    replica + dequantize(delta). Answered by :class:`Trained`. All blobs are durable before the answer. ``personal`` is
+    the state of the personal tensors, empty for that of the genesis model.
     """
 
     round: int
@@ -111,11 +112,15 @@ class TrainJob:
     train: bool
     drag: float
     privacy: PrivacyStep | None
+    personal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The delta of one round: its blob hash and size, and the replica it leads to. ``loss`` stays private."""
+    """The delta of one round: its blob hash and size, and the replica it leads to.
+
+    ``loss`` stays private, and so does ``personal``, the new state of the personal tensors.
+    """
 
     round: int
     number: int
@@ -123,6 +128,7 @@ class Trained:
     size: int
     result: bytes
     loss: float
+    personal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +196,15 @@ class MergeInput:
 
 @dataclass(frozen=True, slots=True)
 class MergeJob:
-    """Merge neighbors' replicas into ``pivot``, the own replica as just published. Answered by :class:`Merged`."""
+    """Merge neighbors' replicas into ``pivot``, the own replica as just published. Answered by :class:`Merged`.
+
+    All of them are judged with the own ``personal`` tensors.
+    """
 
     round: int
     pivot: bytes
     inputs: tuple[MergeInput, ...]
+    personal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +259,11 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateJob:
-    """Measure ``state`` on the local test split. Answered by :class:`Evaluated`."""
+    """Measure ``state``, with the ``personal`` tensors, on the local test split. Answered by :class:`Evaluated`."""
 
     round: int
     state: bytes
+    personal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,7 @@ class Node:
     def _restore_rounds(self, resume: Resume) -> None:
         rounds = self.rounds
         rounds.base = resume.base or self.charter.task.genesis
+        rounds.personal = resume.personal
         rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume)
         rounds.unmerged = resume.unmerged
         rounds.round = resume.round
@@ -506,6 +507,8 @@ class Node:
     def in_use(self) -> Iterable[bytes]:
         """The blobs this node cannot do without: all others may be discarded before it starts."""
         yield self.rounds.base
+        if self.rounds.personal:
+            yield self.rounds.personal
         yield from self.publisher.in_use()
         for neighbor in self.neighbors.values():
             yield neighbor.state

@@ -190,6 +190,7 @@ class UpdatePublished:
 
     ``number`` counts this peer's published updates from 1; a heartbeat has ``steps`` 0. ``base`` (mb) is the state
     trained from, ``replica_before``/``replica_after`` (pb, pr) the published replica, ``delta`` (md) the blob hash.
+    ``private`` commits to what ``gossip/personal.py`` says of personal tensors, empty where there are none.
     """
 
     TYPE: ClassVar[EntryType] = EntryType.UPDATE_PUBLISHED
@@ -210,6 +211,7 @@ class UpdatePublished:
         "dp": ("privacy", optional(record(PrivacyClaim, PrivacyClaim.FIELDS))),
         "mt": ("metrics", listing(row(MetricRow, UINT, UINT, BOOL), 64)),
         "lc": ("claims", listing(row(ContributionClaim, HASH, UINT), CLAIM_ROWS_MAX)),
+        "pv": ("private", usually(HASH, b"")),
     }
     federation: bytes
     schema: bytes
@@ -227,6 +229,7 @@ class UpdatePublished:
     privacy: PrivacyClaim | None
     metrics: tuple[MetricRow, ...] = ()
     claims: tuple[ContributionClaim, ...] = ()
+    private: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

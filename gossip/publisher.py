@@ -50,9 +50,11 @@ class Publisher:
         self.lost = False
         """Whether the own replica is not on our disk: until it is back, nothing can be served."""
 
-    def publish(self, update: UpdatePublished, neighbors: list[Neighbor], now: float) -> list[Effect]:
-        """Commit ``update`` and send one body to every connected neighbor, in that order."""
-        commit, token, seq = self._recorder.publish(update, self._me, now)
+    def publish(
+        self, update: UpdatePublished, neighbors: list[Neighbor], now: float, private: bytes = b""
+    ) -> list[Effect]:
+        """Commit ``update``, with what it keeps ``private``, and send one body to every connected neighbor."""
+        commit, token, seq = self._recorder.publish(update, self._me, now, private)
         self.replica, self.number, self.seq = update.replica_after, update.number, seq
         self.claim = update.claims
         self._tokens[update.number] = token

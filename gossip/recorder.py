@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quidnunc.crypto.entry import Entry, EntryType, commit_private, parse_header
 from quidnunc.crypto.errors import Reason
@@ -153,9 +153,18 @@ class Recorder:
             return None
         return self._commit(self.log.checkpoint(self._key))
 
-    def publish(self, record: UpdatePublished, author: bytes, now: float) -> tuple[Commit, bytes, int]:
-        """Append an update and commit: returns the commit, the update's token and its seq."""
-        seq = self.append(record, now)
+    def publish(
+        self, record: UpdatePublished, author: bytes, now: float, private: bytes = b""
+    ) -> tuple[Commit, bytes, int]:
+        """Append an update, with its ``private`` part if it has one, and commit.
+
+        Returns the commit, the update's token and its seq.
+        """
+        if private:
+            salt, commitment = self.seal_private(private)
+            seq = self.append_sealed(replace(record, private=commitment), private, salt, now)
+        else:
+            seq = self.append(record, now)
         note = self.log.checkpoint(self._key)
         token = make_token(self._pending[-1], self.log.inclusion(seq), note)
         self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)

@@ -14,6 +14,7 @@ from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Release, Standing
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
+from quidnunc.gossip.personal import parse_personal
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Decision,
@@ -56,7 +57,8 @@ class Resume:
 
     ``retired`` is the record that ends this log, None while it goes on.
     ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
-    says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
+    says of whose training stands in the own replica, ``personal`` the newest state of the personal tensors, empty
+    without any. ``inputs`` are the rows of the merge that led to ``base``, empty
     once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
     id, seq).
 
@@ -98,6 +100,7 @@ class Resume:
     retired: LogRetire | None = None
     suspected: dict[bytes, Suspected] = field(default_factory=dict)
     claim: Claim = INITIAL
+    personal: bytes = b""
     inputs: tuple[MergeRow, ...] = ()
     input_tokens: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
@@ -130,7 +133,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
         case NodeStart():
             state.incarnation = record.incarnation
         case UpdatePublished():
-            _apply_published(state, record, seq)
+            _apply_published(state, record, seq, entry)
         case UpdateReceived(decision=Decision.ACCEPT):
             _apply_accepted(state, record)
         case Merge():
@@ -158,7 +161,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.refused += record.count
 
 
-def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
+def _apply_published(state: Resume, record: UpdatePublished, seq: int, entry: Entry) -> None:
     state.round = max(state.round, record.round)
     state.number = record.number
     state.replica = record.replica_after
@@ -166,6 +169,7 @@ def _apply_published(state: Resume, record: UpdatePublished, seq: int) -> None:
     state.unmerged = True
     state.claim, state.inputs = record.claims, ()
     state.trained += record.steps > 0
+    state.personal = parse_personal(entry.private) if entry.private else b""
 
 
 def _apply_accepted(state: Resume, record: UpdateReceived) -> None:

@@ -38,6 +38,7 @@ from quidnunc.gossip.neighbor import (
     usable,
 )
 from quidnunc.gossip.pace import Pace
+from quidnunc.gossip.personal import write_personal
 from quidnunc.gossip.provenance import (
     PrivacyClaim,
     PrivacyExhausted,
@@ -118,6 +119,7 @@ class Rounds:
         self.paused = False
         self.base = charter.task.genesis
         self.base_claim: Claim = INITIAL
+        self.personal = b""
         self.unmerged = False
         self.round = 0
         self.trained = 0
@@ -266,7 +268,7 @@ class Rounds:
         cap = self._charter.merge.drag_cap_u / 1e6
         self.drag = drag_factor(self.drag, cap, live, now, self.period)
         self.phase = Phase.MERGING
-        return [Run(MergeJob(self.round, self._publisher.replica, self._merging.take(live)))]
+        return [Run(MergeJob(self.round, self._publisher.replica, self._merging.take(live), self.personal))]
 
     def on_merged(self, result: Merged, now: float) -> list[Effect]:
         """Record and adopt a merge result, then train from it."""
@@ -277,8 +279,11 @@ class Rounds:
         self.withheld += result.step == WITHHELD
         out: list[Effect] = committed(self._recorder.flush())
         if self.merges % self._settings.evaluate_every == 0:
-            out.append(Run(EvaluateJob(self.round, self.base)))
+            out.append(self._evaluate())
         return out + self._train(now)
+
+    def _evaluate(self) -> Run:
+        return Run(EvaluateJob(self.round, self.base, self.personal))
 
     def _adopt(self, result: bytes, claim: Claim) -> None:
         """A recorded merge result, of these contributions, is what the next training starts from."""
@@ -300,7 +305,7 @@ class Rounds:
                 neighbor.reset_pace(now)
                 neighbor.lead_offset = self._publisher.number - neighbor.number
         out: list[Effect] = committed(self._recorder.flush())
-        out.append(Run(EvaluateJob(self.round, self.base)))
+        out.append(self._evaluate())
         return out + self._train(now)
 
     # -- training and publishing --------------------------------------------------------------------------------
@@ -328,6 +333,7 @@ class Rounds:
             train=train,
             drag=self.drag * company(self.live(now)),
             privacy=self._budget.step() if train else None,
+            personal=self.personal,
         )
         return [*out, Run(job)]
 
@@ -370,12 +376,19 @@ class Rounds:
             claims=published(self.base_claim, self._me, steps),
         )
         self.trained += self._with_training
-        out = self._publisher.publish(update, self._neighbors, now)
+        out = self._publisher.publish(update, self._neighbors, now, self._keep_personal(result.personal))
         if before not in (self.base, result.result):
             self._forget(before)
         self.unmerged = True
         self.phase = Phase.IDLE
         return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=self._with_training))]
+
+    def _keep_personal(self, state: bytes) -> bytes:
+        """Go on with personal tensors ``state``; what the update's private part says of them, if there are any."""
+        if self.personal not in (b"", state):
+            self._forget(self.personal)
+        self.personal = state
+        return write_personal(state) if state else b""
 
     def _steps(self) -> int:
         """Local steps of this turn's training: none in a heartbeat, those of the release under privacy."""
@@ -414,13 +427,16 @@ class Rounds:
     def _note_missing(self, name: bytes) -> None:
         """A blob is lost: neighbors' states are fetched again, the own base gives way to the own replica.
 
-        Nobody else can give back the own replica: raises BlobLost.
+        Personal tensors are nobody else's either; they begin anew. Without the own replica there is no going on: raises
+        BlobLost.
         """
         if name == self._publisher.replica:
             raise BlobLost(name, OWN_REPLICA)
         for neighbor in self._neighbors:
             if neighbor.state == name:
                 neighbor.missing = True
+        if name == self.personal:
+            self.personal = b""
         if name == self.base and self.phase == Phase.TRAINING:
             self.base, self.base_claim = self._publisher.replica, self._publisher.claim
 

@@ -16,9 +16,6 @@ from quidnunc.crypto.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SHARE_ALL = "all"
-"""The only share policy of this version: every trainable tensor is part of the exchanged params."""
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -51,8 +48,9 @@ class Task:
     ``accuracy`` replaces the built-in one. ``notes`` are remarks on the local data for whoever runs the peer, a line
     each: ``quidnunc status`` tells the first and how many there are, and nothing of them is sent.
 
-    Raises ConfigError for an empty training split, for inputs and targets of unequal length, and for a share
-    policy other than ``"all"``.
+    Which of the model's tensors are shared is not the task's to say but the charter's, see ``gossip/personal.py``.
+
+    Raises ConfigError for an empty training split, and for inputs and targets of unequal length.
     """
 
     model: Callable[[], nn.Module]
@@ -61,7 +59,6 @@ class Task:
     holdout: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     metrics: Mapping[str, Callable[[Tensor, Tensor], float]] = field(default_factory=dict)
-    share: str = SHARE_ALL
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -74,11 +71,6 @@ class Task:
                 )
         if len(self.train[0]) == 0:
             raise ConfigError("task split train has 0 rows, must have at least 1", hint="check the data path")
-        if self.share != SHARE_ALL:
-            raise ConfigError(
-                f"share policy {self.share!r} is not supported, must be {SHARE_ALL!r}",
-                hint="leave share out: this version exchanges every trainable tensor",
-            )
 
 
 TaskFunction = Callable[[Site], Task]
@@ -116,6 +108,7 @@ class Plan:
     ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
     ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` a model that mixes the examples of a
     batch is refused when it is built, before anything is trained. ``rounds`` are those of the charter, 0 for no end.
+    ``personal`` names the tensors that are not shared.
     """
 
     seed: int
@@ -125,3 +118,4 @@ class Plan:
     merge_options: Mapping[str, float] = field(default_factory=dict)
     private: bool = False
     rounds: int = 0
+    personal: tuple[str, ...] = ()

@@ -41,16 +41,16 @@ def train_alone(charter: Charter, config: Config) -> float:
     described = compute.handle(DescribeJob())
     if not isinstance(described, Described):
         raise AloneFailed(f"the task cannot be built: {described}")
-    state = described.genesis
+    state, personal = described.genesis, b""
     privacy = charter.privacy_step()
     for number in range(1, charter.rounds.count + 1):
-        trained = compute.handle(TrainJob(number, number, state, state, True, 1.0, privacy))
+        trained = compute.handle(TrainJob(number, number, state, state, True, 1.0, privacy, personal))
         if not isinstance(trained, Trained):
             raise AloneFailed(f"round {number} failed: {trained}")
         blobs.discard(state)
         blobs.discard(trained.delta)
-        state = trained.result
-    measured = compute.handle(EvaluateJob(charter.rounds.count, state))
+        state, personal = trained.result, trained.personal
+    measured = compute.handle(EvaluateJob(charter.rounds.count, state, personal))
     if not isinstance(measured, Evaluated):
         raise AloneFailed(f"evaluation failed: {measured}")
     return measured.accuracy

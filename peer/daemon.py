@@ -148,6 +148,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         merge_options=dict(plan.merge_options),
         private=plan.private,
         rounds=plan.rounds,
+        personal=plan.personal,
         attack=config.drill.attack,
         threads=config.training.threads,
         memory_bytes=config.training.memory_mib * 1024 * 1024,

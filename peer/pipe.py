@@ -67,6 +67,7 @@ class Setup:
     blob_bytes_max: int = 256 * 1024 * 1024
     private: bool = False
     rounds: int = 0
+    personal: tuple[str, ...] = ()
     beat_s: float = 1.0
 
 

@@ -38,6 +38,9 @@ def restore(resume: Resume, blobs: Blobs, charter: Charter, log_id: bytes, publi
     if base is not None and not resume.unmerged and blobs.get(base) is None:
         log.warning("blob %s, the last merge, is missing or damaged; merging again", base.hex())
         resume.base, resume.unmerged = replica, True
+    if resume.personal and blobs.get(resume.personal) is None:
+        log.warning("blob %s, the personal tensors, is missing or damaged; they begin anew", resume.personal.hex())
+        resume.personal = b""
     states = {tracked.state for tracked in resume.tracked.values()}
     resume.missing = {state for state in states if blobs.get(state) is None}
 

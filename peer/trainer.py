@@ -100,6 +100,7 @@ def build_compute(setup: Setup) -> Computer:
             setup.merge_options,
             setup.private,
             setup.rounds,
+            setup.personal,
         ),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),

@@ -45,6 +45,7 @@ class Scenario:
     peers: int = 4
     reference: str = "digits"
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
+    personal: tuple[str, ...] = ()
     alpha: float = 0.5
     rounds: int = 50
     periods_s: Sequence[float] = (1.0,)
@@ -77,6 +78,7 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
     plan = Plan(
         *(scenario.seed, scenario.codec, scenario.training, scenario.rule, dict(scenario.rule_options)),
         rounds=scenario.rounds,
+        personal=scenario.personal,
     )
     peers = [_peer(scenario, index, periods[index], plan) for index in range(scenario.peers)]
     members = _members(scenario, peers)
@@ -90,7 +92,9 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
         t_ms=0,
         members=tuple(members),
         task=TaskSpec(
-            scenario.reference, described.schema, described.genesis, described.dim, scenario.seed, scenario.options
+            *(scenario.reference, described.schema, described.genesis, described.dim, scenario.seed),
+            scenario.options,
+            personal=scenario.personal,
         ),
         training=_training_spec(scenario.training),
         merge=MergeSpec(

@@ -147,7 +147,7 @@ def accuracy(peer: Peer) -> float:
     """Test accuracy of the params a living peer would train from next."""
     if peer.node is None:
         raise ValueError(f"peer {peer.index} is down")
-    measured = peer.worker(EvaluateJob(0, peer.node.rounds.base))
+    measured = peer.worker(EvaluateJob(0, peer.node.rounds.base, peer.node.rounds.personal))
     if not isinstance(measured, Evaluated):
         raise TypeError(f"peer {peer.index} answered {measured!r} to EvaluateJob")
     return measured.accuracy

@@ -119,6 +119,8 @@ class Disk:
             resume.recall = (self._newest_update(),)
         if resume.base is not None and not resume.unmerged and resume.base not in self.blobs.data:
             resume.base, resume.unmerged = resume.replica, True
+        if resume.personal not in self.blobs.data:
+            resume.personal = b""
         states = {tracked.state for tracked in resume.tracked.values()}
         resume.missing = {state for state in states if state not in self.blobs.data}
         for author, tracked in resume.tracked.items():

@@ -17,6 +17,7 @@ import pytest
 from cli_helpers import quidnunc
 from daemons import until
 
+from quidnunc.gossip.resume import fold
 from quidnunc.peer.client import NotReachable, ask
 from quidnunc.peer.commands.demo_view import table, verdict_lines
 from quidnunc.peer.home import Home
@@ -172,7 +173,8 @@ def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
     homes = [Home.at(root / f"peer-{letter}") for letter in "abc"]
     small = ("--peers", "3", "--rounds", "40", "--task", daemons.TASK, "--alpha", "100", "--epsilon", "inf")
     with daemons.importable():
-        process = demo("--json", "demo", *small, "--rule", "median", "--home", str(root), temporary=tmp_path)
+        rule = ("--rule", "median", "--personal", "bias")
+        process = demo("--json", "demo", *small, *rule, "--home", str(root), temporary=tmp_path)
     try:
         until(lambda: process.poll() is not None or all(trained(home) >= 5 for home in homes), "all have trained")
         pid = homes[1].locked_by()
@@ -194,6 +196,7 @@ def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
     for key in ("accuracy", "alone_accuracy"):
         assert envelope["data"][f"mean_{key}"] == pytest.approx(sum(each[key] for each in survivors) / 2)
     assert daemons.alive(root) == []
+    _kept_to_themselves(homes)
     # Under a rule without weights the ledger says what part each row had.
     told = command("ledger", "why", "4", home=homes[0].root)["data"]["merges"][0]
     assert (told["rule"], told["approximate"], told["step"]) == ("median", True, "full step")
@@ -202,6 +205,17 @@ def test_a_demo_goes_on_when_one_daemon_is_killed(tmp_path: Path) -> None:
         assert each["reasons"] == [
             f"median treats every coordinate by itself: it decided {each['effective']:.1%} of them"
         ]
+
+
+def _kept_to_themselves(homes: list[Home]) -> None:
+    """The charter has the bias stay with every peer: all kept one, and nobody has another's."""
+    kept = []
+    for home in homes:
+        with Store.open(home.ledger, readonly=True) as store:
+            kept.append(fold(store.entries()).personal.hex())
+    for home, personal in zip(homes, kept, strict=True):
+        held = {path.name for path in home.blobs.rglob("*")}
+        assert [name in held for name in (each[2:] for each in kept)] == [each == personal for each in kept]
 
 
 def trained(home: Home) -> int:

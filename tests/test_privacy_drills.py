@@ -19,7 +19,6 @@ from test_cli_ledger import spend as counted
 from test_recompute_tool import recomputed
 from torch import nn
 
-from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.federation.charter import RoundSpec
@@ -188,9 +187,3 @@ def test_batch_statistics_are_refused_before_training(layer: Callable[[], nn.Mod
     failed = Compute(lambda _: task, Site(), plan, MemoryBlobs(), NoiseStream(bytes(32), b"x")).handle(DescribeJob())
     assert isinstance(failed, JobFailed)
     assert "mixes examples" in failed.why
-
-
-def test_a_private_head_is_refused_noised_or_not() -> None:
-    """An un-noised head breaks the bound of the shared part, so that this version exchanges every tensor or none."""
-    with pytest.raises(ConfigError, match="share policy 'body' is not supported"):
-        replace(blobs_task(), share="body")

@@ -32,11 +32,6 @@ def test_splits_must_match_and_train_must_not_be_empty() -> None:
         replace(task, train=(torch.zeros(0, 5), torch.zeros(0)))
 
 
-def test_only_sharing_all_is_supported() -> None:
-    with pytest.raises(ConfigError, match="share policy 'head'"):
-        replace(blobs_task(), share="head")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -211,6 +211,8 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
         assert keys(f"charter.{name}") == body[name].keys()
     sampled = mapping(mapping(decode(charter(privacy=SAMPLED).body(), max_bytes=1 << 20))["privacy"])
     assert keys("charter.privacy") | keys("Sampled privacy") == sampled.keys()
+    kept = mapping(mapping(decode(charter(task=PERSONAL).body(), max_bytes=1 << 20))["task"])
+    assert keys("charter.task") | keys("Personal tensors") == kept.keys()
     sized = mapping(mapping(decode(charter(merge=SIZED).body(), max_bytes=1 << 20))["merge"])
     assert keys("charter.merge") | keys("Sized members") == sized.keys()
 
@@ -273,6 +275,7 @@ ROOMY = PrivacySpec("dp-sgd-full-batch", 8_000_000, 5, 1, 1_000_000_000_000, 1_0
 SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1, 2_000_000, 1_000_000, 50_000, 4)
 
 SIZED = MergeSpec("repute", 1_000_000, {}, 4_000_000)
+PERSONAL = TaskSpec("digits", b"s" * 32, b"g" * 32, 650, personal=("head",))
 
 
 @pytest.mark.parametrize(("name", "key", "least", "most"), ranged(), ids=lambda value: str(value))

@@ -191,7 +191,7 @@ class Charter:
             nonce=fields.data("nonce", NONCE_BYTES),
             t_ms=fields.integer("t_ms"),
             members=tuple(Member.from_value(item, f"members[{i}]") for i, item in enumerate(members)),
-            task=TaskSpec.read(fields.inner("task", TaskSpec.KEYS)),
+            task=_task(fields),
             training=TrainingSpec.read(fields.inner("training", TrainingSpec.KEYS)),
             merge=_read_merge(fields),
             privacy=_read_privacy(fields),
@@ -254,11 +254,17 @@ class Charter:
             merge.values,
             self.privacy.private,
             self.rounds.count,
+            self.task.personal,
         )
 
     def privacy_step(self) -> PrivacyStep | None:
         """How one private release is made, or None without privacy."""
         return self.privacy.step
+
+
+def _task(fields: Fields) -> TaskSpec:
+    personal = "personal" in fields.open_map("task", len(TaskSpec.PERSONAL_KEYS))
+    return TaskSpec.read(fields.inner("task", TaskSpec.PERSONAL_KEYS if personal else TaskSpec.KEYS), personal=personal)
 
 
 def _read_merge(fields: Fields) -> MergeSpec:

@@ -16,6 +16,7 @@ from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.fields import Fields, checked_text
 from quidnunc.gossip.jobs import PPM, PrivacyStep, Release
 from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.gossip.personal import NAME_BYTES, NAMES_MAX, checked_names
 from quidnunc.gossip.rules.terms import TERMS, checked_options, least_rows, terms_named
 from quidnunc.gossip.rules.thresholds import REPUTE, repute_options
 
@@ -100,7 +101,8 @@ class TaskSpec:
     ``schema`` is the hash of the params' names and shapes, ``dim`` their number, ``genesis`` the SHA-256 of
     the params that everybody starts from, drawn from ``seed``. ``data_schema`` is the text by which every
     member reads its own table (a ``schema.toml``), empty for a task that needs none: it is signed as it stands,
-    because members that encode rows differently do not train one model.
+    because members that encode rows differently do not train one model. ``personal`` names the tensors that every
+    member keeps to itself (``gossip/personal.py``); ``schema``, ``genesis`` and ``dim`` are of the others.
     """
 
     reference: str
@@ -110,8 +112,10 @@ class TaskSpec:
     seed: int = 0
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
     data_schema: str = ""
+    personal: tuple[str, ...] = ()
 
     KEYS: ClassVar = ("reference", "options", "schema", "genesis", "dim", "seed", "data_schema")
+    PERSONAL_KEYS: ClassVar = (*KEYS, "personal")
 
     def __post_init__(self) -> None:
         if not is_task_reference(self.reference):
@@ -125,9 +129,11 @@ class TaskSpec:
         within("task.dim", self.dim, 1, MAX_DIM)
         within("task.seed", self.seed, 0, MAX_SEED)
         plain_document("task.data_schema", self.data_schema, DATA_SCHEMA_BYTES)
+        checked_names(self.personal)
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
+        personal: dict[str, Encodable] = {"personal": list(self.personal)} if self.personal else {}
         return {
             "reference": self.reference,
             "options": dict(self.options),
@@ -137,11 +143,12 @@ class TaskSpec:
             "seed": self.seed,
             # Bytes, because a text of the encoding is one line of at most 4096.
             "data_schema": self.data_schema.encode(),
+            **personal,
         }
 
     @classmethod
-    def read(cls, fields: Fields) -> TaskSpec:
-        """Read :meth:`to_value` strictly."""
+    def read(cls, fields: Fields, *, personal: bool = False) -> TaskSpec:
+        """Read :meth:`to_value` strictly; ``personal`` if it names personal tensors, which then must be some."""
         options: dict[str, str | int | bool] = {}
         for key, value in fields.open_map("options", MAX_OPTIONS).items():
             if isinstance(value, int):
@@ -156,7 +163,15 @@ class TaskSpec:
             seed=fields.integer("seed"),
             options=options,
             data_schema=fields.document("data_schema", DATA_SCHEMA_BYTES),
+            personal=_some_names(fields) if personal else (),
         )
+
+
+def _some_names(fields: Fields) -> tuple[str, ...]:
+    """Personal tensors that stand in a charter; a charter without any leaves the key out."""
+    names = fields.texts("personal", NAMES_MAX, NAME_BYTES)
+    within("the number of task.personal", len(names), 1, NAMES_MAX)
+    return names
 
 
 @dataclass(frozen=True, slots=True)

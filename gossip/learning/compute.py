@@ -1,6 +1,6 @@
 """The compute side: jobs in, results out, vectors in blobs. Everything that needs torch happens behind ``handle``.
 
-A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, an attacker's private
+A :class:`Compute` may be killed and rebuilt between any two jobs: apart from a cache of vectors, an attacker's honest
 copy of the params and whether a round was private, it keeps nothing. Streams of randomness are named by round and by
 the params a job starts from, so that a repeated job gives the same bits and a different job never shares noise with it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.learning.params import build, schema_of, to_vector
 from quidnunc.gossip.learning.privacy import refuse_batch_statistics
 from quidnunc.gossip.learning.sampled import costs
+from quidnunc.gossip.learning.split import Split
 from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.learning.vectors import MissingBlob, Vectors
 from quidnunc.gossip.rules.linear import Reals, Stack, recompute
@@ -59,6 +61,15 @@ __all__ = ["Compute", "Plan"]
 
 _WHY_CHARS = 400
 _HEARTBEAT_EXAMPLES = 1024
+
+
+class _Loaded(NamedTuple):
+    """The task once it is built; ``initial`` is the whole vector of the genesis model."""
+
+    task: Task
+    net: Functional
+    split: Split
+    initial: Vector
 
 
 class Compute:
@@ -86,10 +97,10 @@ class Compute:
         self._noise = noise
         self._attack = attack
         self._attack_stream = noise.child(b"attack")
-        self._private: Vector | None = None
+        self._honest: Vector | None = None
         self._noised = False
         self._untrained: float | None = None
-        self._loaded: tuple[Task, Functional] | None = None
+        self._loaded: _Loaded | None = None
 
     def handle(self, job: Job) -> Result:
         """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives JobFailed."""
@@ -123,7 +134,7 @@ class Compute:
                 points, alone_u = costs(job.history, job.release, job.releases, job.delta_exp)
                 return Accounted(points, alone_u)
 
-    def _load(self) -> tuple[Task, Functional]:
+    def _load(self) -> _Loaded:
         if self._loaded is None:
             task = self._task_function(self._site)
             if not isinstance(task, Task):
@@ -132,46 +143,56 @@ class Compute:
             net = Functional(build(task, self._plan.seed), task)
             if self._plan.private:
                 refuse_batch_statistics(net.module)
-            self._loaded = task, net
+            split = Split(net.slots, self._plan.personal)
+            initial = to_vector(build(task, self._plan.seed))
+            self._loaded = _Loaded(task, net, split, initial)
         return self._loaded
 
     def _state(self, name: bytes) -> Vector:
-        return self._vectors.get(name, self._load()[1].dim)
+        return self._vectors.get(name, self._load().split.dim)
+
+    def _personal(self, name: bytes) -> Vector:
+        """The personal tensors in blob ``name``; those of the genesis model if it is empty."""
+        split = self._load().split
+        return self._vectors.get(name, split.personal_dim) if name else split.personal(self._load().initial)
 
     def _describe(self) -> Described:
-        task, net = self._load()
-        vector = to_vector(build(task, self._plan.seed))
+        task, _, split, initial = self._load()
         return Described(
-            schema=schema_of(net.module),
-            dim=net.dim,
-            genesis=self._vectors.put(vector, durable=True),
+            schema=schema_of(split.shared_slots),
+            dim=split.dim,
+            genesis=self._vectors.put(split.shared(initial), durable=True),
             examples=len(task.train[0]),
             holdout=len(task.holdout[0]),
             data_root=tagged_hash("data", *(_tensor_bytes(part) for part in task.train)),
         )
 
     def _train(self, job: TrainJob) -> Trained:
-        task, net = self._load()
-        base, replica = self._state(job.base), self._state(job.replica)
+        task, net, split, _ = self._load()
+        base, replica, personal = self._state(job.base), self._state(job.replica), self._personal(job.personal)
         # One private round makes this a federation with privacy noise; later heartbeats do not change that.
         self._noised = self._noised or job.privacy is not None
         name = b"train/%d/%d/" % (job.round, job.number)
         stream = self._noise.child(name + job.base + job.replica)
-        start = base if self._private is None else self._private
+        start = base if self._honest is None else self._honest
+        kept = job.personal
         if job.train:
-            trained, loss = train(net, task.train, start, self._plan.training, job.privacy, stream)
+            whole, loss = train(net, task.train, split.join(start, personal), self._plan.training, job.privacy, stream)
+            trained = split.shared(whole)
+            if split.personal_dim:
+                kept = self._vectors.put(split.personal(whole), durable=True)
         else:
             few = task.train[0][:_HEARTBEAT_EXAMPLES], task.train[1][:_HEARTBEAT_EXAMPLES]
-            trained, loss = start, float(net.mean_losses(base[None], *few)[0])
+            trained, loss = start, float(net.mean_losses(split.join(base, personal)[None], *few)[0])
         attack = attack_in(self._attack, job.round)
-        if attack is not None or self._private is not None:
+        if attack is not None or self._honest is not None:
             # Kept in honest rounds too: an attacker of some rounds goes on from its honest copy.
-            self._private = trained
+            self._honest = trained
         if attack is not None:
             target = attack(trained, start, self._attack_stream)
         else:
             target = base + np.float32(job.drag) * (trained - base)
-        delta = codec.encode(self._plan.codec, target - replica, stream.child(b"rounding").uniform(net.dim))
+        delta = codec.encode(self._plan.codec, target - replica, stream.child(b"rounding").uniform(split.dim))
         result = codec.advance(replica, delta, self._plan.codec)
         return Trained(
             round=job.round,
@@ -180,6 +201,7 @@ class Compute:
             size=len(delta),
             result=self._vectors.put(result, durable=True),
             loss=loss,
+            personal=kept,
         )
 
     def _advance(self, job: AdvanceJob) -> Advanced | Rejected:
@@ -204,10 +226,10 @@ class Compute:
         return Advanced(job.author, job.number, job.state)
 
     def _merge(self, job: MergeJob) -> Merged:
-        task, net = self._load()
-        pivot = self._state(job.pivot)
+        task, net, split, _ = self._load()
+        pivot, personal = self._state(job.pivot), self._personal(job.personal)
         states = [self._state(entry.state) for entry in job.inputs]
-        stack = np.stack(states) if states else np.empty((0, net.dim), np.float32)
+        stack = np.stack(states) if states else np.empty((0, split.dim), np.float32)
         inputs = Inputs(
             stack,
             [entry.weight for entry in job.inputs],
@@ -216,7 +238,7 @@ class Compute:
         )
 
         def probe(candidates: Stack) -> Reals:
-            return net.mean_losses(candidates, *task.holdout)
+            return net.mean_losses(split.join(candidates, personal), *task.holdout)
 
         chosen = probe if len(task.holdout[0]) else None
         plan = self._plan
@@ -231,9 +253,9 @@ class Compute:
             private=self._noised,
             over=job.round / plan.rounds if plan.rounds else 0.0,
         )
-        if self._private is not None:
+        if self._honest is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
-            self._private = recompute(self._private, pairs)
+            self._honest = recompute(self._honest, pairs)
         rows = tuple(
             MergedRow(
                 entry.author,
@@ -252,17 +274,16 @@ class Compute:
     def _untrained_loss(self) -> float:
         """Mean holdout loss of the genesis params: about what guessing costs."""
         if self._untrained is None:
-            task, net = self._load()
-            vector = to_vector(build(task, self._plan.seed))
-            self._untrained = float(net.mean_losses(vector[None], *task.holdout)[0])
+            task, net, _, initial = self._load()
+            self._untrained = float(net.mean_losses(initial[None], *task.holdout)[0])
         return self._untrained
 
     def _evaluate(self, job: EvaluateJob) -> Evaluated:
-        task, net = self._load()
+        task, net, split, _ = self._load()
         inputs, targets = task.test
         if not len(inputs):
             return Evaluated(job.round, job.state, float("nan"), float("nan"))
-        outputs = net.predict(self._state(job.state), inputs)
+        outputs = net.predict(split.join(self._state(job.state), self._personal(job.personal)), inputs)
         with torch.inference_mode():
             loss = float(net.losses(outputs, targets).mean())
             accuracy = task.metrics.get("accuracy", top1)(outputs, targets)

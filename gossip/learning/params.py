@@ -6,7 +6,7 @@ the module under the same genesis seed, frozen tensors start out the same everyw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -49,9 +49,9 @@ def layout(module: nn.Module) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def schema_of(module: nn.Module) -> bytes:
-    """SHA-256 that names the vector's layout: two models with the same schema can exchange params."""
-    rows: list[Encodable] = [[slot.name, "float32", list(slot.shape)] for slot in layout(module)]
+def schema_of(slots: Sequence[Slot]) -> bytes:
+    """SHA-256 that names a layout: two models whose shared ``slots`` have the same schema can exchange params."""
+    rows: list[Encodable] = [[slot.name, "float32", list(slot.shape)] for slot in slots]
     return tagged_hash("schema", encode(rows))
 
 

@@ -150,7 +150,8 @@ def _copied(home: Home, member: Member, copy: Path, stack: contextlib.ExitStack)
                 )
             log_id, entries, root = store.log_id, store.size, store.root
             resume = fold(store.entries())
-        states = {resume.replica, resume.base, *(tracked.state for tracked in resume.tracked.values())}
+        personal = {resume.personal} if resume.personal else set[bytes]()
+        states = {resume.replica, resume.base, *personal, *(tracked.state for tracked in resume.tracked.values())}
         wanted = {name for name in states if name is not None}
         held = {name: file for name in wanted if (file := open_blob(home.blobs, name)) is not None}
         for file in held.values():

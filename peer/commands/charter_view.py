@@ -49,6 +49,7 @@ def charter_data(opened: Opened) -> dict[str, Any]:
             "dim": task.dim,
             "seed": task.seed,
             "data_schema": task.data_schema,
+            "personal": list(task.personal),
         },
         "training": {
             "learning_rate": training.learning_rate_u / MICRO,
@@ -103,6 +104,11 @@ def terms_lines(charter: Charter) -> list[Line]:
     return [
         f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
         *schema_lines(task),
+        *(
+            [f"personal   {', '.join(task.personal)}: trained by every member for itself, never sent"]
+            if task.personal
+            else []
+        ),
         f"training   {steps}",
         f"merge      {charter.merge.rule}{_rule_options(charter)}, {_CODECS[charter.codec]} deltas{_sizes(charter)}",
         f"privacy    {privacy_sentence(charter)}",

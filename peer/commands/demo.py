@@ -69,6 +69,7 @@ def register(parser: CommandParser) -> None:
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
     add_rule(parser)
+    add("--personal", action="append", default=[], metavar="NAME", help="a tensor that peers keep (repeat for more)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
     add("--keep", action="store_true", help="keep the homes even if the demo is interrupted or fails")
     parser.set_defaults(command=demo)
@@ -154,7 +155,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     _check_rule(args)
     rhythm = ("--rounds", str(args.rounds), "--interval", "0.1")
     rule = ("--rule", args.rule, *(word for option in args.rule_option for word in ("--rule-option", option)))
-    create = (*rhythm, "--epsilon", str(args.epsilon), *rule, *_steps(args, epsilon))
+    personal = (word for name in args.personal for word in ("--personal", name))
+    create = (*rhythm, "--epsilon", str(args.epsilon), *rule, *_steps(args, epsilon), *personal)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
 
 

@@ -70,6 +70,13 @@ def register(parser: CommandParser) -> None:
     add("--task", default="digits", help="a built-in task, or package.module:function (default: digits)")
     add("--option", action="append", default=[], metavar="K=V", help="an option of the task (repeat for more)")
     add("--schema", type=Path, metavar="FILE", help="how every member reads its table, for a task that reads one")
+    add(
+        "--personal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a tensor or module that members train for themselves and never send, as bias or head (repeat for more)",
+    )
     add("--purpose", default="", metavar="TEXT", help="what for, in one line")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
     add(
@@ -149,6 +156,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     check_whole_numbers(args)
     options = dict(_option(text) for text in args.option)
+    personal = tuple(sorted(set(args.personal)))
     schema = read_schema(args.schema, args.task)
     defaults = _defaults(args.task)
     privacy = _privacy(args, defaults)
@@ -159,7 +167,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         nonce=secrets.token_bytes(NONCE_BYTES),
         t_ms=time.time_ns() // 1_000_000,
         members=members,
-        task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options, schema),
+        task=TaskSpec(args.task, bytes(HASH_BYTES), bytes(HASH_BYTES), 1, args.seed, options, schema, personal),
         training=_training(args, defaults),
         merge=_merge(args, privacy),
         privacy=privacy,
@@ -303,6 +311,7 @@ def _describe(charter: Charter, site_peers: int, path: str, timeout_s: float) ->
             batch_size=plan.training.batch_size,
             merge_rule=plan.merge_rule,
             private=plan.private,
+            personal=plan.personal,
         )
         async with ComputeProcess(setup, stall_s=timeout_s, start_s=timeout_s) as compute:
             return await compute.run(DescribeJob())

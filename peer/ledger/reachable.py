@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import Malformed
+from quidnunc.gossip.personal import parse_personal
 from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateReceived, parse_record
 from quidnunc.gossip.settings import Settings
 
@@ -39,6 +40,8 @@ def reachable(entries: Iterable[Entry], genesis: bytes, rounds: int = KEPT_ROUND
                 newest[b""] = record.replica_after
                 deltas.append(record.delta)
                 recent[-1] |= {record.base, record.replica_before, record.replica_after}
+                if entry.private:
+                    recent[-1].add(parse_personal(entry.private))
             case UpdateReceived(decision=Decision.ACCEPT):
                 newest[record.sender] = record.replica
                 recent[-1] |= {record.replica, record.delta}
