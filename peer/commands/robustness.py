@@ -7,6 +7,7 @@ from typing import Any
 from quidnunc.gossip.feasibility import Feasibility, feasibility
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import Context
 
 
@@ -25,6 +26,12 @@ def warn(gate: Feasibility | None, member: Member, context: Context) -> None:
 
 def warn_of_noise(charter: Charter, context: Context) -> list[dict[str, Any]]:
     """Warn of every member whose noise hides attackers; what was found of each that tells its size, JSON-ready."""
+    if charter.privacy.unit == Unit.SITE:
+        # The same for everybody, whatever the cards say.
+        gate = feasibility(charter.privacy, charter.merge, charter.task.dim, 1)
+        if gate is not None and not gate.robust:
+            context.out.warn(f"every member: {gate.sentence()}")
+        return []
     found = []
     for member in charter.members:
         gate = gate_of(charter, member)
