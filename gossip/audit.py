@@ -2,12 +2,12 @@
 
 The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
 nothing follows a retirement, and the root key signed it; I10 every private update names an earlier, unused spend of its
-own round and unit, and the spent epsilon of a unit never falls or passes the cap; I11 the effective weights of a merge sum to one, and its
-inputs are own updates and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where
-the one before ended, and was trained from the newest merge, the own replica or the charter's params; I13 accepted
-updates of another peer follow each other without a gap, except where a snapshot stands for what was missed; I15 what
-takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there
-were.
+own round and unit, and the spent epsilon of a unit never falls or passes the cap; I11 the effective weights of a merge
+sum to one, and its inputs are own updates and accepted ones; I12 own updates are numbered without gaps, each begins at
+the replica where the one before ended, and was trained from the newest merge, the own replica or the charter's params;
+I13 accepted updates of another peer follow each other without a gap, except where a snapshot stands for what was
+missed; I15 what takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of
+sizes that there were.
 """
 
 from __future__ import annotations

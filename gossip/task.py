@@ -115,7 +115,8 @@ class Plan:
 
     ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
     ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` (each record by itself) a model that
-    mixes the examples of a batch is refused when it is built, before anything is trained. ``rounds`` are those of the charter, 0 for no end.
+    mixes the examples of a batch is refused when it is built, before anything is trained. ``rounds`` are those of the
+    charter, 0 for no end.
     """
 
     seed: int

@@ -2,10 +2,10 @@
 
     python recompute_epsilon.py LEDGER.db...
 
-One line per ledger and unit of privacy (one record, or the whole site): releases, epsilon claimed and recomputed, delta.
-Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed. Written from docs/wire.md, entry 0x18 and the accountants of section 5: it
-shares no line with the program. That the entries are the signed ones is for ``quidnunc ledger verify``. All spends of
-a ledger count.
+One line per ledger and unit of privacy (a record, or the whole site): releases, epsilon claimed and recomputed, delta.
+Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed. Written from docs/wire.md, entry
+0x18 and the accountants of section 5: it shares no line with the program. That the entries are the signed ones is for
+``quidnunc ledger verify``. All spends of a ledger count.
 """
 
 import math

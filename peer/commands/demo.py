@@ -71,9 +71,7 @@ def register(parser: CommandParser) -> None:
         default=Unit.EXAMPLE.label,
         help="whom epsilon protects: one record (default: example), or all records of a peer together (site)",
     )
-    add(
-        "--local-steps", type=int, metavar="N", help="steps per round, with --sampling-rate, unit site or --epsilon inf"
-    )
+    add("--local-steps", type=int, metavar="N", help="steps per round; not for full batches of records")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
     add_rule(parser)

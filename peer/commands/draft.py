@@ -118,7 +118,7 @@ def register(parser: CommandParser) -> None:
         "--local-steps",
         type=int,
         metavar="N",
-        help="steps per round without privacy, with --sampling-rate or unit site",
+        help="steps per round; not for full batches of records",
     )
     add("--batch", type=int, metavar="N", help="examples per step without privacy or with unit site")
     add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
