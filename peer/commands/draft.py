@@ -62,7 +62,7 @@ _PLAIN_LEAD = 4
 _PAYLOAD_BYTES = 16 * 1024 * 1024
 _PAYLOAD_SLACK = 64 * 1024
 _TIMEOUT_S = 300.0
-SITE_CLIP = 1.0
+SITE_CLIP = 0.1
 """Bound on a round's delta with unit site, where none is given."""
 
 
