@@ -345,7 +345,7 @@ def test_a_charter_for_sites_is_drafted_shown_and_warned_of(cards: list[Path], t
     words = ["--privacy-unit", "site", "--rounds", "10", "--epsilon", "4", "--local-steps", "7", "--out", draft]
     result = quidnunc("--json", "federation", "create", *cards, *words)
     terms = result.data["privacy"]
-    assert (terms["mechanism"], terms["unit"], terms["clip"], terms["releases"]) == ("gaussian-delta", "site", 0.1, 10)
+    assert (terms["mechanism"], terms["unit"], terms["clip"], terms["releases"]) == ("gaussian-delta", "site", 1.0, 10)
     assert epsilon_of(terms["noise_multiplier"], 10, 1e-5) <= 4 < epsilon_of(terms["noise_multiplier"] - 1e-3, 10, 1e-5)
     training = result.data["training"]
     assert (training["local_steps"], training["learning_rate"]) == (7, DEFAULTS["digits"].plain.learning_rate)

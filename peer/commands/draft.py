@@ -62,8 +62,6 @@ _PLAIN_LEAD = 4
 _PAYLOAD_BYTES = 16 * 1024 * 1024
 _PAYLOAD_SLACK = 64 * 1024
 _TIMEOUT_S = 300.0
-SITE_CLIP = 0.1
-"""Bound on a round's delta with unit site, where none is given."""
 
 
 def register(parser: CommandParser) -> None:
@@ -266,8 +264,7 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
             raise UsageError("--sampling-rate without privacy", hint="give --epsilon, or --batch for plain training")
         return PrivacySpec(NO_PRIVACY)
     epsilon_u = micro("--epsilon", args.epsilon)
-    usual = SITE_CLIP if site else defaults.clip
-    clip_u = micro("--clip", usual if args.clip is None else args.clip)
+    clip_u = micro("--clip", defaults.clip if args.clip is None else args.clip)
     if args.sampling_rate is not None:
         return _sampled(args, defaults, epsilon_u, clip_u)
     delta = 10.0**-args.delta_exp
