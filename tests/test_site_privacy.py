@@ -43,8 +43,10 @@ from quidnunc.gossip.provenance import (
     parse_record,
     payload_of,
 )
+from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.status import status
 from quidnunc.gossip.task import Task, Training
+from quidnunc.peer.commands.budget_forecast import counted
 from quidnunc.peer.commands.demo_view import verdict_lines
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.world import World
@@ -186,6 +188,14 @@ def test_the_two_units_are_two_accounts() -> None:
     halved = combined_noise([records.noise_u / 1e6] * 11 + [sites.noise_u // 2 / 1e6] * 3)
     assert single.spend(1).cumulative_u / 1e6 == pytest.approx(epsilon_of_total(halved, 1e-5), abs=2e-6)
     assert single.made == 11
+
+
+def test_an_exhausted_account_of_records_leaves_that_of_the_site_open() -> None:
+    spent = {private().release: 50}
+    resume = Resume(releases=50, spent=spent, cumulative_u={Unit.EXAMPLE: 8_000_000}, exhausted={Unit.EXAMPLE})
+    whole, single = (counted(charter(privacy=privacy), None, resume, 1, ()) for privacy in (site(), private()))
+    assert (whole.cumulative_u, whole.exhausted, whole.affords_next(), whole.made) == (0, False, True, 0)
+    assert (single.cumulative_u, single.exhausted, single.affords_next(), single.made) == (8_000_000, True, False, 50)
 
 
 def test_releases_of_a_site_are_releases_of_each_record_at_half_the_noise() -> None:
@@ -349,7 +359,8 @@ def test_a_charter_for_sites_is_drafted_shown_and_warned_of(cards: list[Path], t
     assert epsilon_of(terms["noise_multiplier"], 10, 1e-5) <= 4 < epsilon_of(terms["noise_multiplier"] - 1e-3, 10, 1e-5)
     training = result.data["training"]
     assert (training["local_steps"], training["learning_rate"]) == (7, DEFAULTS["digits"].plain.learning_rate)
-    assert [text for text in result.envelope["warnings"] if "times the largest delta that is released" in text]
+    (warning,) = [text for text in result.envelope["warnings"] if "largest delta that is released" in text]
+    assert warning.startswith("every member: a round's noise is")
     shown = quidnunc("federation", "show", draft).out
     assert "epsilon 4 at delta 1e-05 for all training records of one member together (there or absent)" in shown
     assert "7 steps of 32 examples per round" in shown
@@ -379,6 +390,8 @@ def test_both_accounts_are_shown_and_neither_speaks_for_the_other(tmp_path: Path
     assert "for one record of this peer's training data, add or remove" in records
     assert "not counted: 2 releases for the whole site that came since" in records
     assert "there or absent" in sites
+    assert "one noised delta a round" in sites
+    assert "full batch" not in sites
     assert "not counted: 3 releases under a promise for single records" in sites
     assert "neither stands for the other" in shown
     units = [row["unit"] for row in quidnunc("--home", home, "--json", "budget", "history").data["releases"]]

@@ -10,7 +10,7 @@ from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import budget_forecast, budget_history
-from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, SAMPLED_ACCOUNTANT, Account, accounts
+from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, Account, accounts
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -41,11 +41,12 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         found = accounts(store)
     promise = _promise(context)
+    usual = found[0].accountant if found else ACCOUNTANT
     data = {
         "promise": promise,
         "datasets": [_account_data(account, promise) for account in found],
         "not_covered": list(NOT_COVERED),
-        "accountant": SAMPLED_ACCOUNTANT if any(account.sampled for account in found) else ACCOUNTANT,
+        "accountant": next((account.accountant for account in found if account.sampled), usual),
     }
     if not found:
         text = "nothing has been released yet: epsilon 0 spent"

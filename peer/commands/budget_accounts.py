@@ -16,6 +16,7 @@ from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
 SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
+SITE_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), one noised delta a round"
 
 
 class Spend(NamedTuple):
@@ -96,6 +97,8 @@ class Account:
     @property
     def accountant(self) -> str:
         """Who counts, in words."""
+        if self.unit == Unit.SITE:
+            return SITE_ACCOUNTANT
         return SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT
 
     @property
