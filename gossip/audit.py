@@ -2,12 +2,12 @@
 
 The codes are those of docs/wire.md: I4 payloads of known types parse, and the log begins with its own genesis; I9
 nothing follows a retirement, and the root key signed it; I10 every private update names an earlier, unused spend of its
-own round, and the spent epsilon never falls or passes the cap; I11 the effective weights of a merge sum to one, and its
-inputs are own updates and accepted ones; I12 own updates are numbered without gaps, each begins at the replica where
-the one before ended, and was trained from the newest merge, the own replica or the charter's params; I13 accepted
-updates of another peer follow each other without a gap, except where a snapshot stands for what was missed; I15 what
-takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of sizes that there
-were.
+own round and unit, and the spent epsilon of a unit never falls or passes the cap; I11 the effective weights of a merge
+sum to one, and its inputs are own updates and accepted ones; I12 own updates are numbered without gaps, each begins at
+the replica where the one before ended, and was trained from the newest merge, the own replica or the charter's params;
+I13 accepted updates of another peer follow each other without a gap, except where a snapshot stands for what was
+missed; I15 what takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of
+sizes that there were.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.federation.genesis import Genesis, parse_genesis
-from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.jobs import PPB, Unit
 from quidnunc.gossip.provenance import (
     RECORDS,
     Decision,
@@ -57,7 +57,7 @@ class Audit:
         self._published_at: int | None = None
         self._initial: bytes | None = None
         self._merged: bytes | None = None
-        self._cumulative_u = 0
+        self._cumulative_u: dict[Unit, int] = {}
         self._unused_spends: dict[int, PrivacySpend] = {}
         self._accepted: dict[bytes, int] = {}
         self._gaps = False
@@ -151,11 +151,12 @@ class Audit:
         return evicted or known.get(row.seq) == row.state
 
     def _spend(self, seq: int, record: PrivacySpend) -> None:
-        if record.cumulative_u < self._cumulative_u:
-            self._find("I10", seq, f"spent epsilon falls from {self._cumulative_u} to {record.cumulative_u} millionths")
+        before = self._cumulative_u.get(record.unit, 0)
+        if record.cumulative_u < before:
+            self._find("I10", seq, f"spent epsilon falls from {before} to {record.cumulative_u} millionths")
         if record.cumulative_u > record.cap_u:
             self._find("I10", seq, f"spent epsilon {record.cumulative_u} passes the cap {record.cap_u} (millionths)")
-        self._cumulative_u = max(self._cumulative_u, record.cumulative_u)
+        self._cumulative_u[record.unit] = max(before, record.cumulative_u)
         self._unused_spends[seq] = record
 
     def _published(self, seq: int, record: UpdatePublished) -> None:
@@ -179,6 +180,9 @@ class Audit:
         spend = self._unused_spends.pop(claim.spend_seq, None)
         if spend is None or spend.round != record.round:
             self._find("I10", seq, f"names entry {claim.spend_seq}, which is no unused spend of round {record.round}")
+        elif claim.site != spend.site:
+            units = Unit(claim.site).label, spend.unit.label
+            self._find("I10", seq, f"claims privacy of unit {units[0]}, its spend is of unit {units[1]}")
         elif claim.cumulative_u < spend.cumulative_u:
             self._find("I10", seq, f"claims epsilon {claim.cumulative_u}, its spend says {spend.cumulative_u}")
 

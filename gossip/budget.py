@@ -4,6 +4,9 @@ The node commits a ``dp.spend`` entry before it trains; what was spent is never 
 spends of a ledger add up, whatever charter and whatever version of the data they were under: a data set that has
 gained a record still holds the others.
 
+The two units are two accounts that never mix: an epsilon for the whole data set counts the site's releases alone, one
+for a record counts them as well, at half their noise (:func:`~quidnunc.gossip.jobs.counting`).
+
 Full batches are added up here, exactly. Sampled ones need a numerical accountant that this process does not load:
 the compute process is asked once, before the first training, for a table of what further releases will cost.
 """
@@ -14,12 +17,18 @@ import math
 from dataclasses import dataclass
 
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.jobs import PrivacyStep, Spent
+from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_POISSON, DP_SITE
+from quidnunc.gossip.jobs import PrivacyStep, Spent, Unit, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
 from quidnunc.gossip.provenance import Mechanism, NoiseSource, PrivacyClaim, PrivacySpend
 
 ACCOUNTANT = "analytic-gaussian/1"
 SAMPLED_ACCOUNTANT = "pld-poisson/1"
+_MECHANISMS = {
+    DP_FULL_BATCH: Mechanism.DP_SGD_FULL_BATCH,
+    DP_POISSON: Mechanism.DP_SGD_POISSON,
+    DP_SITE: Mechanism.GAUSSIAN_DELTA,
+}
 NEVER_U = 2**53
 """An epsilon above every cap."""
 
@@ -43,7 +52,8 @@ def full_batch_epsilon(spent: Spent, delta: float) -> float:
 class Budget:
     """Releases so far and the epsilon they add up to. ``cap_u`` may be tighter than the charter's, never looser.
 
-    ``history`` is what the ledger held at the start, ``table`` what the compute process says that further releases
+    ``history`` is what the ledger held at the start, with all units, ``others`` how many of its releases are of another
+    unit than the charter's, ``table`` what the compute process says that further releases
     cost (see :class:`~quidnunc.gossip.jobs.Accounted`). Without a table where one is needed nothing is affordable.
     """
 
@@ -55,6 +65,7 @@ class Budget:
     cumulative_u: int = 0
     exhausted: bool = False
     history: Spent = ()
+    others: int = 0
     table: tuple[tuple[int, int], ...] = ()
     _start: int = 0
 
@@ -73,6 +84,11 @@ class Budget:
         """Epsilon spent so far, at the charter's delta."""
         return self.cumulative_u / 1e6
 
+    @property
+    def made(self) -> int:
+        """Releases of this log so far that are of the charter's unit."""
+        return self.releases - self.others
+
     def cost(self, releases: int) -> int:
         """Cumulative epsilon (``_u``) after that many releases, those of the history included."""
         if releases <= 0:
@@ -83,14 +99,14 @@ class Budget:
                 return self.cumulative_u
             return next((cost for number, cost in self.table if number >= further), NEVER_U)
         privacy = self.charter.privacy
-        counts = dict(self.history)
+        counts = dict(counting(self.history, privacy.unit))
         counts[privacy.release] = counts.get(privacy.release, 0) + further
         return micro_up(full_batch_epsilon(tuple(counts.items()), 10.0**-privacy.delta_exp))
 
     @property
     def sampled(self) -> bool:
         """Whether any release so far or to come is of a sample, so that costs come from the table."""
-        kinds = [kind for kind, _ in self.history]
+        kinds = [kind for kind, _ in counting(self.history, self.charter.privacy.unit)]
         return self.private and any(kind.sampled for kind in (*kinds, self.charter.privacy.release))
 
     def affords_next(self) -> bool:
@@ -116,6 +132,7 @@ class Budget:
             dataset=self.dataset,
             rate_ppm=privacy.release.rate_ppm,
             steps=privacy.release.steps,
+            site=privacy.unit == Unit.SITE,
         )
 
     def step(self) -> PrivacyStep | None:
@@ -125,7 +142,7 @@ class Budget:
     def claim(self, spend: PrivacySpend, spend_seq: int) -> PrivacyClaim:
         """The ``dp`` map of the update that this spend paid for."""
         return PrivacyClaim(
-            mechanism=int(Mechanism.DP_SGD_POISSON if self.charter.privacy.sampled else Mechanism.DP_SGD_FULL_BATCH),
+            mechanism=int(_MECHANISMS[self.charter.privacy.mechanism]),
             noise_source=spend.noise_source,
             sample_rate_ppm=spend.rate_ppm,
             noise_u=spend.noise_u,
@@ -136,4 +153,5 @@ class Budget:
             cumulative_u=spend.cumulative_u,
             accountant=SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT,
             spend_seq=spend_seq,
+            site=spend.site,
         )

@@ -9,6 +9,8 @@ needs no data and no learning rate. Where the project measured it (digits, 650 p
 flippers and slow attackers, three of sixteen), the default rule held at epsilon 8, quotient 1.4, and no rule did at
 epsilon 4, quotient 2.6, where everybody was better off alone. The limit lies between. Two points are no law: below it
 nothing is promised that the threat model does not say; above it robustness must not be claimed.
+
+With unit site the largest step is the clip itself, however many records there are, and the quotient noise * sqrt(d).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from quidnunc.gossip.federation.terms import MICRO, MergeSpec, PrivacySpec
-from quidnunc.gossip.jobs import PPM
+from quidnunc.gossip.jobs import PPM, Unit
 
 NOISE_RATIO_MAX = 2.0
 """Noise over the largest step from which robustness is not claimed."""
@@ -28,6 +30,7 @@ class Feasibility(NamedTuple):
 
     ratio: float
     examples: int
+    unit: Unit = Unit.EXAMPLE
 
     @property
     def robust(self) -> bool:
@@ -41,6 +44,12 @@ class Feasibility(NamedTuple):
 
     def sentence(self) -> str:
         """What it means, with the numbers and the remedies."""
+        if self.unit == Unit.SITE:
+            return (
+                f"a round's noise is {self.ratio:.2g} times the largest delta that is released, limit "
+                f"{NOISE_RATIO_MAX:g}, with any number of records: merge rules cannot tell attackers from noise, and "
+                "little is learned; have more members, a smaller model or a larger epsilon, and trust all neighbors"
+            )
         return (
             f"with {self.examples} records a round's noise is {self.ratio:.2g} times its largest step, limit "
             f"{NOISE_RATIO_MAX:g}: merge rules cannot tell attackers from noise; have {self.needed} records, a smaller "
@@ -52,6 +61,8 @@ def feasibility(privacy: PrivacySpec, merge: MergeSpec, dim: int, examples: int)
     """The gate for a peer with ``examples`` records; None without privacy, or where the rule claims no robustness."""
     if not privacy.private or merge.rule == "mean" or examples < 1:
         return None
+    if privacy.unit == Unit.SITE:
+        return Feasibility(privacy.noise_u / MICRO * sqrt(dim), examples, Unit.SITE)
     release = privacy.release
     ratio = privacy.noise_u / MICRO * sqrt(dim / release.steps) / (release.rate_ppm / PPM * examples)
     return Feasibility(ratio, examples)

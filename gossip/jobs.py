@@ -9,7 +9,9 @@ Weights are integers in parts per billion (ppb), because they are signed into th
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 from quidnunc.crypto.errors import Reason
@@ -21,22 +23,37 @@ PPB = 1_000_000_000
 """One, in parts per billion."""
 
 
+class Unit(IntEnum):
+    """Whose presence an epsilon is about: one record of a peer, or all of its training records together."""
+
+    EXAMPLE = 0
+    SITE = 1
+
+    @property
+    def label(self) -> str:
+        """Its name in charters, flags and ``--json``."""
+        return self.name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class PrivacyStep:
-    """One release of DP-SGD: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2) to their sum.
+    """How one release is made.
 
-    A release is ``steps`` such steps, each on a Poisson sample in which every example is with probability ``rate``,
-    independently of all others; rate 1 takes every example. All steps count as released.
+    Unit example: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2) to their sum. A release is
+    ``steps`` such steps, each on a Poisson sample in which every example is with probability ``rate``, independently
+    of all others; rate 1 takes every example. All steps count as released. Unit site: train plainly, clip the whole
+    delta of the round to ``clip``, add the same noise once; ``rate`` and ``steps`` are 1.
     """
 
     clip: float
     noise_multiplier: float
     rate: float = 1.0
     steps: int = 1
+    unit: Unit = Unit.EXAMPLE
 
 
 class Release(NamedTuple):
-    """How one release was noised: multiplier and sampling rate in millionths, and noisy steps.
+    """How one release was noised, and for whom: multiplier and sampling rate in millionths, noisy steps, unit.
 
     Clipping norms do not matter to its cost.
     """
@@ -44,6 +61,7 @@ class Release(NamedTuple):
     noise_u: int
     rate_ppm: int = PPM
     steps: int = 1
+    unit: Unit = Unit.EXAMPLE
 
     @property
     def sampled(self) -> bool:
@@ -53,6 +71,21 @@ class Release(NamedTuple):
 
 Spent = tuple[tuple[Release, int], ...]
 """All releases of a peer so far, by kind, each kind with how many there were."""
+
+
+def counting(spent: Spent, unit: Unit) -> Spent:
+    """The releases among ``spent`` that an epsilon of ``unit`` adds up, each as what it is to that unit.
+
+    For a site only its own. For a record the others as well, as if noised half as much: with one record more or less a
+    clipped delta is another one within the same ball, at most twice the clip away.
+    """
+    found: Counter[Release] = Counter()
+    for release, count in spent:
+        if release.unit == unit:
+            found[release] += count
+        elif unit == Unit.EXAMPLE:
+            found[Release(release.noise_u // 2)] += count
+    return tuple(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True)

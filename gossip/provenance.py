@@ -15,7 +15,7 @@ from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
-from quidnunc.gossip.jobs import PPM, Release, Standing
+from quidnunc.gossip.jobs import PPM, Release, Standing, Unit
 from quidnunc.gossip.records import (
     BOOL,
     HASH,
@@ -40,6 +40,7 @@ class Mechanism(IntEnum):
 
     DP_SGD_FULL_BATCH = 1
     DP_SGD_POISSON = 2
+    GAUSSIAN_DELTA = 3
 
 
 class NoiseSource(IntEnum):
@@ -137,7 +138,8 @@ class NodeStart:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyClaim:
-    """The ``dp`` map of an update: mechanism, parameters, cumulative epsilon (``_u``) at delta 10^-k, spend seq."""
+    """The ``dp`` map of an update: mechanism, parameters, cumulative epsilon (``_u``) at delta 10^-k, spend seq,
+    and whether it is about the whole site."""
 
     FIELDS: ClassVar[Fields] = {
         "m": ("mechanism", UINT),
@@ -151,6 +153,7 @@ class PrivacyClaim:
         "ec_u": ("cumulative_u", UINT),
         "ac": ("accountant", WORD),
         "sp": ("spend_seq", UINT),
+        "si": ("site", usually(BOOL, False)),
     }
     mechanism: int
     noise_source: int
@@ -163,6 +166,7 @@ class PrivacyClaim:
     cumulative_u: int
     accountant: str
     spend_seq: int
+    site: bool = False
 
 
 CLAIM_ROWS_MAX = 64
@@ -348,7 +352,10 @@ class ReputationChange:
 
 @dataclass(frozen=True, slots=True)
 class PrivacySpend:
-    """0x18: one release of dataset ``dataset`` is about to happen. Committed before training, never refunded."""
+    """0x18: one release of dataset ``dataset`` is about to happen. Committed before training, never refunded.
+
+    Epsilon is about one record or, with ``site``, about the whole data set; the two are separate accounts.
+    """
 
     TYPE: ClassVar[EntryType] = EntryType.DP_SPEND
     FIELDS: ClassVar[Fields] = {
@@ -364,6 +371,7 @@ class PrivacySpend:
         "ds": ("dataset", HASH),
         "q_ppm": ("rate_ppm", usually(UINT, PPM)),
         "st": ("steps", usually(UINT, 1)),
+        "si": ("site", usually(BOOL, False)),
     }
     round: int
     release: int
@@ -377,11 +385,17 @@ class PrivacySpend:
     dataset: bytes
     rate_ppm: int = PPM
     steps: int = 1
+    site: bool = False
 
     @property
     def kind(self) -> Release:
         """What its cost depends on."""
-        return Release(self.noise_u, self.rate_ppm, self.steps)
+        return Release(self.noise_u, self.rate_ppm, self.steps, self.unit)
+
+    @property
+    def unit(self) -> Unit:
+        """Whose presence its epsilon is about."""
+        return Unit(self.site)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,12 +409,19 @@ class PrivacyExhausted:
         "cap_u": ("cap_u", UINT),
         "de": ("delta_exp", UINT),
         "ds": ("dataset", HASH),
+        "si": ("site", usually(BOOL, False)),
     }
     round: int
     cumulative_u: int
     cap_u: int
     delta_exp: int
     dataset: bytes
+    site: bool = False
+
+    @property
+    def unit(self) -> Unit:
+        """Which account has ended."""
+        return Unit(self.site)
 
 
 @dataclass(frozen=True, slots=True)

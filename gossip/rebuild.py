@@ -12,7 +12,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent
+from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent, counting
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MergeRow, NoiseSource
@@ -107,9 +107,15 @@ def budget(charter: Charter, own: Self, resume: Resume) -> Budget:
         releases=resume.releases,
         history=history_of(resume, own.elsewhere),
         table=() if own.accounted is None else own.accounted.points,
-        cumulative_u=resume.cumulative_u,
-        exhausted=resume.exhausted,
+        cumulative_u=resume.cumulative_u.get(charter.privacy.unit, 0),
+        exhausted=charter.privacy.unit in resume.exhausted,
+        others=releases_of_others(charter, resume),
     )
+
+
+def releases_of_others(charter: Charter, resume: Resume) -> int:
+    """How many releases of the own ledger are of another unit than the charter's."""
+    return sum(count for kind, count in resume.spent.items() if kind.unit != charter.privacy.unit)
 
 
 def history_of(resume: Resume, elsewhere: Spent) -> Spent:
@@ -120,7 +126,7 @@ def history_of(resume: Resume, elsewhere: Spent) -> Spent:
 def account_job(charter: Charter, resume: Resume, elsewhere: Spent = ()) -> AccountJob | None:
     """What the compute process must be asked before the first training; None where the budget knows by itself."""
     privacy = charter.privacy
-    history = history_of(resume, elsewhere)
+    history = counting(history_of(resume, elsewhere), privacy.unit)
     if not privacy.private or not (privacy.sampled or any(kind.sampled for kind, _ in history)):
         return None
     return AccountJob(history, privacy.release, charter.privacy.releases, privacy.delta_exp)

@@ -12,7 +12,7 @@ from quidnunc.gossip.attestation import Suspected, SuspicionCleared, SuspicionRa
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
-from quidnunc.gossip.jobs import Release, Standing
+from quidnunc.gossip.jobs import Release, Standing, Unit
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.personal import parse_personal
 from quidnunc.gossip.provenance import (
@@ -81,8 +81,8 @@ class Resume:
     unmerged: bool = False
     releases: int = 0
     spent: dict[Release, int] = field(default_factory=dict)
-    cumulative_u: int = 0
-    exhausted: bool = False
+    cumulative_u: dict[Unit, int] = field(default_factory=dict)
+    exhausted: set[Unit] = field(default_factory=set)
     tracked: dict[bytes, Tracked] = field(default_factory=dict)
     standings: dict[bytes, Standing] = field(default_factory=dict)
     quarantined: set[bytes] = field(default_factory=set)
@@ -141,10 +141,10 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
         case PrivacySpend():
             state.releases = record.release
             state.spent[record.kind] = state.spent.get(record.kind, 0) + 1
-            state.cumulative_u = max(state.cumulative_u, record.cumulative_u)
+            state.cumulative_u[record.unit] = max(state.cumulative_u.get(record.unit, 0), record.cumulative_u)
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
-            state.exhausted = True
+            state.exhausted.add(record.unit)
         case LogRetire():
             state.retired = record
         case EquivocationProof():

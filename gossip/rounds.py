@@ -28,6 +28,7 @@ from quidnunc.gossip.jobs import (
     MergeJob,
     Trained,
     TrainJob,
+    Unit,
 )
 from quidnunc.gossip.merging import ADOPTION_MINIMUM, Merging
 from quidnunc.gossip.neighbor import (
@@ -348,7 +349,8 @@ class Rounds:
     def _exhausted(self) -> PrivacyExhausted:
         budget = self._budget
         delta_exp = self._charter.privacy.delta_exp
-        return PrivacyExhausted(self.round, budget.cumulative_u, budget.cap_u, delta_exp, self._dataset)
+        site = self._charter.privacy.unit == Unit.SITE
+        return PrivacyExhausted(self.round, budget.cumulative_u, budget.cap_u, delta_exp, self._dataset, site)
 
     def on_trained(self, result: Trained, now: float) -> list[Effect]:
         """Publish what was trained; the next turn follows after the interval."""
@@ -391,11 +393,13 @@ class Rounds:
         return write_personal(state) if state else b""
 
     def _steps(self) -> int:
-        """Local steps of this turn's training: none in a heartbeat, those of the release under privacy."""
+        """Local steps of this turn's training: none in a heartbeat, those of the release where records are private."""
         if not self._with_training:
             return 0
         step = self._budget.step()
-        return self._charter.training.local_steps if step is None else step.steps
+        if step is None or step.unit == Unit.SITE:
+            return self._charter.training.local_steps
+        return step.steps
 
     @property
     def period(self) -> float:

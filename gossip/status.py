@@ -83,10 +83,11 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "suspected": [{"name": n.member.name} | found for n in node.neighbors.values() if (found := suspicion(n))],
         "privacy": {
             "mechanism": charter.privacy.mechanism,
+            "unit": charter.privacy.unit.label if budget.private else None,
             "epsilon": budget.epsilon if budget.private else None,
             "epsilon_cap": budget.cap_u / 1e6 if budget.private else None,
             "delta": 10.0**-charter.privacy.delta_exp if budget.private else None,
-            "releases": budget.releases,
+            "releases": budget.made,
             "exhausted": budget.exhausted,
             "robustness": _robustness(node),
         },

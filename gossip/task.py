@@ -82,7 +82,7 @@ class Training:
     """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples each.
 
     ``momentum`` starts from zero in every round. A private round takes its steps and batches from the charter's
-    privacy instead. Raises ConfigError for values out of range.
+    privacy instead, unless its unit is the site. Raises ConfigError for values out of range.
     """
 
     learning_rate: float
@@ -106,9 +106,9 @@ class Plan:
     """The part of a charter that the compute side follows.
 
     ``seed`` is the genesis seed, ``codec`` a code of ``gossip/learning/codec.py``, ``merge_rule`` a name of
-    ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` a model that mixes the examples of a
-    batch is refused when it is built, before anything is trained. ``rounds`` are those of the charter, 0 for no end.
-    ``personal`` names the tensors that are not shared.
+    ``gossip/learning/merge.py`` with ``merge_options`` for it. With ``private`` (each record by itself) a model that
+    mixes the examples of a batch is refused when it is built, before anything is trained. ``rounds`` are those of the
+    charter, 0 for no end. ``personal`` names the tensors that are not shared.
     """
 
     seed: int

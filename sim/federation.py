@@ -21,7 +21,9 @@ from quidnunc.gossip.federation.charter import (
     default_quorum,
 )
 from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_SITE
 from quidnunc.gossip.federation.topology import founding_edges
+from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.learning.accountant import noise_for
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.settings import Settings
@@ -37,7 +39,8 @@ class Scenario:
     """What a simulated federation is: size, task, pace, privacy, rule, network, attackers.
 
     ``periods_s`` are the virtual seconds one training takes, per peer (one value for all, or one each). ``attackers``
-    maps a peer index to the name of its attack. ``epsilon`` None means no privacy.
+    maps a peer index to the name of its attack. ``epsilon`` None means no privacy; with ``unit`` site it is about all
+    records of a peer together.
     """
 
     task: TaskFunction
@@ -53,6 +56,7 @@ class Scenario:
     epsilon: float | None = None
     delta_exp: int = 5
     clip: float = 1.0
+    unit: Unit = Unit.EXAMPLE
     rule: str = "repute"
     rule_options: Mapping[str, float] = field(default_factory=dict)
     drag_cap: float = 1.5
@@ -137,12 +141,13 @@ def _privacy(scenario: Scenario) -> PrivacySpec:
         return PrivacySpec("none")
     noise = noise_for(scenario.epsilon, scenario.rounds, 10.0**-scenario.delta_exp)
     return PrivacySpec(
-        "dp-sgd-full-batch",
+        DP_SITE if scenario.unit == Unit.SITE else DP_FULL_BATCH,
         round(scenario.epsilon * MICRO),
         scenario.delta_exp,
         round(scenario.clip * MICRO),
         int(noise * MICRO) + 1,
         scenario.rounds,
+        unit=scenario.unit,
     )
 
 

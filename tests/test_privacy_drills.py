@@ -22,11 +22,12 @@ from torch import nn
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.federation.charter import RoundSpec
-from quidnunc.gossip.jobs import DescribeJob, JobFailed, PrivacyStep
+from quidnunc.gossip.jobs import DescribeJob, JobFailed, PrivacyStep, Unit
 from quidnunc.gossip.learning import privacy
 from quidnunc.gossip.learning.codec import FLOAT32
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.message import Update, parse_message
 from quidnunc.gossip.provenance import NoiseSource, PrivacySpend
 from quidnunc.gossip.task import Plan, Site, Training
@@ -89,6 +90,62 @@ def test_a_missing_clip_is_caught_by_sensitivity(stack: bool, monkeypatch: pytes
     assert 0.9 < sensitivity(net, vector) <= 1 + 1e-5
     monkeypatch.setattr(privacy, "_factors", lambda square, clip: torch.ones_like(square))
     assert sensitivity(net, vector) > 2
+
+
+# The same two checks where the unit is the whole site.
+
+
+def site_release(training: Training, scale: float = 1.0, noise: float = 0.0) -> np.ndarray:
+    """What one round of a site adds to its params, by the trainer."""
+    net, vector = setup(stack=True)
+    inputs, targets = blobs_task().train
+    step = replace(STEP, noise_multiplier=noise, unit=Unit.SITE)
+    trained, _ = train(net, (inputs * scale, targets), vector, training, step, NoiseStream(bytes(32), b"site"))
+    return trained.astype(np.float64) - vector
+
+
+def site_noise_scale() -> float:
+    """The noise of a site that learns nothing, as a multiple of the one that is claimed."""
+    still = Training(learning_rate=1e-9, local_steps=1, batch_size=1)
+    net, vector = setup(stack=True)
+    released = []
+    for round_ in range(40):
+        step, stream = replace(STEP, unit=Unit.SITE), NoiseStream(bytes(32), b"%d" % round_)
+        released.append(train(net, blobs_task().train, vector, still, step, stream)[0] - vector)
+    return float(np.concatenate(released).std() / (STEP.noise_multiplier * STEP.clip))
+
+
+def site_sensitivity() -> float:
+    """How far a site moves its params before noise, with data of any size, as a multiple of the clip."""
+    training = Training(learning_rate=2.0, local_steps=8)
+    return float(max(np.linalg.norm(site_release(training, scale)) for scale in (0.1, 1.0, 1e3)) / STEP.clip)
+
+
+def test_site_noise_at_half_scale_is_caught_by_noise_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site_noise_scale() == pytest.approx(1.0, abs=0.05)
+    whole = NoiseStream.gaussian
+    monkeypatch.setattr(NoiseStream, "gaussian", lambda self, n: whole(self, n) / (2 if self._name == b"noise" else 1))
+    assert site_noise_scale() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_missing_site_clip_is_caught_by_sensitivity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.9 < site_sensitivity() <= 1 + 1e-5
+    monkeypatch.setattr(privacy, "clipped_delta", lambda delta, clip: delta)
+    assert site_sensitivity() > 2
+
+
+def test_a_clip_of_every_step_in_place_of_the_whole_delta_is_caught_by_sensitivity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The classic wrong bound: eight clipped steps are up to eight clips long."""
+    bound = privacy.clipped_delta
+    monkeypatch.setattr(privacy, "clipped_delta", lambda delta, clip: 8 * bound(delta / 8, clip))
+    assert site_sensitivity() > 2
+
+
+def test_a_release_of_one_unit_under_the_label_of_the_other_is_caught_by_i10() -> None:
+    told = [replace(spend(2, 900), site=True) if seq == 8 else each for seq, each in enumerate(story())]
+    assert ("I10", 9) in codes(told)
 
 
 # What leaves a peer.

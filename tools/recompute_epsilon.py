@@ -2,10 +2,10 @@
 
     python recompute_epsilon.py LEDGER.db...
 
-One line per ledger: releases, epsilon claimed and recomputed, delta. Exit 0: no claim is below what was spent,
-30: one is, or noise came from a test seed. Written from docs/wire.md, entry 0x18 and the accountants of section 5: it
-shares no line with the program. That the entries are the signed ones is for ``quidnunc ledger verify``. All spends of
-a ledger count.
+One line per ledger and unit of privacy (a record, or the whole site): releases, epsilon claimed and recomputed, delta.
+Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed. Written from docs/wire.md, entry
+0x18 and the accountants of section 5: it shares no line with the program. That the entries are the signed ones is for
+``quidnunc ledger verify``. All spends of a ledger count.
 """
 
 import math
@@ -60,6 +60,17 @@ def sampled(kinds, delta):
     return accountant.get_epsilon(delta)
 
 
+def counted(found, site):
+    """The spends that count for the newest one of that unit: all before it, of a site for a record at half noise."""
+    newest = max(at for at, each in enumerate(found) if each.get("si", False) == site)
+    for each in found[: newest + 1]:
+        own = each.get("si", False)
+        if own == site:
+            yield each
+        elif own:
+            yield each | {"sg_u": each["sg_u"] // 2}
+
+
 def recompute(found):
     """The epsilon of the spends ``found``, at the delta of the newest."""
     kinds = Counter((each["sg_u"], each.get("q_ppm", ALL), each.get("st", 1)) for each in found)
@@ -71,6 +82,21 @@ def recompute(found):
     )
 
 
+def told(path, found, site):
+    """Print the account of one unit; whether it is understated or void."""
+    own = [each for each in found if each.get("si", False) == site]
+    claimed_u, real = own[-1]["ec_u"], recompute(list(counted(found, site)))
+    seeded = any(each["ns"] != OS_KEY for each in own)
+    wrong = claimed_u + SLACK_U < real * 1e6
+    verdict = "VOID: noise from a test seed" if seeded else "UNDERSTATED" if wrong else "ok"
+    whom = " for the whole site" if site else ""
+    print(
+        f"{path}: {len(own)} releases{whom}, epsilon {claimed_u / 1e6:.4f} claimed, {real:.4f} recomputed, "
+        f"delta 1e-{own[-1]['de']}: {verdict}"
+    )
+    return wrong or seeded
+
+
 def main(paths):
     """Print a line per ledger; the exit code."""
     bad = False
@@ -79,15 +105,8 @@ def main(paths):
         if not found:
             print(f"{path}: nothing was released, epsilon 0")
             continue
-        claimed_u, real = found[-1]["ec_u"], recompute(found)
-        seeded = any(each["ns"] != OS_KEY for each in found)
-        wrong = claimed_u + SLACK_U < real * 1e6
-        bad = bad or wrong or seeded
-        verdict = "VOID: noise from a test seed" if seeded else "UNDERSTATED" if wrong else "ok"
-        print(
-            f"{path}: {len(found)} releases, epsilon {claimed_u / 1e6:.4f} claimed, {real:.4f} recomputed, "
-            f"delta 1e-{found[-1]['de']}: {verdict}"
-        )
+        for site in sorted({each.get("si", False) for each in found}):
+            bad = told(path, found, site) or bad
     return 30 if bad else 0
 
 

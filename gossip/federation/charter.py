@@ -27,7 +27,7 @@ from quidnunc.gossip.federation.terms import (
     plain_text,
     within,
 )
-from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.jobs import PrivacyStep, Unit
 from quidnunc.gossip.task import Plan, Training
 
 __all__ = [
@@ -252,7 +252,7 @@ class Charter:
             training,
             merge.rule,
             merge.values,
-            self.privacy.private,
+            self.privacy.private and self.privacy.unit == Unit.EXAMPLE,
             self.rounds.count,
             self.task.personal,
         )

@@ -14,7 +14,7 @@ from typing import ClassVar
 from quidnunc.crypto.encoding import Encodable
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.fields import Fields, checked_text
-from quidnunc.gossip.jobs import PPM, PrivacyStep, Release
+from quidnunc.gossip.jobs import PPM, PrivacyStep, Release, Unit
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.gossip.personal import NAME_BYTES, NAMES_MAX, checked_names
 from quidnunc.gossip.rules.terms import TERMS, checked_options, least_rows, terms_named
@@ -38,6 +38,7 @@ STARTS = ("all", "majority")
 NO_PRIVACY = "none"
 DP_FULL_BATCH = "dp-sgd-full-batch"
 DP_POISSON = "dp-sgd-poisson"
+DP_SITE = "gaussian-delta"
 POISSON_NOISE_MIN_U = 100_000
 POISSON_STEPS_MAX = 100_000
 
@@ -176,7 +177,10 @@ def _some_names(fields: Fields) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """Local training between two merges; a private round is one full-batch step and reads the learning rate only."""
+    """Local training between two merges; a private round takes its steps from the privacy instead.
+
+    With privacy of unit site it is trained as without privacy.
+    """
 
     learning_rate_u: int
     momentum_u: int
@@ -274,8 +278,9 @@ class PrivacySpec:
     and clipping norm ``clip_u`` are (``epsilon_u``, 10**-``delta_exp``)-differentially private for one
     record; that the noise suffices is checked. With ``dp-sgd-poisson`` a release is ``steps`` steps, each on a Poisson
     sample at rate ``rate_ppm``; whether its noise suffices takes a numerical accountant, so it is checked where there
-    is one: when a charter is drafted or signed, and by the compute process at every start. With ``none`` every number
-    is 0.
+    is one: when a charter is drafted or signed, and by the compute process at every start. With ``gaussian-delta`` the
+    promise is about all training records of a member at once, ``unit`` site: a round's delta is clipped to ``clip_u``
+    and noised once; every other mechanism is of unit example. With ``none`` every number is 0.
     """
 
     mechanism: str
@@ -286,12 +291,19 @@ class PrivacySpec:
     releases: int = 0
     rate_ppm: int = 0
     steps: int = 0
+    unit: Unit = Unit.EXAMPLE
 
     KEYS: ClassVar = ("mechanism", "epsilon_u", "delta_exp", "clip_u", "noise_u", "releases")
     SAMPLED_KEYS: ClassVar = (*KEYS, "rate_ppm", "steps")
+    SITE_KEYS: ClassVar = (*KEYS, "unit")
 
     def __post_init__(self) -> None:
-        one_of("privacy.mechanism", self.mechanism, (NO_PRIVACY, DP_FULL_BATCH, DP_POISSON))
+        one_of("privacy.mechanism", self.mechanism, (NO_PRIVACY, DP_FULL_BATCH, DP_POISSON, DP_SITE))
+        if (self.unit == Unit.SITE) != (self.mechanism == DP_SITE):
+            raise CharterError(
+                f"privacy.unit is {self.unit.label} with mechanism {self.mechanism}: unit site is the promise of "
+                f"{DP_SITE}, and of no other mechanism"
+            )
         if not self.private:
             for key in self.SAMPLED_KEYS[1:]:
                 within(f"privacy.{key} without privacy", getattr(self, key), 0, 0)
@@ -306,8 +318,9 @@ class PrivacySpec:
             within("privacy.rate_ppm", self.rate_ppm, 1, PPM - 1)
             within("privacy.steps", self.steps, 1, POISSON_STEPS_MAX)
             return
+        whole = "full batches" if self.unit == Unit.EXAMPLE else "a whole site"
         for key in ("rate_ppm", "steps"):
-            within(f"privacy.{key} of full batches", getattr(self, key), 0, 0)
+            within(f"privacy.{key} of {whole}", getattr(self, key), 0, 0)
         spent = epsilon_of(self.noise_u / MICRO, self.releases, self.delta)
         if spent > self.epsilon_u / MICRO:
             raise CharterError(
@@ -329,7 +342,9 @@ class PrivacySpec:
     @property
     def release(self) -> Release:
         """What the cost of one release depends on; meaningful with privacy only."""
-        return Release(self.noise_u, self.rate_ppm, self.steps) if self.sampled else Release(self.noise_u)
+        return (
+            Release(self.noise_u, self.rate_ppm, self.steps) if self.sampled else Release(self.noise_u, unit=self.unit)
+        )
 
     @property
     def step(self) -> PrivacyStep | None:
@@ -337,7 +352,8 @@ class PrivacySpec:
         if not self.private:
             return None
         release = self.release
-        return PrivacyStep(self.clip_u / MICRO, self.noise_u / MICRO, release.rate_ppm / PPM, release.steps)
+        rate = release.rate_ppm / PPM
+        return PrivacyStep(self.clip_u / MICRO, self.noise_u / MICRO, rate, release.steps, self.unit)
 
     @property
     def delta(self) -> float:
@@ -346,18 +362,31 @@ class PrivacySpec:
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
-        return {key: getattr(self, key) for key in self.keys(self.mechanism)}
+        numbers: dict[str, Encodable] = {key: getattr(self, key) for key in self.numbers(self.mechanism)}
+        unit: dict[str, Encodable] = {"unit": self.unit.label} if self.mechanism == DP_SITE else {}
+        return {"mechanism": self.mechanism, **numbers, **unit}
 
     @classmethod
     def keys(cls, mechanism: object) -> tuple[str, ...]:
         """The keys of :meth:`to_value` with that mechanism."""
+        if mechanism == DP_SITE:
+            return cls.SITE_KEYS
         return cls.SAMPLED_KEYS if mechanism == DP_POISSON else cls.KEYS
+
+    @classmethod
+    def numbers(cls, mechanism: str) -> tuple[str, ...]:
+        """Those of them that hold integers."""
+        return tuple(key for key in cls.keys(mechanism) if key not in ("mechanism", "unit"))
 
     @classmethod
     def read(cls, fields: Fields) -> PrivacySpec:
         """Read :meth:`to_value` strictly."""
         mechanism = fields.text("mechanism", 32)
-        return cls(mechanism, **{key: fields.integer(key) for key in cls.keys(mechanism)[1:]})
+        unit = Unit.EXAMPLE
+        if mechanism == DP_SITE:
+            one_of("privacy.unit", fields.text("unit", 16), (Unit.SITE.label,))
+            unit = Unit.SITE
+        return cls(mechanism, **{key: fields.integer(key) for key in cls.numbers(mechanism)}, unit=unit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Example-level DP-SGD (Abadi et al. 2016): what may leave a peer about its records.
+"""What may leave a peer about its records: example-level DP-SGD (Abadi et al. 2016), or a noised delta of the site.
 
 One step is g = (sum_{i in S} clip(grad_i, C) + N(0, (m*C)^2)) / (q*n) with clip(v, C) = v * min(1, C/||v||) taken over
 all trainable tensors jointly. S is a Poisson sample of the n local examples at rate q, all of them at q = 1. The
@@ -6,6 +6,11 @@ normalizer is the expected batch q*n, never the size of S, which is secret. Remo
 most C, so a step is a (sampled) Gaussian mechanism with noise multiplier m; ``gossip/learning/accountant.py`` and
 ``sampled.py`` say what it costs. The unit is one record of one peer, add or remove; n counts as public. Sample and
 noise are drawn from the peer's own ChaCha20 stream, noise in float64.
+
+With unit site a round releases clip(delta, C) + N(0, (m*C)^2) once, delta being what plain training made of the params
+(McMahan et al. 2018, with every organization in every round). The unit is all training records of one peer, there or
+absent: without them there is nothing to train on, and the delta is zero. So one release is a Gaussian mechanism with
+noise multiplier m, whatever the training does inside; between any two data sets it is one with m/2.
 """
 
 from __future__ import annotations
@@ -44,6 +49,26 @@ def private_gradient(
     total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
     total = total + noise.gaussian(net.dim) * (step.noise_multiplier * step.clip)
     return (total / expected).astype(np.float32), loss / max(1, len(inputs))
+
+
+def private_delta(delta: NDArray[np.float64], step: PrivacyStep, noise: NoiseStream) -> NDArray[np.float64]:
+    """The one release of a round with unit site: ``delta`` [d] clipped to ``step.clip`` and noised, float64 [d]."""
+    return clipped_delta(delta, step.clip) + noise.gaussian(len(delta)) * (step.noise_multiplier * step.clip)
+
+
+def clipped_delta(delta: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
+    """``delta`` [d] times min(1, clip/norm), a hair less so that rounding cannot exceed it; zero if not finite.
+
+    A training that left the numbers must not show by failing: it releases noise alone.
+    """
+    if not np.isfinite(delta).all():
+        return np.zeros_like(delta)
+    # Scaled by its largest entry first: squares of what is left of a diverging training overflow.
+    largest = float(np.abs(delta).max(initial=0.0))
+    if largest == 0.0:
+        return delta
+    norm = largest * float(np.linalg.norm(delta / largest))
+    return delta * min(1.0, clip * _ROUNDING / norm)
 
 
 def poisson_sample(examples: int, rate: float, stream: NoiseStream) -> NDArray[np.int64]:

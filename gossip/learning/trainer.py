@@ -9,11 +9,11 @@ from torch import Tensor
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.jobs import PrivacyStep, Unit
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.params import scoped_rng
-from quidnunc.gossip.learning.privacy import private_gradient
+from quidnunc.gossip.learning.privacy import private_delta, private_gradient
 from quidnunc.gossip.task import Training
 
 __all__ = ["Training", "train"]
@@ -30,7 +30,8 @@ def train(
     """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
 
     Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero.
-    With it: ``privacy.steps`` private steps; momentum then runs over noised gradients, which is post-processing.
+    With it: ``privacy.steps`` private steps; momentum then runs over noised gradients, which is post-processing. With
+    unit site: the steps without privacy, and then their delta clipped and noised.
     All randomness comes from ``stream``. Exceptions of the user's model pass through; ConfigError if the params are
     no longer finite.
     """
@@ -55,9 +56,20 @@ def _train(
     privacy: PrivacyStep | None,
     stream: NoiseStream,
 ) -> tuple[Vector, float]:
-    inputs, targets = data
-    if privacy is not None:
+    if privacy is not None and privacy.unit == Unit.EXAMPLE:
         return _train_privately(net, data, vector, training, privacy, stream.child(b"noise"))
+    trained, loss = _train_plainly(net, data, vector, training, stream)
+    if privacy is None:
+        return trained, loss
+    delta = trained.astype(np.float64) - vector
+    return (vector + private_delta(delta, privacy, stream.child(b"noise"))).astype(np.float32), loss
+
+
+def _train_plainly(
+    net: Functional, data: tuple[Tensor, Tensor], vector: Vector, training: Training, stream: NoiseStream
+) -> tuple[Vector, float]:
+    """``local_steps`` of minibatch SGD."""
+    inputs, targets = data
     flat = torch.tensor(vector)
     velocity = torch.zeros_like(flat)
     total = 0.0

@@ -6,15 +6,19 @@ import argparse
 from typing import Any
 
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import PPM
+from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import budget_forecast, budget_history
-from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, SAMPLED_ACCOUNTANT, Account, accounts
+from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, Account, accounts
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
+UNITS = {
+    Unit.EXAMPLE: "one record, add or remove",
+    Unit.SITE: "all training records of this peer together, there or absent",
+}
 NOT_COVERED = (
     "holdout records, which judge neighbors' models, unless they are public",
     "when and whether this peer takes part, and how many records it has (taken as public)",
@@ -37,11 +41,12 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         found = accounts(store)
     promise = _promise(context)
+    usual = found[0].accountant if found else ACCOUNTANT
     data = {
         "promise": promise,
         "datasets": [_account_data(account, promise) for account in found],
         "not_covered": list(NOT_COVERED),
-        "accountant": SAMPLED_ACCOUNTANT if any(account.sampled for account in found) else ACCOUNTANT,
+        "accountant": next((account.accountant for account in found if account.sampled), usual),
     }
     if not found:
         text = "nothing has been released yet: epsilon 0 spent"
@@ -53,8 +58,10 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     lines: list[Line] = []
     for account in found:
         lines += _account_lines(account)
-    if len(found) > 1:
+    if len({account.dataset for account in found}) > 1:
         lines.append("each data set's epsilon includes what was spent on those before it")
+    if len({account.unit for account in found}) > 1:
+        lines.append("an epsilon for one record and one for all of them are two promises: neither stands for the other")
     lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
     wrong = [account for account in found if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:
@@ -73,9 +80,10 @@ def _promise(context: Context) -> dict[str, Any] | None:
         return None
     privacy = read_charter(context.home.charter)[1].charter.privacy
     if not privacy.private:
-        return {"mechanism": privacy.mechanism, "epsilon": None, "delta": None, "releases": None}
+        return {"mechanism": privacy.mechanism, "unit": None, "epsilon": None, "delta": None, "releases": None}
     return {
         "mechanism": privacy.mechanism,
+        "unit": privacy.unit.label,
         "epsilon": privacy.epsilon_u / MICRO,
         "delta": privacy.delta,
         "releases": privacy.releases,
@@ -84,7 +92,8 @@ def _promise(context: Context) -> dict[str, Any] | None:
 
 def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str, Any]:
     last = account.spends[-1] if account.spends else None
-    planned = None if promise is None else promise["releases"]
+    site = account.unit == Unit.SITE
+    planned = None if promise is None or promise["unit"] != account.unit.label else promise["releases"]
     return {
         "dataset": account.dataset.hex(),
         "releases": len(account.spends),
@@ -99,12 +108,39 @@ def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str,
         "sampling_rate": None if last is None else last.rate_ppm / PPM,
         "steps": None if last is None else last.steps,
         "accountant": account.accountant,
-        "unit": "one record, add or remove",
+        "privacy_unit": account.unit.label,
+        "unit": UNITS[account.unit],
+        **({"epsilon_exchanged": account.exchanged()} if site else {}),
+        "releases_of_other_unit": {"before": account.others, "since": account.since, "counted": not site},
         "adversary": "everybody but this peer",
         "noise_source": "test seed" if account.void else "ChaCha20 under a key of the operating system",
         "void": account.void,
         "exhausted": account.exhausted,
     }
+
+
+def _unit_line(account: Account) -> str:
+    dataset = f"(data set {account.dataset.hex()[:16]})"
+    if account.unit == Unit.SITE:
+        return (
+            f"  for all training records of this peer together, there or absent {dataset}; exchanged for any others: "
+            f"epsilon {account.exchanged():.4f}"
+        )
+    return f"  for one record of this peer's training data, add or remove {dataset}"
+
+
+def _other_unit_lines(account: Account) -> list[Line]:
+    """What releases of the other unit are to this account."""
+    if account.unit == Unit.SITE:
+        count = account.others + account.since
+        text = "releases under a promise for single records, which bound nothing for all of them together"
+        return [Styled(f"  not counted: {count} {text}", "warn")] if count else []
+    lines: list[Line] = []
+    if account.others:
+        lines.append(f"  counted as well: {account.others} releases for the whole site, each at half of its noise")
+    if account.since:
+        lines.append(Styled(f"  not counted: {account.since} releases for the whole site that came since", "warn"))
+    return lines
 
 
 def _sampling(spend: PrivacySpend) -> str:
@@ -122,11 +158,12 @@ def _account_lines(account: Account) -> list[Line]:
             f"epsilon {account.claimed_u / MICRO:.4f} of {last.cap_u / MICRO:g} spent at delta 1e-{last.delta_exp}",
             "strong",
         ),
-        f"  for one record of this peer's training data, add or remove (data set {account.dataset.hex()[:16]})",
+        _unit_line(account),
         "  against everybody outside: all other members together, whoever reads the wire, whoever reads the ledger",
         f"  through round {last.round}, {len(account.spends)} releases; clip {last.clip_u / MICRO:g}, noise multiplier "
         f"{last.noise_u / MICRO:g}{_sampling(last)}",
         f"  accountant: {account.accountant}; recomputed here: {account.recomputed():.4f}",
+        *_other_unit_lines(account),
         "  noise: ChaCha20 under a key of the operating system; everything after the noise is post-processing",
     ]
     if account.void:

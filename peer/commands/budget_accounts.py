@@ -1,4 +1,4 @@
-"""The privacy accounts in a ledger: what was committed before each release, by data set."""
+"""The privacy accounts in a ledger: what was committed before each release, by data set and unit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import Release
+from quidnunc.gossip.jobs import Release, Unit, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
 from quidnunc.peer.commands.entry_view import record_of
@@ -16,6 +16,7 @@ from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
 SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
+SITE_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), one noised delta a round"
 
 
 class Spend(NamedTuple):
@@ -39,12 +40,18 @@ def spends(store: LedgerReader) -> list[Spend]:
 
 @dataclass
 class Account:
-    """The spends of one data set, and ``before`` them those of others: all of a ledger add up."""
+    """The spends of one data set under one unit, and ``before`` the newest of them all others of the ledger.
+
+    Those of the same unit add up, and those of a site count for a record as well (gossip/jobs.py, ``counting``).
+    ``since`` counts releases of the other unit after the newest here.
+    """
 
     dataset: bytes
+    unit: Unit = Unit.EXAMPLE
     spends: list[PrivacySpend] = field(default_factory=list)
     exhausted: bool = False
     before: Counter[Release] = field(default_factory=Counter)
+    since: int = 0
 
     @property
     def claimed_u(self) -> int:
@@ -64,10 +71,23 @@ class Account:
         noise = combined_noise(kind.noise_u / MICRO for kind in self.kinds.elements())
         return epsilon_of_total(noise, delta)
 
+    def exchanged(self) -> float:
+        """For unit site: the epsilon between any two data sets, whose clipped deltas are twice the clip apart."""
+        if not self.spends:
+            return 0.0
+        noise = combined_noise(kind.noise_u / MICRO / 2 for kind in self.kinds.elements())
+        return epsilon_of_total(noise, 10.0 ** -self.spends[-1].delta_exp)
+
     @property
     def kinds(self) -> Counter[Release]:
-        """How many releases of each kind went into the newest claim."""
-        return self.before + Counter(spend.kind for spend in self.spends)
+        """How many releases of each kind went into the newest claim, each as what it is to this unit."""
+        everything = self.before + Counter(spend.kind for spend in self.spends)
+        return Counter(dict(counting(tuple(everything.items()), self.unit)))
+
+    @property
+    def others(self) -> int:
+        """How many releases of the other unit there were before the newest here."""
+        return sum(count for kind, count in self.before.items() if kind.unit != self.unit)
 
     @property
     def sampled(self) -> bool:
@@ -77,6 +97,8 @@ class Account:
     @property
     def accountant(self) -> str:
         """Who counts, in words."""
+        if self.unit == Unit.SITE:
+            return SITE_ACCOUNTANT
         return SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT
 
     @property
@@ -86,19 +108,20 @@ class Account:
 
 
 def accounts(store: LedgerReader) -> list[Account]:
-    """One account per data set, in the order in which they were first released."""
-    found: dict[bytes, Account] = {}
+    """One account per data set and unit, in the order in which they were first released."""
+    found: dict[tuple[bytes, Unit], Account] = {}
     so_far: Counter[Release] = Counter()
-    up_to: dict[bytes, Counter[Release]] = {}
     for _, _, spend in spends(store):
-        account = found.setdefault(spend.dataset, Account(spend.dataset))
+        account = found.setdefault((spend.dataset, spend.unit), Account(spend.dataset, spend.unit))
         account.spends.append(spend)
         so_far[spend.kind] += 1
-        up_to[spend.dataset] = so_far.copy()
+        account.before = so_far.copy()
     for account in found.values():
-        account.before = up_to[account.dataset] - Counter(spend.kind for spend in account.spends)
+        account.since = sum(count - account.before[kind] for kind, count in so_far.items() if kind.unit != account.unit)
+        account.before -= Counter(spend.kind for spend in account.spends)
     for entry in store.of_type(EntryType.DP_EXHAUSTED):
         record = record_of(EntryType.DP_EXHAUSTED, entry.payload)
         if isinstance(record, PrivacyExhausted):
-            found.setdefault(record.dataset, Account(record.dataset)).exhausted = True
+            place = record.dataset, record.unit
+            found.setdefault(place, Account(*place)).exhausted = True
     return list(found.values())

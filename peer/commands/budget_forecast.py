@@ -17,9 +17,9 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.budget import NEVER_U, Budget
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import Spent
+from quidnunc.gossip.jobs import Spent, Unit
 from quidnunc.gossip.provenance import NoiseSource
-from quidnunc.gossip.rebuild import account_job, history_of
+from quidnunc.gossip.rebuild import account_job, history_of, releases_of_others
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.budget_accounts import spends
@@ -50,7 +50,7 @@ def forecast(args: argparse.Namespace, context: Context) -> Outcome:
     own = config.privacy.epsilon_cap
     with opened(context) as store:
         resume = fold(store.entries())
-        times = [spend.t_ms for spend in spends(store)]
+        times = [spend.t_ms for spend in spends(store) if spend.record.unit == charter.privacy.unit]
     if not charter.privacy.private:
         data = {"mechanism": charter.privacy.mechanism, "releases_left": None}
         return Outcome(data, ["the charter asks for no privacy: there is no budget to forecast"])
@@ -81,8 +81,9 @@ def counted(charter: Charter, own_cap_u: int | None, resume: Resume, more: int, 
         NoiseSource.CHACHA20_OS_KEY,
         bytes(32),
         releases=resume.releases,
-        cumulative_u=resume.cumulative_u,
-        exhausted=resume.exhausted,
+        cumulative_u=resume.cumulative_u.get(charter.privacy.unit, 0),
+        exhausted=charter.privacy.unit in resume.exhausted,
+        others=releases_of_others(charter, resume),
         history=history_of(resume, elsewhere),
         table=table,
     )
@@ -111,7 +112,7 @@ def pace_ms(times: Sequence[int]) -> float | None:
 
 def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -> dict[str, Any]:
     privacy = budget.charter.privacy
-    planned = max(0, privacy.releases - budget.releases)
+    planned = max(0, privacy.releases - budget.made)
     fit = affordable(budget, max(privacy.releases, more or 0))
     left, pace = min(planned, fit), pace_ms(times)
     # A daemon that is down publishes nothing: its next release is at the earliest now.
@@ -120,7 +121,8 @@ def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -
     after_u = None if more is None else max(budget.cumulative_u, budget.cost(budget.releases + more))
     return {
         "mechanism": privacy.mechanism,
-        "releases": budget.releases,
+        "unit": privacy.unit.label,
+        "releases": budget.made,
         "epsilon": budget.epsilon,
         "epsilon_cap": budget.cap_u / MICRO,
         "delta": privacy.delta,
@@ -139,7 +141,8 @@ def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -
 
 def _lines(data: dict[str, Any]) -> list[Line]:
     spent = f"epsilon {data['epsilon']:.4f} of {data['epsilon_cap']:g} spent at delta {data['delta']:g}"
-    lines: list[Line] = [f"{spent}, {data['releases']} releases"]
+    whom = "all training records together" if data["unit"] == Unit.SITE.label else "one record"
+    lines: list[Line] = [f"{spent} for {whom}, {data['releases']} releases"]
     left, fit, planned = data["releases_left"], data["releases_affordable"], data["releases_planned"]
     why = "the cap" if fit < planned else "the charter's plan"
     if data["exhausted"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import PPM
+from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.provenance import NoiseSource, UpdatePublished
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.budget_accounts import Spend, spends
@@ -51,7 +51,7 @@ def history(args: argparse.Namespace, context: Context) -> Outcome:
     if len(shown) < len(rows):
         lines.append(f"the newest {len(shown)} of {len(rows)}; all of them with -n 0")
     lines += [
-        f"data set {each['dataset'][:16]}: {each['releases']} releases, {each['published']} published, "
+        f"data set {each['dataset'][:16]}{_of_site(each)}: {each['releases']} releases, {each['published']} published, "
         f"epsilon {each['epsilon']:.4f} at delta {each['delta']:g}"
         for each in datasets
     ]
@@ -84,32 +84,43 @@ def _row(spend: Spend, update: int | None) -> dict[str, Any]:
         "clip": record.clip_u / MICRO,
         "sampling_rate": record.rate_ppm / PPM,
         "steps": record.steps,
+        "unit": record.unit.label,
         "test_seed": record.noise_source != NoiseSource.CHACHA20_OS_KEY,
         "update": update,
     }
 
 
 def _datasets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest state of every data set; an epsilon includes what was spent on those before it."""
-    newest = {row["dataset"]: row for row in rows}
-    releases = Counter(row["dataset"] for row in rows)
-    sent = Counter(row["dataset"] for row in rows if row["update"] is not None)
+    """The newest state of every data set, by unit; an epsilon includes what was spent on those before it."""
+    newest = {_place(row): row for row in rows}
+    releases = Counter(_place(row) for row in rows)
+    sent = Counter(_place(row) for row in rows if row["update"] is not None)
     return [
         {
-            "dataset": dataset,
-            "releases": releases[dataset],
-            "published": sent[dataset],
+            "dataset": row["dataset"],
+            "unit": row["unit"],
+            "releases": releases[place],
+            "published": sent[place],
             "epsilon": row["epsilon"],
             "delta": row["delta"],
             "last": row["time"],
         }
-        for dataset, row in newest.items()
+        for place, row in newest.items()
     ]
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str]:
+    return row["dataset"], row["unit"]
+
+
+def _of_site(row: dict[str, Any]) -> str:
+    return "  for the whole site" if row["unit"] == Unit.SITE.label else ""
 
 
 def _line(row: dict[str, Any]) -> str:
     update = "spent, never published" if row["update"] is None else f"{row['update']}"
     seeded = "  TEST SEED" if row["test_seed"] else ""
+    seeded += _of_site(row)
     return (
         f"{row['entry']:<7} {row['time']}  {row['round']:<6} {row['release']:<8} {row['dataset'][:16]}  "
         f"{row['epsilon']:<9.4f} {row['noise_multiplier']:<10.4g} {update}{seeded}"

@@ -8,7 +8,7 @@ from typing import Any
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import PPM
+from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.peer.commands.data_schema import schema_lines
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
@@ -92,7 +92,7 @@ def terms_lines(charter: Charter) -> list[Line]:
     options = "".join(f", {key}={value}" for key, value in task.options.items())
     lead = f", at most {rounds.lead} ahead of the slowest" if rounds.lead else ""
     pace = f"{rounds.interval_ms / 1000:g} s apart" if rounds.interval_ms else "as fast as training goes"
-    if charter.privacy.private:
+    if charter.privacy.private and charter.privacy.unit == Unit.EXAMPLE:
         step = charter.privacy.release
         each = f"{step.steps} steps on sampled batches" if step.sampled else "one full-batch step"
         steps = f"{each} per round, learning rate {training.learning_rate_u / MICRO:g}"
@@ -130,10 +130,14 @@ def privacy_sentence(charter: Charter) -> str:
     privacy = charter.privacy
     if not privacy.private:
         return "none: what is sent may reveal training records"
+    if privacy.unit == Unit.SITE:
+        whom, clip = "all training records of one member together (there or absent)", "clip of a round's delta"
+    else:
+        whom, clip = "one record of one member (add or remove)", "clip"
     sampling = f", Poisson sampling at rate {privacy.rate_ppm / PPM:g}" if privacy.sampled else ""
     return (
-        f"epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for one record of one member (add or "
-        f"remove), against everybody else, after {privacy.releases} releases; clip {privacy.clip_u / MICRO:g}, "
+        f"epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for {whom}, "
+        f"against everybody else, after {privacy.releases} releases; {clip} {privacy.clip_u / MICRO:g}, "
         f"noise multiplier {privacy.noise_u / MICRO:g}{sampling}"
     )
 
@@ -176,6 +180,7 @@ def _privacy_data(charter: Charter) -> dict[str, Any]:
         return {"mechanism": privacy.mechanism}
     return {
         "mechanism": privacy.mechanism,
+        "unit": privacy.unit.label,
         "epsilon": privacy.epsilon_u / MICRO,
         "delta": privacy.delta,
         "clip": privacy.clip_u / MICRO,

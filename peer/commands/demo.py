@@ -17,12 +17,12 @@ from typing import Any
 
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, POISSON_STEPS_MAX, MergeSpec, is_task_reference
-from quidnunc.gossip.jobs import PPM
+from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
-from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, finite_or_inf
+from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, check_site, finite_or_inf
 from quidnunc.peer.commands.rule_words import add_rule, rule_options
 from quidnunc.peer.home import unwritable
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
@@ -65,7 +65,13 @@ def register(parser: CommandParser) -> None:
         metavar="Q",
         help="each step takes each record with probability Q, not all of them",
     )
-    add("--local-steps", type=int, metavar="N", help="steps per round, with --sampling-rate or --epsilon inf")
+    add(
+        "--privacy-unit",
+        choices=[unit.label for unit in Unit],
+        default=Unit.EXAMPLE.label,
+        help="whom epsilon protects: one record (default: example), or all records of a peer together (site)",
+    )
+    add("--local-steps", type=int, metavar="N", help="steps per round; not for full batches of records")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
     add("--attack", help="what they do (default: sign_flip)")
     add_rule(parser)
@@ -156,7 +162,10 @@ def _plan(args: argparse.Namespace) -> Plan:
     rhythm = ("--rounds", str(args.rounds), "--interval", "0.1")
     rule = ("--rule", args.rule, *(word for option in args.rule_option for word in ("--rule-option", option)))
     personal = (word for name in args.personal for word in ("--personal", name))
-    create = (*rhythm, "--epsilon", str(args.epsilon), *rule, *_steps(args, epsilon), *personal)
+    if args.privacy_unit == Unit.SITE.label:
+        check_site(epsilon, args.sampling_rate)
+    unit = ("--privacy-unit", args.privacy_unit)
+    create = (*rhythm, "--epsilon", str(args.epsilon), *unit, *rule, *_steps(args, epsilon), *personal)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
 
 
@@ -179,10 +188,10 @@ def _steps(args: argparse.Namespace, epsilon: float) -> tuple[str, ...]:
     steps = args.local_steps
     if steps is None:
         return () if rate is None else ("--sampling-rate", repr(rate))
-    if rate is None and epsilon != math.inf:
+    if rate is None and epsilon != math.inf and args.privacy_unit != Unit.SITE.label:
         raise UsageError(
             "--local-steps does not go with full batches: a private round is one step",
-            hint="give --sampling-rate as well",
+            hint="give --sampling-rate or --privacy-unit site as well",
         )
     if not 1 <= steps <= POISSON_STEPS_MAX:
         raise UsageError(f"--local-steps is {steps}, must be 1 to {POISSON_STEPS_MAX}")
@@ -311,7 +320,12 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
     }
     ended = [row for row in rows if row["ended"] is not None]
     home = next(row["home"] for row in rows if row["ended"] is None)
-    lines = [*table(rows), "", *verdict_lines(rows, mean, alone, float(args.epsilon)), *next_commands(home)]
+    lines = [
+        *table(rows),
+        "",
+        *verdict_lines(rows, mean, alone, float(args.epsilon), args.privacy_unit),
+        *next_commands(home),
+    ]
     bad = ", ".join(row["name"] for row in rows if not row["ledger_verified"])
     if bad:
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledgers that do not verify: {bad}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import Context
 from quidnunc.peer.output import Line, Styled
 
@@ -41,7 +42,9 @@ def table(rows: list[dict[str, Any]]) -> list[Line]:
     return lines
 
 
-def verdict_lines(rows: list[dict[str, Any]], mean: float | None, alone: float | None, epsilon: float) -> list[Line]:
+def verdict_lines(
+    rows: list[dict[str, Any]], mean: float | None, alone: float | None, epsilon: float, unit: str
+) -> list[Line]:
     """What came of it: accuracy, privacy, ledgers, and how to start again what ended too early."""
     lines: list[Line] = []
     if mean is None or alone is None:
@@ -53,9 +56,12 @@ def verdict_lines(rows: list[dict[str, Any]], mean: float | None, alone: float |
     if math.isinf(epsilon):
         lines.append("without differential privacy")
     else:
+        whom, which = "each record is", "add or remove one record"
+        if unit == Unit.SITE.label:
+            whom, which = "each peer's training data are", "all of its records there or absent"
         lines.append(
-            f"each record is ({epsilon:g}, 1e-05)-differentially private towards everybody outside its peer "
-            "(add or remove one record; the local holdout is not covered)"
+            f"{whom} ({epsilon:g}, 1e-05)-differentially private towards everybody outside its peer "
+            f"({which}; the local holdout is not covered)"
         )
     verified = all(row["ledger_verified"] for row in rows)
     lines.append(Styled("every ledger verifies", "good") if verified else Styled("a ledger does not verify", "bad"))

@@ -21,6 +21,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
     DP_POISSON,
+    DP_SITE,
     HASH_BYTES,
     MICRO,
     NO_PRIVACY,
@@ -31,13 +32,13 @@ from quidnunc.gossip.federation.terms import (
     TaskSpec,
     TrainingSpec,
 )
-from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result
+from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result, Unit
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.draft_numbers import check_whole_numbers, epsilon, micro, millis
+from quidnunc.peer.commands.draft_numbers import check_site, check_whole_numbers, epsilon, micro, millis
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
 from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.robustness import warn_of_noise
@@ -91,7 +92,7 @@ def register(parser: CommandParser) -> None:
         type=epsilon,
         default=8.0,
         metavar="E",
-        help="privacy of one record, or inf (default: 8)",
+        help="privacy of one record (see --privacy-unit), or inf (default: 8)",
     )
     add("--delta-exp", type=int, default=5, metavar="K", help="delta is 10^-K (default: 5)")
     add(
@@ -100,7 +101,14 @@ def register(parser: CommandParser) -> None:
         metavar="Q",
         help="with privacy: every step takes each record with probability Q, not all of them; see --local-steps",
     )
-    add("--clip", type=float, metavar="C", help="bound on one example's gradient")
+    add(
+        "--privacy-unit",
+        choices=[unit.label for unit in Unit],
+        default=Unit.EXAMPLE.label,
+        help="whom epsilon protects: one record (example), or all records of a member together (site: plain training, "
+        "its whole delta clipped and noised; far more noise)",
+    )
+    add("--clip", type=float, metavar="C", help="bound on one example's gradient or, with unit site, a round's delta")
     add_rule(parser)
     add(
         "--size-cap",
@@ -111,8 +119,13 @@ def register(parser: CommandParser) -> None:
     add("--seed", type=int, default=0, help="draws the genesis params and the graph (default: 0)")
     add("--lr", type=float, help="learning rate")
     add("--momentum", type=float)
-    add("--local-steps", type=int, metavar="N", help="steps per round without privacy or with --sampling-rate")
-    add("--batch", type=int, metavar="N", help="examples per step without privacy")
+    add(
+        "--local-steps",
+        type=int,
+        metavar="N",
+        help="steps per round; not for full batches of records",
+    )
+    add("--batch", type=int, metavar="N", help="examples per step without privacy or with unit site")
     add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
     add("--codec", choices=sorted(_CODECS), default="int8", help="how deltas are sent (default: int8)")
     add(
@@ -240,7 +253,8 @@ def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> Sec
 
 
 def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
-    base = defaults.plain if math.isinf(args.epsilon) else defaults.private
+    plain = math.isinf(args.epsilon) or args.privacy_unit == Unit.SITE.label
+    base = defaults.plain if plain else defaults.private
     return TrainingSpec(
         learning_rate_u=micro("--lr", base.learning_rate if args.lr is None else args.lr),
         momentum_u=micro("--momentum", base.momentum if args.momentum is None else args.momentum),
@@ -250,6 +264,9 @@ def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
 
 
 def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
+    site = args.privacy_unit == Unit.SITE.label
+    if site:
+        check_site(args.epsilon, args.sampling_rate)
     if math.isinf(args.epsilon):
         if args.sampling_rate is not None:
             raise UsageError("--sampling-rate without privacy", hint="give --epsilon, or --batch for plain training")
@@ -264,12 +281,13 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     while epsilon_of(noise_u / MICRO, args.rounds, delta) > epsilon_u / MICRO:
         noise_u += 1
     return PrivacySpec(
-        mechanism=DP_FULL_BATCH,
+        mechanism=DP_SITE if site else DP_FULL_BATCH,
         epsilon_u=epsilon_u,
         delta_exp=args.delta_exp,
         clip_u=clip_u,
         noise_u=noise_u,
         releases=args.rounds,
+        unit=Unit.SITE if site else Unit.EXAMPLE,
     )
 
 

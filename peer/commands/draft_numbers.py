@@ -63,6 +63,21 @@ def epsilon(text: str) -> float:
     return value
 
 
+def check_site(epsilon: float, rate: float | None) -> None:
+    """Raise UsageError for what contradicts ``--privacy-unit site``."""
+    if epsilon == math.inf:
+        raise UsageError(
+            "--privacy-unit site without privacy: --epsilon inf promises nothing to anybody",
+            hint="give a finite --epsilon, or leave --privacy-unit out",
+        )
+    if rate is not None:
+        raise UsageError(
+            "--sampling-rate does not go with --privacy-unit site: a site takes part whole or not at all, so that "
+            "samples of its records hide nothing of it",
+            hint="leave --sampling-rate out; --batch and --local-steps shape its training",
+        )
+
+
 def micro(what: str, value: float) -> int:
     """``value`` in millionths; raises UsageError outside 0 to a million."""
     if not 0 <= value <= 1e6:

@@ -112,7 +112,9 @@ def _header(entry: Entry) -> Header | None:
 
 def _published(record: Any, names: Mapping[bytes, str]) -> str:
     kind = f"{record.steps} steps" if record.steps else "heartbeat"
-    spent = f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far" if record.privacy is not None else ""
+    spent = ""
+    if record.privacy is not None:
+        spent = f", epsilon {record.privacy.cumulative_u / MICRO:.3f} so far{_of_site(record.privacy)}"
     delta = f"delta {_hash(record.delta)} ({record.size} bytes, {kind})"
     return f"update {record.number}, round {record.round}: {delta}{spent}"
 
@@ -144,8 +146,13 @@ def _reputation(record: Any, names: Mapping[bytes, str]) -> str:
 def _spent(record: Any, names: Mapping[bytes, str]) -> str:
     return (
         f"round {record.round}: release {record.release}, epsilon {record.cumulative_u / MICRO:.3f} of "
-        f"{record.cap_u / MICRO:g} at delta 1e-{record.delta_exp}"
+        f"{record.cap_u / MICRO:g} at delta 1e-{record.delta_exp}{_of_site(record)}"
     )
+
+
+def _of_site(record: Any) -> str:
+    """Of whom an epsilon speaks, where it is not one record."""
+    return " for the whole site" if record.site else ""
 
 
 _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
@@ -178,7 +185,8 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     ),
     EntryType.LOG_RETIRE: lambda record, names: f"ended by the root key ({retired_words(record)})",
     EntryType.DP_EXHAUSTED: lambda record, names: (
-        f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
+        f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}{_of_site(record)}: "
+        "no more training is published"
     ),
 }
 

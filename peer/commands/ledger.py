@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import NO_OLD_COPY
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import Unit
+from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import (
@@ -68,15 +70,16 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     """What the ledger holds, as it says itself; ``verify`` checks it."""
     with opened(context) as store:
         counts: Counter[str] = Counter()
-        spent_u = cap_u = 0
+        spent: dict[Unit, PrivacySpend] = {}
         last_ms = None
         for entry in store.entries():
             header = parse_header(entry.header)
             counts[type_label(header.type)] += 1
             last_ms = header.t_ms
             if header.type == EntryType.DP_SPEND:
-                record: Any = record_of(header.type, entry.payload)
-                spent_u, cap_u = (record.cumulative_u, record.cap_u) if record else (spent_u, cap_u)
+                record = record_of(header.type, entry.payload)
+                if isinstance(record, PrivacySpend):
+                    spent[record.unit] = record
         vouched = witnessed(store, known_members(context))
         owner = owner_of(context, store)
         ended = retirement(store)
@@ -88,8 +91,8 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             "root": store.root.hex(),
             "last_entry": None if last_ms is None else when(last_ms),
             "types": dict(sorted(counts.items())),
-            "epsilon": spent_u / MICRO,
-            "epsilon_cap": cap_u / MICRO,
+            **_spent(spent.get(Unit.EXAMPLE), ""),
+            **(_spent(spent[Unit.SITE], "_site") if Unit.SITE in spent else {}),
             "witnesses": len(vouched.seen),
             "verdict": vouched.label,
         }
@@ -99,12 +102,20 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         f"  root       {data['root']}",
         *(f"  {count:>9}  {name}" for name, count in sorted(counts.items())),
     ]
-    if cap_u:
-        lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
+    for unit, newest in sorted(spent.items()):
+        whom = " for the whole site" if unit == Unit.SITE else ""
+        total = f"{newest.cumulative_u / MICRO:.3f} of {newest.cap_u / MICRO:g}"
+        lines.append(f"  epsilon    {total}{whom}; more with: quidnunc budget show")
     lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
     if ended is not None:
         lines.insert(1, Styled(f"  retired    {retired_words(ended)}: nothing follows", "warn"))
     return Outcome(data, lines)
+
+
+def _spent(newest: PrivacySpend | None, which: str) -> dict[str, float]:
+    """Spent epsilon and its cap, by the newest spend of one unit."""
+    spent_u, cap_u = (0, 0) if newest is None else (newest.cumulative_u, newest.cap_u)
+    return {f"epsilon{which}": spent_u / MICRO, f"epsilon_cap{which}": cap_u / MICRO}
 
 
 def verify(args: argparse.Namespace, context: Context) -> Outcome:

@@ -20,6 +20,7 @@ from quidnunc.crypto.fork_proof import encode_fork
 from quidnunc.crypto.merkle import verify_consistency
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import Decision, Merge, PrivacySpend, ReputationChange, UpdatePublished, UpdateReceived
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, type_label, who
@@ -219,7 +220,8 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
         except RemoteProtocolError as error:
             raise LedgerCorrupt(old, f"its stored tree contradicts itself: {error.message}") from error
     counts: Counter[str] = Counter()
-    models, standings, spent_u = 0, [], 0
+    models, standings = 0, []
+    spent_u: dict[Unit, int] = {}
     for entry in store.entries(old, new):
         header = parse_header(entry.header)
         counts[type_label(header.type)] += 1
@@ -231,7 +233,7 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
                     {"entry": header.seq, "name": who(change.who, names), "from": change.old, "to": change.new}
                 )
             case PrivacySpend() as spend:
-                spent_u = spend.cumulative_u
+                spent_u[spend.unit] = spend.cumulative_u
     data = {
         "log_id": store.log_id.hex(),
         "since": old,
@@ -242,7 +244,8 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
         "types": dict(sorted(counts.items())),
         "models": models,
         "standings": standings,
-        "epsilon": spent_u / MICRO,
+        "epsilon": spent_u.get(Unit.EXAMPLE, 0) / MICRO,
+        **({"epsilon_site": spent_u[Unit.SITE] / MICRO} if Unit.SITE in spent_u else {}),
     }
     lines: list[Line] = [
         Styled(f"entries {old} to {new} of log {store.log_id.hex()[:16]} ({who(store.log_id, names)})", "strong"),

@@ -11,6 +11,7 @@ from quidnunc.crypto.errors import CharterError, KeyFileError
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import PrivacySpend, payload_of
 from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.peer import keys
@@ -66,12 +67,13 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
         "entry": record.last,
         "reason": args.reason,
         "successor": None if successor is None else successor.hex(),
-        "epsilon": spent_u / 1e6,
+        "epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6,
+        **({"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}),
     }
     return Outcome(data, _lines(record.last, heir, spent_u))
 
 
-def _lines(seq: int, heir: Member | None, spent_u: int) -> list[Line]:
+def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line]:
     lines: list[Line] = [
         Styled(f"this log ends with entry {seq}", "good"),
         "  what stays: every entry, checkpoint and proof; all commands that read go on",
@@ -80,9 +82,10 @@ def _lines(seq: int, heir: Member | None, spent_u: int) -> list[Line]:
     ]
     if heir is not None:
         lines.append(f"  log {heir.log_id.hex()[:16]} goes on: a new charter has to take its card in")
-    if spent_u:
+    for unit, micro in sorted(spent_u.items()):
+        whom = "of these data" if unit == Unit.EXAMPLE else "for the whole site"
         lines.append(
-            f"  epsilon {spent_u / 1e6:.3f} of these data stays spent: lower privacy.epsilon_cap of the successor by it"
+            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: lower privacy.epsilon_cap of the successor by it"
         )
     return lines
 
@@ -110,12 +113,13 @@ def _agreed(context: Context, member: Member, heir: Member | None) -> bool:
     return answer.lower() in ("y", "yes")
 
 
-def _replayed(store: Store) -> tuple[Log, int]:
-    """The log, ready for one more entry, and the epsilon spent in it, in millionths."""
-    log, spent_u = Log(store.log_id), 0
+def _replayed(store: Store) -> tuple[Log, dict[Unit, int]]:
+    """The log, ready for one more entry, and the epsilon spent in it by unit, in millionths."""
+    log, spent_u = Log(store.log_id), dict[Unit, int]()
     for entry in store.entries():
         header = log.replay(entry)
         if header.type == PrivacySpend.TYPE and not entry.erased:
             record = record_of(header.type, entry.payload)
-            spent_u = record.cumulative_u if isinstance(record, PrivacySpend) else spent_u
+            if isinstance(record, PrivacySpend):
+                spent_u[record.unit] = record.cumulative_u
     return log, spent_u

@@ -7,12 +7,13 @@ from typing import Any
 from quidnunc.gossip.feasibility import Feasibility, feasibility
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import Context
 
 
 def gate_of(charter: Charter, member: Member) -> Feasibility | None:
     """The gate with as many records as ``member`` has by its card, at least; None where its card does not tell."""
-    if not member.size_bucket:
+    if not member.size_bucket and charter.privacy.unit == Unit.EXAMPLE:
         return None
     return feasibility(charter.privacy, charter.merge, charter.task.dim, 2**member.size_bucket)
 
@@ -20,15 +21,17 @@ def gate_of(charter: Charter, member: Member) -> Feasibility | None:
 def warn(gate: Feasibility | None, member: Member, context: Context) -> None:
     """Warn if robustness cannot be claimed."""
     if gate is not None and not gate.robust:
-        context.out.warn(f"{member.name}, by its card: {gate.sentence()}")
+        whom = "every member" if gate.unit == Unit.SITE else f"{member.name}, by its card"
+        context.out.warn(f"{whom}: {gate.sentence()}")
 
 
 def warn_of_noise(charter: Charter, context: Context) -> list[dict[str, Any]]:
     """Warn of every member whose noise hides attackers; what was found of each that tells its size, JSON-ready."""
-    found = []
+    found: list[dict[str, Any] | None] = []
     for member in charter.members:
         gate = gate_of(charter, member)
-        warn(gate, member, context)
+        if charter.privacy.unit == Unit.EXAMPLE or not found:
+            warn(gate, member, context)  # once where it is the same for everybody
         found.append(plain(gate, member))
     return [each for each in found if each is not None]
 

@@ -108,7 +108,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
     else:
         spent = (
             f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_cap']:g} at delta {privacy['delta']:g} spent, "
-            f"record-level, {privacy['releases']} releases"
+            f"{'site' if privacy['unit'] == 'site' else 'record'}-level, {privacy['releases']} releases"
         )
     return [
         f"neighbors    {neighbors['connected']} of {neighbors['total']} connected, {neighbors['live']} live",
