@@ -133,4 +133,4 @@ def _binomial(trials: int, epsilon: float) -> NDArray[np.float64]:
     k = np.arange(trials + 1)
     factorials = np.array([lgamma(n + 1) for n in range(trials + 1)])
     ways = factorials[trials] - factorials - factorials[::-1]
-    return np.exp(ways + k * log_hit + (trials - k) * log_miss)
+    return np.asarray(np.exp(ways + k * log_hit + (trials - k) * log_miss))

@@ -1,4 +1,4 @@
-"""Canaries: records made to be noticed, each in the training by a coin, and what all that is released tells of the coins.
+"""Canaries: records made to be noticed, each in the training by a coin, and what a training tells of the coins.
 
 A canary goes the way of every record: through the task's model and loss, sampling, clipping, noise and the codec. The
 attacker knows everything but coins, samples and noise: the canaries, all other records, and the params of every round.
@@ -44,17 +44,22 @@ class Attacked(NamedTuple):
     clip_used: float
 
 
+def require_real(task: Task) -> None:
+    """Raise ConfigError for inputs that are no real numbers: no canary can be drawn for them, and none left out."""
+    dtype = task.train[0].dtype
+    if not dtype.is_floating_point:
+        raise ConfigError(
+            f"task inputs are {dtype}, the audit can make records of real numbers only",
+            hint="audit a task with floating-point inputs",
+        )
+
+
 def make_canaries(task: Task, count: int, stream: NoiseStream) -> tuple[Tensor, Tensor]:
     """``count`` records in random directions, twice as long as the longest of the task's, with labels of its records.
 
-    Raises ConfigError for inputs that are not real numbers: no direction can be drawn for them.
+    The inputs must be real numbers (see :func:`require_real`).
     """
     inputs, targets = task.train
-    if not inputs.is_floating_point():
-        raise ConfigError(
-            f"task inputs are {inputs.dtype}, and canaries can be made of real numbers only",
-            hint="audit a task with floating-point inputs",
-        )
     shape = (count, *inputs.shape[1:])
     drawn = torch.from_numpy(stream.child(b"canaries").gaussian(int(np.prod(shape))).reshape(count, -1))
     longest = float(inputs.flatten(1).double().norm(dim=1).max())
@@ -70,7 +75,7 @@ def attack(
 
     The scores are the linear estimate of least squared error of the coins from what the rounds release beyond the
     known records, each canary's gradient at the params before a round being what it would add to it. Raises
-    ConfigError as :func:`make_canaries`, and for more numbers than GRADIENTS_MAX.
+    ConfigError for more numbers than GRADIENTS_MAX.
     """
     net = Functional(build(task, plan.seed), task)
     if count * net.dim > GRADIENTS_MAX:
@@ -153,14 +158,12 @@ def nothing(inputs: Tensor) -> Tensor:
     return torch.full_like(inputs, torch.nan)
 
 
-def _estimate(
-    gram: NDArray[np.float64], seen: NDArray[np.float64], energy: float, cells: int
-) -> NDArray[np.float64]:
+def _estimate(gram: NDArray[np.float64], seen: NDArray[np.float64], energy: float, cells: int) -> NDArray[np.float64]:
     """Coins (plus or minus one half) of least squared error, with the noise as large as what they leave unexplained."""
     noise = energy / cells
-    found = np.zeros(len(seen))
+    found: NDArray[np.float64] = np.zeros(len(seen))
     for _ in range(_REFINEMENTS):
-        found = np.linalg.lstsq(gram + 4 * noise * np.eye(len(seen)), seen, rcond=None)[0]
+        found = np.asarray(np.linalg.lstsq(gram + 4 * noise * np.eye(len(seen)), seen, rcond=None)[0])
         left = energy - 2 * float(found @ seen) + float(found @ gram @ found)
         noise = max(left, 0.0) / max(cells - len(seen), 1)
     return found

@@ -116,5 +116,7 @@ def found_at(members: Reals, others: Reals, false_positives: float) -> float:
 
 
 def _judged(scores: Reals, inside: Mask) -> Attack:
-    areas = [area(row[mask], row[~mask]) for row, mask in zip(scores, inside, strict=True) if mask.any() and not mask.all()]
+    areas = [
+        area(row[mask], row[~mask]) for row, mask in zip(scores, inside, strict=True) if mask.any() and not mask.all()
+    ]
     return Attack(float(np.mean(areas)), found_at(scores[inside], scores[~inside], FALSE_POSITIVES))
