@@ -14,7 +14,7 @@ be a Gaussian mechanism, whose guesses are bounded far better (Mahloujifar, Meli
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, lgamma, log1p
+from math import exp, log1p
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -131,6 +131,6 @@ def _binomial(trials: int, epsilon: float) -> NDArray[np.float64]:
     log_miss = -epsilon - log1p(exp(-epsilon))
     log_hit = -log1p(exp(-epsilon))
     k = np.arange(trials + 1)
-    factorials = np.array([lgamma(n + 1) for n in range(trials + 1)])
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
     ways = factorials[trials] - factorials - factorials[::-1]
     return np.asarray(np.exp(ways + k * log_hit + (trials - k) * log_miss))

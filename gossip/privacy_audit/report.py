@@ -137,11 +137,11 @@ def _canaries(task: Task, terms: Terms, count: int, stream: NoiseStream, say: Sa
         return found | {"verdict": NO_CLAIM}
     say(f"training with {count} canaries and no noise: the positive control")
     bare = attack(task, plan, _bare(privacy), terms.rounds, count, stream.child(b"control"))
-    control = bound.epsilon_shown(bare.scores, bare.included, terms.delta, LEVEL)
-    refuted = [each for each in (found["epsilon"], found["epsilon_gaussian"]) if each is not None]
-    sees = control.epsilon >= CONTROL_EPSILON_MIN
-    judged = CONTRADICTED if max(refuted) > terms.epsilon else CONSISTENT if sees else BLIND
-    return found | {"control": control._asdict(), "verdict": judged}
+    control = _shown(bare, terms)
+    refuted = max(found["epsilon"], found["epsilon_gaussian"] or 0.0)
+    sees = control["epsilon"] >= CONTROL_EPSILON_MIN
+    judged = CONTRADICTED if refuted > terms.epsilon else CONSISTENT if sees else BLIND
+    return found | {"control": control, "verdict": judged}
 
 
 def _shown(real: Attacked, terms: Terms) -> dict[str, Any]:

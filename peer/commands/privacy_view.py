@@ -9,7 +9,7 @@ from quidnunc.peer.output import Line, Styled
 SHOWS = (
     "with confidence {confidence:.0f}%, this training is not ({epsilon:.2f}, {delta:g})-differentially private: "
     "whoever claims less is wrong",
-    "claims of epsilon {control:.2f} and more are out of reach of these canaries, whatever the noise",
+    "a claim of epsilon {reach:.2f} or more could not have been refuted by these canaries, whatever the noise",
 )
 SHOWS_NOT = (
     "that epsilon is as small as claimed: a lower bound is none from above. The claim rests on the accountant",
@@ -36,7 +36,7 @@ def lines(report: dict[str, Any]) -> list[Line]:
         "confidence": 100 * canaries["confidence"],
         "epsilon": canaries["epsilon"],
         "delta": claim["delta"],
-        "control": canaries.get("control", {}).get("epsilon", canaries["showable_epsilon"]),
+        "reach": _reach(canaries),
     }
     found += [f"  - {text.format(**values)}" for text in SHOWS]
     found.append("what it does not show:")
@@ -83,11 +83,19 @@ def _canaries(part: dict[str, Any]) -> list[str]:
         found.append(f"as a Gaussian mechanism, which it claims to be: above {part['epsilon_gaussian']:.2f}")
     if "control" in part:
         control = part["control"]
+        gaussian = control["epsilon_gaussian"]
         found.append(
             f"without noise the same attack shows {control['epsilon']:.2f} "
             f"({control['right']} of {control['guesses']} right)"
+            + ("" if gaussian is None else f", as a Gaussian mechanism {gaussian:.2f}")
         )
     return found
+
+
+def _reach(part: dict[str, Any]) -> float:
+    """What the attack shows where there is nothing in its way."""
+    control = part.get("control")
+    return float(part["showable_epsilon"] if control is None else control["epsilon_gaussian"] or control["epsilon"])
 
 
 def _membership(part: dict[str, Any]) -> list[str]:
