@@ -27,7 +27,7 @@ from quidnunc.gossip.learning.accountant import noise_for
 EPSILON_MAX = 64.0
 """Where the search for a bound ends."""
 
-_BISECTIONS = 40
+_BISECTIONS = 32
 
 
 def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
