@@ -190,10 +190,24 @@ def test_what_a_round_shows_is_the_sum_of_its_gradients() -> None:
     assert momentum_weights(0.5, 3).tolist() == [1.75, 1.5, 1.0]
 
 
-def test_inputs_that_are_no_real_numbers_and_too_many_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+class Filling(nn.Module):
+    """What models do that take missing values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.nan_to_num()
+
+
+def test_what_cannot_be_audited_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = replace(TASK, train=(TASK.train[0].long(), TASK.train[1]))
     with pytest.raises(ConfigError, match="int64"):
         audit(tokens, Terms(PLAN, STEP, 1, 2.0, 1e-5), EFFORT, lambda what: None)
+    holes = TASK.train[0].clone()
+    holes[3, 5] = torch.nan
+    with pytest.raises(ConfigError, match=r"row 3 \(of 1\): inputs are not finite"):
+        canaries.require_auditable(replace(TASK, train=(holes, TASK.train[1])), PLAN)
+    filled = replace(TASK, model=lambda: nn.Sequential(Filling(), nn.Linear(64, 10)))
+    with pytest.raises(ConfigError, match="makes numbers of NaN"):
+        canaries.require_auditable(filled, PLAN)
     monkeypatch.setattr(canaries, "GRADIENTS_MAX", 10 * 650)
     canaries.attack(TASK, PLAN, STEP, 1, 10, stream())
     with pytest.raises(ConfigError, match="7150 numbers, limit is 6500"):

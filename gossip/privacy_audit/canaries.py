@@ -20,7 +20,7 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
-from quidnunc.gossip.learning.params import build, scoped_rng
+from quidnunc.gossip.learning.params import build, scoped_rng, to_vector
 from quidnunc.gossip.learning.privacy import clipped_sum
 from quidnunc.gossip.privacy_audit.rounds import gradient_sum, shown_rounds
 from quidnunc.gossip.task import Plan, Task
@@ -44,20 +44,38 @@ class Attacked(NamedTuple):
     clip_used: float
 
 
-def require_real(task: Task) -> None:
-    """Raise ConfigError for inputs that are no real numbers: no canary can be drawn for them, and none left out."""
-    dtype = task.train[0].dtype
-    if not dtype.is_floating_point:
+def require_auditable(task: Task, plan: Plan) -> None:
+    """Raise ConfigError for a task of which no record can be made, or none be left out.
+
+    Inputs must be real numbers and finite, and a record of NaN must count as nothing: a model that makes numbers of
+    NaN would learn from it.
+    """
+    inputs, targets = task.train
+    if not inputs.is_floating_point():
         raise ConfigError(
-            f"task inputs are {dtype}, the audit can make records of real numbers only",
+            f"task inputs are {inputs.dtype}, the audit can make records of real numbers only",
             hint="audit a task with floating-point inputs",
+        )
+    broken = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero()
+    if len(broken):
+        raise ConfigError(
+            f"task split train, row {int(broken[0])} (of {len(broken)}): inputs are not finite, so that it counts as "
+            "nothing in private training",
+            hint="drop such rows, or fill them in the task function",
+        )
+    net = Functional(build(task, plan.seed), task)
+    left_out = clipped_sum(net, to_vector(net.module), nothing(inputs[:1]), targets[:1], 1.0)[0]
+    if plan.private and left_out.any():
+        raise ConfigError(
+            "the task's model makes numbers of NaN, the audit cannot leave a record out",
+            hint="move the handling of missing values from the model to the task function",
         )
 
 
 def make_canaries(task: Task, count: int, stream: NoiseStream) -> tuple[Tensor, Tensor]:
     """``count`` records in random directions, twice as long as the longest of the task's, with labels of its records.
 
-    The inputs must be real numbers (see :func:`require_real`).
+    The inputs must be real numbers (see :func:`require_auditable`).
     """
     inputs, targets = task.train
     shape = (count, *inputs.shape[1:])

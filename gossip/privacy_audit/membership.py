@@ -23,6 +23,11 @@ from quidnunc.gossip.privacy_audit.rounds import shown_rounds
 from quidnunc.gossip.task import Plan, Task
 
 RECORDS_MAX = 5000
+"""The first so many records are attacked."""
+
+RECORDS_MIN = 20
+"""With fewer nothing is told apart."""
+
 FALSE_POSITIVES = 0.01
 
 _LOSS_MIN, _LOSS_MAX = 1e-7, 50.0
@@ -52,7 +57,7 @@ class Membership(NamedTuple):
 def membership(
     task: Task, plan: Plan, privacy: PrivacyStep | None, rounds: int, models: int, stream: NoiseStream
 ) -> Membership:
-    """Train ``models`` (an even number from 4) on halves of the task's records, and attack each of them."""
+    """Train ``models`` (an even number from 4) on halves of the task's records (RECORDS_MIN), and attack each."""
     inputs, targets = (part[:RECORDS_MAX] for part in task.train)
     inside = halves(models, len(inputs), stream.child(b"halves"))
     net = Functional(build(task, plan.seed), task)
@@ -64,17 +69,15 @@ def membership(
         for round_ in shown_rounds(half, plan, privacy, rounds, noise):
             final: Vector = round_.after
         with torch.inference_mode():
-            losses[model] = net.losses(net.predict(final, inputs), targets).double().numpy()
+            found = net.losses(net.predict(final, inputs), targets).double().numpy()
+        losses[model] = np.nan_to_num(found, nan=_LOSS_MAX, posinf=_LOSS_MAX)
     return Membership(_judged(-losses, inside), _judged(likelihoods(losses, inside), inside), models, len(inputs))
 
 
 def halves(models: int, records: int, stream: NoiseStream) -> Mask:
     """Which record each model is trained on, [models, records]: every record is in exactly half of the models."""
     ranks = stream.uniform(models * records).reshape(models, records).argsort(axis=0).argsort(axis=0)
-    # At least one record each: with few of them a model might get none.
-    inside: Mask = ranks < models // 2
-    inside[~inside.any(axis=1), 0] = True
-    return inside
+    return np.asarray(ranks < models // 2)
 
 
 def likelihoods(losses: Reals, inside: Mask) -> Reals:
@@ -116,7 +119,5 @@ def found_at(members: Reals, others: Reals, false_positives: float) -> float:
 
 
 def _judged(scores: Reals, inside: Mask) -> Attack:
-    areas = [
-        area(row[mask], row[~mask]) for row, mask in zip(scores, inside, strict=True) if mask.any() and not mask.all()
-    ]
+    areas = [area(row[mask], row[~mask]) for row, mask in zip(scores, inside, strict=True)]
     return Attack(float(np.mean(areas)), found_at(scores[inside], scores[~inside], FALSE_POSITIVES))

@@ -15,9 +15,9 @@ from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.privacy_audit import bound, mechanism
-from quidnunc.gossip.privacy_audit.canaries import Attacked, attack, make_canaries, require_real
+from quidnunc.gossip.privacy_audit.canaries import Attacked, attack, make_canaries, require_auditable
 from quidnunc.gossip.privacy_audit.inversion import Inverted, inverted
-from quidnunc.gossip.privacy_audit.membership import Attack, Membership, membership
+from quidnunc.gossip.privacy_audit.membership import RECORDS_MIN, Attack, Membership, membership
 from quidnunc.gossip.task import Plan, Task
 
 LEVEL = 0.05
@@ -69,7 +69,7 @@ class Effort:
 
 def audit(task: Task, terms: Terms, effort: Effort, say: Say) -> dict[str, Any]:
     """Everything found, as plain data; ``say`` hears what is being done. Raises ConfigError for a task that fails."""
-    require_real(task)
+    require_auditable(task, terms.plan)
     stream = NoiseStream(tagged_hash("privacy-audit", effort.seed.to_bytes(8, "big")), b"audit")
     found: dict[str, Any] = {
         "records": len(task.train[0]),
@@ -156,6 +156,8 @@ def _shown(real: Attacked, terms: Terms) -> dict[str, Any]:
 def _membership(task: Task, terms: Terms, models: int, stream: NoiseStream, say: Say) -> dict[str, Any]:
     if not models:
         return {"verdict": NOT_RUN, "why": "no shadow models were asked for"}
+    if len(task.train[0]) < RECORDS_MIN:
+        return {"verdict": NOT_RUN, "why": f"{len(task.train[0])} records, it takes {RECORDS_MIN}"}
     privacy = terms.privacy
     say(f"training {models} models on halves of the records")
     real = membership(task, terms.plan, privacy, terms.rounds, models, stream.child(b"real"))
