@@ -6,11 +6,6 @@ from typing import Any
 
 from quidnunc.peer.output import Line, Styled
 
-SHOWS = (
-    "with confidence {confidence:.0f}%, this training is not ({epsilon:.2f}, {delta:g})-differentially private: "
-    "whoever claims less is wrong",
-    "a claim of epsilon {reach:.2f} or more could not have been refuted by these canaries, whatever the noise",
-)
 SHOWS_NOT = (
     "that epsilon is as small as claimed: a lower bound is none from above. The claim rests on the accountant",
     "that stronger attacks fail: these know all records but the canaries, and the params of every round",
@@ -32,13 +27,7 @@ def lines(report: dict[str, Any]) -> list[Line]:
     found += _part("membership", report["membership"], _membership(report["membership"]))
     found += _part("inversion", report["inversion"], _inversion(report["inversion"]))
     found.append("what this shows:")
-    values = {
-        "confidence": 100 * canaries["confidence"],
-        "epsilon": canaries["epsilon"],
-        "delta": claim["delta"],
-        "reach": _reach(canaries),
-    }
-    found += [f"  - {text.format(**values)}" for text in SHOWS]
+    found += [f"  - {text}" for text in _shows(report)]
     found.append("what it does not show:")
     found += [f"  - {text}" for text in SHOWS_NOT]
     found.append(
@@ -46,6 +35,21 @@ def lines(report: dict[str, Any]) -> list[Line]:
         "entry written"
     )
     found.append(Styled(_verdict(report["verdict"]), _STYLES.get(report["verdict"], "strong")))
+    return found
+
+
+def _shows(report: dict[str, Any]) -> list[str]:
+    canaries, delta = report["canaries"], report["claim"]["delta"]
+    shown = canaries["epsilon"]
+    found = ["these canaries show no leak at all"]
+    if shown:
+        sure = f"with confidence {100 * canaries['confidence']:.0f}%"
+        found = [
+            f"{sure}, this training is not ({shown:.2f}, {delta:g})-differentially private: less must not be claimed"
+        ]
+    if "control" in canaries:
+        reach = canaries["control"]["epsilon_gaussian"] or canaries["control"]["epsilon"]
+        found.append(f"a claim of epsilon {reach:.2f} or more is out of reach of these canaries, whatever the noise")
     return found
 
 
@@ -90,12 +94,6 @@ def _canaries(part: dict[str, Any]) -> list[str]:
             + ("" if gaussian is None else f", as a Gaussian mechanism {gaussian:.2f}")
         )
     return found
-
-
-def _reach(part: dict[str, Any]) -> float:
-    """What the attack shows where there is nothing in its way."""
-    control = part.get("control")
-    return float(part["showable_epsilon"] if control is None else control["epsilon_gaussian"] or control["epsilon"])
 
 
 def _membership(part: dict[str, Any]) -> list[str]:
