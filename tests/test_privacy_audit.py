@@ -55,6 +55,7 @@ def test_sound_training_is_consistent_and_every_attack_sees_without_noise() -> N
     shown = found["canaries"]
     assert 0 <= shown["epsilon"] <= shown["epsilon_gaussian"] < 2.0
     assert shown["control"]["epsilon"] == shown["showable_epsilon"] > 3
+    assert 0 <= shown["epsilon_by_loss"] < 2.0
     assert found["mechanism"]["largest_contribution"] == pytest.approx(1.0, abs=1e-4)
     assert found["inversion"]["control"]["cosine"] > 0.99
     assert found["inversion"]["cosine"] < 0.3
@@ -150,6 +151,7 @@ def test_without_privacy_nothing_is_claimed_and_the_record_is_read_from_the_byte
         {"verdict": "no claim"},
     )
     assert found["canaries"]["epsilon"] > 1
+    assert found["canaries"]["epsilon_by_loss"] > 0.3, "whoever has the last model only sees some of it"
     assert found["inversion"]["cosine"] > 0.99
     assert found["inversion"]["psnr_db"] > 35
 
@@ -205,6 +207,9 @@ def test_what_cannot_be_audited_is_refused_with_the_reason(monkeypatch: pytest.M
     holes[3, 5] = torch.nan
     with pytest.raises(ConfigError, match=r"row 3 \(of 1\): inputs are not finite"):
         canaries.require_auditable(replace(TASK, train=(holes, TASK.train[1])), PLAN)
+    mixing = replace(TASK, model=lambda: nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10)))
+    with pytest.raises(ConfigError, match="mixes examples"):
+        canaries.require_auditable(mixing, PLAN)
     filled = replace(TASK, model=lambda: nn.Sequential(Filling(), nn.Linear(64, 10)))
     with pytest.raises(ConfigError, match="makes numbers of NaN"):
         canaries.require_auditable(filled, PLAN)

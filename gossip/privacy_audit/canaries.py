@@ -21,7 +21,7 @@ from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.params import build, scoped_rng, to_vector
-from quidnunc.gossip.learning.privacy import clipped_sum
+from quidnunc.gossip.learning.privacy import clipped_sum, refuse_batch_statistics
 from quidnunc.gossip.privacy_audit.rounds import gradient_sum, shown_rounds
 from quidnunc.gossip.task import Plan, Task
 
@@ -36,10 +36,12 @@ _REFINEMENTS = 4
 class Attacked(NamedTuple):
     """How likely each canary seems to have been in (``scores`` [m], in above zero), and whether it was [m].
 
+    ``by_loss`` are scores of whoever has the last model only: how far a canary's loss is below the median.
     ``clip_used`` is the mean squared gradient of a canary, as a share of what clipping allows; 1 without clipping.
     """
 
     scores: NDArray[np.float64]
+    by_loss: NDArray[np.float64]
     included: NDArray[np.bool_]
     clip_used: float
 
@@ -47,8 +49,8 @@ class Attacked(NamedTuple):
 def require_auditable(task: Task, plan: Plan) -> None:
     """Raise ConfigError for a task of which no record can be made, or none be left out.
 
-    Inputs must be real numbers and finite, and a record of NaN must count as nothing: a model that makes numbers of
-    NaN would learn from it.
+    Inputs must be real numbers and finite. Under privacy a record of NaN must count as nothing: a model that makes
+    numbers of NaN would learn from it. Raises as well for models that mix examples.
     """
     inputs, targets = task.train
     if not inputs.is_floating_point():
@@ -63,9 +65,11 @@ def require_auditable(task: Task, plan: Plan) -> None:
             "nothing in private training",
             hint="drop such rows, or fill them in the task function",
         )
+    if not plan.private:
+        return
     net = Functional(build(task, plan.seed), task)
-    left_out = clipped_sum(net, to_vector(net.module), nothing(inputs[:1]), targets[:1], 1.0)[0]
-    if plan.private and left_out.any():
+    refuse_batch_statistics(net.module)
+    if clipped_sum(net, to_vector(net.module), nothing(inputs[:1]), targets[:1], 1.0)[0].any():
         raise ConfigError(
             "the task's model makes numbers of NaN, the audit cannot leave a record out",
             hint="move the handling of missing values from the model to the task function",
@@ -119,7 +123,10 @@ def attack(
         seen += each @ rest
         energy += float(rest @ rest)
         used += float((each**2).sum(1).mean()) / clip**2 if privacy else 1.0
-    return Attacked(_estimate(gram, seen, energy, rounds * net.dim), included, used / rounds)
+    with torch.inference_mode():
+        losses = net.losses(net.predict(round_.after, canaries[0]), canaries[1]).double().numpy()
+    by_loss = np.nan_to_num(np.nanmedian(losses) - losses)
+    return Attacked(_estimate(gram, seen, energy, rounds * net.dim), by_loss, included, used / rounds)
 
 
 def clipped(gradients: NDArray[np.float64], clip: float) -> NDArray[np.float64]:

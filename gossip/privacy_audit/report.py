@@ -147,10 +147,11 @@ def _canaries(task: Task, terms: Terms, count: int, stream: NoiseStream, say: Sa
 def _shown(real: Attacked, terms: Terms) -> dict[str, Any]:
     """The bounds; that of Gaussian mechanisms only where releases of whole batches claim to be one."""
     shown = bound.epsilon_shown(real.scores, real.included, terms.delta, LEVEL)
-    if terms.privacy is None or terms.privacy.rate < 1:
-        return {**shown._asdict(), "epsilon_gaussian": None}
-    as_gaussian = bound.epsilon_shown(real.scores, real.included, terms.delta, LEVEL, bound.gaussian)
-    return {**shown._asdict(), "epsilon_gaussian": as_gaussian.epsilon}
+    by_loss = bound.epsilon_shown(real.by_loss, real.included, terms.delta, LEVEL)
+    as_gaussian = None
+    if terms.privacy is not None and terms.privacy.rate == 1:
+        as_gaussian = bound.epsilon_shown(real.scores, real.included, terms.delta, LEVEL, bound.gaussian).epsilon
+    return {**shown._asdict(), "epsilon_gaussian": as_gaussian, "epsilon_by_loss": by_loss.epsilon}
 
 
 def _membership(task: Task, terms: Terms, models: int, stream: NoiseStream, say: Say) -> dict[str, Any]:

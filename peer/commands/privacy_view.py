@@ -83,14 +83,15 @@ def _canaries(part: dict[str, Any]) -> list[str]:
         f"{part['count']} canaries in one training: epsilon is above {part['epsilon']:.2f} "
         f"({part['right']} of {part['guesses']} guesses right, at most {part['showable_epsilon']:.2f} can be shown)"
     ]
+    found.append(f"from the last model alone, by their losses: above {part['epsilon_by_loss']:.2f}")
     if part["epsilon_gaussian"] is not None:
         found.append(f"as a Gaussian mechanism, which it claims to be: above {part['epsilon_gaussian']:.2f}")
     if "control" in part:
         control = part["control"]
         gaussian = control["epsilon_gaussian"]
         found.append(
-            f"without noise the same attack shows {control['epsilon']:.2f} "
-            f"({control['right']} of {control['guesses']} right)"
+            f"without noise: {control['epsilon']:.2f} ({control['right']} of {control['guesses']} right), by losses "
+            f"{control['epsilon_by_loss']:.2f}"
             + ("" if gaussian is None else f", as a Gaussian mechanism {gaussian:.2f}")
         )
     return found
