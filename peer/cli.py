@@ -53,6 +53,7 @@ GROUPS = (
     Group("data", "check a table of this peer's own against a schema", f"{COMMANDS}.data"),
     Group("ledger", "read and verify the provenance ledger", f"{COMMANDS}.ledger"),
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
+    Group("privacy", "attack the own training, to see what it lets out", f"{COMMANDS}.privacy"),
     Group("sim", "simulate many peers on this machine: topologies and scenarios", "quidnunc.sim.cli"),
     Group("backup", "copy this peer's home, keys and ledger to one file", f"{COMMANDS}.backup"),
     Group("restore", "make a home again from such a file", f"{COMMANDS}.restore"),

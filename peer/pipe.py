@@ -19,6 +19,7 @@ import trio
 from quidnunc.crypto.errors import LocalProtocolError, Malformed
 from quidnunc.gossip import jobs
 from quidnunc.gossip.jobs import Job, JobFailed
+from quidnunc.gossip.task import Plan, Site, Training
 
 FRAME_BYTES_MAX = 1024 * 1024
 """Messages name params by hash, so that a merge of a thousand neighbors fits."""
@@ -69,6 +70,22 @@ class Setup:
     rounds: int = 0
     personal: tuple[str, ...] = ()
     beat_s: float = 1.0
+
+    def site(self) -> Site:
+        """Where the task function runs."""
+        return Site(
+            *(self.index, self.peers, self.alpha, self.seed, self.path, self.options),
+            schema=self.schema,
+            blank=self.blank,
+        )
+
+    def plan(self) -> Plan:
+        """The charter's plan. Raises ConfigError for values out of range."""
+        training = Training(self.learning_rate, self.momentum, self.local_steps, self.batch_size)
+        return Plan(
+            *(self.genesis_seed, self.codec, training, self.merge_rule, self.merge_options, self.private, self.rounds),
+            self.personal,
+        )
 
 
 @dataclass(frozen=True, slots=True)

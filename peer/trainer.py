@@ -79,29 +79,13 @@ def build_compute(setup: Setup) -> Computer:
 
     from quidnunc.crypto.noise import NoiseStream
     from quidnunc.gossip.learning.compute import Compute
-    from quidnunc.gossip.task import Plan, Site, Training
 
     torch.set_num_threads(setup.threads)
-    training = Training(setup.learning_rate, setup.momentum, setup.local_steps, setup.batch_size)
     counted = _CountedTask(function)
-    site = Site(
-        *(setup.index, setup.peers, setup.alpha, setup.seed, setup.path, setup.options),
-        schema=setup.schema,
-        blank=setup.blank,
-    )
     compute = Compute(
         counted.build,
-        site,
-        Plan(
-            setup.genesis_seed,
-            setup.codec,
-            training,
-            setup.merge_rule,
-            setup.merge_options,
-            setup.private,
-            setup.rounds,
-            setup.personal,
-        ),
+        setup.site(),
+        setup.plan(),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,
@@ -153,7 +137,7 @@ class _CountingCompute:
 
 def main(build: Callable[[Setup], Computer] = build_compute) -> int:
     """Serve jobs until stdin ends; the exit status. ``build`` is replaced in tests."""
-    reader, writer = _take_pipes()
+    reader, writer = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     die_with_parent()
     first = read_frame(reader)
@@ -163,7 +147,7 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
     if not isinstance(setup, Setup) or len(setup.noise_key) != 32:
         raise LocalProtocolError("the first frame to a compute process is a Setup with a noise key of 32 bytes")
     if setup.memory_bytes:
-        _limit_memory(setup.memory_bytes)
+        limit_memory(setup.memory_bytes)
     return _Server(reader, writer, setup, build).serve()
 
 
@@ -187,7 +171,7 @@ class _Server:
         threading.Thread(target=self._beat, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            self._computer = _guarded(lambda: self._build(self._setup))
+            self._computer = guarded(lambda: self._build(self._setup))
         except QuidnuncError as error:
             self._send(SetupFailed(plain(error.message), plain(error.hint), isinstance(error, StoreUnwritable)))
             return 1
@@ -211,7 +195,7 @@ class _Server:
     @staticmethod
     def _answer(computer: Computer, job: Job) -> bytes:
         try:
-            return TO_PARENT.encode(_guarded(lambda: computer.handle(job)))
+            return TO_PARENT.encode(guarded(lambda: computer.handle(job)))
         except QuidnuncError as error:
             failure = dataclasses.replace(
                 failed(job, error.message),
@@ -247,7 +231,7 @@ class _Server:
             os._exit(0)
 
 
-def _guarded(call: Callable[[], _T]) -> _T:
+def guarded(call: Callable[[], _T]) -> _T:
     """Call into user code: whatever it raises becomes a QuidnuncError, and its traceback goes to stderr."""
     try:
         return call()
@@ -261,7 +245,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
         raise kind(f"{type(error).__name__}: {error}{place}") from error
 
 
-def _take_pipes() -> tuple[int, int]:
+def take_pipes() -> tuple[int, int]:
     """Move stdin and stdout out of the way of user code. Programs it starts do not inherit the copies."""
     reader, writer = os.dup(0), os.dup(1)
     empty = os.open(os.devnull, os.O_RDONLY)
@@ -279,7 +263,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _limit_memory(limit: int) -> None:
+def limit_memory(limit: int) -> None:
     """Private memory, not address space: torch reserves far more of the latter than it ever touches."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:

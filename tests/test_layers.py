@@ -114,7 +114,9 @@ def test_the_daemon_parent_never_imports_torch(name: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["status", "peers", "ledger", "budget", "identity", "version", "init", "data"])
+@pytest.mark.parametrize(
+    "name", ["status", "peers", "ledger", "budget", "identity", "version", "init", "data", "privacy"]
+)
 def test_quick_commands_import_nothing_heavy(name: str) -> None:
     code = (
         f"import sys, quidnunc.peer.cli, quidnunc.peer.commands.{name}; "

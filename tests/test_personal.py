@@ -30,6 +30,7 @@ from quidnunc.gossip.jobs import (
     PrivacyStep,
     Trained,
     TrainJob,
+    Unit,
 )
 from quidnunc.gossip.learning.codec import FLOAT32, state_bytes
 from quidnunc.gossip.learning.compute import Compute
@@ -250,6 +251,14 @@ def test_one_record_moves_shared_and_personal_tensors_jointly_by_no_more_than_th
         sums.append((after.astype(np.float64) - start) * len(task.train[0]) / rate)
     moved = np.linalg.norm(sums[1] - sums[0])
     assert 0.9 * clip < moved < clip * 1.0001
+
+
+def test_with_unit_site_the_delta_of_both_parts_is_clipped_as_one() -> None:
+    learner = Learner(blobs_task())
+    start = genesis(blobs_task(), PLAN.seed)
+    trained = learner.train(PrivacyStep(0.05, 0.0, unit=Unit.SITE))
+    after = np.concatenate([learner.vector(trained.result), learner.vector(trained.personal)])
+    assert np.linalg.norm(after - start) == pytest.approx(0.05, rel=1e-3)
 
 
 def silent(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,136 @@
+"""How ``quidnunc privacy audit`` reads: what every attack found beside its control, and what that shows or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quidnunc.peer.output import Line, Styled
+
+SHOWS_NOT = (
+    "that epsilon is as small as claimed: a lower bound is none from above. The claim rests on the accountant",
+    "that stronger attacks fail: these know all records but the canaries, and the params of every round",
+    "anything of what was released before: the audit trains anew, here and alone, with noise from its seed",
+    "anything of what privacy does not cover (quidnunc budget show), nor of the key of a daemon's noise",
+)
+
+_STYLES = {"consistent": "good", "contradicted": "bad", "blind": "warn"}
+_WORDS = {"blind": "CANNOT SEE", "contradicted": "CONTRADICTED"}
+
+
+def lines(report: dict[str, Any]) -> list[Line]:
+    """The report for people."""
+    claim, canaries = report["claim"], report["canaries"]
+    found: list[Line] = [Styled(_subject(report), "strong")]
+    if claim["epsilon"] is not None:
+        found += _part("mechanism", report["mechanism"], _mechanism(report["mechanism"]))
+    found += _part("canaries", canaries, _canaries(canaries))
+    found += _part("membership", report["membership"], _membership(report["membership"]))
+    found += _part("inversion", report["inversion"], _inversion(report["inversion"]))
+    found.append("what this shows:")
+    found += [f"  - {text}" for text in _shows(report)]
+    found.append("what it does not show:")
+    found += [f"  - {text}" for text in SHOWS_NOT]
+    found.append(
+        f"noise and coins are from seed {report['seed']}: nothing of this was sent, no budget was spent, and no ledger "
+        "entry written"
+    )
+    found.append(Styled(_verdict(report["verdict"]), _STYLES.get(report["verdict"], "strong")))
+    return found
+
+
+def _shows(report: dict[str, Any]) -> list[str]:
+    canaries, delta = report["canaries"], report["claim"]["delta"]
+    shown = canaries["epsilon"]
+    found = ["these canaries show no leak at all"]
+    if shown:
+        sure = f"with confidence {100 * canaries['confidence']:.0f}%"
+        found = [
+            f"{sure}, this training is not ({shown:.2f}, {delta:g})-differentially private: less must not be claimed"
+        ]
+    if "control" in canaries:
+        reach = canaries["control"]["epsilon_gaussian"] or canaries["control"]["epsilon"]
+        found.append(f"a claim of epsilon {reach:.2f} or more is out of reach of these canaries, whatever the noise")
+    return found
+
+
+def _subject(report: dict[str, Any]) -> str:
+    claim = report["claim"]
+    what = f"task {report['task']}, {report['records']} records, {report['rounds']} rounds"
+    if claim["epsilon"] is None:
+        return f"{what}, without differential privacy: nothing is claimed"
+    how = f"clip {claim['clip']:g}, noise multiplier {claim['noise_multiplier']:g}"
+    if claim["sampling_rate"] < 1:
+        how += f", {claim['steps']} steps a round on samples at rate {claim['sampling_rate']:g}"
+    return f"{what}, {how}: claimed epsilon {claim['epsilon']:.4f} at delta {claim['delta']:g}"
+
+
+def _part(name: str, part: dict[str, Any], texts: list[str]) -> list[Line]:
+    word = part["verdict"]
+    head = Styled(f"{name:11} {_WORDS.get(word, word)}", _STYLES.get(word, "strong"))
+    return [head, *(f"  {text}" for text in texts or [part.get("why", "")])]
+
+
+def _mechanism(part: dict[str, Any]) -> list[str]:
+    return [
+        f"noise {part['noise_ratio']:.3f} of what is claimed (chance: within {part['noise_ratio_bound']:.3f}), "
+        f"correlated from round to round by {part['noise_repeated']:+.3f} (within {part['noise_repeated_bound']:.3f})",
+        f"one record moves the sum by {part['largest_contribution']:.4f} clips at most, outliers included",
+    ]
+
+
+def _canaries(part: dict[str, Any]) -> list[str]:
+    found = [
+        f"{part['count']} canaries in one training: epsilon is above {part['epsilon']:.2f} "
+        f"({part['right']} of {part['guesses']} guesses right, at most {part['showable_epsilon']:.2f} can be shown)"
+    ]
+    found.append(f"from the last model alone, by their losses: above {part['epsilon_by_loss']:.2f}")
+    if part["epsilon_gaussian"] is not None:
+        found.append(f"as a Gaussian mechanism, which it claims to be: above {part['epsilon_gaussian']:.2f}")
+    if "control" in part:
+        control = part["control"]
+        gaussian = control["epsilon_gaussian"]
+        found.append(
+            f"without noise: {control['epsilon']:.2f} ({control['right']} of {control['guesses']} right), by losses "
+            f"{control['epsilon_by_loss']:.2f}"
+            + ("" if gaussian is None else f", as a Gaussian mechanism {gaussian:.2f}")
+        )
+    return found
+
+
+def _membership(part: dict[str, Any]) -> list[str]:
+    if "loss" not in part:
+        return []
+    found = [f"{part['models']} models, each on half of {part['records']} records: {_attacks(part)}"]
+    if "control" in part:
+        found.append(f"without noise: {_attacks(part['control'])}")
+    return found
+
+
+def _attacks(part: dict[str, Any]) -> str:
+    def one(name: str) -> str:
+        return f"{name} {part[name]['auc']:.3f} (TPR at 1% FPR {part[name]['tpr_at_1_percent_fpr']:.3f})"
+
+    return f"AUC by {one('loss')}, by {one('likelihood')}"
+
+
+def _inversion(part: dict[str, Any]) -> list[str]:
+    if "cosine" not in part:
+        return []
+    found = [
+        f"records of one, read from the bytes of an update: {_read(part)} (by chance {part['cosine_by_chance']:.2f})"
+    ]
+    if "control" in part:
+        found.append(f"without noise: {_read(part['control'])}")
+    return found
+
+
+def _read(part: dict[str, Any]) -> str:
+    return f"cosine {part['cosine']:.3f}, {part['psnr_db']:.1f} dB"
+
+
+def _verdict(word: str) -> str:
+    return {
+        "consistent": "consistent with what is claimed",
+        "contradicted": "contradicts what is claimed",
+        "blind": "cannot see: nothing is shown either way",
+    }.get(word, "nothing is claimed: what was found is what an update gives away")
