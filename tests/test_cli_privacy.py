@@ -84,7 +84,7 @@ def test_a_charter_for_whole_sites_is_not_audited_record_by_record(tmp_path: Pat
 
 def test_personal_tensors_are_audited_as_if_they_were_sent(tmp_path: Path, asked: list[Request]) -> None:
     home = home_with(tmp_path / "a", FULL)
-    told = charter(3, privacy=FULL)
+    told = charter(3, privacy=FULL, rounds=RoundSpec(FULL.releases, 0, 2, "all"))
     (home / "charter.note").write_bytes(draft_note(replace(told, task=replace(told.task, personal=("0.bias",)))))
     quidnunc("--home", home, "privacy", "audit")
     assert asked[0].setup.personal == ()
