@@ -77,18 +77,23 @@ TaskFunction = Callable[[Site], Task]
 """What user code provides, named ``package.module:function`` in a charter."""
 
 
+PROX_MAX = 1000.0
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples each.
 
-    ``momentum`` starts from zero in every round. A private round takes its steps and batches from the charter's
-    privacy instead, unless its unit is the site. Raises ConfigError for values out of range.
+    ``momentum`` starts from zero in every round; ``prox`` pulls every step back to where the round began. A private
+    round takes its steps and batches from the charter's privacy instead, unless its unit is the site. Raises
+    ConfigError for values out of range.
     """
 
     learning_rate: float
     momentum: float = 0.0
     local_steps: int = 2
     batch_size: int = 32
+    prox: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -99,6 +104,8 @@ class Training:
             raise ConfigError(f"training.local_steps is {self.local_steps}, must be 1 to 100000")
         if not 1 <= self.batch_size <= 1_000_000:
             raise ConfigError(f"training.batch_size is {self.batch_size}, must be 1 to 1000000")
+        if not 0 <= self.prox <= PROX_MAX:
+            raise ConfigError(f"training.prox is {self.prox}, must be 0 to {PROX_MAX:g}")
 
 
 @dataclass(frozen=True, slots=True)

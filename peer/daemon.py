@@ -144,6 +144,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         momentum=plan.training.momentum,
         local_steps=plan.training.local_steps,
         batch_size=plan.training.batch_size,
+        prox=plan.training.prox,
         merge_rule=plan.merge_rule,
         merge_options=dict(plan.merge_options),
         private=plan.private,

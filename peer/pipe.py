@@ -60,6 +60,7 @@ class Setup:
     momentum: float = 0.9
     local_steps: int = 1
     batch_size: int = 32
+    prox: float = 0.0
     merge_rule: str = "repute"
     merge_options: Mapping[str, float] = field(default_factory=dict)
     attack: str = ""
@@ -81,7 +82,7 @@ class Setup:
 
     def plan(self) -> Plan:
         """The charter's plan. Raises ConfigError for values out of range."""
-        training = Training(self.learning_rate, self.momentum, self.local_steps, self.batch_size)
+        training = Training(self.learning_rate, self.momentum, self.local_steps, self.batch_size, self.prox)
         return Plan(
             *(self.genesis_seed, self.codec, training, self.merge_rule, self.merge_options, self.private, self.rounds),
             self.personal,

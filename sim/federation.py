@@ -133,6 +133,7 @@ def _training_spec(training: Training) -> TrainingSpec:
         round(training.momentum * MICRO),
         training.local_steps,
         training.batch_size,
+        round(training.prox * MICRO),
     )
 
 

@@ -197,18 +197,27 @@ def test_create_without_privacy(made: Founding, tmp_path: Path) -> None:
 
 def test_create_with_a_rule_of_the_catalogue(made: Founding, tmp_path: Path) -> None:
     words = ["--rule", "trimmed_mean", "--rule-option", "bad=1", "--size-cap", "2.5", "--epsilon", "inf"]
+    words += ["--prox", "0.01", "--personal", "0.bias"]
     cards = [made.home(name) / "card.note" for name in "abc"]
     result = quidnunc("federation", "create", *cards, *words, "--out", tmp_path / "c.note")
     assert result.code == 0, result.err
     told = "merge      trimmed_mean, bad=1, int8 deltas, members weighed by size up to 2.5 times the median"
     assert told in result.out
+    assert "momentum 0, proximal term 0.01\n" in result.out
+    assert "personal   0.bias: trained by every member for itself, never sent" in result.out
     shown = quidnunc("federation", "show", tmp_path / "c.note", "--json").data
+    assert (shown["training"]["prox"], shown["task"]["personal"], shown["task"]["dim"]) == (0.01, ["0.bias"], 640)
     assert shown["merge"] == {"rule": "trimmed_mean", "options": {"bad": 1.0}, "drag_cap": 1.5, "size_cap": 2.5}
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
+        (["--prox", "1001"], 64, "training.prox_u is 1001000000, must be 0 to 1000000000"),
+        (["--prox", "-1"], 2, "--prox is -1, must be 0 to 1000000"),
+        (["--personal", "bias"], 64, "the model has no trainable tensor 'bias' to keep personal"),
+        (["--personal", "0"], 64, "nothing is left to share"),
+        (["--personal", "a b"], 64, "task.personal holds 'a b'"),
         (["--rule", "krumm"], 2, "argument --rule: merge rule krumm is unknown; did you mean krum?"),
         (["--rule", "krum"], 64, "merge rule krum needs the option bad"),
         (["--rule", "krum", "--rule-option", "bad"], 2, "--rule-option 'bad' is not of the form key=number"),

@@ -40,6 +40,9 @@ def test_splits_must_match_and_train_must_not_be_empty() -> None:
         ({"momentum": 1.0}, "momentum is 1.0, must be at least 0 and below 1"),
         ({"local_steps": 0}, "local_steps is 0, must be 1 to 100000"),
         ({"batch_size": 0}, "batch_size is 0, must be 1 to 1000000"),
+        ({"prox": -0.1}, "prox is -0.1, must be 0 to 1000"),
+        ({"prox": 1000.5}, "prox is 1000.5, must be 0 to 1000"),
+        ({"prox": float("nan")}, "prox is nan, must be 0 to 1000"),
     ],
 )
 def test_training_out_of_range_is_refused(change: dict[str, float], message: str) -> None:

@@ -43,6 +43,47 @@ def test_full_batches_with_momentum_equal_torch_sgd() -> None:
     assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_a_proximal_term_is_what_torch_sgd_makes_of_it() -> None:
+    """FedProx: the loss of every step has mu/2 * |params - start|^2 added."""
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    start = to_vector(net.module)
+    result, _ = train(net, task.train, start, Training(0.1, 0.9, 5, 1000, prox=0.8), None, stream())
+    module = task.model()
+    load_vector(module, start)
+    anchors = [each.detach().clone() for each in module.parameters()]
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        value = task.loss(module(task.train[0]), task.train[1]).mean()
+        pairs = zip(module.parameters(), anchors, strict=True)
+        pulled = value + 0.4 * torch.stack([(each - anchor).square().sum() for each, anchor in pairs]).sum()
+        pulled.backward()
+        optimizer.step()
+    np.testing.assert_allclose(result, to_vector(module), rtol=1e-4, atol=1e-6)
+
+
+def test_a_proximal_term_changes_no_first_step_and_no_noise() -> None:
+    """It comes after clip and noise: what one record can do to a private step stays as it was."""
+    task = blobs_task()
+    net = Functional(task.model(), task)
+    start = to_vector(net.module)
+    one, two = PrivacyStep(0.5, 1.0), PrivacyStep(0.5, 1.0, steps=2)
+    plain, pulled = Training(0.7), Training(0.7, prox=0.3)
+    for step in (None, one):
+        first, same = (
+            train(net, task.train, start, replace(each, local_steps=1), step, stream())[0] for each in (plain, pulled)
+        )
+        assert first.tobytes() == same.tobytes()
+    noise = stream().child(b"noise")
+    gradient, _ = private_gradient(net, start, *task.train, two, noise.child(b"step/0"))
+    middle = start - np.float32(0.7) * gradient
+    second, _ = private_gradient(net, middle, *task.train, two, noise.child(b"step/1"))
+    expected = middle - np.float32(0.7) * (second + np.float32(0.3) * (middle - start))
+    result, _ = train(net, task.train, start, pulled, two, stream())
+    np.testing.assert_array_equal(result, expected)
+
+
 def test_training_learns_and_repeats_bit_for_bit() -> None:
     task = blobs_task()
     net = Functional(task.model(), task)

@@ -36,7 +36,7 @@ from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
-from quidnunc.gossip.federation.terms import MergeSpec, PrivacySpec, TaskSpec
+from quidnunc.gossip.federation.terms import MergeSpec, PrivacySpec, TaskSpec, TrainingSpec
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import (
     Consistency,
@@ -213,6 +213,8 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
     assert keys("charter.privacy") | keys("Sampled privacy") == sampled.keys()
     kept = mapping(mapping(decode(charter(task=PERSONAL).body(), max_bytes=1 << 20))["task"])
     assert keys("charter.task") | keys("Personal tensors") == kept.keys()
+    proximal = mapping(mapping(decode(charter(training=PROXIMAL).body(), max_bytes=1 << 20))["training"])
+    assert keys("charter.training") | keys("Proximal training") == proximal.keys()
     sized = mapping(mapping(decode(charter(merge=SIZED).body(), max_bytes=1 << 20))["merge"])
     assert keys("charter.merge") | keys("Sized members") == sized.keys()
 
@@ -260,6 +262,7 @@ def ranged() -> list[tuple[str, str, int, int]]:
     maps |= {name: f"charter.{name}" for name in ("task", "training", "merge", "privacy", "rounds")}
     maps["sampled"] = "Sampled privacy"
     maps["sized"] = "Sized members"
+    maps["proximal"] = "Proximal training"
     found = []
     for name, start in maps.items():
         for row in table(start):
@@ -275,6 +278,7 @@ ROOMY = PrivacySpec("dp-sgd-full-batch", 8_000_000, 5, 1, 1_000_000_000_000, 1_0
 SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1, 2_000_000, 1_000_000, 50_000, 4)
 
 SIZED = MergeSpec("repute", 1_000_000, {}, 4_000_000)
+PROXIMAL = TrainingSpec(500_000, 0, 4, 32, 10_000)
 PERSONAL = TaskSpec("digits", b"s" * 32, b"g" * 32, 650, personal=("head",))
 
 
@@ -285,9 +289,8 @@ def test_bounds_of_a_charter_are_the_documents(name: str, key: str, least: int, 
     base = charter(privacy=privacy, merge=merge, payload_bytes=2**30, task=TaskSpec("digits", b"s" * 32, b"g" * 32, 1))
     for value, allowed in ((least - 1, False), (least, True), (most, True), (most + 1, False)):
         body = mapping(decode(base.body(), max_bytes=1 << 20))
-        place = {"": body, "member": body["members"][0], "sampled": body["privacy"], "sized": body["merge"]}.get(
-            name
-        ) or body[name]
+        inner = {"sampled": "privacy", "sized": "merge", "proximal": "training"}.get(name, name)
+        place = {"": body, "member": body["members"][0]}.get(name) or body[inner]
         place[key] = value
         if allowed:
             assert Charter.parse(encode(body)).body() == encode(body)

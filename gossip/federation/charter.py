@@ -191,8 +191,8 @@ class Charter:
             nonce=fields.data("nonce", NONCE_BYTES),
             t_ms=fields.integer("t_ms"),
             members=tuple(Member.from_value(item, f"members[{i}]") for i, item in enumerate(members)),
-            task=_task(fields),
-            training=TrainingSpec.read(fields.inner("training", TrainingSpec.KEYS)),
+            task=_read_task(fields),
+            training=_read_training(fields),
             merge=_read_merge(fields),
             privacy=_read_privacy(fields),
             rounds=RoundSpec.read(fields.inner("rounds", RoundSpec.KEYS)),
@@ -244,6 +244,7 @@ class Charter:
             momentum=self.training.momentum_u / MICRO,
             local_steps=self.training.local_steps,
             batch_size=self.training.batch_size,
+            prox=self.training.prox_u / MICRO,
         )
         merge = self.merge
         return Plan(
@@ -262,9 +263,15 @@ class Charter:
         return self.privacy.step
 
 
-def _task(fields: Fields) -> TaskSpec:
+def _read_task(fields: Fields) -> TaskSpec:
     personal = "personal" in fields.open_map("task", len(TaskSpec.PERSONAL_KEYS))
     return TaskSpec.read(fields.inner("task", TaskSpec.PERSONAL_KEYS if personal else TaskSpec.KEYS), personal=personal)
+
+
+def _read_training(fields: Fields) -> TrainingSpec:
+    proximal = "prox_u" in fields.open_map("training", len(TrainingSpec.PROXIMAL_KEYS))
+    keys = TrainingSpec.PROXIMAL_KEYS if proximal else TrainingSpec.KEYS
+    return TrainingSpec.read(fields.inner("training", keys), proximal=proximal)
 
 
 def _read_merge(fields: Fields) -> MergeSpec:

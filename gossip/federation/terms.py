@@ -19,6 +19,7 @@ from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.gossip.personal import NAME_BYTES, NAMES_MAX, checked_names
 from quidnunc.gossip.rules.terms import TERMS, checked_options, least_rows, terms_named
 from quidnunc.gossip.rules.thresholds import REPUTE, repute_options
+from quidnunc.gossip.task import PROX_MAX
 
 MICRO = 1_000_000
 """One, in micro-units."""
@@ -34,6 +35,7 @@ MAX_SEED = 2**63 - 1
 
 RULES = (REPUTE, *TERMS)
 SIZE_CAP_MAX = 1000
+PROX_U_MAX = round(PROX_MAX * MICRO)
 STARTS = ("all", "majority")
 NO_PRIVACY = "none"
 DP_FULL_BATCH = "dp-sgd-full-batch"
@@ -179,30 +181,37 @@ def _some_names(fields: Fields) -> tuple[str, ...]:
 class TrainingSpec:
     """Local training between two merges; a private round takes its steps from the privacy instead.
 
-    With privacy of unit site it is trained as without privacy.
+    With privacy of unit site it is trained as without privacy. ``prox_u`` weighs the proximal term, 0 is none.
     """
 
     learning_rate_u: int
     momentum_u: int
     local_steps: int
     batch_size: int
+    prox_u: int = 0
 
     KEYS: ClassVar = ("learning_rate_u", "momentum_u", "local_steps", "batch_size")
+    PROXIMAL_KEYS: ClassVar = (*KEYS, "prox_u")
 
     def __post_init__(self) -> None:
         within("training.learning_rate_u", self.learning_rate_u, 1, 1000 * MICRO)
         within("training.momentum_u", self.momentum_u, 0, MICRO - 1)
         within("training.local_steps", self.local_steps, 1, 100_000)
         within("training.batch_size", self.batch_size, 1, 1_000_000)
+        within("training.prox_u", self.prox_u, 0, PROX_U_MAX)
 
     def to_value(self) -> dict[str, Encodable]:
         """The canonical map."""
-        return {key: getattr(self, key) for key in self.KEYS}
+        return {key: getattr(self, key) for key in (self.PROXIMAL_KEYS if self.prox_u else self.KEYS)}
 
     @classmethod
-    def read(cls, fields: Fields) -> TrainingSpec:
-        """Read :meth:`to_value` strictly."""
-        return cls(**{key: fields.integer(key) for key in cls.KEYS})
+    def read(cls, fields: Fields, *, proximal: bool = False) -> TrainingSpec:
+        """Read :meth:`to_value` strictly; ``proximal`` if it weighs a proximal term, which then must be there."""
+        keys = cls.PROXIMAL_KEYS if proximal else cls.KEYS
+        made = cls(**{key: fields.integer(key) for key in keys})
+        if proximal:
+            within("training.prox_u", made.prox_u, 1, PROX_U_MAX)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

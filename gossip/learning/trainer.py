@@ -29,7 +29,8 @@ def train(
 ) -> tuple[Vector, float]:
     """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
 
-    Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero.
+    Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero. The gradient
+    of the proximal term ``prox/2 * |params - vector|^2`` (FedProx, Li et al. 2020) is added to that of every step.
     With it: ``privacy.steps`` private steps; momentum then runs over noised gradients, which is post-processing. With
     unit site: the steps without privacy, and then their delta clipped and noised.
     All randomness comes from ``stream``. Exceptions of the user's model pass through; ConfigError if the params are
@@ -70,12 +71,14 @@ def _train_plainly(
 ) -> tuple[Vector, float]:
     """``local_steps`` of minibatch SGD."""
     inputs, targets = data
-    flat = torch.tensor(vector)
+    flat = anchor = torch.tensor(vector)
     velocity = torch.zeros_like(flat)
     total = 0.0
     for pick in _batches(len(inputs), training, stream.child(b"batches")):
         chosen = torch.from_numpy(pick)
         gradient_, loss = net.gradient(flat, inputs[chosen], targets[chosen])
+        if training.prox:
+            gradient_ = gradient_ + training.prox * (flat - anchor)
         velocity = velocity.mul_(training.momentum).add_(gradient_)
         flat = flat - training.learning_rate * velocity
         total += loss
@@ -91,11 +94,15 @@ def _train_privately(
     noise: NoiseStream,
 ) -> tuple[Vector, float]:
     """The private steps of one round, every one with noise (and a sample) of its own."""
+    anchor = vector
     velocity = np.zeros_like(vector)
     total = 0.0
     for step in range(privacy.steps):
         fresh = noise if privacy.steps == 1 else noise.child(b"step/%d" % step)
         gradient, loss = private_gradient(net, vector, *data, privacy, fresh)
+        if training.prox:
+            # Outside of clip and noise: it depends on what was noised already, and on no record.
+            gradient = gradient + np.float32(training.prox) * (vector - anchor)
         velocity = np.float32(training.momentum) * velocity + gradient
         vector = vector - np.float32(training.learning_rate) * velocity
         total += loss

@@ -56,6 +56,7 @@ def charter_data(opened: Opened) -> dict[str, Any]:
             "momentum": training.momentum_u / MICRO,
             "local_steps": training.local_steps,
             "batch_size": training.batch_size,
+            "prox": training.prox_u / MICRO,
         },
         "merge": {
             "rule": merge.rule,
@@ -101,6 +102,8 @@ def terms_lines(charter: Charter) -> list[Line]:
             f"{training.local_steps} steps of {training.batch_size} examples per round, "
             f"learning rate {training.learning_rate_u / MICRO:g}, momentum {training.momentum_u / MICRO:g}"
         )
+    if training.prox_u:
+        steps += f", proximal term {training.prox_u / MICRO:g}"
     return [
         f"task       {task.reference}{options}: {task.dim} params, seed {task.seed}, schema {task.schema.hex()[:16]}",
         *schema_lines(task),

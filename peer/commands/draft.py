@@ -126,6 +126,13 @@ def register(parser: CommandParser) -> None:
         help="steps per round; not for full batches of records",
     )
     add("--batch", type=int, metavar="N", help="examples per step without privacy or with unit site")
+    add(
+        "--prox",
+        type=float,
+        default=0.0,
+        metavar="MU",
+        help="pull every step back to the merged model by MU/2 of the squared distance (FedProx; default: 0)",
+    )
     add("--start", choices=STARTS, default="majority", help="begin when all or most neighbors are there")
     add("--codec", choices=sorted(_CODECS), default="int8", help="how deltas are sent (default: int8)")
     add(
@@ -260,6 +267,7 @@ def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
         momentum_u=micro("--momentum", base.momentum if args.momentum is None else args.momentum),
         local_steps=base.local_steps if args.local_steps is None else args.local_steps,
         batch_size=base.batch_size if args.batch is None else args.batch,
+        prox_u=micro("--prox", args.prox) if args.prox else 0,
     )
 
 
