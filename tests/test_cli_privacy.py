@@ -91,13 +91,13 @@ def test_personal_tensors_are_audited_as_if_they_were_sent(tmp_path: Path, asked
 
 
 def test_a_built_in_task_needs_no_home(tmp_path: Path, asked: list[Request]) -> None:
-    for words in ([], ["--epsilon=2", "--sampling-rate=0.1", "--local-steps=2", "--rounds=3"], ["--epsilon", "inf"]):
+    for words in ([], ["--epsilon=8", "--sampling-rate=0.5", "--local-steps=2", "--rounds=1"], ["--epsilon", "inf"]):
         quidnunc("--home", tmp_path / "none", "privacy", "audit", "--task", "breast-cancer", *words)
     full, sampled, plain = asked
     assert full.epsilon() == pytest.approx(8, abs=1e-3)
     assert (full.rounds, full.setup.peers, full.privacy().clip) == (50, 4, 1.0)  # type: ignore[union-attr]
-    assert sampled.epsilon() == pytest.approx(2, abs=1e-2)
-    assert (sampled.rate_ppm, sampled.steps) == (100_000, 2)
+    assert sampled.epsilon() == pytest.approx(8, abs=1e-2)
+    assert (sampled.rate_ppm, sampled.steps, sampled.rounds) == (500_000, 2, 1)
     assert plain.privacy() is None
 
 
