@@ -1,4 +1,4 @@
-"""Messages between peers: sixteen kinds of small canonical headers, some with a body.
+"""Messages between peers: seventeen kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -27,6 +27,7 @@ UNAVAILABLE = "quidnunc/v1/unavailable"
 RECALL = "quidnunc/v1/recall"
 RECALLED = "quidnunc/v1/recalled"
 PROOF = "quidnunc/v1/proof"
+NOTICE = "quidnunc/v1/notice"
 HEADS = "quidnunc/v1/heads"
 PROVE = "quidnunc/v1/prove"
 CONSISTENCY = "quidnunc/v1/consistency"
@@ -113,6 +114,14 @@ class Proof:
 
     federation: bytes
     proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The token of an entry that a member's root key signed (``gossip/notices.py``); it too stands for itself."""
+
+    federation: bytes
+    token: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,7 @@ Message = (
     | Recall
     | Recalled
     | Proof
+    | Notice
     | Heads
     | Prove
     | Consistency
@@ -234,6 +244,8 @@ def write_message(message: Message) -> bytes:
             return encode([RECALLED, federation, number])
         case Proof(federation, proof):
             return encode([PROOF, federation, proof])
+        case Notice(federation, token):
+            return encode([NOTICE, federation, token])
         case Heads(federation, notes):
             return encode([HEADS, federation, list(notes)])
         case Prove(federation, old, new):
@@ -293,6 +305,8 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Recalled(federation, _span(number, number)[0])
         case "quidnunc/v1/proof", [bytes() as proof]:
             return Proof(federation, proof)
+        case "quidnunc/v1/notice", [bytes() as token]:
+            return Notice(federation, token)
         case "quidnunc/v1/heads", [list() as notes]:
             return Heads(federation, _all_bytes(notes, HEADS_MAX, "notes"))
         case "quidnunc/v1/prove", [int() as old, int() as new]:

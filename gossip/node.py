@@ -58,6 +58,7 @@ from quidnunc.gossip.message import (
     Known,
     Message,
     Newest,
+    Notice,
     Proof,
     Prove,
     Recall,
@@ -71,6 +72,7 @@ from quidnunc.gossip.message import (
 )
 from quidnunc.gossip.mirrors import Mirrors, check_note
 from quidnunc.gossip.neighbor import Neighbor, is_live
+from quidnunc.gossip.notices import Notices
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.rebuild import Self
@@ -123,6 +125,7 @@ class Node:
             resume.heads,
             resume.cosigned,
         )
+        self.notices = Notices(charter, own.log_id, self.neighbors, self.recorder, self.witnesses, resume.notices)
         self.replicas = Replicas(
             charter,
             self.neighbors,
@@ -169,6 +172,7 @@ class Node:
             self.mirrors,
             self.witnesses,
             self.exposure,
+            self.notices,
             self.recorder,
             self.settings,
             self._about_logs,
@@ -327,7 +331,7 @@ class Node:
         if neighbor is None:
             return []
         neighbor.link(True, now)
-        told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor)]
+        told = [*self.exposure.tell(peer), *self.notices.tell(peer), *self.witnesses.greet(neighbor, now)]
         asked = self.rejoin.ask(neighbor) if self.rejoin.short else []
         return [self.publisher.hello(peer, reply=True), *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
 
@@ -394,6 +398,8 @@ class Node:
                 out = self._ahead([])
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)
+            case Notice(token=token):
+                out = self._wake(self.notices.on_notice(token, now, neighbor))
             case Newest() | Fetch():
                 out = self._about_logs(neighbor, message, now)
             case Known():
@@ -408,6 +414,9 @@ class Node:
             return []  # a late answer, or the log of somebody who signs several
         if message.log_id != neighbor.log_id:
             raise RemoteProtocolError(Reason.UNSOLICITED, f"entries of log {message.log_id.hex()[:16]}, not its own")
+        end = neighbor.retired
+        if end is not None and message.first + len(message.entries) > end.last + 1:
+            raise RemoteProtocolError(Reason.RETIRED, f"{neighbor.member.name} ended its log with entry {end.last}")
         head = check_note(neighbor, message)
         out = self.mirrors.on_entries(neighbor, message, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
@@ -435,9 +444,11 @@ class Node:
         self.replicas.greet(neighbor, now)
         if message.reply:
             out.append(self.publisher.hello(neighbor.member.transport, reply=False))
-        if self.rounds.blocked:
-            out.append(SetTimer(ROUND_TIMER, 0.0))
-        return out
+        return self._wake(out)
+
+    def _wake(self, out: list[Effect]) -> list[Effect]:
+        """Look again at a turn that is held back: what it waits for may have come, or never will."""
+        return [*out, SetTimer(ROUND_TIMER, 0.0)] if self.rounds.blocked else out
 
     def _refuse(
         self, neighbor: Neighbor | None, event: Received, error: RemoteProtocolError, now: float

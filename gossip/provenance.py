@@ -422,6 +422,26 @@ class EquivocationProof:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberNotice:
+    """0x0c: a member's root key has signed entry ``seq``, of type ``kind``, of its log ``who`` (gossip/notices.py).
+
+    ``token`` is the SHA-256 of that entry's token, which is kept beside the ledger.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.MEMBER_NOTICE
+    FIELDS: ClassVar[Fields] = {
+        "who": ("who", HASH),
+        "ty": ("kind", UINT),
+        "i": ("seq", UINT),
+        "bl": ("token", HASH),
+    }
+    who: bytes
+    kind: int
+    seq: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PayloadErased:
     """0x28: the payloads and salts of earlier entries of this log were erased; ``why`` is an ``EraseReason``."""
 
@@ -447,6 +467,7 @@ Record = (
     | PrivacySpend
     | PrivacyExhausted
     | EquivocationProof
+    | MemberNotice
     | PayloadErased
     | WitnessSummary
     | SuspicionRaised
@@ -467,6 +488,7 @@ RECORDS: dict[int, type[Any]] = {
         PrivacySpend,
         PrivacyExhausted,
         EquivocationProof,
+        MemberNotice,
         PayloadErased,
         WitnessSummary,
         SuspicionRaised,

@@ -97,7 +97,7 @@ class Recorder:
         self._tokens.append((token_hash, author, number, token))
 
     def keep_proof(self, proof: bytes) -> None:
-        """Have a proof of equivocation stored with the next commit."""
+        """Have a proof of equivocation, or a notice, stored with the next commit."""
         self._proofs.append(proof)
 
     def keep_cosigned(self, witness: bytes, size: int, note: bytes) -> None:

@@ -100,7 +100,7 @@ class Rejoin:
     @property
     def _trusted(self) -> list[Neighbor]:
         """The neighbors whose word counts: a log that is proven to have forked may say anything."""
-        return [n for n in self._neighbors.values() if not n.quarantined]
+        return [n for n in self._neighbors.values() if not n.quarantined and n.retired is None]
 
     @property
     def quorum(self) -> int:

@@ -18,6 +18,7 @@ from quidnunc.gossip.provenance import (
     CharterAdopt,
     Decision,
     EquivocationProof,
+    MemberNotice,
     Merge,
     MergeRow,
     MessageRefused,
@@ -61,8 +62,9 @@ class Resume:
     id, seq).
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
-    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs, what witnesses
-    ``cosigned`` (size, note), and ``mirrors``: which entries of other logs are kept, from the first up to the one
+    ``proofs``, their bytes, likewise ``notices`` for ``noticed``, by log id, the tokens of ``tracked``, ``heads``
+    (size, root, note) of other logs, what witnesses ``cosigned`` (size, note), and ``mirrors``: which entries of other
+    logs are kept, from the first up to the one
     before the second number, and the leaf hash of the last.
 
     ``current`` says that neighbors have just been asked: this is all there is of the own log.
@@ -91,6 +93,8 @@ class Resume:
     missing: set[bytes] = field(default_factory=set)
     frozen: dict[bytes, bytes] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
+    noticed: dict[bytes, bytes] = field(default_factory=dict)
+    notices: list[bytes] = field(default_factory=list)
     mirrors: dict[bytes, tuple[int, int, bytes]] = field(default_factory=dict)
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
@@ -148,6 +152,8 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
+        case MemberNotice():
+            state.noticed[record.who] = record.token
         case SuspicionRaised():
             state.suspected[record.who] = Suspected(seq, record.kind, record.deadline_ms)
         case SuspicionCleared():

@@ -208,7 +208,7 @@ class Rounds:
 
     def _current(self) -> list[Neighbor]:
         """Neighbors heard since the start whose replica, as it stood then, is here."""
-        heard = [n for n in self._neighbors if n.heard and not n.quarantined]
+        heard = [n for n in self._neighbors if n.heard and not n.quarantined and n.retired is None]
         return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
 
     def _should_adopt(self) -> bool:

@@ -120,6 +120,11 @@ class Witnesses:
         """A checkpoint that a log showed itself and its key signed."""
         return self._observe(log_id, head, now)
 
+    def on_end(self, log_id: bytes, head: Head, now: float) -> list[Effect]:
+        """The last checkpoint of a log, asked about at once: its owner stays only for a moment to answer."""
+        self._asked.pop(log_id, None)
+        return self._observe(log_id, head, now)
+
     def on_heads(self, neighbor: Neighbor, message: Heads, now: float) -> list[Effect]:
         """Checkpoints that a neighbor has seen; raises RemoteProtocolError for one that its log did not sign."""
         out: list[Effect] = []
@@ -144,6 +149,9 @@ class Witnesses:
         if known is not None:
             same = known.root == head.root
             return [] if same else self._exposure.prove(fork_of_notes(known.note, head.note), now)
+        neighbor = self._neighbors.get(log_id)
+        if neighbor is not None and neighbor.retired is not None and head.size > neighbor.retired.last + 1:
+            return []  # nobody may sign behind the end of a log: that is no head of it
         seen[head.size] = head
         if len(seen) > SEEN_MAX:
             del seen[min(seen)]
@@ -313,12 +321,17 @@ class Witnesses:
 
     # -- telling ------------------------------------------------------------------------------------------------
 
-    def greet(self, neighbor: Neighbor) -> list[Effect]:
-        """The newest checkpoint of its own log, for a neighbor that has just come up: it may have forgotten it."""
-        newest = self._newest.get(neighbor.log_id)
+    def greet(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """The newest checkpoint of its own log, for a neighbor that has just come up: it may have forgotten it.
+
+        One that comes only to show the end of its log will show nothing more: it is asked at once.
+        """
+        newest, head = self._newest.get(neighbor.log_id), self.heads.get(neighbor.log_id)
         if newest is None:
             return []
-        return [Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
+        last = neighbor.retired is not None and (head is None or head.size < newest.size)
+        asked = self._follow(neighbor.log_id, newest, now) if last else []
+        return [*asked, Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
 
     def pollinate(self) -> list[Effect]:
         """The newest checkpoints of other logs, to every neighbor those it has not been told yet.

@@ -195,6 +195,8 @@ def fill(resume: Resume, store: Store) -> None:
     resume.heads, resume.cosigned = store.heads(), store.cosignatures()
     kept = {who: store.proof(name) for who, name in resume.frozen.items()}
     resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
+    notices = (store.proof(name) for name in resume.noticed.values())
+    resume.notices = [notice for notice in notices if notice is not None]
     for author, tracked in resume.tracked.items():
         found = {number: store.token_by_number(author, number) for number in tracked.leaves}
         tracked.tokens = {number: token for number, token in found.items() if token is not None}

@@ -20,6 +20,7 @@ from quidnunc.gossip.provenance import (
     ContributionClaim,
     EquivocationProof,
     LogRecover,
+    MemberNotice,
     Merge,
     MergeRow,
     MessageRefused,
@@ -52,6 +53,7 @@ CLAIMS = st.builds(PrivacyClaim, UINTS, UINTS, UINTS, UINTS, UINTS, UINTS, UINTS
 MERGE_ROWS = st.builds(MergeRow, HASHES, st.none() | HASHES, st.none() | UINTS, UINTS, UINTS, UINTS)
 RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(EquivocationProof, HASHES, st.sampled_from(("A", "B", "B2", "C", "C2", "D")), HASHES, st.none() | UINTS),
+    st.builds(MemberNotice, HASHES, UINTS, UINTS, HASHES),
     st.builds(CharterAdopt, HASHES, UINTS, st.lists(HASHES, max_size=3).map(tuple), UINTS, HASHES),
     st.builds(NodeStart, UINTS, st.just("1.0"), st.just("3.12"), st.just(""), st.just("cpu")),
     st.builds(

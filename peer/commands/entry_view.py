@@ -13,7 +13,7 @@ from quidnunc.gossip import provenance
 from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.retirement import LogRetire, RetireReason
+from quidnunc.gossip.retirement import LogRetire, retired_data
 from quidnunc.peer.commands.charter_view import when
 
 STANDINGS = ("normal", "reduced", "quarantined")
@@ -176,6 +176,9 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.SUSPICION_CLEARED: lambda record, names: (
         f"{who(record.who, names)} has answered: entry {record.raised} is taken back"
     ),
+    EntryType.MEMBER_NOTICE: lambda record, names: (
+        f"entry {record.seq} of {who(record.who, names)}, by its root key: {type_label(record.kind)}"
+    ),
     EntryType.LOG_RETIRE: lambda record, names: f"ended by the root key ({retired_words(record)})",
     EntryType.DP_EXHAUSTED: lambda record, names: (
         f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
@@ -185,15 +188,13 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
 
 def retired_words(record: LogRetire) -> str:
     """Why a log ended, and which one goes on."""
-    heir = "" if record.successor is None else f", log {record.successor.hex()[:16]} goes on"
-    return f"{retired_data(record)['reason']}{heir}"
+    return ended_words(retired_data(record))
 
 
-def retired_data(record: LogRetire) -> dict[str, Any]:
-    """A retirement, JSON-ready."""
-    known = {int(reason): reason.label for reason in RetireReason}
-    heir = None if record.successor is None else record.successor.hex()
-    return {"entry": record.last, "reason": known.get(record.why, f"code {record.why}"), "successor": heir}
+def ended_words(ended: Mapping[str, Any]) -> str:
+    """The same of a retirement as JSON has it."""
+    heir = "" if ended["successor"] is None else f", log {ended['successor'][:16]} goes on"
+    return f"{ended['reason']}{heir}"
 
 
 def _nth_reason(code: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import NO_OLD_COPY
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.retirement import retired_data
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import (
@@ -17,6 +18,7 @@ from quidnunc.peer.commands import (
     ledger_erase,
     ledger_evidence,
     ledger_export,
+    ledger_farewell,
     ledger_fsck,
     ledger_gc,
     ledger_log,
@@ -27,7 +29,7 @@ from quidnunc.peer.commands import (
     ledger_why,
 )
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.entry_view import plain, record_of, retired_data, retired_words, type_label
+from quidnunc.peer.commands.entry_view import plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
@@ -61,6 +63,7 @@ def register(parser: CommandParser) -> None:
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
     ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
+    ledger_farewell.register(add("farewell", help="tell the neighbors that this log has ended"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 

@@ -75,7 +75,7 @@ def _lines(seq: int, heir: Member | None, spent_u: int) -> list[Line]:
     lines: list[Line] = [
         Styled(f"this log ends with entry {seq}", "good"),
         "  what stays: every entry, checkpoint and proof; all commands that read go on",
-        "  hand the others the ledger (quidnunc ledger export --format bundle): nobody was told yet",
+        "  nobody was told yet: do that with quidnunc ledger farewell",
         "  destroy older backups of this home: a peer that is restored from one would sign a second history",
     ]
     if heir is not None:

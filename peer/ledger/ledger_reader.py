@@ -168,7 +168,7 @@ class LedgerReader:
             last = found[0]
 
     def proof(self, name: bytes) -> bytes | None:
-        """The proof of equivocation with that SHA-256, or None."""
+        """The proof of equivocation, or the notice, with that SHA-256, or None."""
         with self._guarded():
             row = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (name,)).fetchone()
             if row is not None and hashlib.sha256(row[0]).digest() != name:

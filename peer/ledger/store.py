@@ -105,8 +105,8 @@ class Store(LedgerReader):
         nothing of it.
 
         ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
-        kept. ``proofs`` are proofs of equivocation, ``cosigned`` are (witness log id, size, note), of which the
-        newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
+        kept. ``proofs`` are proofs of equivocation and notices, ``cosigned`` are (witness log id, size, note), of which
+        the newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
         StoreUnwritable when the disk fails.
         """
         self._check_writable()
