@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.log_keys import Keys
 from quidnunc.crypto.merkle import HASH_BYTES, MAX_PATH
 from quidnunc.crypto.token import Token, open_token
 from quidnunc.gossip.events import Frame
@@ -381,7 +382,7 @@ class SignedUpdate:
     token_hash: bytes
 
 
-def open_update(token_bytes: bytes, *, log_id: bytes, public: bytes) -> SignedUpdate:
+def open_update(token_bytes: bytes, *, log_id: bytes, public: Keys) -> SignedUpdate:
     """Verify an update token of the log ``log_id`` and parse its payload; raises RemoteProtocolError."""
     token = open_token(token_bytes, log_id=log_id, public=public)
     if token.header.type != EntryType.UPDATE_PUBLISHED:

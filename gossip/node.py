@@ -47,6 +47,7 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
+from quidnunc.gossip.keybook import Keybook, own_changes
 from quidnunc.gossip.lobby import Lobby
 from quidnunc.gossip.message import (
     Consistency,
@@ -72,7 +73,7 @@ from quidnunc.gossip.message import (
 )
 from quidnunc.gossip.mirrors import Mirrors, check_note
 from quidnunc.gossip.neighbor import Neighbor, is_live
-from quidnunc.gossip.notices import Notices
+from quidnunc.gossip.notices import Notices, load_notices
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.rebuild import Self
@@ -105,18 +106,25 @@ class Node:
         rebuild.check_task(charter, own.described)
         self._retention = Retention(self.settings.keep_rounds)
         self._resume = resume
+        self.keys = Keybook(charter.members)
+        epoch = own_changes(self.keys, own.log_id, resume.key_changes).epoch
+        notices = load_notices(resume.notices, self.keys)
         per_round = self.settings.refusals_per_round
-        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused)
+        self.recorder = Recorder(
+            log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused, key_epoch=epoch
+        )
         evidence = Evidence(self.recorder)
-        self.neighbors = rebuild.neighbors(charter, own.log_id, resume)
+        self.neighbors = rebuild.neighbors(charter, own.log_id, resume, self.keys)
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = rebuild.budget(charter, own, resume)
-        self.publisher = rebuild.publisher(charter, own, resume, self.recorder, self.settings, self._retention.let_go)
-        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, resume.proofs)
+        self.publisher = rebuild.publisher(
+            charter, own, resume, self.keys, self.recorder, self.settings, self._retention.let_go
+        )
+        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, self.keys, resume.proofs)
         self.witnesses = Witnesses(
             charter,
             own.log_id,
-            own.key.public,
+            self.keys,
             own.witness,
             self.neighbors,
             self.exposure,
@@ -125,13 +133,23 @@ class Node:
             resume.heads,
             resume.cosigned,
         )
-        self.notices = Notices(charter, own.log_id, self.neighbors, self.recorder, self.witnesses, resume.notices)
+        self.notices = Notices(
+            charter.federation_id,
+            own.log_id,
+            self.neighbors,
+            self.keys,
+            self.recorder,
+            self.witnesses,
+            resume.own_notices,
+            notices,
+        )
         self.replicas = Replicas(
             charter,
             self.neighbors,
             evidence,
             self.settings,
             self._retention.let_go,
+            self.keys,
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
             two_updates=self.exposure.two_updates,
@@ -157,7 +175,7 @@ class Node:
         self.rejoin = Rejoin(
             charter.federation_id,
             own.log_id,
-            own.key.public,
+            self.keys,
             self.neighbors,
             self.witnesses,
             self.mirrors,
@@ -185,7 +203,7 @@ class Node:
     def _restore_rounds(self, resume: Resume) -> None:
         rounds = self.rounds
         rounds.base = resume.base or self.charter.task.genesis
-        rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume)
+        rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume, self.keys)
         rounds.unmerged = resume.unmerged
         rounds.round = resume.round
         rounds.trained = resume.trained
@@ -331,9 +349,11 @@ class Node:
         if neighbor is None:
             return []
         neighbor.link(True, now)
-        told = [*self.exposure.tell(peer), *self.notices.tell(peer), *self.witnesses.greet(neighbor, now)]
+        told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor, now)]
         asked = self.rejoin.ask(neighbor) if self.rejoin.short else []
-        return [self.publisher.hello(peer, reply=True), *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
+        # Notices go first: the hello may be signed by a key that only they bring.
+        hello = [*self.notices.tell(peer), self.publisher.hello(peer, reply=True)]
+        return [*hello, *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -417,7 +437,7 @@ class Node:
         end = neighbor.retired
         if end is not None and message.first + len(message.entries) > end.last + 1:
             raise RemoteProtocolError(Reason.RETIRED, f"{neighbor.member.name} ended its log with entry {end.last}")
-        head = check_note(neighbor, message)
+        head = check_note(neighbor, self.keys.counting(neighbor.log_id), message)
         out = self.mirrors.on_entries(neighbor, message, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
 
@@ -443,6 +463,7 @@ class Node:
             out += self.replicas.on_claim(neighbor, message.token, now)
         self.replicas.greet(neighbor, now)
         if message.reply:
+            out += self.notices.tell(neighbor.member.transport)
             out.append(self.publisher.hello(neighbor.member.transport, reply=False))
         return self._wake(out)
 
@@ -463,6 +484,9 @@ class Node:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]
         if neighbor is not None:
             neighbor.refuse(error.reason, now)
+            if error.reason is Reason.BAD_SIGNATURE:
+                # It may know a log key that we do not: its answer begins with all notices it has.
+                out += self.rounds.poll([neighbor], now)
         return out
 
     # -- results ------------------------------------------------------------------------------------------------

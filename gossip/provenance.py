@@ -16,6 +16,7 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import PPM, Release, Standing
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.records import (
     BOOL,
     HASH,
@@ -456,6 +457,8 @@ class PayloadErased:
 
 Record = (
     CharterAdopt
+    | KeyRotate
+    | KeyRevoke
     | LogRecover
     | LogRetire
     | NodeStart
@@ -477,6 +480,8 @@ RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
     for kind in (
         CharterAdopt,
+        KeyRotate,
+        KeyRevoke,
         LogRecover,
         LogRetire,
         NodeStart,

@@ -16,6 +16,7 @@ from quidnunc.gossip.events import Effect, Frame, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, frame, open_update
 from quidnunc.gossip.neighbor import Neighbor, Waiting
 from quidnunc.gossip.retirement import LogRetire
@@ -42,6 +43,7 @@ class Replicas:
         evidence: Evidence,
         settings: Settings,
         forget: Callable[[bytes], None],
+        keys: Keybook,
         *,
         own_number: Callable[[], int],
         live: Callable[[Neighbor, float], bool],
@@ -56,6 +58,7 @@ class Replicas:
         self._evidence = evidence
         self._settings = settings
         self._forget = forget
+        self._keys = keys
         self.neighbors = neighbors
         self._received: deque[int] = deque(maxlen=RECEIVED_MAX)
         self._armed = False
@@ -321,7 +324,7 @@ class Replicas:
     # -- judging ------------------------------------------------------------------------------------------------
 
     def _open(self, neighbor: Neighbor, token: bytes) -> SignedUpdate:
-        signed = open_update(token, log_id=neighbor.log_id, public=neighbor.member.log)
+        signed = open_update(token, log_id=neighbor.log_id, public=self._keys.counting(neighbor.log_id))
         if signed.update.federation != self._charter.federation_id:
             raise RemoteProtocolError(Reason.WRONG_FEDERATION, "update was signed for another federation")
         if neighbor.quarantined:

@@ -13,6 +13,7 @@ from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Release, Standing
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.provenance import (
     CharterAdopt,
@@ -55,16 +56,17 @@ class Resume:
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
-    ``retired`` is the record that ends this log, None while it goes on.
+    ``retired`` is the record that ends this log, None while it goes on; ``key_changes`` are what its root key said of
+    its log keys, by ``seq``, and ``own_notices`` the tokens of those entries, which the host fills in.
     ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
     says of whose training stands in the own replica. ``inputs`` are the rows of the merge that led to ``base``, empty
     once it was published from; the host fills in ``input_tokens``, those of the updates of others among them by (log
     id, seq).
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
-    ``proofs``, their bytes, likewise ``notices`` for ``noticed``, by log id, the tokens of ``tracked``, ``heads``
-    (size, root, note) of other logs, what witnesses ``cosigned`` (size, note), and ``mirrors``: which entries of other
-    logs are kept, from the first up to the one
+    ``proofs``, their bytes, likewise ``notices`` for ``noticed``, by log id and ``seq``, the tokens of ``tracked``,
+    ``heads`` (size, root, note) of other logs, what witnesses ``cosigned`` (size, note), and ``mirrors``: which entries
+    of other logs are kept, from the first up to the one
     before the second number, and the leaf hash of the last.
 
     ``current`` says that neighbors have just been asked: this is all there is of the own log.
@@ -93,7 +95,9 @@ class Resume:
     missing: set[bytes] = field(default_factory=set)
     frozen: dict[bytes, bytes] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
-    noticed: dict[bytes, bytes] = field(default_factory=dict)
+    key_changes: dict[int, KeyRotate | KeyRevoke] = field(default_factory=dict)
+    own_notices: list[bytes] = field(default_factory=list)
+    noticed: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
     notices: list[bytes] = field(default_factory=list)
     mirrors: dict[bytes, tuple[int, int, bytes]] = field(default_factory=dict)
     current: bool = False
@@ -146,6 +150,8 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
             state.exhausted = True
+        case KeyRotate() | KeyRevoke():
+            state.key_changes[seq] = record
         case LogRetire():
             state.retired = record
         case EquivocationProof():
@@ -153,7 +159,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
         case MemberNotice():
-            state.noticed[record.who] = record.token
+            state.noticed[record.who, record.seq] = record.token
         case SuspicionRaised():
             state.suspected[record.who] = Suspected(seq, record.kind, record.deadline_ms)
         case SuspicionCleared():

@@ -154,6 +154,10 @@ class Rounds:
         """Whether a turn now would spend privacy that nobody hears of."""
         return self._gate.alone(self.live(now), finished=self.finished)
 
+    def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
+        """Ask ``neighbors`` where they stand, as long as that was not done a moment ago."""
+        return self._gate.poll(neighbors, now)
+
     # -- the turn -----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:

@@ -30,6 +30,7 @@ from quidnunc.gossip.attestation import (
 from quidnunc.gossip.events import Effect, Report, Send, Witness
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
@@ -75,7 +76,7 @@ class Witnesses:
         self,
         charter: Charter,
         me: bytes,
-        log_public: bytes,
+        keys: Keybook,
         key: SecretKey,
         neighbors: dict[bytes, Neighbor],
         exposure: Exposure,
@@ -87,7 +88,7 @@ class Witnesses:
         self._federation = charter.federation_id
         self._members = {origin_of(each.log_id): each for each in charter.members}
         self._me = me
-        self._log_public = log_public
+        self._keys = keys
         self._key = key
         self._neighbors = neighbors
         self._exposure = exposure
@@ -133,7 +134,7 @@ class Witnesses:
             member = self._members.get(origin)
             if member is None:
                 raise RemoteProtocolError(Reason.STRANGER, f"checkpoint of {origin[:96]}, which is no member's log")
-            found = open_checkpoint(note, origin, member.log)
+            found = open_checkpoint(note, origin, self._keys.counting(member.log_id))
             if member.log_id == self._me:
                 self.compare_own(found.size, found.root)
             else:
@@ -275,7 +276,7 @@ class Witnesses:
 
     def on_cosigned(self, neighbor: Neighbor, note: bytes, now: float) -> None:
         """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
-        found = open_checkpoint(note, origin_of(self._me), self._log_public)
+        found = open_checkpoint(note, origin_of(self._me), self._keys.of(self._me))
         if not self.compare_own(found.size, found.root):
             return
         key, parsed = witness_verifier(neighbor.log_id, neighbor.member.witness), parse_note(note)

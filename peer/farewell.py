@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
-from quidnunc.crypto.token import make_token
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.message import Consistency, Cosigned, Notice, Prove, frame, parse_message
+from quidnunc.peer.ledger.ending import entry_notice
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.network.overlay_api import Overlay, SendFailed
 
@@ -23,14 +23,6 @@ log = logging.getLogger("quidnunc.peer")
 
 GRACE_S = 2.0
 """How long to stay for neighbors that were told and have not cosigned the last checkpoint yet."""
-
-
-def notice_of_end(ledger: LedgerReader) -> bytes:
-    """The notice that ``ledger``, a retired one, has ended: the token of its last entry."""
-    note = ledger.checkpoint()
-    assert note is not None
-    last = ledger.size - 1
-    return make_token(ledger.entry(last), ledger.tree().inclusion(last), note)
 
 
 class Farewell:
@@ -44,7 +36,7 @@ class Farewell:
         self._federation = charter.federation_id
         self._overlay = overlay
         self._ledger = ledger
-        self._notice = frame(Notice(self._federation, notice_of_end(ledger)))
+        self._notice = frame(Notice(self._federation, entry_notice(ledger, ledger.size - 1)))
         self._neighbors = {member.transport for member in charter.neighbors(me)}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()

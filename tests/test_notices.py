@@ -18,6 +18,7 @@ from quidnunc.gossip.conditions import Severity
 from quidnunc.gossip.events import Frame, PeerUp, Received
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Entries, Message, Notice, Proof, write_message
 from quidnunc.gossip.notices import open_notice
 from quidnunc.gossip.provenance import MemberNotice, Merge, payload_of
@@ -158,7 +159,7 @@ def test_what_ends_no_log_is_refused_and_changes_nothing(spoil: object, reason: 
     bench.greet()
     data = spoil(bench, bench.authors[0])  # type: ignore[operator]
     with pytest.raises(RemoteProtocolError):
-        open_notice(data, bench.charter)
+        open_notice(data, Keybook(bench.charter.members))
     assert bench.receive(bench.authors[1], told(bench, data)) == [reason]
     assert not any(each.retired for each in bench.node.neighbors.values())
     assert not bench.disk.proofs
@@ -196,6 +197,10 @@ def ended(world: World, peer: Peer) -> bytes:
     return make_token(last, log.inclusion(record.last), log.checkpoint(peer.secret))
 
 
+def end_of(data: bytes, world: World) -> object:
+    return open_notice(data, Keybook(world.charter.members)).record
+
+
 def tell(world: World, peer: Peer, gone: Peer, data: bytes) -> None:
     """``gone`` shows ``peer`` the end of its log."""
     frame = Frame(write_message(Notice(world.charter.federation_id, data)))
@@ -219,7 +224,7 @@ def test_one_that_was_told_is_enough_and_the_others_go_on(seed: int) -> None:
     world.run(world.now + 5.0)
     for peer, size in zip(others, before, strict=True):
         assert peer.node is not None
-        assert peer.node.neighbors[gone.log_id].retired == open_notice(data, world.charter).record
+        assert peer.node.neighbors[gone.log_id].retired == open_notice(data, Keybook(world.charter.members)).record
         assert not [each for each in conditions(peer.node, EPOCH_S + world.now) if each.severity != Severity.NOTE]
         merges = [r for _, r in parsed(peer.disk.entries[size:]) if isinstance(r, Merge)]
         assert len(merges) > 2

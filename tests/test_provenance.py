@@ -14,6 +14,7 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import CosignatureRow, SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.provenance import (
     RECORDS,
     CharterAdopt,
@@ -101,6 +102,8 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(
         LogRecover, UINTS, UINTS, st.lists(st.builds(RecoveredFrom, HASHES, HASHES), max_size=3).map(tuple), UINTS
     ),
+    st.builds(KeyRotate, HASHES, UINTS, *[st.binary(min_size=64, max_size=64)] * 2),
+    st.builds(KeyRevoke, UINTS, UINTS, st.binary(min_size=64, max_size=64)),
     st.builds(LogRetire, st.none() | HASHES, UINTS, UINTS, st.binary(min_size=64, max_size=64)),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(

@@ -48,18 +48,22 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
     with Store.open(home.ledger, readonly=True) as store:
         require_open(store)
     root = root_key(args.key or home.root_key, member, phrase)
-    key = SecretKey(derive_seed(keys.load(home.operational_key, "operational", phrase), Role.LOG, 0))
+    secret = keys.load(home.operational_key, "operational", phrase)
     if not _agreed(context, member, heir):
         return Outcome({"retired": False}, ["nothing was retired"])
     with home.lock(), Store.open(home.ledger) as store:
         require_open(store)
-        if key.public != store.public:
+        epoch = store.keys.epoch
+        key = SecretKey(derive_seed(secret, Role.LOG, epoch))
+        if key.public != store.keys.spans[-1].public:
             raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
         log, spent_u = _replayed(store)
         successor = None if heir is None else heir.log_id
         reason = next(each for each in RetireReason if each.label == args.reason)
         record = retire(root, store.log_id, log.size, reason, successor)
-        entry = log.append(record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000))
+        entry = log.append(
+            record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=epoch
+        )
         store.commit([entry], log.checkpoint(key))
     data = {
         "retired": True,

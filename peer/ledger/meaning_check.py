@@ -138,7 +138,7 @@ class _Checker:
         seq, header = entry
         self._evidence.checked += 1
         try:
-            checkpoint = open_checkpoint(signed[0], origin_of(self._log_id), self._public)
+            checkpoint = open_checkpoint(signed[0], origin_of(self._log_id), self._audit.keys or self._public)
             tree = Tiled(seq + 1, partial(stored_hashes, self._connection))
             path = tree.inclusion(seq)
             verify_inclusion(leaf_hash(header), seq, checkpoint.size, path, checkpoint.root)
