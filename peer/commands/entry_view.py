@@ -9,6 +9,7 @@ from typing import Any
 from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, EntryType, Header, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip import provenance
 from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
@@ -179,6 +180,12 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.MEMBER_NOTICE: lambda record, names: (
         f"entry {record.seq} of {who(record.who, names)}, by its root key: {type_label(record.kind)}"
     ),
+    EntryType.KEY_ROTATE: lambda record, names: (
+        f"log key {record.epoch}, {record.public.hex()[:16]}, signs behind this entry, by the root key"
+    ),
+    EntryType.KEY_REVOKE: lambda record, names: (
+        f"log key {record.epoch} counts up to {record.since} entries, by the root key"
+    ),
     EntryType.LOG_RETIRE: lambda record, names: f"ended by the root key ({retired_words(record)})",
     EntryType.DP_EXHAUSTED: lambda record, names: (
         f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}: no more training is published"
@@ -189,6 +196,21 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
 def retired_words(record: LogRetire) -> str:
     """Why a log ended, and which one goes on."""
     return ended_words(retired_data(record))
+
+
+def key_rows(keys: LogKeys) -> list[dict[str, Any]]:
+    """The keys of a log by epoch, JSON-ready: which sizes each may sign (``last`` None: all later ones)."""
+    ends = dict(keys.revoked)
+    return [
+        {
+            "epoch": epoch,
+            "public": span.public.hex(),
+            "first": span.first,
+            "last": span.last if epoch < keys.epoch else None,
+            "since": ends.get(epoch),
+        }
+        for epoch, span in enumerate(keys.spans)
+    ]
 
 
 def ended_words(ended: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from quidnunc.peer.commands import (
     ledger_why,
 )
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.entry_view import plain, record_of, retired_words, type_label
+from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
@@ -83,10 +83,12 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         vouched = witnessed(store, known_members(context))
         owner = owner_of(context, store)
         ended = retirement(store)
+        log_keys = key_rows(store.keys)
         data = {
             "log_id": store.log_id.hex(),
             "name": owner.name if owner else "",
             "retired": None if ended is None else retired_data(ended),
+            "keys": log_keys,
             "entries": sum(counts.values()),
             "root": store.root.hex(),
             "last_entry": None if last_ms is None else when(last_ms),
@@ -105,6 +107,12 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     if cap_u:
         lines.append(f"  epsilon    {spent_u / MICRO:.3f} of {cap_u / MICRO:g}; more with: quidnunc budget show")
     lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
+    if len(log_keys) > 1:
+        lines += [
+            f"  log key {row['epoch']:<2} {row['public'][:16]}: sizes {row['first']} to {row['last'] or 'now'}"
+            + (f", revoked from {row['since']} on" if row["since"] is not None else "")
+            for row in log_keys
+        ]
     if ended is not None:
         lines.insert(1, Styled(f"  retired    {retired_words(ended)}: nothing follows", "warn"))
     return Outcome(data, lines)
