@@ -17,6 +17,9 @@ from quidnunc.crypto.identity import SecretKey, tagged, verify
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.records import HASH, SIGNATURE, UINT, Fields
 
+KEY_CHANGES_MAX = 128
+"""Changes of keys of one log that others take in: they keep every one of them, and tell whoever connects."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRotate:
@@ -103,5 +106,7 @@ def _without(keys: LogKeys, record: KeyRevoke, log_id: bytes, seq: int, root: by
             f"revokes the log key of epoch {record.epoch} from {record.since} entries on, it signed {span.first} to "
             f"{span.last}"
         )
+    if record.since >= dict(keys.revoked).get(record.epoch, span.last + 1):
+        raise Malformed(f"revokes the log key of epoch {record.epoch}, which counts no further than that already")
     verify(root, revocation_message(log_id, seq, record.epoch, record.since), record.root_signature)
     return keys.without(record.epoch, record.since)

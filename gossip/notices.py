@@ -17,7 +17,7 @@ from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.token import Token, open_token, parse_token
 from quidnunc.gossip.events import Effect, Forget, Report, Send
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
+from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Notice, frame
 from quidnunc.gossip.neighbor import Neighbor
@@ -125,7 +125,13 @@ class Notices:
         place = _place(data)
         if place in self._known or place[0] in self.retired:
             return []
+        changes = sum(log_id == place[0] for log_id, _ in self._known)
         notice = open_notice(data, self._keys)
+        if changes >= KEY_CHANGES_MAX and not isinstance(notice.record, LogRetire):
+            raise RemoteProtocolError(
+                Reason.TOO_LARGE,
+                f"{notice.member.name} has changed its keys {changes} times, limit is {KEY_CHANGES_MAX}",
+            )
         member, token, record = notice.member, notice.token, notice.record
         if member.log_id == self._me:
             # What this ledger holds of the kind is known from the start: this one is an older copy.

@@ -427,6 +427,7 @@ async def _run(
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
     ):
         keys = Keys.derive(secret, store.keys.epoch)
+        del secret
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import daemons
@@ -11,7 +12,7 @@ from daemons import answers, check_ledger, cli, found, plan, reaches, records, r
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.gossip.provenance import MemberNotice, UpdateReceived
-from quidnunc.peer.rehearsal import Actor
+from quidnunc.peer.rehearsal import Actor, Rehearsal
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -21,9 +22,14 @@ def stop(actor: Actor) -> None:
     assert actor.wait() == 0
 
 
-def test_a_daemon_rotates_its_key_and_retires_and_its_neighbor_learns_of_both(tmp_path: Path) -> None:
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Rehearsal]:
+    """Two peers and a charter without a last round in sight."""
     with daemons.importable():
-        federation = found(tmp_path / "f", plan(2, 400, interval=0.1, epsilon="inf"))
+        yield found(tmp_path / "f", plan(2, 400, interval=0.1, epsilon="inf"))
+
+
+def test_a_daemon_rotates_its_key_and_retires_and_its_neighbor_learns_of_both(federation: Rehearsal) -> None:
     one, other = federation.actors
     with running(federation):
         reaches(one, 3)

@@ -19,6 +19,7 @@ from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.log_keys import KeySpan, LogKeys, key_at
 from quidnunc.crypto.token import make_token, open_token
+from quidnunc.gossip import notices
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.events import Frame, PeerUp
 from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow, revoke, rotate
@@ -51,8 +52,11 @@ def test_what_was_taken_in_before_a_revocation_stays_and_only_what_comes_in_is_b
     cut = follow(keys, revoke(ROOT, LOG_ID, 7, 0, 4), LOG_ID, 7, ROOT.public)
     assert cut.spans == keys.spans
     assert [cut.counting.at(size) for size in (4, 5, 7, 8)] == [KEYS[0].public, None, None, KEYS[1].public]
-    later = follow(cut, revoke(ROOT, LOG_ID, 8, 0, 6), LOG_ID, 8, ROOT.public)
-    assert later.counting.at(5) is None, "a revocation is never taken back"
+    for since in (4, 6):
+        with pytest.raises(Malformed, match="no further"):
+            follow(cut, revoke(ROOT, LOG_ID, 8, 0, since), LOG_ID, 8, ROOT.public)
+    earlier = follow(cut, revoke(ROOT, LOG_ID, 8, 0, 3), LOG_ID, 8, ROOT.public)
+    assert earlier.counting.at(4) is None
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 80))
@@ -216,6 +220,14 @@ def test_two_changes_come_in_their_order(bench: Bench, author: Rotating) -> None
     bench.turn()
     bench.restart()
     assert bench.neighbor(author).number == 1
+
+
+def test_keys_change_so_often_and_no_more(bench: Bench, author: Rotating, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "KEY_CHANGES_MAX", 3)
+    for _ in range(3):
+        assert bench.receive(author, told(bench, author.rotate())) == []
+    assert bench.receive(author, told(bench, author.rotate())) == [Reason.TOO_LARGE]
+    assert bench.node.keys.of(author.member.log_id).epoch == 3
 
 
 def test_what_a_revoked_key_signed_beyond_is_neither_believed_nor_held_against_its_log(

@@ -14,7 +14,7 @@ from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow, revoke, rotate
+from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate, follow, revoke, rotate
 from quidnunc.gossip.provenance import payload_of
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
@@ -23,6 +23,7 @@ from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.ledger.ending import require_open
+from quidnunc.peer.ledger.key_track import CHANGES
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
@@ -127,9 +128,14 @@ def _commit(context: Context, signing: _Signing, make: Callable[[Log, LogKeys], 
         key = signing.log_key(now.epoch)
         if key.public != now.spans[-1].public:
             raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
-        log = Log(store.log_id)
+        log, changes = Log(store.log_id), 0
         for entry in store.entries():
-            log.replay(entry)
+            changes += log.replay(entry).type in CHANGES
+        if changes >= KEY_CHANGES_MAX:
+            raise UsageError(
+                f"{home.ledger}: its keys have changed {changes} times, others take in {KEY_CHANGES_MAX}",
+                hint="end this log, and begin another: quidnunc ledger retire",
+            )
         record = make(log, now)
         seq, t_ms = log.size, int(time.time() * 1000)
         entry = log.append(
