@@ -132,6 +132,20 @@ def test_a_header_of_another_epoch_and_a_checkpoint_by_an_old_key_are_named(home
         Store.open(home.ledger)
 
 
+def test_a_rotation_that_was_tampered_with_is_named_by_verify_and_ends_a_start(home: Home) -> None:
+    assert run(home, "key", "rotate").code == 0
+    with sqlite3.connect(home.ledger) as connection:
+        ((payload,),) = connection.execute("SELECT payload FROM entry WHERE seq = 2")
+        place = payload.index(log_key(home, 1).public)
+        spoiled = payload[:place] + log_key(home, 2).public + payload[place + 32 :]
+        connection.execute("UPDATE entry SET payload = ? WHERE seq = 2", (spoiled,))
+    connection.close()
+    assert {("I22", 2), ("I5", 2)} <= broken(home)
+    assert run(home, "ledger", "verify").code == 30
+    with pytest.raises(LedgerCorrupt):
+        Store.open(home.ledger)
+
+
 def broken(home: Home) -> set[tuple[str, int]]:
     found = run(home, "ledger", "fsck").envelope["data"]["invariants"]
     return {(each["code"], problem["seq"]) for each in found for problem in each["problems"]}

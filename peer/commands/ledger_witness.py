@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import origin_of, parse_checkpoint, witness_verifier
-from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.note import MAX_SIGNATURES, Note, Signature, Verifier, format_note, parse_note, verify_note
 from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
@@ -92,7 +93,10 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
         return Witnessed(0, (), 0, 0, layer)
     others = {each.log_id: each for each in members if each.log_id != store.log_id}
     mine = any(each.log_id == store.log_id for each in members)
-    keys = store.keys
+    try:
+        keys = store.keys
+    except LedgerCorrupt:  # its entries are told of by their own layers
+        keys = LogKeys.of(store.public)
     seen: list[Seen] = []
     for log_id, (size, note) in sorted(store.cosignatures().items()):
         layer.checked += 1
