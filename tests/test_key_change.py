@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from node_helpers import Author, Bench
+from node_helpers import Author, Bench, start_all, toy_world
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
@@ -22,11 +22,15 @@ from quidnunc.crypto.token import make_token, open_token
 from quidnunc.gossip import notices
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.events import Frame, PeerUp
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow, revoke, rotate
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Heads, Hello, Message, Notice, write_message
 from quidnunc.gossip.provenance import MemberNotice, UpdatePublished, payload_of
+from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.status import state_of
+from quidnunc.sim.network import Link
+from quidnunc.sim.world import EPOCH_S, Disk, Peer, World
 
 ROOT, OTHER = SecretKey(b"r" * 32), SecretKey(b"o" * 32)
 KEYS = [SecretKey(bytes([epoch]) * 32) for epoch in range(1, 5)]
@@ -332,3 +336,67 @@ def test_a_keybook_knows_the_charter_until_it_is_told_more() -> None:
     for member in bench.charter.members:
         assert book.of(member.log_id) == LogKeys.of(member.log)
     assert book.member(b"x" * 32) is None
+
+
+# -- a world ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RotatedDisk(Disk):
+    """A disk whose ledger changes keys, with the notices a host would make of these entries."""
+
+    notices: list[bytes] = field(default_factory=list)
+
+    def fold(self, keep: int) -> Resume:
+        resume = Disk.fold(self, keep)
+        resume.own_notices = list(self.notices)
+        return resume
+
+
+def rotate_peer(world: World, peer: Peer) -> int:
+    """Rotate the key of a simulated peer that is down; the entry's ``seq``."""
+    founder = next(each for each in Bench(len(world.charter.members)).founders if each.member.log_id == peer.log_id)
+    log = Log(peer.log_id)
+    for entry in peer.disk.entries:
+        log.replay(entry)
+    key = SecretKey(derive_seed(founder.secret, Role.LOG, 1))
+    record = rotate(founder.root, peer.log_id, log.size, 1, key)
+    entry = log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=0)
+    notice = make_token(entry, log.inclusion(log.size - 1), log.checkpoint(peer.secret))
+    peer.disk.entries.append(entry)
+    peer.disk = RotatedDisk(*(getattr(peer.disk, each.name) for each in fields(peer.disk)), [notice])
+    peer.secret = key
+    return log.size - 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_key_changes_over_links_that_lose_and_everybody_goes_on(seed: int) -> None:
+    link = Link(loss=0.25, duplicate=0.1, jitter_s=0.1)
+    world, _ = toy_world(4, seed=seed, watch=False, link=link, rounds=RoundSpec(300, 0, 2, "majority"))
+    start_all(world)
+    world.run(5.0)
+    peer = world.peers[seed]
+    world.stop(peer.index)
+    seq = rotate_peer(world, peer)
+    world.run(world.now + 1.0)
+    world.start(peer.index)
+    world.run(world.now + 25.0)
+    other = world.peers[(seed + 1) % 4]
+    world.crash(other.index)
+    world.start(other.index)
+    world.run(world.now + 15.0)
+    for each in world.peers:
+        assert each.node is not None
+        assert not each.node.exposure.proofs
+        if each is not peer:
+            neighbor = each.node.neighbors[peer.log_id]
+            assert neighbor.seq is not None
+            assert neighbor.seq > seq, "an update by the new key was taken"
+            assert not neighbor.quarantined
+            assert neighbor.standing.bad == 0
+    assert each_is_live(world)
+
+
+def each_is_live(world: World) -> bool:
+    nodes = [each.node for each in world.peers if each.node is not None]
+    return len(nodes) == 4 and all(len(node.rounds.live(EPOCH_S + world.now)) == 3 for node in nodes)
