@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN, SecretKey
+from quidnunc.crypto.log_keys import Keys, key_at
 from quidnunc.crypto.merkle import HASH_BYTES, MAX_SIZE, empty_root
 from quidnunc.crypto.note import (
     COSIGNATURE,
@@ -93,17 +94,18 @@ def cosign_checkpoint(note: bytes, log_id: bytes, key: SecretKey, *, time: int) 
     return format_note(add_signature(parsed, origin_of(log_id), key, COSIGNATURE, time=time)).encode()
 
 
-def open_checkpoint(note: bytes, origin: str, public: bytes) -> Checkpoint:
-    """The checkpoint in ``note``, after checking that it is of ``origin`` and signed by its key ``public``.
+def open_checkpoint(note: bytes, origin: str, public: Keys) -> Checkpoint:
+    """The checkpoint in ``note``, after checking that it is of ``origin`` and signed by its key for that size.
 
     Raises :class:`Malformed`, or :class:`RemoteProtocolError` with :attr:`Reason.STRANGER` for another log's
-    and :attr:`Reason.BAD_SIGNATURE` for one that ``public`` did not sign.
+    and :attr:`Reason.BAD_SIGNATURE` for one that this key did not sign.
     """
     parsed = parse_note(note)
     checkpoint = parse_checkpoint(parsed.text)
     if checkpoint.origin != origin:
         raise RemoteProtocolError(Reason.STRANGER, f"checkpoint of {checkpoint.origin}, expected {origin}")
-    if not verify_note(parsed, [Verifier(origin, public)]):
+    key = key_at(public, checkpoint.size)
+    if key is None or not verify_note(parsed, [Verifier(origin, key)]):
         raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"checkpoint is not signed by the key of {origin}")
     return checkpoint
 

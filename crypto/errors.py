@@ -53,6 +53,7 @@ class Reason(IntEnum):
     NOT_NEIGHBOR = 19
     RATE_LIMITED = 20
     VERSION = 21
+    RETIRED = 22
 
     @property
     def label(self) -> str:

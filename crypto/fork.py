@@ -31,7 +31,8 @@ from quidnunc.crypto.fork_proof import (
     kind_of,
     parse_fork,
 )
-from quidnunc.crypto.merkle import MAX_SIZE, leaf_hash, verify_consistency, verify_inclusion
+from quidnunc.crypto.log_keys import KeySpan
+from quidnunc.crypto.merkle import leaf_hash, verify_consistency, verify_inclusion
 from quidnunc.crypto.note import COSIGNATURE, ED25519, Note, Verifier, parse_note, verify_note
 from quidnunc.crypto.token import parse_token
 
@@ -39,12 +40,7 @@ _HEADER_START = b"\x99\x01"
 """How every header of version 1 begins: an array of nine, and the version."""
 
 
-class KeySpan(NamedTuple):
-    """A log's public key, and the sizes of the checkpoints that it may sign: ``first`` to ``last``, both included."""
-
-    public: bytes
-    first: int = 0
-    last: int = MAX_SIZE
+__all__ = ["Fork", "KeySpan", "KnownKeys", "verify_fork"]
 
 
 class KnownKeys(NamedTuple):

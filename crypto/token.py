@@ -15,6 +15,7 @@ from quidnunc.crypto.encoding import decode, encode
 from quidnunc.crypto.entry import Entry, Header, open_entry, parse_header
 from quidnunc.crypto.errors import LocalProtocolError, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import DOMAIN
+from quidnunc.crypto.log_keys import Keys, LogKeys
 from quidnunc.crypto.merkle import leaf_hash, verify_inclusion
 
 TOKEN_TAG = DOMAIN + "token"
@@ -54,8 +55,8 @@ def make_token(entry: Entry, path: Sequence[bytes], note: bytes) -> bytes:
     return data
 
 
-def open_token(data: bytes, *, log_id: bytes, public: bytes) -> Token:
-    """Verify the token of an entry in the log ``log_id``, whose log key is ``public``.
+def open_token(data: bytes, *, log_id: bytes, public: Keys) -> Token:
+    """Verify the token of an entry in the log ``log_id``, whose log key, or keys, are ``public``.
 
     Raises :class:`RemoteProtocolError`, with :attr:`Reason.STRANGER` for another log's and
     :attr:`Reason.BAD_SIGNATURE` for one that ``public`` did not sign; else it is a :class:`Malformed`.
@@ -68,6 +69,8 @@ def open_token(data: bytes, *, log_id: bytes, public: bytes) -> Token:
         )
     header = open_entry(Entry(header_bytes, payload, salt))
     checkpoint = open_checkpoint(note, origin_of(log_id), public)
+    if isinstance(public, LogKeys) and header.key_epoch != public.epoch_at(header.seq + 1):
+        raise Malformed(f"entry {header.seq} is of key epoch {header.key_epoch}, another key was valid there")
     leaf = leaf_hash(header_bytes)
     verify_inclusion(leaf, header.seq, checkpoint.size, path, checkpoint.root)
     return Token(header, header_bytes, payload, leaf, checkpoint.size, checkpoint.root, note)

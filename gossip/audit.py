@@ -7,7 +7,7 @@ sum to one, and its inputs are own updates and accepted ones; I12 own updates ar
 the replica where the one before ended, and was trained from the newest merge, the own replica or the charter's params;
 I13 accepted updates of another peer follow each other without a gap, except where a snapshot stands for what was
 missed; I15 what takes a suspicion back names it; I16 a summary of cosignatures is of other logs, each once, and of
-sizes that there were.
+sizes that there were; I22 log keys change by the root key only, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.federation.genesis import Genesis, parse_genesis
 from quidnunc.gossip.jobs import PPB, Unit
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow
 from quidnunc.gossip.provenance import (
     RECORDS,
     Decision,
@@ -44,7 +46,10 @@ class Finding(NamedTuple):
 
 
 class Audit:
-    """Reads the entries of the log ``log_id`` in order; :attr:`findings` says what does not hold."""
+    """Reads the entries of the log ``log_id`` in order; :attr:`findings` says what does not hold.
+
+    ``keys`` are its log keys as the entries read so far leave them, None before a genesis.
+    """
 
     def __init__(self, log_id: bytes) -> None:
         self._log_id = log_id
@@ -52,6 +57,7 @@ class Audit:
         self.checked = 0
         self._retired = False
         self._root: bytes | None = None
+        self.keys: LogKeys | None = None
         self._number = 0
         self._replica = b""
         self._published_at: int | None = None
@@ -93,7 +99,7 @@ class Audit:
             return None
         match record:
             case Genesis():
-                self._root = record.root
+                self._root, self.keys = record.root, LogKeys.of(record.key)
                 if record.log_id != self._log_id:
                     self._find("I4", seq, f"is the genesis of log {record.log_id.hex()[:16]}")
             case PrivacySpend():
@@ -108,6 +114,8 @@ class Audit:
                 self._summary(seq, record)
             case LogRetire():
                 self._retire(seq, record)
+            case KeyRotate() | KeyRevoke():
+                self._change_keys(seq, record)
             case SuspicionRaised():
                 self._suspected[record.who] = seq
             case SuspicionCleared():
@@ -122,6 +130,14 @@ class Audit:
             check_retirement(record, self._log_id, seq, self._root)
         except RemoteProtocolError as error:
             self._find("I9", seq, f"retirement: {error.message}")
+
+    def _change_keys(self, seq: int, record: KeyRotate | KeyRevoke) -> None:
+        if self._root is None or self.keys is None:
+            return
+        try:
+            self.keys = follow(self.keys, record, self._log_id, seq, self._root)
+        except RemoteProtocolError as error:
+            self._find("I22", seq, error.message)
 
     def _summary(self, seq: int, record: WitnessSummary) -> None:
         witnesses = [row.witness for row in record.rows]

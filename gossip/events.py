@@ -103,8 +103,8 @@ Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused 
 class Commit:
     """Make ``entries`` and the signed checkpoint ``note`` over them durable, with the tokens kept for repair.
 
-    ``tokens`` are (hash, author log id, update number, token bytes), ``proofs`` proofs of equivocation that entries
-    name, ``cosigned`` are (witness log id, size, note) of cosignatures under own checkpoints.
+    ``tokens`` are (hash, author log id, update number, token bytes), ``proofs`` proofs of equivocation and notices
+    that entries name, ``cosigned`` are (witness log id, size, note) of cosignatures under own checkpoints.
     """
 
     entries: tuple[Entry, ...]

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Mapping
 
 from quidnunc.crypto.checkpoint import origin_of
-from quidnunc.crypto.fork import Fork, KeySpan, KnownKeys, verify_fork
+from quidnunc.crypto.fork import Fork, KnownKeys, verify_fork
 from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import ForkProof, encode_fork
 from quidnunc.gossip.events import Effect, Forget, Report, Send
 from quidnunc.gossip.evidence import Evidence, standing_class
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Proof, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import EquivocationProof
@@ -24,9 +25,8 @@ from quidnunc.gossip.recorder import Recorder
 
 
 def keys_of(charter: Charter) -> KnownKeys:
-    """Whose signatures count in a federation: the log and witness keys of its members."""
-    logs = {origin_of(each.log_id): (KeySpan(each.log),) for each in charter.members}
-    return KnownKeys(logs, {origin_of(each.log_id): (each.witness,) for each in charter.members})
+    """Whose signatures count in a federation whose charter alone is known: its members' log and witness keys."""
+    return Keybook(charter.members).known()
 
 
 class Exposure:
@@ -42,12 +42,13 @@ class Exposure:
         neighbors: dict[bytes, Neighbor],
         recorder: Recorder,
         evidence: Evidence,
+        keys: Keybook,
         proofs: Mapping[bytes, bytes],
     ) -> None:
         self._federation = charter.federation_id
         self._me = me
         self._names = {origin_of(each.log_id): each for each in charter.members}
-        self._known = keys_of(charter)
+        self._keys = keys
         self._neighbors = neighbors
         self._recorder = recorder
         self._evidence = evidence
@@ -60,14 +61,14 @@ class Exposure:
 
     def is_about_us(self, data: bytes) -> bool:
         """Whether a proof is one against the own key; raises RemoteProtocolError if it proves nothing."""
-        return self._names[verify_fork(data, self._known).culprit].log_id == self._me
+        return self._names[verify_fork(data, self._keys.known()).culprit].log_id == self._me
 
     def on_proof(self, data: bytes, now: float, sender: Neighbor | None = None) -> list[Effect]:
         """Freeze what ``data`` convicts and tell every neighbor but ``sender``; raises RemoteProtocolError.
 
         One proof of a log is enough: further ones change nothing and are not handed on.
         """
-        found = verify_fork(data, self._known)
+        found = verify_fork(data, self._keys.known())
         culprit = self._names[found.culprit]
         if culprit.log_id in self.proofs:
             return []

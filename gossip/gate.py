@@ -47,7 +47,8 @@ class Gate:
 
     @property
     def _neighbors(self) -> list[Neighbor]:
-        return list(self._replicas.neighbors.values())
+        """Those of whom anything is expected."""
+        return [n for n in self._replicas.neighbors.values() if n.retired is None]
 
     def before_the_first(self, now: float) -> Hold:
         """Before the first turn since our start: hear enough neighbors, then have their replicas."""
@@ -67,7 +68,7 @@ class Gate:
         ahead = sum(n.claimed > self._settings.absent_rounds for n in self._neighbors)
         if self._publisher.number or 2 * ahead > total:  # the federation runs: no need to wait for the dead
             return total if waited_s < self._settings.gather_s else min(1, total)
-        return total if self._charter.rounds.start == "all" else total // 2 + 1
+        return total if self._charter.rounds.start == "all" else min(total, total // 2 + 1)
 
     def _catching_up(self, neighbor: Neighbor) -> bool:
         """Whether to wait for a neighbor's replica, as it stood when we first heard of it."""

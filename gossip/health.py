@@ -55,6 +55,9 @@ def _neighbor(node: Node, neighbor: Neighbor, now: float) -> list[Condition]:
     if neighbor.quarantined:
         text = "it signed two different updates under one number; nothing of it is accepted any more"
         return [Condition("neighbor-quarantined", Severity.DEGRADED, name, text)]
+    if neighbor.retired is not None:
+        text = f"its organization ended its log with entry {neighbor.retired.last}; nothing more is expected of it"
+        return [Condition("neighbor-retired", Severity.NOTE, name, text)]
     if neighbor.suspected is not None:
         found.append(_owes(name, neighbor.suspected, now))
     if neighbor.offended_at is not None and now - neighbor.offended_at <= settings.offence_s:

@@ -24,16 +24,17 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.exposure import Exposure
-from quidnunc.gossip.message import Entries, Known, Message, Proof, parse_message
+from quidnunc.gossip.message import Entries, Known, Message, Notice, Proof, parse_message
 from quidnunc.gossip.mirrors import Mirrors
 from quidnunc.gossip.neighbor import Neighbor
+from quidnunc.gossip.notices import Notices
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.witness import Witnesses
 
 PROOFS_KEPT = 16
-"""Proofs of equivocation of other logs that wait until they may be recorded; further ones come again."""
+"""Proofs and notices of other logs that wait until they may be recorded; further ones come again."""
 
 Serve = Callable[[Neighbor, Message, float], list[Effect]]
 
@@ -49,6 +50,7 @@ class Lobby:
         mirrors: Mirrors,
         witnesses: Witnesses,
         exposure: Exposure,
+        notices: Notices,
         recorder: Recorder,
         settings: Settings,
         serve: Serve,
@@ -59,6 +61,7 @@ class Lobby:
         self._mirrors = mirrors
         self._witnesses = witnesses
         self._exposure = exposure
+        self._notices = notices
         self._recorder = recorder
         self._settings = settings
         self._serve = serve
@@ -128,7 +131,14 @@ class Lobby:
             case Proof(proof=proof) if not self.stopped:
                 if self._exposure.is_about_us(proof):
                     return self._exposure.on_proof(proof, now, neighbor)
-                if len(self._proofs) < PROOFS_KEPT:
-                    self._proofs.append(event)
-                return []
+                return self._put_off(event)
+            case Notice(token=token) if not self.stopped:
+                if self._notices.is_about_us(token):
+                    return self._notices.on_notice(token, now, neighbor)
+                return self._put_off(event)
         return self._serve(neighbor, message, now)
+
+    def _put_off(self, event: Event) -> list[Effect]:
+        if len(self._proofs) < PROOFS_KEPT:
+            self._proofs.append(event)
+        return []

@@ -1,4 +1,4 @@
-"""Messages between peers: sixteen kinds of small canonical headers, some with a body.
+"""Messages between peers: seventeen kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.log_keys import Keys
 from quidnunc.crypto.merkle import HASH_BYTES, MAX_PATH
 from quidnunc.crypto.token import Token, open_token
 from quidnunc.gossip.events import Frame
@@ -27,6 +28,7 @@ UNAVAILABLE = "quidnunc/v1/unavailable"
 RECALL = "quidnunc/v1/recall"
 RECALLED = "quidnunc/v1/recalled"
 PROOF = "quidnunc/v1/proof"
+NOTICE = "quidnunc/v1/notice"
 HEADS = "quidnunc/v1/heads"
 PROVE = "quidnunc/v1/prove"
 CONSISTENCY = "quidnunc/v1/consistency"
@@ -113,6 +115,14 @@ class Proof:
 
     federation: bytes
     proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The token of an entry that a member's root key signed (``gossip/notices.py``); it too stands for itself."""
+
+    federation: bytes
+    token: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +214,7 @@ Message = (
     | Recall
     | Recalled
     | Proof
+    | Notice
     | Heads
     | Prove
     | Consistency
@@ -234,6 +245,8 @@ def write_message(message: Message) -> bytes:
             return encode([RECALLED, federation, number])
         case Proof(federation, proof):
             return encode([PROOF, federation, proof])
+        case Notice(federation, token):
+            return encode([NOTICE, federation, token])
         case Heads(federation, notes):
             return encode([HEADS, federation, list(notes)])
         case Prove(federation, old, new):
@@ -293,6 +306,8 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Recalled(federation, _span(number, number)[0])
         case "quidnunc/v1/proof", [bytes() as proof]:
             return Proof(federation, proof)
+        case "quidnunc/v1/notice", [bytes() as token]:
+            return Notice(federation, token)
         case "quidnunc/v1/heads", [list() as notes]:
             return Heads(federation, _all_bytes(notes, HEADS_MAX, "notes"))
         case "quidnunc/v1/prove", [int() as old, int() as new]:
@@ -367,7 +382,7 @@ class SignedUpdate:
     token_hash: bytes
 
 
-def open_update(token_bytes: bytes, *, log_id: bytes, public: bytes) -> SignedUpdate:
+def open_update(token_bytes: bytes, *, log_id: bytes, public: Keys) -> SignedUpdate:
     """Verify an update token of the log ``log_id`` and parse its payload; raises RemoteProtocolError."""
     token = open_token(token_bytes, log_id=log_id, public=public)
     if token.header.type != EntryType.UPDATE_PUBLISHED:

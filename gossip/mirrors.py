@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.events import Commit, Effect, Mirror, Send, Supply
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX, Entries, Fetch, entries_frame, frame
@@ -131,11 +132,11 @@ class Mirrors:
         return [Supply(neighbor.member.transport, fetch.log_id, fetch.first, min(last, fetch.last))]
 
 
-def check_note(neighbor: Neighbor, message: Entries) -> Head | None:
-    """The checkpoint that comes with new entries, None without one; raises RemoteProtocolError."""
+def check_note(neighbor: Neighbor, keys: LogKeys, message: Entries) -> Head | None:
+    """The checkpoint by one of ``keys`` that comes with new entries, None without one; raises RemoteProtocolError."""
     if not message.note:
         return None
-    found = open_checkpoint(message.note, origin_of(neighbor.log_id), neighbor.member.log)
+    found = open_checkpoint(message.note, origin_of(neighbor.log_id), keys)
     if found.size != message.first + len(message.entries):
         raise Malformed(f"entries up to {message.first + len(message.entries)} under a checkpoint of {found.size}")
     return Head(found.size, found.root, message.note)

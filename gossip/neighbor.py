@@ -19,6 +19,7 @@ from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
 from quidnunc.gossip.message import SignedUpdate
 from quidnunc.gossip.reputation import BAD_CAP
+from quidnunc.gossip.retirement import LogRetire
 from quidnunc.gossip.settings import Settings
 
 GAPS_KEPT = 9
@@ -46,9 +47,10 @@ class Neighbor:
     ``number`` is the last update applied to ``state``, ``seq`` its place in the neighbor's log, ``claim`` says whose
     training stands in it; ``claimed`` the newest number it has proved to have published, ``goal`` what it had when we
     first heard of it, ``rejected`` the newest one whose body was refused: only a snapshot of a later one leads past it.
-    ``suspected`` says what answer its log owes and since when, None while it owes none. ``missing`` says that
-    our copy of ``state`` is lost, or not what its next update starts from. ``asked`` holds the numbers we asked for
-    again: if they then come twice, nobody is to blame. ``served_until`` is when what was served to it would have passed
+    ``suspected`` says what answer its log owes and since when, None while it owes none; ``retired`` how its
+    organization ended its log, None while it goes on. ``missing`` says that our copy of ``state`` is lost, or not what
+    its next update starts from. ``asked`` holds the numbers we asked for again: if they then come twice, nobody is to
+    blame. ``served_until`` is when what was served to it would have passed
     at the assumed rate. ``spoke_at`` is when any message of its came last; ``level`` is when, and at which number, we
     had last applied all that it had published, and ``gaps`` are the seconds each update took from one such moment to
     the next; ``behind_since`` is when we first knew of one after it. ``resting`` says that the update last applied was
@@ -67,6 +69,7 @@ class Neighbor:
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
     quarantined: bool = False
     suspected: Suspected | None = None
+    retired: LogRetire | None = None
     connected: bool = False
     link_since: float | None = None
     returned: bool = False
@@ -180,9 +183,17 @@ class Neighbor:
 
     def freeze(self) -> list[bytes]:
         """It signed two histories: nothing of it counts any more. Returns the blobs that it leaves behind."""
+        self.quarantined, self.standing = True, CONVICTED
+        return self._drop_waiting()
+
+    def retire(self, record: LogRetire) -> list[bytes]:
+        """Its organization has ended its log: nothing more is expected. Returns the blobs that it leaves behind."""
+        self.retired = record
+        return self._drop_waiting()
+
+    def _drop_waiting(self) -> list[bytes]:
         left = [each.signed.update.delta for each in self.waiting.values()]
         self.waiting.clear()
-        self.quarantined, self.standing = True, CONVICTED
         return left
 
     def advanced(self, number: int, state: bytes, seq: int, now: float) -> None:
@@ -224,7 +235,7 @@ def usual_interval(neighbor: Neighbor, period: float) -> float:
 
 def is_live(neighbor: Neighbor, now: float, period: float, settings: Settings) -> bool:
     """Whether a neighbor has advanced within its own usual intervals; ``period`` is our own, in seconds."""
-    if neighbor.quarantined or neighbor.last_advance is None:
+    if neighbor.quarantined or neighbor.retired is not None or neighbor.last_advance is None:
         return False
     usual = usual_interval(neighbor, period)
     return now - neighbor.last_advance <= max(settings.live_floor_s, settings.live_intervals * usual)

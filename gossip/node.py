@@ -47,6 +47,7 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
 )
+from quidnunc.gossip.keybook import Keybook, own_changes
 from quidnunc.gossip.lobby import Lobby
 from quidnunc.gossip.message import (
     Consistency,
@@ -58,6 +59,7 @@ from quidnunc.gossip.message import (
     Known,
     Message,
     Newest,
+    Notice,
     Proof,
     Prove,
     Recall,
@@ -71,6 +73,7 @@ from quidnunc.gossip.message import (
 )
 from quidnunc.gossip.mirrors import Mirrors, check_note
 from quidnunc.gossip.neighbor import Neighbor, is_live
+from quidnunc.gossip.notices import Notices, load_notices
 from quidnunc.gossip.provenance import CharterAdopt, NodeStart
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.rebuild import Self
@@ -103,18 +106,25 @@ class Node:
         rebuild.check_task(charter, own.described)
         self._retention = Retention(self.settings.keep_rounds)
         self._resume = resume
+        self.keys = Keybook(charter.members)
+        epoch = own_changes(self.keys, own.log_id, resume.key_changes).epoch
+        notices = load_notices(resume.notices, self.keys)
         per_round = self.settings.refusals_per_round
-        self.recorder = Recorder(log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused)
+        self.recorder = Recorder(
+            log, own.key, entropy, refusals_per_round=per_round, refused=resume.refused, key_epoch=epoch
+        )
         evidence = Evidence(self.recorder)
-        self.neighbors = rebuild.neighbors(charter, own.log_id, resume)
+        self.neighbors = rebuild.neighbors(charter, own.log_id, resume, self.keys)
         self._by_transport = {n.member.transport: n for n in self.neighbors.values()}
         self.budget = rebuild.budget(charter, own, resume)
-        self.publisher = rebuild.publisher(charter, own, resume, self.recorder, self.settings, self._retention.let_go)
-        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, resume.proofs)
+        self.publisher = rebuild.publisher(
+            charter, own, resume, self.keys, self.recorder, self.settings, self._retention.let_go
+        )
+        self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, self.keys, resume.proofs)
         self.witnesses = Witnesses(
             charter,
             own.log_id,
-            own.key.public,
+            self.keys,
             own.witness,
             self.neighbors,
             self.exposure,
@@ -123,12 +133,23 @@ class Node:
             resume.heads,
             resume.cosigned,
         )
+        self.notices = Notices(
+            charter.federation_id,
+            own.log_id,
+            self.neighbors,
+            self.keys,
+            self.recorder,
+            self.witnesses,
+            resume.own_notices,
+            notices,
+        )
         self.replicas = Replicas(
             charter,
             self.neighbors,
             evidence,
             self.settings,
             self._retention.let_go,
+            self.keys,
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
             two_updates=self.exposure.two_updates,
@@ -154,7 +175,7 @@ class Node:
         self.rejoin = Rejoin(
             charter.federation_id,
             own.log_id,
-            own.key.public,
+            self.keys,
             self.neighbors,
             self.witnesses,
             self.mirrors,
@@ -169,6 +190,7 @@ class Node:
             self.mirrors,
             self.witnesses,
             self.exposure,
+            self.notices,
             self.recorder,
             self.settings,
             self._about_logs,
@@ -182,7 +204,7 @@ class Node:
         rounds = self.rounds
         rounds.base = resume.base or self.charter.task.genesis
         rounds.personal = resume.personal
-        rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume)
+        rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume, self.keys)
         rounds.unmerged = resume.unmerged
         rounds.round = resume.round
         rounds.trained = resume.trained
@@ -328,9 +350,11 @@ class Node:
         if neighbor is None:
             return []
         neighbor.link(True, now)
-        told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor)]
+        told = [*self.exposure.tell(peer), *self.witnesses.greet(neighbor, now)]
         asked = self.rejoin.ask(neighbor) if self.rejoin.short else []
-        return [self.publisher.hello(peer, reply=True), *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
+        # Notices go first: the hello may be signed by a key that only they bring.
+        hello = [*self.notices.tell(peer), self.publisher.hello(peer, reply=True)]
+        return [*hello, *told, *asked, *self.recalls.ask(now), *self.rounds.wake(now)]
 
     def _peer_down(self, peer: bytes, now: float) -> list[Effect]:
         neighbor = self._by_transport.get(peer)
@@ -395,6 +419,8 @@ class Node:
                 out = self._ahead([])
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)
+            case Notice(token=token):
+                out = self._wake(self.notices.on_notice(token, now, neighbor))
             case Newest() | Fetch():
                 out = self._about_logs(neighbor, message, now)
             case Known():
@@ -409,7 +435,10 @@ class Node:
             return []  # a late answer, or the log of somebody who signs several
         if message.log_id != neighbor.log_id:
             raise RemoteProtocolError(Reason.UNSOLICITED, f"entries of log {message.log_id.hex()[:16]}, not its own")
-        head = check_note(neighbor, message)
+        end = neighbor.retired
+        if end is not None and message.first + len(message.entries) > end.last + 1:
+            raise RemoteProtocolError(Reason.RETIRED, f"{neighbor.member.name} ended its log with entry {end.last}")
+        head = check_note(neighbor, self.keys.counting(neighbor.log_id), message)
         out = self.mirrors.on_entries(neighbor, message, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
 
@@ -435,10 +464,13 @@ class Node:
             out += self.replicas.on_claim(neighbor, message.token, now)
         self.replicas.greet(neighbor, now)
         if message.reply:
+            out += self.notices.tell(neighbor.member.transport)
             out.append(self.publisher.hello(neighbor.member.transport, reply=False))
-        if self.rounds.blocked:
-            out.append(SetTimer(ROUND_TIMER, 0.0))
-        return out
+        return self._wake(out)
+
+    def _wake(self, out: list[Effect]) -> list[Effect]:
+        """Look again at a turn that is held back: what it waits for may have come, or never will."""
+        return [*out, SetTimer(ROUND_TIMER, 0.0)] if self.rounds.blocked else out
 
     def _refuse(
         self, neighbor: Neighbor | None, event: Received, error: RemoteProtocolError, now: float
@@ -453,6 +485,9 @@ class Node:
             out = [*committed(self.recorder.flush()), *out, Report("refused", error.message)]
         if neighbor is not None:
             neighbor.refuse(error.reason, now)
+            if error.reason is Reason.BAD_SIGNATURE:
+                # It may know a log key that we do not: its answer begins with all notices it has.
+                out += self.rounds.poll([neighbor], now)
         return out
 
     # -- results ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import PPM, Release, Standing, Unit
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.records import (
     BOOL,
     HASH,
@@ -446,6 +447,26 @@ class EquivocationProof:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberNotice:
+    """0x0c: a member's root key has signed entry ``seq``, of type ``kind``, of its log ``who`` (gossip/notices.py).
+
+    ``token`` is the SHA-256 of that entry's token, which is kept beside the ledger.
+    """
+
+    TYPE: ClassVar[EntryType] = EntryType.MEMBER_NOTICE
+    FIELDS: ClassVar[Fields] = {
+        "who": ("who", HASH),
+        "ty": ("kind", UINT),
+        "i": ("seq", UINT),
+        "bl": ("token", HASH),
+    }
+    who: bytes
+    kind: int
+    seq: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PayloadErased:
     """0x28: the payloads and salts of earlier entries of this log were erased; ``why`` is an ``EraseReason``."""
 
@@ -460,6 +481,8 @@ class PayloadErased:
 
 Record = (
     CharterAdopt
+    | KeyRotate
+    | KeyRevoke
     | LogRecover
     | LogRetire
     | NodeStart
@@ -471,6 +494,7 @@ Record = (
     | PrivacySpend
     | PrivacyExhausted
     | EquivocationProof
+    | MemberNotice
     | PayloadErased
     | WitnessSummary
     | SuspicionRaised
@@ -480,6 +504,8 @@ RECORDS: dict[int, type[Any]] = {
     kind.TYPE: kind
     for kind in (
         CharterAdopt,
+        KeyRotate,
+        KeyRevoke,
         LogRecover,
         LogRetire,
         NodeStart,
@@ -491,6 +517,7 @@ RECORDS: dict[int, type[Any]] = {
         PrivacySpend,
         PrivacyExhausted,
         EquivocationProof,
+        MemberNotice,
         PayloadErased,
         WitnessSummary,
         SuspicionRaised,

@@ -13,6 +13,7 @@ from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent, counting
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MergeRow, NoiseSource
@@ -72,7 +73,7 @@ def check_task(charter: Charter, described: Described) -> None:
         )
 
 
-def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighbor]:
+def neighbors(charter: Charter, me: bytes, resume: Resume, keys: Keybook) -> dict[bytes, Neighbor]:
     """The neighbors of ``me``, by log id, as the ledger has them; none counts as heard or live yet."""
     weights = charter.weights(me)
     known: dict[bytes, Neighbor] = {}
@@ -84,7 +85,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume) -> dict[bytes, Neighb
             neighbor.claimed = tracked.number
             neighbor.leaves, neighbor.tokens = dict(tracked.leaves), dict(tracked.tokens)
             neighbor.missing = tracked.state in resume.missing
-            neighbor.claim = _claim_in(tracked.tokens.get(tracked.number), member)
+            neighbor.claim = _claim_in(tracked.tokens.get(tracked.number), member, keys)
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing
@@ -136,13 +137,14 @@ def publisher(
     charter: Charter,
     own: Self,
     resume: Resume,
+    keys: Keybook,
     recorder: Recorder,
     settings: Settings,
     forget: Callable[[bytes], None],
 ) -> Publisher:
     """The own replica and the newest own updates, ready to be served again."""
     deltas = {
-        number: open_update(token, log_id=own.log_id, public=own.key.public).update.delta
+        number: open_update(token, log_id=own.log_id, public=keys.of(own.log_id)).update.delta
         for number, token in resume.tokens
     }
     return Publisher(
@@ -160,7 +162,7 @@ def publisher(
     )
 
 
-def base_claim(charter: Charter, me: bytes, resume: Resume) -> Claim:
+def base_claim(charter: Charter, me: bytes, resume: Resume, keys: Keybook) -> Claim:
     """Whose training stands in the state that the next training starts from, if no merge comes first."""
     if not resume.inputs:
         return resume.claim
@@ -170,14 +172,14 @@ def base_claim(charter: Charter, me: bytes, resume: Resume) -> Claim:
             return INITIAL
         if row.log_id is None or row.log_id == me:
             return resume.claim
-        return _claim_in(resume.input_tokens.get((row.log_id, row.seq)), charter.member(row.log_id))
+        return _claim_in(resume.input_tokens.get((row.log_id, row.seq)), charter.member(row.log_id), keys)
 
     return merged((row.effective, claim(row)) for row in resume.inputs)
 
 
-def _claim_in(token: bytes | None, member: Member | None) -> Claim:
+def _claim_in(token: bytes | None, member: Member | None, keys: Keybook) -> Claim:
     """What the update in a kept token of ``member`` claims; nothing without the token."""
     if token is None or member is None:
         return NOTHING
-    signed = open_update(token, log_id=member.log_id, public=member.log)
+    signed = open_update(token, log_id=member.log_id, public=keys.of(member.log_id))
     return believable(signed.update.claims, member.log_id, signed.update.steps)

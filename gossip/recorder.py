@@ -39,14 +39,22 @@ class Recorder:
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
     ``refused`` counts every refusal of this log, those without an entry of their own included.
-    ``signed`` is the size of the newest commit.
+    ``signed`` is the size of the newest commit. ``key_epoch`` is that of ``key``.
     """
 
     def __init__(
-        self, log: Log, key: SecretKey, entropy: Entropy, *, refusals_per_round: int, refused: int = 0
+        self,
+        log: Log,
+        key: SecretKey,
+        entropy: Entropy,
+        *,
+        refusals_per_round: int,
+        refused: int = 0,
+        key_epoch: int = 0,
     ) -> None:
         self.log = log
         self._key = key
+        self._key_epoch = key_epoch
         self._entropy = entropy
         self._pending: list[Entry] = []
         self._tokens: list[tuple[bytes, bytes, int, bytes]] = []
@@ -86,6 +94,7 @@ class Recorder:
             payload,
             salt=self._entropy(SALT_BYTES),
             t_ms=int(now * 1000),
+            key_epoch=self._key_epoch,
             private=private,
             private_salt=private_salt,
         )
@@ -97,7 +106,7 @@ class Recorder:
         self._tokens.append((token_hash, author, number, token))
 
     def keep_proof(self, proof: bytes) -> None:
-        """Have a proof of equivocation stored with the next commit."""
+        """Have a proof of equivocation, or a notice, stored with the next commit."""
         self._proofs.append(proof)
 
     def keep_cosigned(self, witness: bytes, size: int, note: bytes) -> None:

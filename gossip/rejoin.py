@@ -19,6 +19,7 @@ from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtoc
 from quidnunc.crypto.policy import quorum_of
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import names
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
 from quidnunc.gossip.mirrors import Mirrors, check_chain
 from quidnunc.gossip.neighbor import Neighbor
@@ -58,7 +59,7 @@ class Rejoin:
         self,
         federation: bytes,
         me: bytes,
-        public: bytes,
+        keys: Keybook,
         neighbors: dict[bytes, Neighbor],
         witnesses: Witnesses,
         mirrors: Mirrors,
@@ -69,7 +70,7 @@ class Rejoin:
     ) -> None:
         self._federation = federation
         self._me = me
-        self._public = public
+        self._keys = keys
         self._neighbors = neighbors
         self._witnesses = witnesses
         self._mirrors = mirrors
@@ -100,7 +101,7 @@ class Rejoin:
     @property
     def _trusted(self) -> list[Neighbor]:
         """The neighbors whose word counts: a log that is proven to have forked may say anything."""
-        return [n for n in self._neighbors.values() if not n.quarantined]
+        return [n for n in self._neighbors.values() if not n.quarantined and n.retired is None]
 
     @property
     def quorum(self) -> int:
@@ -166,7 +167,7 @@ class Rejoin:
         if neighbor.log_id not in self._asked:
             raise RemoteProtocolError(Reason.UNSOLICITED, "what it knows of this log was not asked for")
         if message.note:
-            found = open_checkpoint(message.note, origin_of(self._me), self._public)
+            found = open_checkpoint(message.note, origin_of(self._me), self._keys.of(self._me))
             if found.size > self._recorder.size and self.active:
                 self._learn(neighbor, Head(found.size, found.root, message.note))
             elif not self._witnesses.compare_own(found.size, found.root):

@@ -16,8 +16,10 @@ from quidnunc.gossip.events import Effect, Frame, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, frame, open_update
 from quidnunc.gossip.neighbor import Neighbor, Waiting
+from quidnunc.gossip.retirement import LogRetire
 from quidnunc.gossip.settings import Settings
 
 REPAIR_TIMER = "repair"
@@ -41,6 +43,7 @@ class Replicas:
         evidence: Evidence,
         settings: Settings,
         forget: Callable[[bytes], None],
+        keys: Keybook,
         *,
         own_number: Callable[[], int],
         live: Callable[[Neighbor, float], bool],
@@ -55,6 +58,7 @@ class Replicas:
         self._evidence = evidence
         self._settings = settings
         self._forget = forget
+        self._keys = keys
         self.neighbors = neighbors
         self._received: deque[int] = deque(maxlen=RECEIVED_MAX)
         self._armed = False
@@ -82,6 +86,8 @@ class Replicas:
             if number in neighbor.asked:
                 return []
             raise RemoteProtocolError(Reason.DUPLICATE, f"update {number} is known already")
+        if neighbor.retired is not None:
+            return self._too_late(neighbor, neighbor.retired, signed, now)
         if number <= neighbor.number:
             return [*self._observe(signed, now), *self._evidence.refuse(neighbor, signed, Reason.STALE, now)]
         if number > neighbor.number + self._settings.future_updates:
@@ -128,6 +134,8 @@ class Replicas:
         known = self._known_leaf(neighbor, update.number)
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
+        if neighbor.retired is not None:
+            return self._too_late(neighbor, neighbor.retired, signed, now)
         neighbor.has_published(update.number, now)
         newer = update.number > max(neighbor.number, neighbor.rejected)
         useful = newer or (update.number == neighbor.number and neighbor.missing)
@@ -146,6 +154,8 @@ class Replicas:
         known = self._known_leaf(neighbor, signed.update.number)
         if known is not None and known != signed.token.leaf:
             return self._convict(neighbor, signed, now)
+        if neighbor.retired is not None:
+            return self._too_late(neighbor, neighbor.retired, signed, now)
         neighbor.has_published(signed.update.number, now)
         seen = self._observe(signed, now)
         return [*seen, *self.fetch(neighbor, now)] if neighbor.behind else seen
@@ -162,7 +172,8 @@ class Replicas:
 
     def lacks(self, neighbor: Neighbor) -> bool:
         """Whether there is something to ask a neighbor for, and anybody to ask."""
-        return neighbor.connected and not neighbor.quarantined and (neighbor.behind or neighbor.missing)
+        expected = neighbor.connected and not neighbor.quarantined and neighbor.retired is None
+        return expected and (neighbor.behind or neighbor.missing)
 
     def _arm(self, delay: float) -> list[Effect]:
         """One repair timer for all neighbors; no neighbor can put it off."""
@@ -313,7 +324,7 @@ class Replicas:
     # -- judging ------------------------------------------------------------------------------------------------
 
     def _open(self, neighbor: Neighbor, token: bytes) -> SignedUpdate:
-        signed = open_update(token, log_id=neighbor.log_id, public=neighbor.member.log)
+        signed = open_update(token, log_id=neighbor.log_id, public=self._keys.counting(neighbor.log_id))
         if signed.update.federation != self._charter.federation_id:
             raise RemoteProtocolError(Reason.WRONG_FEDERATION, "update was signed for another federation")
         if neighbor.quarantined:
@@ -341,6 +352,12 @@ class Replicas:
         if len(frame.body) != self._charter.delta_bytes or signed.update.size != len(frame.body):
             return Reason.BAD_SHAPE
         return None
+
+    def _too_late(self, neighbor: Neighbor, end: LogRetire, signed: SignedUpdate, now: float) -> list[Effect]:
+        """Nothing of a retired log is taken: from before its end it came late, from behind it nobody may sign it."""
+        if signed.token.header.seq <= end.last:
+            return []
+        return self._evidence.refuse(neighbor, signed, Reason.RETIRED, now)
 
     def _convict(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
         first = self._known_token(neighbor, signed.update.number)

@@ -13,12 +13,14 @@ from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.jobs import Release, Standing, Unit
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.personal import parse_personal
 from quidnunc.gossip.provenance import (
     CharterAdopt,
     Decision,
     EquivocationProof,
+    MemberNotice,
     Merge,
     MergeRow,
     MessageRefused,
@@ -55,7 +57,8 @@ class Resume:
     ``recall`` and ``missing`` are what the host's disk has lost: the own updates, oldest first, as of any of which the
     own replica would do (empty if it is here), and the states of neighbors that are not here.
 
-    ``retired`` is the record that ends this log, None while it goes on.
+    ``retired`` is the record that ends this log, None while it goes on; ``key_changes`` are what its root key said of
+    its log keys, by ``seq``, and ``own_notices`` the tokens of those entries, which the host fills in.
     ``suspected`` are logs that owe an answer, each with the entry that says so. ``claim`` is what the newest own update
     says of whose training stands in the own replica, ``personal`` the newest state of the personal tensors, empty
     without any. ``inputs`` are the rows of the merge that led to ``base``, empty
@@ -63,8 +66,9 @@ class Resume:
     id, seq).
 
     ``frozen`` are the logs that are proven to have forked, each with the hash of the proof; the host fills in
-    ``proofs``, their bytes, the tokens of ``tracked``, ``heads`` (size, root, note) of other logs, what witnesses
-    ``cosigned`` (size, note), and ``mirrors``: which entries of other logs are kept, from the first up to the one
+    ``proofs``, their bytes, likewise ``notices`` for ``noticed``, by log id and ``seq``, the tokens of ``tracked``,
+    ``heads`` (size, root, note) of other logs, what witnesses ``cosigned`` (size, note), and ``mirrors``: which entries
+    of other logs are kept, from the first up to the one
     before the second number, and the leaf hash of the last.
 
     ``current`` says that neighbors have just been asked: this is all there is of the own log.
@@ -93,6 +97,10 @@ class Resume:
     missing: set[bytes] = field(default_factory=set)
     frozen: dict[bytes, bytes] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
+    key_changes: dict[int, KeyRotate | KeyRevoke] = field(default_factory=dict)
+    own_notices: list[bytes] = field(default_factory=list)
+    noticed: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    notices: list[bytes] = field(default_factory=list)
     mirrors: dict[bytes, tuple[int, int, bytes]] = field(default_factory=dict)
     current: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
@@ -145,12 +153,16 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             state.round = max(state.round, record.round)
         case PrivacyExhausted():
             state.exhausted.add(record.unit)
+        case KeyRotate() | KeyRevoke():
+            state.key_changes[seq] = record
         case LogRetire():
             state.retired = record
         case EquivocationProof():
             state.frozen[record.who] = record.proof
             state.quarantined.add(record.who)
             state.standings[record.who] = CONVICTED
+        case MemberNotice():
+            state.noticed[record.who, record.seq] = record.token
         case SuspicionRaised():
             state.suspected[record.who] = Suspected(seq, record.kind, record.deadline_ms)
         case SuspicionCleared():

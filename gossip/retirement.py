@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import EntryType
@@ -81,3 +81,10 @@ def check_retirement(record: LogRetire, log_id: bytes, seq: int, root: bytes) ->
     if record.successor == log_id:
         raise Malformed("names the log itself as its successor")
     verify(root, retirement_message(log_id, record.last, record.why, record.successor), record.root_signature)
+
+
+def retired_data(record: LogRetire) -> dict[str, Any]:
+    """A retirement, JSON-ready."""
+    known = {int(reason): reason.label for reason in RetireReason}
+    heir = None if record.successor is None else record.successor.hex()
+    return {"entry": record.last, "reason": known.get(record.why, f"code {record.why}"), "successor": heir}

@@ -157,6 +157,10 @@ class Rounds:
         """Whether a turn now would spend privacy that nobody hears of."""
         return self._gate.alone(self.live(now), finished=self.finished)
 
+    def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
+        """Ask ``neighbors`` where they stand, as long as that was not done a moment ago."""
+        return self._gate.poll(neighbors, now)
+
     # -- the turn -----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
@@ -211,7 +215,7 @@ class Rounds:
 
     def _current(self) -> list[Neighbor]:
         """Neighbors heard since the start whose replica, as it stood then, is here."""
-        heard = [n for n in self._neighbors if n.heard and not n.quarantined]
+        heard = [n for n in self._neighbors if n.heard and not n.quarantined and n.retired is None]
         return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
 
     def _should_adopt(self) -> bool:

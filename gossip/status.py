@@ -11,6 +11,7 @@ from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
+from quidnunc.gossip.retirement import retired_data
 from quidnunc.gossip.rounds import Phase
 
 
@@ -80,6 +81,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "ledger_entries": node.recorder.size,
         "witnessed": _witnessed(node),
         "frozen": [_name(node, log_id) for log_id in sorted(node.exposure.proofs)],
+        "retired": [_name(node, log_id) for log_id in sorted(node.notices.retired)],
         "suspected": [{"name": n.member.name} | found for n in node.neighbors.values() if (found := suspicion(n))],
         "privacy": {
             "mechanism": charter.privacy.mechanism,
@@ -151,6 +153,7 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "standing": str(standing_class(neighbor)),
         "suspected": neighbor.suspected is not None,
         "suspicion": suspicion(neighbor),
+        "retired": None if neighbor.retired is None else retired_data(neighbor.retired),
         "accepted": neighbor.accepted,
         "refused": neighbor.refused,
         "last_reason": neighbor.last_reason,

@@ -30,6 +30,7 @@ from quidnunc.gossip.attestation import (
 from quidnunc.gossip.events import Effect, Report, Send, Witness
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
@@ -75,7 +76,7 @@ class Witnesses:
         self,
         charter: Charter,
         me: bytes,
-        log_public: bytes,
+        keys: Keybook,
         key: SecretKey,
         neighbors: dict[bytes, Neighbor],
         exposure: Exposure,
@@ -87,7 +88,7 @@ class Witnesses:
         self._federation = charter.federation_id
         self._members = {origin_of(each.log_id): each for each in charter.members}
         self._me = me
-        self._log_public = log_public
+        self._keys = keys
         self._key = key
         self._neighbors = neighbors
         self._exposure = exposure
@@ -120,6 +121,11 @@ class Witnesses:
         """A checkpoint that a log showed itself and its key signed."""
         return self._observe(log_id, head, now)
 
+    def on_end(self, log_id: bytes, head: Head, now: float) -> list[Effect]:
+        """The last checkpoint of a log, asked about at once: its owner stays only for a moment to answer."""
+        self._asked.pop(log_id, None)
+        return self._observe(log_id, head, now)
+
     def on_heads(self, neighbor: Neighbor, message: Heads, now: float) -> list[Effect]:
         """Checkpoints that a neighbor has seen; raises RemoteProtocolError for one that its log did not sign."""
         out: list[Effect] = []
@@ -128,7 +134,7 @@ class Witnesses:
             member = self._members.get(origin)
             if member is None:
                 raise RemoteProtocolError(Reason.STRANGER, f"checkpoint of {origin[:96]}, which is no member's log")
-            found = open_checkpoint(note, origin, member.log)
+            found = open_checkpoint(note, origin, self._keys.counting(member.log_id))
             if member.log_id == self._me:
                 self.compare_own(found.size, found.root)
             else:
@@ -144,6 +150,9 @@ class Witnesses:
         if known is not None:
             same = known.root == head.root
             return [] if same else self._exposure.prove(fork_of_notes(known.note, head.note), now)
+        neighbor = self._neighbors.get(log_id)
+        if neighbor is not None and neighbor.retired is not None and head.size > neighbor.retired.last + 1:
+            return []  # nobody may sign behind the end of a log: that is no head of it
         seen[head.size] = head
         if len(seen) > SEEN_MAX:
             del seen[min(seen)]
@@ -267,7 +276,7 @@ class Witnesses:
 
     def on_cosigned(self, neighbor: Neighbor, note: bytes, now: float) -> None:
         """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
-        found = open_checkpoint(note, origin_of(self._me), self._log_public)
+        found = open_checkpoint(note, origin_of(self._me), self._keys.of(self._me))
         if not self.compare_own(found.size, found.root):
             return
         key, parsed = witness_verifier(neighbor.log_id, neighbor.member.witness), parse_note(note)
@@ -313,12 +322,17 @@ class Witnesses:
 
     # -- telling ------------------------------------------------------------------------------------------------
 
-    def greet(self, neighbor: Neighbor) -> list[Effect]:
-        """The newest checkpoint of its own log, for a neighbor that has just come up: it may have forgotten it."""
-        newest = self._newest.get(neighbor.log_id)
+    def greet(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """The newest checkpoint of its own log, for a neighbor that has just come up: it may have forgotten it.
+
+        One that comes only to show the end of its log will show nothing more: it is asked at once.
+        """
+        newest, head = self._newest.get(neighbor.log_id), self.heads.get(neighbor.log_id)
         if newest is None:
             return []
-        return [Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
+        last = neighbor.retired is not None and (head is None or head.size < newest.size)
+        asked = self._follow(neighbor.log_id, newest, now) if last else []
+        return [*asked, Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
 
     def pollinate(self) -> list[Effect]:
         """The newest checkpoints of other logs, to every neighbor those it has not been told yet.

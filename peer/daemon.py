@@ -43,7 +43,7 @@ from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.host import Host
-from quidnunc.peer.ledger.ending import require_open
+from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import Store
@@ -85,9 +85,10 @@ class Keys:
     transport: SecretKey
 
     @classmethod
-    def derive(cls, secret: bytes) -> Keys:
-        """Role keys of epoch 0."""
-        made = [SecretKey.from_seed(derive_seed(secret, role, 0)) for role in (Role.LOG, Role.WITNESS, Role.TRANSPORT)]
+    def derive(cls, secret: bytes, log_epoch: int = 0) -> Keys:
+        """Role keys: the log key of ``log_epoch``, the others of epoch 0."""
+        epochs = {Role.LOG: log_epoch, Role.WITNESS: 0, Role.TRANSPORT: 0}
+        made = [SecretKey.from_seed(derive_seed(secret, role, epoch)) for role, epoch in epochs.items()]
         return cls(*made)
 
 
@@ -197,6 +198,9 @@ def fill(resume: Resume, store: Store) -> None:
     resume.heads, resume.cosigned = store.heads(), store.cosignatures()
     kept = {who: store.proof(name) for who, name in resume.frozen.items()}
     resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
+    resume.own_notices = [entry_notice(store, seq) for seq in sorted(resume.key_changes)]
+    notices = (store.proof(name) for name in resume.noticed.values())
+    resume.notices = [notice for notice in notices if notice is not None]
     for author, tracked in resume.tracked.items():
         found = {number: store.token_by_number(author, number) for number in tracked.leaves}
         tracked.tokens = {number: token for number, token in found.items() if token is not None}
@@ -241,7 +245,7 @@ def build_node(
     fill(resume, store)
     resume.mirrors, resume.current = mirrors.held(), current
     tell_missing_tokens(resume, newest)
-    restore(resume, blobs, charter, member.log_id, keys.log.public)
+    restore(resume, blobs, charter, member.log_id, store.keys)
     cap = config.privacy.epsilon_cap
     own = Self(
         log_id=member.log_id,
@@ -412,7 +416,8 @@ async def _run(
     paused: bool,
 ) -> None:
     """Start-up, which is also recovery, then service; long steps leave the loop free to hear signals."""
-    keys = await trio.to_thread.run_sync(lambda: Keys.derive(opener()))
+    secret = await trio.to_thread.run_sync(opener)
+    keys = Keys.derive(secret)
     charter, member, note_hash = load_charter(home.charter, keys)
     overlay = make_overlay(charter, member, keys, config)
     setup = compute_setup(charter, config, home)
@@ -423,6 +428,8 @@ async def _run(
         closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
     ):
+        keys = Keys.derive(secret, store.keys.epoch)
+        del secret
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 
 from quidnunc.crypto.errors import BlobLost
+from quidnunc.crypto.log_keys import Keys
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.learning import codec
@@ -22,8 +23,8 @@ from quidnunc.gossip.rounds import OWN_REPLICA
 log = logging.getLogger("quidnunc.peer")
 
 
-def restore(resume: Resume, blobs: Blobs, charter: Charter, log_id: bytes, public: bytes) -> None:
-    """Look for all params that ``resume`` leads to, and rebuild what can be; ``public`` is the own log key.
+def restore(resume: Resume, blobs: Blobs, charter: Charter, log_id: bytes, public: Keys) -> None:
+    """Look for all params that ``resume`` leads to, and rebuild what can be; ``public`` are the own log keys.
 
     Of an own replica that is lost for good ``resume.recall`` says as of which updates neighbors may give it back, and
     ``resume.missing`` which states of neighbors are lost. A lost base gives way to the own replica and a merge. Raises

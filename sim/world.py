@@ -113,6 +113,7 @@ class Disk:
         resume.tokens = sorted(self.tokens.items())[-keep:]
         resume.heads, resume.cosigned = dict(self.heads), dict(self.cosigned)
         resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items() if name in self.proofs}
+        resume.notices = [self.proofs[name] for name in resume.noticed.values() if name in self.proofs]
         for log_id, (first, entries) in self.mirrors.items():
             resume.mirrors[log_id] = (first, first + len(entries), entries[-1].leaf)
         if resume.replica is not None and resume.replica not in self.blobs.data:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.audit import REPLICAS_KEPT, Audit
 from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, revoke, rotate
 from quidnunc.gossip.provenance import (
     Merge,
     MergeRow,
@@ -54,6 +56,14 @@ def merge(*effective: int) -> Merge:
 
 def retired(last: int, signer: int = 1, log_id: bytes = MEMBER.log_id) -> LogRetire:
     return retire(founder(signer).root, log_id, last, RetireReason.ENDED, None)
+
+
+def rotated(seq: int, signer: int = 1, epoch: int = 1) -> KeyRotate:
+    return rotate(founder(signer).root, MEMBER.log_id, seq, epoch, SecretKey(bytes([epoch]) * 32))
+
+
+def revoked(seq: int, since: int, signer: int = 1) -> KeyRevoke:
+    return revoke(founder(signer).root, MEMBER.log_id, seq, 0, since)
 
 
 def story() -> Told:
@@ -102,6 +112,15 @@ def test_a_true_story_passes() -> None:
         ({10: replace(retired(10), successor=MEMBER.log_id)}, [("I9", 10)]),
         ({10: retired(10, signer=2)}, [("I9", 10)]),
         ({10: retired(10, log_id=OTHER)}, [("I9", 10)]),
+        ({4: rotated(4)}, []),
+        ({4: rotated(4), 6: rotated(6, epoch=2), 10: revoked(10, 5)}, []),
+        ({4: rotated(5)}, [("I22", 4)]),
+        ({4: rotated(4, signer=2)}, [("I22", 4)]),
+        ({4: rotated(4, epoch=2)}, [("I22", 4)]),
+        ({4: rotated(4), 10: rotated(10)}, [("I22", 10)]),
+        ({10: revoked(10, 5)}, [("I22", 10)]),
+        ({4: rotated(4), 10: revoked(10, 6)}, [("I22", 10)]),
+        ({4: rotated(4), 10: revoked(10, 5, signer=2)}, [("I22", 10)]),
         ({8: spend(2, 399)}, [("I10", 8)]),
         ({8: spend(2, 1001)}, [("I10", 8), ("I10", 9)]),
         ({8: spend(3, 900)}, [("I10", 9)]),

@@ -334,6 +334,7 @@ def test_entry_types_are_frozen() -> None:
         "member.leave": 0x09,
         "member.evict": 0x0A,
         "reputation.change": 0x0B,
+        "member.notice": 0x0C,
         "update.published": 0x10,
         "update.received": 0x11,
         "merge": 0x12,

@@ -14,12 +14,14 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.gossip.attestation import CosignatureRow, SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.jobs import Standing
+from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.provenance import (
     RECORDS,
     CharterAdopt,
     ContributionClaim,
     EquivocationProof,
     LogRecover,
+    MemberNotice,
     Merge,
     MergeRow,
     MessageRefused,
@@ -52,6 +54,7 @@ CLAIMS = st.builds(PrivacyClaim, UINTS, UINTS, UINTS, UINTS, UINTS, UINTS, UINTS
 MERGE_ROWS = st.builds(MergeRow, HASHES, st.none() | HASHES, st.none() | UINTS, UINTS, UINTS, UINTS)
 RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(EquivocationProof, HASHES, st.sampled_from(("A", "B", "B2", "C", "C2", "D")), HASHES, st.none() | UINTS),
+    st.builds(MemberNotice, HASHES, UINTS, UINTS, HASHES),
     st.builds(CharterAdopt, HASHES, UINTS, st.lists(HASHES, max_size=3).map(tuple), UINTS, HASHES),
     st.builds(NodeStart, UINTS, st.just("1.0"), st.just("3.12"), st.just(""), st.just("cpu")),
     st.builds(
@@ -99,6 +102,8 @@ RECORD_STRATEGIES: list[st.SearchStrategy[Record]] = [
     st.builds(
         LogRecover, UINTS, UINTS, st.lists(st.builds(RecoveredFrom, HASHES, HASHES), max_size=3).map(tuple), UINTS
     ),
+    st.builds(KeyRotate, HASHES, UINTS, *[st.binary(min_size=64, max_size=64)] * 2),
+    st.builds(KeyRevoke, UINTS, UINTS, st.binary(min_size=64, max_size=64)),
     st.builds(LogRetire, st.none() | HASHES, UINTS, UINTS, st.binary(min_size=64, max_size=64)),
     st.builds(PayloadErased, st.lists(UINTS, max_size=5).map(tuple), UINTS),
     st.builds(

@@ -9,11 +9,12 @@ from typing import Any
 from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, EntryType, Header, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip import provenance
 from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.retirement import LogRetire, RetireReason
+from quidnunc.gossip.retirement import LogRetire, retired_data
 from quidnunc.peer.commands.charter_view import when
 
 STANDINGS = ("normal", "reduced", "quarantined")
@@ -183,6 +184,15 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
     EntryType.SUSPICION_CLEARED: lambda record, names: (
         f"{who(record.who, names)} has answered: entry {record.raised} is taken back"
     ),
+    EntryType.MEMBER_NOTICE: lambda record, names: (
+        f"entry {record.seq} of {who(record.who, names)}, by its root key: {type_label(record.kind)}"
+    ),
+    EntryType.KEY_ROTATE: lambda record, names: (
+        f"log key {record.epoch}, {record.public.hex()[:16]}, signs behind this entry, by the root key"
+    ),
+    EntryType.KEY_REVOKE: lambda record, names: (
+        f"log key {record.epoch} counts up to {record.since} entries, by the root key"
+    ),
     EntryType.LOG_RETIRE: lambda record, names: f"ended by the root key ({retired_words(record)})",
     EntryType.DP_EXHAUSTED: lambda record, names: (
         f"epsilon {record.cumulative_u / MICRO:.3f} of {record.cap_u / MICRO:g}{_of_site(record)}: "
@@ -193,15 +203,28 @@ _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {
 
 def retired_words(record: LogRetire) -> str:
     """Why a log ended, and which one goes on."""
-    heir = "" if record.successor is None else f", log {record.successor.hex()[:16]} goes on"
-    return f"{retired_data(record)['reason']}{heir}"
+    return ended_words(retired_data(record))
 
 
-def retired_data(record: LogRetire) -> dict[str, Any]:
-    """A retirement, JSON-ready."""
-    known = {int(reason): reason.label for reason in RetireReason}
-    heir = None if record.successor is None else record.successor.hex()
-    return {"entry": record.last, "reason": known.get(record.why, f"code {record.why}"), "successor": heir}
+def key_rows(keys: LogKeys) -> list[dict[str, Any]]:
+    """The keys of a log by epoch, JSON-ready: which sizes each may sign (``last`` None: all later ones)."""
+    ends = dict(keys.revoked)
+    return [
+        {
+            "epoch": epoch,
+            "public": span.public.hex(),
+            "first": span.first,
+            "last": span.last if epoch < keys.epoch else None,
+            "since": ends.get(epoch),
+        }
+        for epoch, span in enumerate(keys.spans)
+    ]
+
+
+def ended_words(ended: Mapping[str, Any]) -> str:
+    """The same of a retirement as JSON has it."""
+    heir = "" if ended["successor"] is None else f", log {ended['successor'][:16]} goes on"
+    return f"{ended['reason']}{heir}"
 
 
 def _nth_reason(code: int) -> str:

@@ -6,6 +6,7 @@
     lock [KEY...]       lock with a passphrase
     change [KEY...]     another passphrase, or another cost
     unlock [KEY...]     take the lock off
+    rotate, revoke      another log key, and an earlier one's word taken back, by the root key (key_rotate.py)
 
 KEY is ``root``, ``operational`` or the path of a key file; without any, both of this home. The key itself stays
 the same. A running daemon is not disturbed: it read its key when it started.
@@ -21,6 +22,7 @@ from quidnunc.crypto.errors import KeyFileError
 from quidnunc.crypto.keyfile import MAX_MEM_KIB, MAX_OPS, MIN_MEM_KIB, MIN_OPS, Cost, KeyFile, LockedKeyFile
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands import key_rotate
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.commands.unlocking import add_flags, new_source, source
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
@@ -38,6 +40,8 @@ class Target(NamedTuple):
 def register(parser: CommandParser) -> None:
     """The second words and their arguments."""
     add = parser.verbs("action")
+
+    key_rotate.register(add)
 
     below = _add_keys(add("show", help="kind, public key and lock of each key; needs no passphrase"))
     below.set_defaults(command=show)

@@ -12,6 +12,7 @@ from quidnunc.crypto.errors import NO_OLD_COPY
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import PrivacySpend
+from quidnunc.gossip.retirement import retired_data
 from quidnunc.peer.blobs import read_blob
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import (
@@ -19,6 +20,7 @@ from quidnunc.peer.commands import (
     ledger_erase,
     ledger_evidence,
     ledger_export,
+    ledger_farewell,
     ledger_fsck,
     ledger_gc,
     ledger_log,
@@ -29,7 +31,7 @@ from quidnunc.peer.commands import (
     ledger_why,
 )
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.entry_view import plain, record_of, retired_data, retired_words, type_label
+from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
@@ -63,6 +65,7 @@ def register(parser: CommandParser) -> None:
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
     ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
+    ledger_farewell.register(add("farewell", help="tell the neighbors that this log has ended"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
 
@@ -83,10 +86,12 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         vouched = witnessed(store, known_members(context))
         owner = owner_of(context, store)
         ended = retirement(store)
+        log_keys = key_rows(store.keys)
         data = {
             "log_id": store.log_id.hex(),
             "name": owner.name if owner else "",
             "retired": None if ended is None else retired_data(ended),
+            "keys": log_keys,
             "entries": sum(counts.values()),
             "root": store.root.hex(),
             "last_entry": None if last_ms is None else when(last_ms),
@@ -107,6 +112,12 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         total = f"{newest.cumulative_u / MICRO:.3f} of {newest.cap_u / MICRO:g}"
         lines.append(f"  epsilon    {total}{whom}; more with: quidnunc budget show")
     lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
+    if len(log_keys) > 1:
+        lines += [
+            f"  log key {row['epoch']:<2} {row['public'][:16]}: sizes {row['first']} to {row['last'] or 'now'}"
+            + (f", revoked from {row['since']} on" if row["since"] is not None else "")
+            for row in log_keys
+        ]
     if ended is not None:
         lines.insert(1, Styled(f"  retired    {retired_words(ended)}: nothing follows", "warn"))
     return Outcome(data, lines)

@@ -59,9 +59,10 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
         shown = [entry_line(store.entry(seq), names) for seq in wanted]
     if not _agreed(context, shown):
         return Outcome({"erased": [], "refused": {}}, ["nothing was erased"])
-    key = SecretKey(derive_seed(_secret(args, context), Role.LOG, 0))
+    secret = _secret(args, context)
     with context.home.lock(), Store.open(context.home.ledger) as store:
-        if key.public != store.public:
+        key = SecretKey(derive_seed(secret, Role.LOG, store.keys.epoch))
+        if key.public != store.keys.spans[-1].public:
             raise KeyFileError(f"{context.home.operational_key}: not the key of this ledger")
         seq = _record(store, key, wanted, EraseReason[args.reason.upper()])
         store.erase(wanted)
@@ -95,6 +96,8 @@ def _record(store: Store, key: SecretKey, wanted: list[int], reason: EraseReason
     if not missing:
         return max(named[seq] for seq in wanted)
     record = PayloadErased(tuple(missing), int(reason))
-    entry = log.append(record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000))
+    entry = log.append(
+        record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=store.keys.epoch
+    )
     store.commit([entry], log.checkpoint(key))
     return parse_header(entry.header).seq

@@ -14,12 +14,13 @@ from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason, RemoteProto
 from quidnunc.crypto.fork import Fork, verify_fork
 from quidnunc.crypto.fork_proof import MAX_FORK_BYTES, ForkKind
 from quidnunc.crypto.suspicion import Suspicion, parse_suspicion
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.provenance import EquivocationProof, parse_record
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_file, write_public
 from quidnunc.peer.commands.ledger_home import opened
-from quidnunc.peer.commands.trust import add_keys, known_keys, known_members, named_keys
+from quidnunc.peer.commands.trust import add_keys, known_book, known_keys, known_members, named_keys
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
 _KINDS: Mapping[ForkKind, str] = {
@@ -106,8 +107,8 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """The conviction, or why there is none. A suspicion is shown as what it is."""
     data = read_file(args.file, MAX_FORK_BYTES)
     named = named_keys(args)
-    known = known_members(context)
-    names = {origin_of(each.log_id): each.name for each in known}
+    known = Keybook(()) if named else known_book(context)
+    names = {origin_of(each.log_id): each.name for each in known_members(context)}
     try:
         suspicion = _suspicion(data)
         if suspicion is not None:

@@ -124,8 +124,8 @@ def _tiles(args: argparse.Namespace, context: Context) -> Outcome:
         note = store.checkpoint()
         if note is None:
             return Outcome(None, [], ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
-        key = Verifier(origin_of(store.log_id), store.public)
-        checkpoint = open_checkpoint(note, key.name, store.public)
+        checkpoint = open_checkpoint(note, origin_of(store.log_id), store.keys)
+        key = Verifier(checkpoint.origin, store.keys.at(checkpoint.size) or store.public)
         path = _target(args, store.log_id)
         files = bundle.write_tiles(store, note, checkpoint.size, path)
     lines: list[Line] = [

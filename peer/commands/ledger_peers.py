@@ -14,6 +14,7 @@ from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
+    MemberNotice,
     MessageRefused,
     ReputationChange,
     UpdateReceived,
@@ -77,6 +78,8 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
         standing = f"EXPOSED: two histories, entry {row['frozen']}" if frozen else row["standing"]
         if row["suspected"] is not None and not frozen:
             standing += ", suspected ({label}) since {since}, entry {entry}".format(**row["suspected"])
+        if row["retired"] is not None and not frozen:
+            standing += f", ended its log, entry {row['retired']}"
         text = f"{(row['name'] or row['log_id'][:16]):<20} {row['accepted']:>8} {row['refused']:>8} "
         text += f"{told[0]:>7} {told[1]:>7} {told[2]:>9} {told[3]:>7}  {standing}"
         style = "bad" if frozen else "warn" if row["suspected"] is not None else ""
@@ -94,6 +97,7 @@ def _row(log_id: bytes, name: str) -> dict[str, Any]:
         "last": None,
         "standing": STANDINGS[0],
         "frozen": None,
+        "retired": None,
         "suspected": None,
         "head": None,
         "head_root": None,
@@ -118,6 +122,8 @@ def _count(rows: dict[bytes, dict[str, Any]], entry: Entry) -> None:
             rows[log_id]["standing"] = nth(STANDINGS, new)
         case EquivocationProof(who=log_id) if log_id in rows:
             rows[log_id]["frozen"] = header.seq
+        case MemberNotice(who=log_id, kind=kind) if log_id in rows and kind == EntryType.LOG_RETIRE:
+            rows[log_id]["retired"] = header.seq
         case SuspicionRaised(who=log_id, kind=kind, deadline_ms=since) if log_id in rows:
             label = SuspicionKind(kind).label if kind in set(SuspicionKind) else kind
             rows[log_id]["suspected"] = {"kind": kind, "label": label, "since": when(since), "entry": header.seq}

@@ -17,13 +17,14 @@ from quidnunc.crypto.policy import Policy, TimeBounds, Verdict, Witness, flat_po
 from quidnunc.crypto.policy_file import format_policy
 from quidnunc.crypto.proof_file import MAX_PROOF_BYTES, EntryProof, entry_proof, open_proof, parse_proof
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import read_file, write_public
 from quidnunc.peer.commands.ledger_home import find_entry, opened, readable
 from quidnunc.peer.commands.ledger_witness import cosigned_note
-from quidnunc.peer.commands.trust import add_keys, known_members, latest_time, named_keys, trust
+from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
@@ -53,10 +54,10 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     known = _members(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
-        key = Verifier(origin_of(store.log_id), store.public)
-        seq, data = _proof(store, entry, known)
+        seq, size, data = _proof(store, entry, known)
+        key = Verifier(origin_of(store.log_id), store.keys.at(size) or store.public)
     proof = open_proof(data, [key])
-    policy = trust([], None, known, key.name)._replace(logs=(key,))
+    policy = trust([], None, Keybook(known), key.name, size)._replace(logs=(key,))
     verdict = judge(proof.note, policy, latest=latest_time())
     path = args.out or Path(f"entry-{seq}.tlog-proof")
     write_public(path, data)
@@ -85,10 +86,11 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
     """Included or not, who vouches for it, and when it can have been written."""
     data = read_file(args.file, MAX_PROOF_BYTES)
     named = named_keys(args)
-    known = () if named and args.policy else known_members(context)
+    book = Keybook(()) if named and args.policy else known_book(context)
+    known = book.members
     try:
-        origin = parse_checkpoint(parse_proof(data).note.text).origin
-        policy = trust(named, args.policy, known, origin)
+        claimed = parse_checkpoint(parse_proof(data).note.text)
+        policy = trust(named, args.policy, book, claimed.origin, claimed.size)
         if not policy.logs:
             return Outcome(None, [], ExitCode.INCOMPLETE, f"{args.file}: no key is known to check it with", _NO_KEY)
         proof = open_proof(data, policy.logs)
@@ -128,16 +130,16 @@ def _members(context: Context) -> tuple[Member, ...]:
         return ()
 
 
-def _proof(store: Store, entry: Entry, known: Sequence[Member]) -> tuple[int, bytes]:
-    """The proof file of ``entry`` under the checkpoint on disk that says most."""
+def _proof(store: Store, entry: Entry, known: Sequence[Member]) -> tuple[int, int, bytes]:
+    """(seq, size, proof file) of ``entry`` under the checkpoint on disk that says most."""
     seq = parse_header(entry.header).seq
     note = cosigned_note(store, known, seq)
     if note is None:
         raise LedgerCorrupt(seq, "no checkpoint covers it")
-    size = open_checkpoint(note, origin_of(store.log_id), store.public).size
+    size = open_checkpoint(note, origin_of(store.log_id), store.keys).size
     if not entry.erased:
         open_entry(entry)
-    return seq, entry_proof(entry, store.tree().inclusion(seq, size), note, index=seq)
+    return seq, size, entry_proof(entry, store.tree().inclusion(seq, size), note, index=seq)
 
 
 def _data(

@@ -49,18 +49,22 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
     with Store.open(home.ledger, readonly=True) as store:
         require_open(store)
     root = root_key(args.key or home.root_key, member, phrase)
-    key = SecretKey(derive_seed(keys.load(home.operational_key, "operational", phrase), Role.LOG, 0))
+    secret = keys.load(home.operational_key, "operational", phrase)
     if not _agreed(context, member, heir):
         return Outcome({"retired": False}, ["nothing was retired"])
     with home.lock(), Store.open(home.ledger) as store:
         require_open(store)
-        if key.public != store.public:
+        epoch = store.keys.epoch
+        key = SecretKey(derive_seed(secret, Role.LOG, epoch))
+        if key.public != store.keys.spans[-1].public:
             raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
         log, spent_u = _replayed(store)
         successor = None if heir is None else heir.log_id
         reason = next(each for each in RetireReason if each.label == args.reason)
         record = retire(root, store.log_id, log.size, reason, successor)
-        entry = log.append(record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000))
+        entry = log.append(
+            record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=epoch
+        )
         store.commit([entry], log.checkpoint(key))
     data = {
         "retired": True,
@@ -77,7 +81,7 @@ def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line
     lines: list[Line] = [
         Styled(f"this log ends with entry {seq}", "good"),
         "  what stays: every entry, checkpoint and proof; all commands that read go on",
-        "  hand the others the ledger (quidnunc ledger export --format bundle): nobody was told yet",
+        "  nobody was told yet: do that with quidnunc ledger farewell",
         "  destroy older backups of this home: a peer that is restored from one would sign a second history",
     ]
     if heir is not None:

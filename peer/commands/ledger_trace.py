@@ -12,6 +12,7 @@ from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.lineage import Lineage, Place, Trace
 from quidnunc.gossip.message import SignedUpdate, open_update
 from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateReceived
@@ -19,6 +20,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import main_and_others
+from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -104,7 +106,7 @@ def _records(entries: Iterator[Entry]) -> Iterator[tuple[int, object]]:
 
 def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
     """Everything this ledger made or took in; the seq of the newest state made here."""
-    newest = -1
+    newest, book = -1, members_keys(store, charter.members)
     for seq, record in _records(store.entries()):
         if isinstance(record, UpdatePublished | Merge):
             lineage.add(store.log_id, seq, record)
@@ -114,14 +116,14 @@ def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
             token = store.token_by_number(record.sender, record.number)
             if member is None or token is None:
                 continue
-            signed = _signed(token, member, seq)
+            signed = _signed(token, member, seq, book)
             lineage.add(member.log_id, signed.token.header.seq, signed.update)
     return newest
 
 
-def _signed(token: bytes, member: Member, seq: int) -> SignedUpdate:
+def _signed(token: bytes, member: Member, seq: int, book: Keybook) -> SignedUpdate:
     try:
-        return open_update(token, log_id=member.log_id, public=member.log)
+        return open_update(token, log_id=member.log_id, public=book.of(member.log_id))
     except RemoteProtocolError as error:
         raise LedgerCorrupt(seq, f"the token it names does not verify: {error.message}") from error
 

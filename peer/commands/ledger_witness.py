@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from quidnunc.crypto.checkpoint import parse_checkpoint, witness_verifier
-from quidnunc.crypto.errors import RemoteProtocolError
+from quidnunc.crypto.checkpoint import origin_of, parse_checkpoint, witness_verifier
+from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.note import MAX_SIGNATURES, Note, Signature, Verifier, format_note, parse_note, verify_note
 from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.entry_times import checked, summaries
-from quidnunc.peer.commands.trust import latest_time, log_key
+from quidnunc.peer.commands.trust import latest_time
 from quidnunc.peer.ledger.ledger_check import Layer
 from quidnunc.peer.ledger.store import Store
 
@@ -91,14 +92,19 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
     if not members:
         return Witnessed(0, (), 0, 0, layer)
     others = {each.log_id: each for each in members if each.log_id != store.log_id}
-    own = next((log_key(each) for each in members if each.log_id == store.log_id), None)
+    mine = any(each.log_id == store.log_id for each in members)
+    try:
+        keys = store.keys
+    except LedgerCorrupt:  # its entries are told of by their own layers
+        keys = LogKeys.of(store.public)
     seen: list[Seen] = []
     for log_id, (size, note) in sorted(store.cosignatures().items()):
         layer.checked += 1
         member = others.get(log_id)
-        if member is None or own is None:
+        if member is None or not mine:
             layer.report("I16", size, f"cosigned by {log_id.hex()[:16]}, who is not a member of the charter")
             continue
+        own = Verifier(origin_of(store.log_id), keys.at(size) or store.public)
         policy = Policy((own,), (Witness(member.name, witness_verifier(log_id, member.witness)),))
         try:
             parsed = parse_note(note)

@@ -6,6 +6,7 @@ import argparse
 
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_view import ended_words
 from quidnunc.peer.commands.status import fetch
 from quidnunc.peer.output import Line, Outcome, Styled
 
@@ -23,6 +24,7 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
     ]
     for row in rows:
         link = ("live" if row["live"] else "silent") if row["connected"] else "disconnected"
+        link = "retired" if row["retired"] is not None else link
         age = "never" if row["age_s"] is None else f"{row['age_s']:.1f} s"
         weight = f"{row['last_weight']:.3f} of {row['weight']:.3f}"
         why = f"  last: {row['last_reason']}" if row["last_reason"] else ""
@@ -32,6 +34,8 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
             f"{row['accepted']:>6} {row['refused']:>8}{why}"
         )
         lines.append(Styled(line, "warn") if row["conditions"] else line)
+        if row["retired"] is not None:
+            lines.append(f"{'':20} ended its log with entry {row['retired']['entry']}: {ended_words(row['retired'])}")
         if row["suspicion"] is not None:
             owed = "suspected since {since}: {label} (kind {kind}, entry {entry})".format(
                 **row["suspicion"], since=when(row["suspicion"]["since_ms"])

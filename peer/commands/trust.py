@@ -15,9 +15,11 @@ from quidnunc.crypto.note import COSIGNATURE, ED25519, Verifier, parse_vkey
 from quidnunc.crypto.policy import CLOCK_SKEW_S, Policy, Witness, flat_policy, quorum_of
 from quidnunc.crypto.policy_file import MAX_POLICY_BYTES, parse_policy
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import read_file
-from quidnunc.peer.commands.ledger_home import members
+from quidnunc.peer.commands.ledger_home import members, opened
+from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.output import UsageError
 
 _MAX_KEY_FILE_BYTES = 4096
@@ -45,17 +47,27 @@ def known_members(context: Context) -> tuple[Member, ...]:
     return members(context) if context.home.exists() or context.home.ledger.exists() else ()
 
 
-def log_key(member: Member) -> Verifier:
-    """The key that signs a member's checkpoints."""
-    return Verifier(origin_of(member.log_id), member.log)
+def known_book(context: Context) -> Keybook:
+    """The keys of the members that this home knows, as its ledger has seen them change."""
+    known = known_members(context)
+    if not known or not context.home.ledger.exists():
+        return Keybook(known)
+    with opened(context) as store:
+        return members_keys(store, known)
 
 
-def known_keys(named: Sequence[Verifier], known: Sequence[Member]) -> KnownKeys:
+def log_key(book: Keybook, member: Member, size: int) -> Verifier:
+    """The key that signs a member's checkpoints of ``size`` entries."""
+    return Verifier(origin_of(member.log_id), book.of(member.log_id).at(size) or member.log)
+
+
+def known_keys(named: Sequence[Verifier], known: Keybook) -> KnownKeys:
     """The keys by which a proof of equivocation is judged: those that were named, else those of ``known``."""
+    if not named:
+        return known.known()
     logs: dict[str, list[KeySpan]] = {}
     witnesses: dict[str, list[bytes]] = {}
-    found = named or [key for each in known for key in (log_key(each), witness_verifier(each.log_id, each.witness))]
-    for key in found:
+    for key in named:
         if key.type == COSIGNATURE:
             witnesses.setdefault(key.name, []).append(key.public)
         else:
@@ -63,23 +75,25 @@ def known_keys(named: Sequence[Verifier], known: Sequence[Member]) -> KnownKeys:
     return KnownKeys(logs, witnesses)
 
 
-def trust(named: Sequence[Verifier], file: Path | None, known: Sequence[Member], origin: str) -> Policy:
+def trust(named: Sequence[Verifier], file: Path | None, book: Keybook, origin: str, size: int) -> Policy:
     """What to hold a checkpoint of ``origin`` against: the policy file, else the charter's members as witnesses.
 
-    A log key that was named stands for the logs of the policy.
+    ``size`` entries are under it: the log key that is valid then signs. A log key that was named stands for the logs
+    of the policy.
     """
+    known = book.members
     if any(key.type != ED25519 for key in named):
         raise UsageError("--key must be the key of a log", hint="name witnesses in a file for --policy")
     if file is not None:
         policy = _read_policy(file)
-        logs = tuple(named) or policy.logs or tuple(log_key(each) for each in known)
+        logs = tuple(named) or policy.logs or tuple(log_key(book, each, size) for each in known)
         return policy._replace(logs=logs)
     if named:
         return Policy(tuple(named))
     owner = next((each for each in known if origin_of(each.log_id) == origin), None)
     if owner is None:
-        return Policy(tuple(log_key(each) for each in known))
-    return flat_policy(log_key(owner), *_charter_witnesses(owner, known))
+        return Policy(tuple(log_key(book, each, size) for each in known))
+    return flat_policy(log_key(book, owner, size), *_charter_witnesses(owner, known))
 
 
 def latest_time() -> int:

@@ -1,9 +1,10 @@
-"""Whether a ledger has ended: nothing may be written behind its retirement."""
+"""Whether a ledger has ended: nothing may be written behind its retirement. And what others are told of it."""
 
 from __future__ import annotations
 
 from quidnunc.crypto.entry import EntryType, parse_header
-from quidnunc.crypto.errors import LogRetired
+from quidnunc.crypto.errors import LedgerCorrupt, LogRetired
+from quidnunc.crypto.token import make_token
 from quidnunc.gossip.provenance import parse_record
 from quidnunc.gossip.retirement import LogRetire
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
@@ -30,3 +31,11 @@ def require_open(ledger: LedgerReader) -> None:
         f"{ledger.path}: this log was retired by its organization with entry {found.last}{heir}",
         hint="run the successor's home, or make one: quidnunc --home DIR init --root-key FILE; nothing is added here",
     )
+
+
+def entry_notice(ledger: LedgerReader, seq: int) -> bytes:
+    """The notice of an entry that the root key signed: its token under the checkpoint that ends with it."""
+    note = ledger.checkpoint_at(seq + 1)
+    if note is None:
+        raise LedgerCorrupt(seq, "no checkpoint ends with it, so that others cannot be told of it")
+    return make_token(ledger.entry(seq), ledger.tree().inclusion(seq, seq + 1), note)

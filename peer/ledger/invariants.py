@@ -28,6 +28,7 @@ INVARIANTS = {
     "I19": "derived columns agree with the headers",
     "I20": "no payload is above its limit",
     "I21": "claimed contributions follow from those of the inputs",
+    "I22": "log keys change by the root key only, and every entry is of the epoch that was valid",
 }
 """I14, that a rollback leads to an ancestor, has no subject: there are no rollbacks in this version."""
 

@@ -2,12 +2,14 @@
 
 Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3 time, I4
 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I15 what is kept beside, I18 no checkpoint is
-missing, I19 derived columns, I20 limits. One damaged byte can break several; the first problem of the chain layer names
+missing, I19 derived columns, I20 limits,
+I22 key epochs. One damaged byte can break several; the first problem of the chain layer names
 the entry.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ from quidnunc.crypto.tiled import Frontier
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.provenance import LogRecover, parse_record
 from quidnunc.peer.ledger.database import WITHHELD, integrity_check, row_seal, sound
+from quidnunc.peer.ledger.key_track import CHANGES, KeyTrack
 from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
 PROBLEMS_MAX = 100
@@ -133,7 +136,7 @@ class _Checker:
     ) -> None:
         self._connection = connection
         self._log_id = log_id
-        self._public = public
+        self._keys = KeyTrack(log_id, public)
         self._progress = progress
         self._tree = Frontier()
         self._head = ZERO_HASH
@@ -188,6 +191,8 @@ class _Checker:
                 self._content(seq, payload, private, private_salt)
                 if parsed is not None and parsed.type == EntryType.LOG_RECOVER:
                     self._recovered(payload)
+                if parsed is not None and (seq == 0 or parsed.type in CHANGES):
+                    self._follow_keys(seq, parsed, payload)
             self._head = leaf_hash(header)
             for level, node in self._tree.append(self._head):
                 self._node(level, (self._tree.size >> level) - 1, node)
@@ -224,6 +229,9 @@ class _Checker:
             )
         if header.t_ms < self._last_t_ms:
             layer.report("I3", seq, f"header: of {header.t_ms} ms, the entry before of {self._last_t_ms} ms")
+        valid = self._keys.keys.epoch_at(seq + 1)
+        if header.key_epoch != valid:
+            layer.report("I22", seq, f"header: of key epoch {header.key_epoch}, that of the key valid here is {valid}")
         if header.type != kind:
             layer.report("I19", seq, f"type: {kind}, the header says {header.type}")
         self._last_t_ms = max(self._last_t_ms, header.t_ms)
@@ -264,6 +272,11 @@ class _Checker:
             return
         if isinstance(record, LogRecover):
             self._without_private = [seq for seq in self._without_private if not record.had <= seq < record.to]
+
+    def _follow_keys(self, seq: int, header: Header, payload: bytes) -> None:
+        """What is wrong with a change of keys is told by the audit of meanings: here it changes nothing."""
+        with contextlib.suppress(RemoteProtocolError):
+            self._keys.read(seq, header.type, payload)
 
     def orphans(self) -> None:
         rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
@@ -309,7 +322,7 @@ class _Checker:
         signatures, merkle = self.layers["own signatures"], self.layers["merkle"]
         signatures.checked += 1
         try:
-            checkpoint = open_checkpoint(note, origin_of(self._log_id), self._public)
+            checkpoint = open_checkpoint(note, origin_of(self._log_id), self._keys.keys)
         except RemoteProtocolError as error:
             what = "signature" if error.reason is Reason.BAD_SIGNATURE else "note"
             signatures.report("I7", size, f"checkpoint {what}: {error.message}")

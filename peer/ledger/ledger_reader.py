@@ -16,15 +16,18 @@ from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import (
     LedgerCorrupt,
     LocalProtocolError,
+    Malformed,
     QuidnuncError,
     RemoteProtocolError,
     StoreUnwritable,
 )
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.merkle import empty_root
 from quidnunc.crypto.tiled import Tiled
 from quidnunc.crypto.token import parse_token
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal, translated
+from quidnunc.peer.ledger.key_track import CHANGES, KeyTrack
 from quidnunc.peer.ledger.ledger_check import Layer, Report, check
 from quidnunc.peer.ledger.meaning_check import check_meaning
 
@@ -74,13 +77,39 @@ class LedgerReader:
             return self._size_on_disk()
 
     @property
+    def keys(self) -> LogKeys:
+        """The log keys of all epochs; raises LedgerCorrupt for a change of keys that the root key did not sign."""
+        size = self.size
+        track = KeyTrack(self.log_id, self.public)
+        if not size or not self._has_changed_keys(size):
+            return track.keys
+        with self._guarded():
+            rows = self._connection.execute("SELECT seq FROM entry WHERE type IN (?, ?) ORDER BY seq", CHANGES)
+            seqs = [0, *(row[0] for row in rows)]
+        for seq in seqs:
+            entry = self.entry(seq)
+            try:
+                track.read(seq, parse_header(entry.header).type, entry.payload)
+            except RemoteProtocolError as error:
+                raise LedgerCorrupt(seq, error.message) from error
+        return track.keys
+
+    def _has_changed_keys(self, size: int) -> bool:
+        """Whether any entry changes keys: the newest one knows."""
+        try:
+            newest = parse_header(self.entry(size - 1).header)
+        except Malformed:
+            return False
+        return newest.key_epoch > 0 or newest.type in CHANGES
+
+    @property
     def root(self) -> bytes:
         """The Merkle root last signed."""
         note = self.checkpoint()
         if note is None:
             return empty_root()
         try:
-            return open_checkpoint(note, origin_of(self.log_id), self.public).root
+            return open_checkpoint(note, origin_of(self.log_id), self.keys).root
         except RemoteProtocolError as error:
             raise LedgerCorrupt(self.size - 1, f"its checkpoint does not verify: {error.message}") from error
 
@@ -168,7 +197,7 @@ class LedgerReader:
             last = found[0]
 
     def proof(self, name: bytes) -> bytes | None:
-        """The proof of equivocation with that SHA-256, or None."""
+        """The proof of equivocation, or the notice, with that SHA-256, or None."""
         with self._guarded():
             row = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (name,)).fetchone()
             if row is not None and hashlib.sha256(row[0]).digest() != name:

@@ -25,6 +25,7 @@ from quidnunc.gossip.claims import ClaimAudit, believable
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
+    MemberNotice,
     UpdatePublished,
     UpdateReceived,
     parse_record,
@@ -79,7 +80,9 @@ class _Checker:
                 case UpdateReceived():
                     self._received(seq, record)
                 case EquivocationProof():
-                    self._proof(seq, record)
+                    self._kept_beside(seq, "proof", record.proof)
+                case MemberNotice():
+                    self._kept_beside(seq, "notice", record.token)
             self._claims.read(seq, record)
 
     def _published(self, seq: int, record: UpdatePublished, leaf: bytes) -> None:
@@ -118,12 +121,12 @@ class _Checker:
             said = believable(update.claims, header.log_id, update.steps)
             self._claims.received(record.sender, header.seq, said)
 
-    def _proof(self, seq: int, record: EquivocationProof) -> None:
+    def _kept_beside(self, seq: int, what: str, name: bytes) -> None:
         self._evidence.checked += 1
-        rows = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (record.proof,))
+        rows = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (name,))
         body = next(sound(rows, bytes), None)
-        if body is None or hashlib.sha256(body[0]).digest() != record.proof:
-            self._evidence.report("I15", seq, f"the proof it names, {record.proof.hex()[:16]}, is not kept, or damaged")
+        if body is None or hashlib.sha256(body[0]).digest() != name:
+            self._evidence.report("I15", seq, f"the {what} it names, {name.hex()[:16]}, is not kept, or damaged")
 
     def last_leaf(self) -> None:
         """The proof that the last entry stands under the newest checkpoint, made as for a stranger."""
@@ -135,7 +138,7 @@ class _Checker:
         seq, header = entry
         self._evidence.checked += 1
         try:
-            checkpoint = open_checkpoint(signed[0], origin_of(self._log_id), self._public)
+            checkpoint = open_checkpoint(signed[0], origin_of(self._log_id), self._audit.keys or self._public)
             tree = Tiled(seq + 1, partial(stored_hashes, self._connection))
             path = tree.inclusion(seq)
             verify_inclusion(leaf_hash(header), seq, checkpoint.size, path, checkpoint.root)

@@ -14,6 +14,7 @@ from pathlib import Path
 from quidnunc.crypto.checkpoint import open_checkpoint, parse_checkpoint
 from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.log_keys import Keys
 from quidnunc.crypto.note import parse_note
 from quidnunc.gossip.resume import Resume
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
@@ -21,7 +22,7 @@ from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
 log = logging.getLogger("quidnunc.peer")
 
 
-def check_checkpoints(notes: Iterable[tuple[int, bytes]], tree: Log, public: bytes, signed_from: int) -> None:
+def check_checkpoints(notes: Iterable[tuple[int, bytes]], tree: Log, public: Keys, signed_from: int) -> None:
     """Every one of ``notes`` (size, checkpoint) states the root at its size; those above ``signed_from`` are signed.
 
     Raises LedgerCorrupt naming the last entry under the first that does not.

@@ -21,11 +21,13 @@ from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import MAX_PAYLOAD_BYTES, Entry, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, RemoteProtocolError
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.tiles import TILE_HEIGHT
 from quidnunc.gossip.erasure import Erasures, erased_by
 from quidnunc.gossip.provenance import UpdateReceived, parse_record
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
+from quidnunc.peer.ledger.key_track import KeyTrack
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.ledger.start_check import check_checkpoints, check_tokens
 
@@ -46,6 +48,7 @@ class Store(LedgerReader):
         self._log = Log(self.log_id)
         self._erasures = Erasures()
         self._tallied = 0
+        self._keys = KeyTrack(self.log_id, self.public)
 
     @classmethod
     def create(cls, path: Path, log_id: bytes, public: bytes) -> Store:
@@ -86,6 +89,11 @@ class Store(LedgerReader):
             return self._log.size
 
     @property
+    def keys(self) -> LogKeys:
+        """The log keys of all epochs."""
+        return super().keys if self.readonly else self._keys.keys
+
+    @property
     def root(self) -> bytes:
         """The Merkle root over all committed entries; of a read-only store, the one last signed."""
         if self.readonly:
@@ -105,8 +113,8 @@ class Store(LedgerReader):
         nothing of it.
 
         ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
-        kept. ``proofs`` are proofs of equivocation, ``cosigned`` are (witness log id, size, note), of which the
-        newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
+        kept. ``proofs`` are proofs of equivocation and notices, ``cosigned`` are (witness log id, size, note), of which
+        the newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
         StoreUnwritable when the disk fails.
         """
         self._check_writable()
@@ -224,7 +232,7 @@ class Store(LedgerReader):
             )
         self._check_note(row[1])
         notes = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
-        check_checkpoints(notes, self._log, self.public, tail)
+        check_checkpoints(notes, self._log, self.keys, tail)
         check_tokens(self._connection.execute("SELECT hash, author, number, body, seal FROM token"), self.path)
         kept = self._connection.execute("SELECT level, position, hash FROM node ORDER BY level, position")
         if list(kept) != sorted(self._new_nodes(0, size)):
@@ -246,6 +254,13 @@ class Store(LedgerReader):
             absent = self._erasures.read(seq, header.type, entry)
             if kind != header.type:
                 raise LedgerCorrupt(seq, f"its row is of type {kind}, its header of type {header.type}")
+            if header.key_epoch != self.keys.epoch_at(seq + 1):
+                raise LedgerCorrupt(seq, f"is of key epoch {header.key_epoch}, another key is valid there")
+            if not absent:
+                try:
+                    self._keys.read(seq, header.type, entry.payload)
+                except RemoteProtocolError as error:
+                    raise LedgerCorrupt(seq, error.message) from error
             if strict and not absent:
                 try:
                     decode(entry.payload, max_bytes=MAX_PAYLOAD_BYTES)
@@ -281,7 +296,7 @@ class Store(LedgerReader):
 
     def _check_note(self, note: bytes) -> None:
         try:
-            checkpoint = open_checkpoint(note, self._log.origin, self.public)
+            checkpoint = open_checkpoint(note, self._log.origin, self.keys)
         except RemoteProtocolError as error:
             raise LedgerCorrupt(self._log.size - 1, f"its checkpoint does not verify: {error.message}") from error
         if (checkpoint.size, checkpoint.root) != (self._log.size, self._log.root):

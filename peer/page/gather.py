@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.lineage import Lineage, Place, Trace
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import (
@@ -28,6 +29,7 @@ from quidnunc.peer.commands.ledger_home import member_names, members, opened
 from quidnunc.peer.commands.ledger_trace import LedgerUnusable, open_ledger
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.ledger.store import Store
 
 ROUNDS_MAX = 60
@@ -108,10 +110,11 @@ def gather(context: Context, others: list[Home]) -> Gathered:
         main = _seen(store, names, context)
         names.setdefault(main.log_id, main.name)
         found = Gathered(main, [main], names, charter, lineage)
+        book = _book(store, charter)
         for row in _rows(store, names):
             _count(main, row)
             main.rows.append(row)
-            _own(found, store, row)
+            _own(found, store, row, book)
     for home in others:
         if charter is None:
             raise LedgerUnusable(f"{home.ledger}: without a charter nobody else is known here")
@@ -119,6 +122,14 @@ def gather(context: Context, others: list[Home]) -> Gathered:
             _other(found, store, context)
     found.traces = list(_traces(found))
     return found
+
+
+def _book(store: Store, charter: Charter | None) -> Keybook:
+    members = charter.members if charter else ()
+    try:
+        return members_keys(store, members)
+    except LedgerCorrupt:
+        return Keybook(members)
 
 
 def _seen(store: Store, names: dict[bytes, str], context: Context) -> Seen:
@@ -160,19 +171,19 @@ def _count(seen: Seen, row: Row) -> None:
             seen.frozen.add(who)
 
 
-def _own(found: Gathered, store: Store, row: Row) -> None:
+def _own(found: Gathered, store: Store, row: Row, book: Keybook) -> None:
     """Take what the main ledger made or took in into the lineage, as ``ledger trace`` does."""
     match row.record:
         case UpdatePublished() | Merge():
             found.lineage.add(store.log_id, row.seq, row.record)
         case UpdateReceived(decision=Decision.ACCEPT, sender=sender, seq=seq):
             found.taken[Foreign(sender, seq)] = row.record
-            member = found.charter.member(sender) if found.charter else None
+            member = book.member(sender)
             token = store.token_by_number(sender, row.record.number)
             if member is None or token is None:
                 return
             try:
-                signed = open_update(token, log_id=member.log_id, public=member.log)
+                signed = open_update(token, log_id=member.log_id, public=book.of(sender))
             except RemoteProtocolError:
                 # `verify` names damaged tokens; here their update is one that is not held.
                 return
