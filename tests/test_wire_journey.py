@@ -15,8 +15,9 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
-from quidnunc.gossip.message import UPDATE, Hello
+from quidnunc.gossip.message import UPDATE, Hello, Notice
 from quidnunc.gossip.provenance import MessageRefused, NodeStart, UpdateReceived
+from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.gossip.settings import Settings
 
 ROWS = {int(row["step"]): row for row in table("8. An update's journey")}
@@ -35,9 +36,9 @@ def header_changes(steps: set[int]) -> dict[str, Any]:
         23: {"codec": 0},
         24: {"size": LIMIT + 1},
         26: {"size": DIM + 2},
-        30: {"number": 1_000_001},
-        31: {"replica_before": OTHER},
-        34: {"replica_after": OTHER},
+        31: {"number": 1_000_001},
+        32: {"replica_before": OTHER},
+        35: {"replica_after": OTHER},
     }
     changes: dict[str, Any] = {}
     for step in sorted(steps & fields.keys(), reverse=True):
@@ -49,9 +50,9 @@ def signed(author: Author, steps: set[int]) -> Signed:
     body = None
     if 7 in steps:
         body = bytes(LIMIT + 1)
-    elif 32 in steps:
-        body = b"\x00" + b"\x80" * DIM
     elif 33 in steps:
+        body = b"\x00" + b"\x80" * DIM
+    elif 34 in steps:
         body = b"\x00\x00\x80\x7f" * DIM
     if 19 in steps:
         update = author.update(body=body).update
@@ -89,17 +90,25 @@ def prepared(bench: Bench, author: Author, steps: set[int]) -> None:
     if 27 in steps:
         bench.receive(author, author.twin().update(5.0).frame)
     if 29 in steps:
+        bench.receive(author, header_of(Notice(bench.charter.federation_id, end_of_log(bench, author))))
+    if 30 in steps:
         bench.receive(author, author.twin().update(5.0).frame)
         bench.settle()
         # Updates are remembered for a while; this one was too long ago.
         bench.neighbor(author).leaves.clear()
 
 
+def end_of_log(bench: Bench, author: Author) -> bytes:
+    """The notice that the author's organization ends its log; the author goes on signing behind it."""
+    root = next(each.root for each in bench.founders if each.member == author.member)
+    return author.sign(retire(root, author.member.log_id, author.log.size, RetireReason.ENDED, None))
+
+
 def refused(steps: set[int]) -> tuple[set[str], str]:
     """What a node makes of an update that fails ``steps``: the reasons it names, and the entry that records it."""
     settings = Settings(messages_per_window=1 if 10 in steps else 4096)
     edges = {"edges": line(4)} if 9 in steps else {}
-    bench = Bench(settings=settings, codec=0 if 33 in steps else 1, **edges)
+    bench = Bench(settings=settings, codec=0 if 34 in steps else 1, **edges)
     bench.connect()
     author = bench.authors[2 if 9 in steps else 0]
     if 10 in steps:
@@ -129,8 +138,8 @@ def test_every_step_refuses_as_the_table_says(step: int) -> None:
 LATER = [
     *((7, {8, 11}), (8, {11, 15}), (9, {11, 15}), (10, {11, 15}), (11, {15}), (12, {13, 15}), (13, {14, 15})),
     *((14, {15}), (16, {17, 18}), (17, {18, 20}), (18, {20, 22}), (20, {22, 23, 25}), (22, {23, 24, 25})),
-    *((23, {24, 25}), (24, {25}), (25, {26}), (26, {30, 31}), (30, {31, 34}), (31, {34})),
-    *((15, {25}), (19, {25}), (21, {22, 23, 24, 25}), (27, {31, 34}), (29, {31, 34})),
+    *((23, {24, 25}), (24, {25}), (25, {26}), (26, {29, 31, 32}), (29, {31, 32}), (31, {32, 35}), (32, {35})),
+    *((15, {25}), (19, {25}), (21, {22, 23, 24, 25}), (27, {32, 35}), (30, {32, 35})),
 ]
 
 
