@@ -251,12 +251,12 @@ def test_the_verdict_names_who_ended_and_how_to_start_it_again() -> None:
     rest = {"bytes_sent": 9, "epsilon": None, "ledger_entries": 5}
     dead = {"name": "peer-b", "home": "/h/peer-b", "ended": -9, "accuracy": None}
     rows: list[dict[str, Any]] = [{**row, **shown, **rest}, {**row, **shown, **rest, **dead}]
-    text = [line if isinstance(line, str) else line.text for line in verdict_lines(rows, 0.9, 0.8, math.inf)]
+    text = [line if isinstance(line, str) else line.text for line in verdict_lines(rows, 0.9, 0.8, math.inf, "example")]
     assert text[-2:] == [
         "peer-b ended with exit code -9 before the end; start it again:",
         "  quidnunc --home /h/peer-b run",
     ]
-    assert verdict_lines(rows, None, None, 8.0)[0] == ("no honest peer ran to the end", "bad")
+    assert verdict_lines(rows, None, None, 8.0, "example")[0] == ("no honest peer ran to the end", "bad")
     drawn = [line if isinstance(line, str) else line.text for line in table(rows)]
     assert drawn[3].startswith("peer-b!")
     assert drawn[4].startswith("! ended before the end")
