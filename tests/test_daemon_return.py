@@ -87,7 +87,8 @@ def test_a_peer_that_lost_its_params_and_hears_nobody_waits_and_says_so(federati
         status = until(
             lambda: (found := answers(actor)) and found["state"] == "recovering" and found, "it says so", [actor]
         )
-        assert "lost from this disk" in status["sentence"]
+        assert "asking neighbors whether this ledger is all that it has signed" in status["sentence"]
+        assert "the own replica, was missing or damaged; neighbors are asked for it" in actor.log.read_text()
         assert daemons.cli(actor, "status")["code"] == 11
         assert len(own_updates(actor)) == published
         for each in others:

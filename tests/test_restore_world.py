@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 
 import pytest
 from founders import private
@@ -12,12 +13,14 @@ from node_helpers import ToyWorker, parsed, start_all, toy_world
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind
 from quidnunc.crypto.log import Log
+from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import LogRecover, PrivacySpend
 from quidnunc.gossip.status import state_of
+from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.network import Link
-from quidnunc.sim.world import EPOCH_S, Disk, Peer, World
+from quidnunc.sim.world import EPOCH_S, Disk, Hooks, Peer, World
 
 PRIVATE = private(rounds=200)
 ROUNDS = RoundSpec(200, 0, 2, "majority")
@@ -120,3 +123,33 @@ def test_whenever_a_home_is_copied_killed_and_restored_nobody_is_shown_a_second_
         assert spent(disk.entries) >= spent(kept), "no budget comes back"
         assert not running(peer).rejoin.active, running(peer).rejoin.why
     check(world)
+
+
+def test_the_ledger_of_a_restored_home_verifies(tmp_path: Path) -> None:
+    """Regression: verify missed the tokens of the entries that came back. Nobody else keeps them for us."""
+    commits: list[Commit] = []
+
+    def committed(peer: Peer, commit: Commit) -> None:
+        if peer.index == 0:
+            commits.append(commit)
+
+    world, _ = toy_world(4, seed=1, watch=False, link=Link(jitter_s=0.05), privacy=PRIVATE, rounds=ROUNDS)
+    world.hooks = Hooks(on_commit=committed)
+    start_all(world)
+    world.run(4.0)
+    disk, had = copied(world.peers[0]), len(commits)
+    world.run(9.0)
+    world.stop(0)
+    del commits[had:]
+    restore(world, 0, disk)
+    world.start(0)
+    world.run(15.0)
+    peer = world.peers[0]
+    (record,) = recovered(peer.disk)
+    assert record.to > record.had
+    with Store.create(tmp_path / "ledger.db", peer.log_id, peer.secret.public) as store:
+        for commit in commits:
+            store.commit(commit.entries, commit.note, commit.tokens, commit.proofs, commit.cosigned)
+        for layer in (*store.verify().layers, *store.meaning()):
+            assert not layer.problems, (layer.name, layer.problems[:3])
+        assert store.size > record.to + 1

@@ -25,6 +25,7 @@ from quidnunc.gossip.claims import ClaimAudit, believable
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
+    LogRecover,
     MemberNotice,
     UpdatePublished,
     UpdateReceived,
@@ -56,9 +57,12 @@ class _Checker:
         self._audit = Audit(log_id)
         self._claims = ClaimAudit(log_id)
         self._evidence = Layer("evidence")
+        self._missing: list[tuple[int, str, str]] = []
         self.meaning = Layer("meaning")
 
     def result(self) -> tuple[Layer, Layer, Layer]:
+        for seq, code, why in self._missing:
+            self._evidence.report(code, seq, why)
         claims = Layer("claims", self._claims.checked)
         self.meaning.checked = self._audit.checked
         for layer, findings in ((self.meaning, self._audit.findings), (claims, self._claims.findings)):
@@ -83,6 +87,9 @@ class _Checker:
                     self._kept_beside(seq, "proof", record.proof)
                 case MemberNotice():
                     self._kept_beside(seq, "notice", record.token)
+                case LogRecover():
+                    # Neighbors give entries back, not what was kept beside them; own tokens are made anew.
+                    self._missing = [each for each in self._missing if not record.had <= each[0] < record.to]
             self._claims.read(seq, record)
 
     def _published(self, seq: int, record: UpdatePublished, leaf: bytes) -> None:
@@ -90,11 +97,11 @@ class _Checker:
         self._evidence.checked += 1
         parts = self._token("author = ? AND number = ?", self._log_id, record.number)
         if parts is None:
-            self._evidence.report("I15", seq, f"the token of update {record.number} is not kept, or damaged")
+            self._missing.append((seq, "I15", f"the token of update {record.number} is not kept, or damaged"))
         elif leaf_hash(parts.header) != leaf:
             self._evidence.report("I15", seq, f"the token of update {record.number} is of another entry")
         elif not self._is_kept(parts.note):
-            self._evidence.report("I18", seq, f"the token of update {record.number} has a checkpoint that is not kept")
+            self._missing.append((seq, "I18", f"the token of update {record.number} has a checkpoint that is not kept"))
 
     def _received(self, seq: int, record: UpdateReceived) -> None:
         """The token that an acceptance, or a refusal for equivocation, names."""
@@ -104,7 +111,9 @@ class _Checker:
         self._evidence.checked += 1
         parts = self._token("hash = ?", record.token)
         if parts is None:
-            self._evidence.report("I15", seq, f"the token it names, {record.token.hex()[:16]}, is not kept, or damaged")
+            self._missing.append(
+                (seq, "I15", f"the token it names, {record.token.hex()[:16]}, is not kept, or damaged")
+            )
         elif leaf_hash(parts.header) != record.leaf:
             self._evidence.report("I15", seq, f"the token it names, {record.token.hex()[:16]}, is of another update")
         elif accepted:
@@ -126,7 +135,7 @@ class _Checker:
         rows = self._connection.execute("SELECT body FROM evidence WHERE hash = ?", (name,))
         body = next(sound(rows, bytes), None)
         if body is None or hashlib.sha256(body[0]).digest() != name:
-            self._evidence.report("I15", seq, f"the {what} it names, {name.hex()[:16]}, is not kept, or damaged")
+            self._missing.append((seq, "I15", f"the {what} it names, {name.hex()[:16]}, is not kept, or damaged"))
 
     def last_leaf(self) -> None:
         """The proof that the last entry stands under the newest checkpoint, made as for a stranger."""
