@@ -11,7 +11,6 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.charter_file import missing_charter
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
 from quidnunc.peer.output import ExitCode, UsageError
 
@@ -68,6 +67,9 @@ def read_charter(path: Path) -> tuple[bytes, Opened]:
 def read_charter_note(path: Path) -> bytes:
     """The bytes of the charter note at ``path``; raises ConfigError, or CharterError where a home lacks its charter."""
     if path.name == CHARTER_NAME and not path.exists() and Home.at(path.parent).exists():
+        # It can open ledgers, and costs half of what `status` takes: only this error needs it.
+        from quidnunc.peer.charter_file import missing_charter
+
         raise missing_charter(path)
     return read_file(path, NOTE_BYTES)
 
