@@ -181,7 +181,9 @@ def _apply_published(state: Resume, record: UpdatePublished, seq: int, entry: En
     state.unmerged = True
     state.claim, state.inputs = record.claims, ()
     state.trained += record.steps > 0
-    state.personal = parse_personal(entry.private) if entry.private else b""
+    # Entries that came back from neighbors have no private part: an older head is better than none.
+    if entry.private:
+        state.personal = parse_personal(entry.private)
 
 
 def _apply_accepted(state: Resume, record: UpdateReceived) -> None:

@@ -331,6 +331,9 @@ def test_nobody_is_sent_what_is_personal_and_a_restart_goes_on_with_it() -> None
         for _, entries in other.disk.mirrors.values():
             assert not any(entry.private for entry in entries)
     assert fold(peer.disk.entries).personal == personal
+    newest = updates(peer)[-1]
+    came_back = [e._replace(private=b"", private_salt=b"") if e is newest else e for e in peer.disk.entries]
+    assert fold(came_back).personal == parse_personal(updates(peer)[-2].private), "what came back has no private part"
     kept.crash(0)
     kept.start(0)
     assert peer.node.rounds.personal == personal

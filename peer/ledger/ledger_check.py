@@ -2,9 +2,8 @@
 
 Each problem carries the number of the invariant it breaks (see docs/wire.md): I1 gap-free, I2 linked, I3 time, I4
 canonical, I5 payload as committed, I7 checkpoints, I8 nothing unsigned, I15 what is kept beside, I18 no checkpoint is
-missing, I19 derived columns, I20 limits,
-I22 key epochs. One damaged byte can break several; the first problem of the chain layer names
-the entry.
+missing, I19 derived columns, I20 limits, I22 key epochs. One damaged byte can break several; the first problem of the
+chain layer names the entry.
 """
 
 from __future__ import annotations
