@@ -76,21 +76,27 @@ class Gate:
         stuck = neighbor.requests >= self._settings.fetch_attempts
         return self._replicas.lacks(neighbor) and not reached and not stuck
 
-    def before_any(self, live: list[Neighbor], now: float, patience_s: float, *, finished: bool) -> Hold:
+    def before_any(
+        self, live: frozenset[bytes], answering: list[Neighbor], now: float, patience_s: float, *, finished: bool
+    ) -> Hold:
         """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more.
 
         Nobody waits for a neighbor that is not connected: it could not be heard, and when it is back its numbers are
-        compared from there.
+        compared from there. Nor does the lead bound for one of which nothing is heard, but where privacy is spent
+        somebody must be there to hear of it, and a link that was cut unnoticed looks connected: one who is asked where
+        it stands answers at once, whether it trains or not, so that two never wait for each other.
         """
         if finished:
             return FREE
-        slow = laggards(
-            self._publisher.number, self._charter.rounds.lead, (n for n in live if n.connected), now, patience_s
-        )
+        there = [n for n in answering if n.connected]
+        live_there = [n for n in there if n.log_id in live]
+        slow = laggards(self._publisher.number, self._charter.rounds.lead, live_there, now, patience_s)
         if slow:
             return Hold(f"waiting for {names(slow)}", slow, lead=True)
-        if self._budget.private and not any(n.connected for n in self._neighbors):
-            return Hold("isolated: no budget is spent while nobody would hear of it", [])
+        if self._budget.private and not there:
+            connected = [n for n in self._neighbors if n.connected]
+            why = f"{names(connected)} did not answer" if connected else "nobody is connected"
+            return Hold(f"isolated: no budget is spent while nobody would hear of it ({why})", connected)
         return FREE
 
     def alone(self, live: list[Neighbor], *, finished: bool) -> bool:

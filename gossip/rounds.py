@@ -150,8 +150,9 @@ class Rounds:
             hold = self._gate.before_the_first(now)
             if hold.why:
                 return hold
-        answering = [n for n in self.live(now) if n.answers(now, self._pace.silence_s)]
-        return self._gate.before_any(answering, now, self._pace.patience_s, finished=self.finished)
+        answering = [n for n in self._neighbors if n.retired is None and n.answers(now, self._pace.silence_s)]
+        live = frozenset(n.log_id for n in self.live(now))
+        return self._gate.before_any(live, answering, now, self._pace.patience_s, finished=self.finished)
 
     def alone(self, now: float) -> bool:
         """Whether a turn now would spend privacy that nobody hears of."""

@@ -9,12 +9,13 @@ import pytest
 from founders import charter, founders, private
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_helpers import Bench, toy_charter
+from node_helpers import Bench, header_of, toy_charter
 
 from quidnunc.gossip.budget import Budget, micro_up
 from quidnunc.gossip.federation.charter import PrivacySpec, RoundSpec
 from quidnunc.gossip.jobs import PrivacyStep, TrainJob
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
+from quidnunc.gossip.message import Hello
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend, UpdatePublished
 
 BOUNDED = settings(deadline=None, max_examples=100)
@@ -121,6 +122,29 @@ def test_an_isolated_peer_spends_nothing() -> None:
     author = bench.authors[0]
     bench.connect(author)
     bench.receive(author, author.update().frame)
+    bench.settle()
+    bench.turn()
+    assert bench.node.budget.releases == 2
+
+
+def test_nothing_is_spent_behind_a_link_that_was_cut_unnoticed() -> None:
+    """Regression: five releases went to nobody while the only connections looked alive and nothing came over them."""
+    bench = Bench(privacy=private(rounds=20), rounds=RoundSpec(20, 0, 2, "majority"))
+    bench.greet()
+    bench.turn()
+    for _ in range(10):
+        bench.turn(bench.node.rounds.turn_s + 60.0)
+    assert bench.node.budget.releases == 1
+    assert bench.node.rounds.blocked.startswith("isolated")
+    assert bench.authors[0].member.name in bench.node.rounds.blocked
+    asked = [message for message in bench.messages(bench.authors[0]) if isinstance(message, Hello)]
+    assert asked[-1].reply
+    # An answer earns a sign of life; what is published in return earns a release.
+    bench.receive(bench.authors[0], header_of(Hello(bench.charter.federation_id, b"", False)))
+    number = bench.node.publisher.number
+    bench.turn()
+    assert (bench.node.publisher.number, bench.node.budget.releases) == (number + 1, 1)
+    bench.receive(bench.authors[0], bench.authors[0].update().frame)
     bench.settle()
     bench.turn()
     assert bench.node.budget.releases == 2
