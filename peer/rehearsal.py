@@ -13,6 +13,7 @@ import socket
 import string
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,8 +140,13 @@ class Actor:
         return ""
 
 
-def command(*arguments: str, home: Path | None = None, check: bool = True) -> dict[str, Any]:
-    """Run one ``quidnunc`` command with ``--json`` and return its envelope; RehearsalFailed unless it ended well."""
+def command(
+    *arguments: str, home: Path | None = None, check: bool = True, temporary: str | None = None
+) -> dict[str, Any]:
+    """Run one ``quidnunc`` command with ``--json`` and return its envelope; RehearsalFailed unless it ended well.
+
+    Interrupted, it is killed, and cannot remove its temporary files: ``temporary`` is a directory for them.
+    """
     where = [] if home is None else ["--home", str(home)]
     done = subprocess.run(
         [*COMMAND, *where, "--json", *arguments],
@@ -148,6 +154,7 @@ def command(*arguments: str, home: Path | None = None, check: bool = True) -> di
         capture_output=True,
         timeout=COMMAND_TIMEOUT_S,
         check=False,
+        env=os.environ if temporary is None else {**os.environ, "TMPDIR": temporary},
     )
     try:
         envelope: dict[str, Any] = json.loads(done.stdout)
@@ -195,13 +202,15 @@ class Rehearsal:
         cards = [str(actor.home.card) for actor in self.actors]
         if self.plan.schema:
             atomic_write(self.schema, self.plan.schema.encode())
-        created = command(
-            *("federation", "create", *cards, "--task", self.plan.task, "--seed", str(self.plan.seed)),
-            *("--site-peers", str(self.plan.peers), "--start", "all", "--out", str(self.charter)),
-            *("--data-path", self.plan.paths[0] if self.plan.paths else ""),
-            *(("--schema", str(self.schema)) if self.plan.schema else ()),
-            *self.plan.create,
-        )
+        with tempfile.TemporaryDirectory(dir=self.root, ignore_cleanup_errors=True) as temporary:
+            created = command(
+                *("federation", "create", *cards, "--task", self.plan.task, "--seed", str(self.plan.seed)),
+                *("--site-peers", str(self.plan.peers), "--start", "all", "--out", str(self.charter)),
+                *("--data-path", self.plan.paths[0] if self.plan.paths else ""),
+                *(("--schema", str(self.schema)) if self.plan.schema else ()),
+                *self.plan.create,
+                temporary=temporary,
+            )
         for actor in self.actors:
             command("federation", "sign", str(self.charter), home=actor.home.root)
         with ThreadPoolExecutor(2) as pool:

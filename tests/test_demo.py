@@ -106,7 +106,13 @@ def _counted_alike(peer: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "number", "code"),
-    [("founding", signal.SIGINT, 130), ("starting", signal.SIGTERM, 143), ("running", signal.SIGINT, 130)],
+    [
+        ("founding", signal.SIGINT, 130),
+        # Regression: what the command that builds the model kept in temporary files was left.
+        ("building", signal.SIGINT, 130),
+        ("starting", signal.SIGTERM, 143),
+        ("running", signal.SIGINT, 130),
+    ],
 )
 def test_an_interrupted_demo_leaves_nothing_behind(
     tmp_path: Path, phase: str, number: signal.Signals, code: int
@@ -115,6 +121,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     try:
         reached = {
             "founding": lambda: list(tmp_path.glob("*/peer-a/card.note")),
+            "building": lambda: [path for path in tmp_path.rglob("*") if "quidnunc-" in path.name][1:],
             "starting": lambda: list(tmp_path.glob("*/peer-*/state/lock")),
             "running": lambda: homes_with_socket(tmp_path) == 2,
         }[phase]
