@@ -24,7 +24,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError, StoreUnwritable
 from quidnunc.gossip.jobs import Job, Result, is_exhaustion
@@ -47,9 +47,7 @@ from quidnunc.peer.pipe import (
 from quidnunc.peer.task_loader import load_task
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from quidnunc.gossip.task import Site, Task
+    pass
 
 _T = TypeVar("_T")
 
@@ -81,58 +79,14 @@ def build_compute(setup: Setup) -> Computer:
     from quidnunc.gossip.learning.compute import Compute
 
     torch.set_num_threads(setup.threads)
-    counted = _CountedTask(function)
-    compute = Compute(
-        counted.build,
+    return Compute(
+        function,
         setup.site(),
         setup.plan(),
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,
     )
-    return _CountingCompute(compute, counted)
-
-
-class _CountedTask:
-    """A task whose loss is counted: every local step calls it, whatever the task and the training are like."""
-
-    def __init__(self, function: Callable[[Site], Task]) -> None:
-        self._function = function
-        self.calls = 0
-        self.notes: tuple[str, ...] = ()
-
-    def build(self, site: Site) -> Any:
-        from quidnunc.gossip.task import Task
-
-        task: object = self._function(site)
-        if not isinstance(task, Task):
-            return task  # the compute side says what is wrong with it
-        self.notes = tuple(plain(str(note))[:NOTE_CHARS_MAX] for note in task.notes[:NOTES_MAX])
-
-        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-            self.calls += 1
-            return task.loss(outputs, targets)
-
-        return dataclasses.replace(task, loss=loss)
-
-
-class _CountingCompute:
-    """A compute side that tells how far it has come."""
-
-    def __init__(self, compute: Computer, counted: _CountedTask) -> None:
-        self._compute = compute
-        self._counted = counted
-
-    @property
-    def progress(self) -> int:
-        return self._counted.calls
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._counted.notes
-
-    def handle(self, job: Job) -> Result:
-        return self._compute.handle(job)
 
 
 def main(build: Callable[[Setup], Computer] = build_compute) -> int:
@@ -187,7 +141,8 @@ class _Server:
             self._write(answer)
 
     def _tell_notes(self) -> None:
-        notes = getattr(self._computer, "notes", ())
+        said = getattr(self._computer, "notes", ())
+        notes = tuple(plain(str(note))[:NOTE_CHARS_MAX] for note in said[:NOTES_MAX])
         if notes != self._noted:
             self._noted = notes
             self._send(Noted(notes))

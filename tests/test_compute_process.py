@@ -355,6 +355,28 @@ def test_the_parent_never_imports_torch_even_while_its_child_uses_it() -> None:
     assert subprocess.run([sys.executable, "-c", DAEMON], check=False).returncode == 0
 
 
+PRIVATE = """
+import sys
+from quidnunc.gossip.jobs import DescribeJob, PrivacyStep, TrainJob, Trained
+from quidnunc.peer.pipe import Setup
+from quidnunc.peer.trainer import build_compute
+computer = build_compute(Setup("digits", sys.argv[1], peers=4, noise_key=b"k" * 32))
+genesis = computer.handle(DescribeJob()).genesis
+before = computer.progress
+trained = computer.handle(TrainJob(1, 1, genesis, genesis, True, 1.0, PrivacyStep(1.0, 1.0)))
+assert isinstance(trained, Trained), trained
+assert computer.progress > before
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_private_step_of_a_built_in_task_uses_the_known_gradient_of_its_loss(tmp_path: Path) -> None:
+    """Regression: counting steps hid the loss, so that daemons differentiated it by tracing, which loads a compiler."""
+    (tmp_path / "blobs").mkdir()
+    done = subprocess.run([sys.executable, "-c", PRIVATE, str(tmp_path / "blobs")], check=False)
+    assert done.returncode == 0
+
+
 USER_TASK = """
 import time
 import torch

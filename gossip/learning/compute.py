@@ -77,6 +77,7 @@ class Compute:
 
     ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer
     or run has. ``attack`` names a drill of ``gossip/learning/attack.py``. Raises ConfigError for an unknown attack.
+    ``notes`` are the task's remarks on the local data, once it is built.
     """
 
     def __init__(
@@ -101,6 +102,12 @@ class Compute:
         self._noised = False
         self._untrained: float | None = None
         self._loaded: _Loaded | None = None
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def progress(self) -> int:
+        """Grows with every local step, also while a job is under way."""
+        return self._loaded.net.evaluations if self._loaded else 0
 
     def handle(self, job: Job) -> Result:
         """Do ``job``. Bad remote data gives Rejected; a missing blob or an exception of user code gives JobFailed."""
@@ -145,6 +152,7 @@ class Compute:
                 refuse_batch_statistics(net.module)
             split = Split(net.slots, self._plan.personal)
             initial = to_vector(build(task, self._plan.seed))
+            self.notes = tuple(map(str, task.notes))
             self._loaded = _Loaded(task, net, split, initial)
         return self._loaded
 

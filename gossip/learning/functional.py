@@ -43,7 +43,8 @@ _KINDS: dict[type[nn.Module], str] = {
 class Functional:
     """The model and loss of a task as functions of params [d].
 
-    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None.
+    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None. ``evaluations`` counts how often
+    losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
     def __init__(self, module: nn.Module, task: Task) -> None:
@@ -52,6 +53,7 @@ class Functional:
         self.slots = layout(module)
         self.dim = self.slots[-1].stop
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
+        self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The tensors of ``flat`` [..., d], in slot order, each [..., *shape]; no copies."""
@@ -75,6 +77,7 @@ class Functional:
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The task's loss, one per example [n]. Raises ConfigError if it returns another shape."""
+        self.evaluations += 1
         losses = self.loss(outputs, targets)
         if losses.shape != (len(targets),):
             raise ConfigError(

@@ -163,6 +163,7 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
 def _output_gradients(net: Functional, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Each example's loss and its gradient by that example's outputs, float64 [n, ...]."""
     if net.loss is row_cross_entropy and outputs.ndim == 2 and targets.dtype == torch.int64 and targets.ndim == 1:
+        net.evaluations += 1
         return row_cross_entropy_gradient(outputs, targets)
     errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
         outputs.float(), targets
