@@ -36,11 +36,15 @@ def npz(**arrays: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(("source", "shared", "tested"), [("digits", 1437, 360), ("breast-cancer", 455, 114)])
-def test_built_in_pools_are_those_of_the_tasks(source: str, shared: int, tested: int) -> None:
+@pytest.mark.parametrize(
+    ("source", "shared", "tested", "least", "most"), [("digits", 1437, 360, 0, 1), ("breast-cancer", 455, 114, -1, 3)]
+)
+def test_built_in_pools_are_those_of_the_tasks(
+    source: str, shared: int, tested: int, least: float, most: float
+) -> None:
     pool = load_pool(DataSpec(source=source))
     assert (len(pool.labels), len(pool.test_labels)) == (shared, tested)
-    assert 0 <= pool.inputs.min() <= pool.inputs.max() <= 1
+    assert least <= pool.inputs.min() <= pool.inputs.max() <= most
 
 
 def test_synthetic_examples_follow_the_seed_and_can_be_told_apart() -> None:
