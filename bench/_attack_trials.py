@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.federation.mixing import metropolis
 from quidnunc.gossip.jobs import PPB, PrivacyStep, Standing
@@ -138,12 +139,17 @@ class Play:
         """Everybody trains, publishes and merges."""
         published = []
         for i in range(self.trial.peers):
-            stream = self.streams[i].child(b"%d" % number)
-            settings = (self.trial.training, self.privacy, stream)
-            published.append(train(self.nets[i], self.data[i], self.base[i], *settings)[0])
+            published.append(self._trained(i, self.streams[i].child(b"%d" % number)))
             self.past[i] = [*self.past[i][-_REPLAY_ROUNDS:], published[i]]
         before = self.base
         self.base = [self._merged(i, number, published, before) for i in range(self.trial.peers)]
+
+    def _trained(self, i: int, stream: NoiseStream) -> Vector:
+        """Params after training; untrained where it led nowhere: a daemon whose training fails publishes none."""
+        try:
+            return train(self.nets[i], self.data[i], self.base[i], self.trial.training, self.privacy, stream)[0]
+        except ConfigError:
+            return self.base[i]
 
     def _merged(self, i: int, number: int, published: list[Vector], before: list[Vector]) -> Vector:
         near = [j for j in self.weights[i] if j != i]
@@ -164,6 +170,8 @@ class Play:
         )
         over = number / self.trial.rounds
         result = self._answer(i, published[i], given, over)
+        if not np.isfinite(result.result).all():
+            return published[i]  # as a daemon does, which refuses such a result
         for j, row in zip(there, result.rows, strict=True):
             self.standing[i][j] = row.standing
             self.counted.setdefault((i, j), []).append(row.effective / max(1, self.weights[i][j]))
