@@ -20,13 +20,16 @@ _QUARTER, _WITHHELD = 1, 4
 _ROUNDING = 10
 
 
-def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int) -> list[str]:
+def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int, *, mixes: bool = False) -> list[str]:
     """The reasons why a row of mixing weight ``weight`` counted for ``effective``, ``clip`` of it within the radius.
 
-    All in ppb. ``rule`` is the rule's name, empty where it is not known. Nothing to explain gives no reason.
+    All in ppb. ``rule`` is the rule's name, empty where it is not known; it ``mixes`` if nearest rows were averaged
+    before it. Nothing to explain gives no reason.
     """
     if step == _WITHHELD:
         return ["it was not used: the rule needs more rows than were heard"]
+    if mixes:
+        return [f"{rule} was given means of nearest rows: {effective / PPB:.1%} of the result is of this one"]
     counting = TERMS[rule].counting if rule in TERMS else None
     if counting is Counting.COORDINATE:
         return [f"{rule} treats every coordinate by itself: it decided {effective / PPB:.1%} of them"]

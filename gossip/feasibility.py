@@ -59,7 +59,7 @@ class Feasibility(NamedTuple):
 
 def feasibility(privacy: PrivacySpec, merge: MergeSpec, dim: int, examples: int) -> Feasibility | None:
     """The gate for a peer with ``examples`` records; None without privacy, or where the rule claims no robustness."""
-    if not privacy.private or merge.rule == "mean" or examples < 1:
+    if not privacy.private or (merge.rule == "mean" and not merge.mixes) or examples < 1:
         return None
     if privacy.unit == Unit.SITE:
         return Feasibility(privacy.noise_u / MICRO * sqrt(dim), examples, Unit.SITE)

@@ -165,6 +165,7 @@ def _reasons(node: Node, neighbor: Neighbor) -> list[str]:
     step = neighbor.last_step
     if step is None:
         return ["no merge has read it yet"]
-    rule = node.charter.merge.rule
+    terms = node.charter.merge
     why = [STEP_REASONS[step]] if step in (1, 2) else []
-    return why + merge_reasons(rule, neighbor.weight, neighbor.last_weight, neighbor.last_clip, step)
+    row = (neighbor.weight, neighbor.last_weight, neighbor.last_clip, step)
+    return why + merge_reasons(terms.rule, *row, mixes=terms.mixes)

@@ -157,23 +157,23 @@ def test_mixing_goes_in_front_of_any_rule(name: str) -> None:
     weights = np.full(9, 1 / 9)
     wide = stack.astype(np.float64)
     mixed = np.stack([wide[np.argsort(dist(wide, row))[:7]].mean(axis=0) for row in wide])
-    result = apply(name, stack, weights, OPTIONS[name], mixed_bad=2)
+    result = apply(name, stack, weights, {**OPTIONS[name], "nearest": 2})
     tolerance = 3e-4 if name == "mass_trimmed_mean" else 3e-6
     np.testing.assert_allclose(result, NAIVE[name](mixed, weights), atol=tolerance)
 
 
-@pytest.mark.parametrize("mixed_bad", [None, 1])
+@pytest.mark.parametrize("nearest", [0, 1])
 @pytest.mark.parametrize("name", RULES)
-def test_batches_are_loops(name: str, mixed_bad: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_loops(name: str, nearest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And blocks of coordinates change nothing: 30 batches of 8 rows make the width the least there is, 64 of 150."""
     monkeypatch.setattr(gram_module, "BLOCK_BYTES", 1)
     some = [some_stack(8, seed, d=150) for seed in range(6)]
     stacks = np.stack([stack for stack, _ in some]).reshape(2, 3, 8, 150)
     weights = np.stack([weight for _, weight in some]).reshape(2, 3, 8)
-    together = apply(name, stacks, weights, OPTIONS[name], mixed_bad=mixed_bad)
+    together = apply(name, stacks, weights, {**OPTIONS[name], "nearest": nearest})
     monkeypatch.undo()
     for at in np.ndindex(2, 3):
-        alone = apply(name, stacks[at], weights[at], OPTIONS[name], mixed_bad=mixed_bad)
+        alone = apply(name, stacks[at], weights[at], {**OPTIONS[name], "nearest": nearest})
         np.testing.assert_allclose(together[at], alone, atol=1e-6)
 
 
@@ -275,9 +275,9 @@ def test_the_least_number_of_rows(name: str, bad: int, rows: int) -> None:
 
 def test_mixing_needs_an_honest_majority() -> None:
     stack, weights = some_stack(5, 0)
-    apply("mean", stack, weights, {}, mixed_bad=2)
-    with pytest.raises(ConfigError, match="0 to 2 bad, not 3"):
-        apply("mean", stack, weights, {}, mixed_bad=3)
+    apply("mean", stack, weights, {"nearest": 2})
+    with pytest.raises(ConfigError, match="mean with nearest 3 needs 7 rows, has 5"):
+        apply("mean", stack, weights, {"nearest": 3})
 
 
 def test_weights_must_sum_to_one() -> None:

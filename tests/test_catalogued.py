@@ -63,6 +63,36 @@ def test_a_merge_is_the_rule_on_own_row_and_neighbors(rule: str) -> None:
         assert recompute(stack[0], list(zip(stack[1:], effective, strict=True))).tobytes() == merged.result.tobytes()
 
 
+@pytest.mark.parametrize("rule", sorted(set(RULES)))
+def test_mixing_goes_in_front_and_rows_say_what_they_counted_for_in_the_end(rule: str) -> None:
+    stack = rows(1, 7)
+    stack[3] += 50
+    options = {**OPTIONS.get(rule, {}), "nearest": 2}
+    merged = merge(rule, stack[0], inputs(stack[1:]), None, options)
+    np.testing.assert_allclose(merged.result, apply(rule, stack, np.full(7, 1 / 7), options), atol=2e-5)
+    effective = [row.effective for row in merged.rows]
+    assert 0 < sum(effective) <= PPB
+    assert all(row.clip == PPB for row in merged.rows)
+    assert merged.approximate is (rule in COORDINATE)
+    if rule in COORDINATE or rule == "mean":
+        # An outlier is near to nobody: only its own mean, one of seven, holds it.
+        assert effective[2] <= PPB / 7 / 5 + 1
+    if not merged.approximate:
+        assert recompute(stack[0], list(zip(stack[1:], effective, strict=True))).tobytes() == merged.result.tobytes()
+
+
+def test_mixing_needs_an_honest_majority_of_those_that_were_heard() -> None:
+    stack = rows(1, 4)
+    withheld = merge("mean", stack[0], inputs(stack[1:]), None, {"nearest": 2})
+    assert (withheld.step, withheld.result.tobytes()) == (WITHHELD, stack[0].tobytes())
+    # One that arithmetic cannot hold is one of the two that were foreseen.
+    far = rows(1, 5)
+    far[4, 0] = 3e38
+    merged = merge("mean", far[0], inputs(far[1:]), None, {"nearest": 2})
+    assert merged.step != WITHHELD
+    assert np.abs(merged.result).max() < 10
+
+
 @pytest.mark.parametrize("rule", COORDINATE)
 @pytest.mark.parametrize("k", [5, 6])
 def test_a_row_outside_everywhere_counts_for_nothing(rule: str, k: int) -> None:
@@ -268,6 +298,9 @@ def test_reasons_say_what_the_rule_did_with_a_row() -> None:
     ]
     assert merge_reasons("monna", fifth, 0, PPB, WITHHELD) == [
         "it was not used: the rule needs more rows than were heard"
+    ]
+    assert merge_reasons("krum", fifth, PPB // 4, PPB, 0, mixes=True) == [
+        "krum was given means of nearest rows: 25.0% of the result is of this one"
     ]
     assert merge_reasons("repute", fifth, fifth, PPB, 0) == []
     assert merge_reasons("mean", fifth, fifth, PPB, 0) == []

@@ -251,6 +251,11 @@ class MergeSpec:
         return {key: value / MICRO for key, value in self.options.items()}
 
     @property
+    def mixes(self) -> bool:
+        """Whether rows are mixed with those nearest to them before the rule sees them."""
+        return bool(self.options.get("nearest"))
+
+    @property
     def least_neighbors(self) -> int:
         """The neighbors that a member must have for the rule to merge at all."""
         return least_rows(self.rule, self.values) - 1

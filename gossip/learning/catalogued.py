@@ -28,7 +28,7 @@ from quidnunc.gossip.jobs import PPB, WITHHELD
 from quidnunc.gossip.learning.merged import FULL_STEP, Inputs, Merge, MergeRow
 from quidnunc.gossip.rules.linear import Stack, Vector, recompute
 from quidnunc.gossip.rules.median import coordinate_median
-from quidnunc.gossip.rules.registry import apply, coefficients
+from quidnunc.gossip.rules.registry import apply, coefficients, mixing_of
 from quidnunc.gossip.rules.repute import Flags
 from quidnunc.gossip.rules.shares import coordinate_shares
 from quidnunc.gossip.rules.terms import TERMS, Counting, Options, checked_options, least_rows
@@ -45,10 +45,12 @@ def merge_catalogued(rule: str, pivot: Vector, inputs: Inputs, options: Options,
     checked = checked_options(rule, options)
     if "t" in checked:
         checked["t"] = min(1.0, max(0.0, over))
-    near = _near(pivot, inputs.stack) if rule != "median" else np.ones(len(inputs.stack), dtype=np.bool_)
+    plain_median = rule == "median" and not checked["nearest"]
+    near = np.ones(len(inputs.stack), dtype=np.bool_) if plain_median else _near(pivot, inputs.stack)
     lost = len(near) - int(near.sum())
-    if "bad" in checked:
-        checked["bad"] = max(0.0, checked["bad"] - lost)
+    for key in ("bad", "nearest"):
+        if key in checked:
+            checked[key] = max(0.0, checked[key] - lost)
     if 1 + int(near.sum()) < least_rows(rule, checked):
         return _kept(pivot, inputs, WITHHELD)
     approximate = TERMS[rule].counting is Counting.COORDINATE
@@ -58,8 +60,8 @@ def merge_catalogued(rule: str, pivot: Vector, inputs: Inputs, options: Options,
     stack = np.concatenate([pivot[None], inputs.stack[near]])
     weights = np.concatenate([[1 - given.sum()], given])
     if approximate:
-        result = coordinate_median(stack) if rule == "median" else apply(rule, stack, weights, checked)
-        parts = coordinate_shares(rule, stack, weights, checked)[1:]
+        result = coordinate_median(stack) if plain_median else apply(rule, stack, weights, checked)
+        parts = coordinate_shares(rule, stack, weights, checked, mixing_of(stack, checked))[1:]
     else:
         parts = coefficients(rule, stack, weights, checked)[1:]
     if approximate and not np.isfinite(result).all():
@@ -69,7 +71,7 @@ def merge_catalogued(rule: str, pivot: Vector, inputs: Inputs, options: Options,
     counted = effective.tolist()
     if not approximate:
         result = recompute(pivot, list(zip(inputs.stack, counted, strict=True)))
-    clips = _clips(rule, counted, inputs.weights)
+    clips = [PPB] * len(counted) if checked["nearest"] else _clips(rule, counted, inputs.weights)
     rows = tuple(
         MergeRow(each, clip, standing, False)
         for each, clip, standing in zip(counted, clips, inputs.standings, strict=True)

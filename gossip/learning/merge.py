@@ -139,7 +139,6 @@ def merge(
     if rule == REPUTE:
         return merge_repute(pivot, inputs, probe, repute_options(options, private=private), untrained)
     terms_named(rule, (REPUTE,))
-    if rule == "mean":
-        checked_options(rule, options)
+    if rule == "mean" and not checked_options(rule, options)["nearest"]:
         return merge_mean(pivot, inputs)
     return merge_catalogued(rule, pivot, inputs, options, over)

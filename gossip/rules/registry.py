@@ -88,17 +88,16 @@ def rule_named(name: str) -> Rule:
     return RULES[name]
 
 
-def apply(name: str, stack: Stack, weights: Reals, options: Options, *, mixed_bad: int | None = None) -> Vector:
-    """``stack`` [..., k, d] merged by the rule ``name``: [..., d]; after nearest-neighbor mixing with ``mixed_bad``.
+def apply(name: str, stack: Stack, weights: Reals, options: Options) -> Vector:
+    """``stack`` [..., k, d] merged by the rule ``name``: [..., d].
 
     Raises ConfigError for a bad name, option or number of rows, and RefusedRows for values that are not finite.
     """
     rule, checked = rule_named(name), checked_options(name, options)
-    _check_rows(name, stack, weights, checked, mixed_bad)
+    _check_rows(name, stack, weights, checked)
     if rule.by_coordinate is not None:
-        mixing = None if mixed_bad is None else central.nearest_mixing(gram(stack), mixed_bad)
-        return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing)
-    return combine(stack, _affine(rule, stack, weights, checked, mixed_bad))
+        return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing_of(stack, checked))
+    return combine(stack, _affine(rule, stack, weights, checked))
 
 
 def coefficients(name: str, stack: Stack, weights: Reals, options: Options) -> Reals:
@@ -109,15 +108,21 @@ def coefficients(name: str, stack: Stack, weights: Reals, options: Options) -> R
     rule, checked = rule_named(name), checked_options(name, options)
     if rule.by_coordinate is not None:
         raise ConfigError(f"merge rule {name} has no coefficients of rows")
-    _check_rows(name, stack, weights, checked, None)
-    return _affine(rule, stack, weights, checked, None)
+    _check_rows(name, stack, weights, checked)
+    return _affine(rule, stack, weights, checked)
 
 
-def _affine(rule: Rule, stack: Stack, weights: Reals, options: Options, mixed_bad: int | None) -> Reals:
+def mixing_of(stack: Stack, options: Options) -> Matrix | None:
+    """How nearest-neighbor mixing makes each row of the rows of ``stack``, [..., k, k]; None for no mixing."""
+    bad = int(options.get("nearest", 0))
+    return central.nearest_mixing(gram(stack), bad) if bad else None
+
+
+def _affine(rule: Rule, stack: Stack, weights: Reals, options: Options) -> Reals:
     """Coefficients of the rows of ``stack``, of a rule that has them."""
-    if mixed_bad is not None:
+    if bad := int(options["nearest"]):
         products = gram(stack)
-        mixing = central.nearest_mixing(products, mixed_bad)
+        mixing = central.nearest_mixing(products, bad)
         after = _recentered(mixing @ products @ np.swapaxes(mixing, -1, -2))
         point = _coefficients(rule, after, stack, weights, options)
         mixed: Reals = (point[..., None, :] @ mixing)[..., 0, :]
@@ -170,7 +175,7 @@ def _by_coordinate(
     return result
 
 
-def _check_rows(name: str, stack: Stack, weights: Reals, options: Options, mixed_bad: int | None) -> None:
+def _check_rows(name: str, stack: Stack, weights: Reals, options: Options) -> None:
     """Raise ConfigError where shapes, weights or the number of rows do not allow the rule."""
     if stack.ndim < 2 or stack.dtype != np.float32 or weights.shape != stack.shape[:-1]:
         raise ConfigError(
@@ -182,6 +187,5 @@ def _check_rows(name: str, stack: Stack, weights: Reals, options: Options, mixed
     rows = stack.shape[-2]
     least = least_rows(name, options)
     if rows < least:
-        raise ConfigError(f"merge rule {name} with bad {options.get('bad', 0):g} needs {least} rows, has {rows}")
-    if mixed_bad is not None and not 0 <= 2 * mixed_bad < rows:
-        raise ConfigError(f"nearest-neighbor mixing of {rows} rows is for 0 to {(rows - 1) // 2} bad, not {mixed_bad}")
+        told = ", ".join(f"{key} {options[key]:g}" for key in ("bad", "nearest") if options.get(key))
+        raise ConfigError(f"merge rule {name} with {told or 'bad 0'} needs {least} rows, has {rows}")

@@ -98,6 +98,11 @@ TERMS: Mapping[str, Terms] = {
 """Every rule of the catalogue by the name a configuration gives it; REPUTE, which keeps standings, is none of it."""
 
 
+NEAREST = Bound(0, 1000, 0, whole=True)
+"""The option ``nearest`` that every rule of the catalogue has: the number of bad rows for which rows are first replaced
+by the mean of those nearest to them (nearest-neighbor mixing, Allouah et al. 2023); 0 for no mixing."""
+
+
 def terms_named(name: str, others: Iterable[str] = ()) -> Terms:
     """The terms of the rule ``name``. Raises ConfigError with the nearest of the known names and ``others``."""
     if name not in TERMS:
@@ -111,7 +116,7 @@ def checked_options(name: str, options: Options, *, charter: bool = False) -> di
 
     A ``charter`` cannot give what changes from round to round.
     """
-    bounds = terms_named(name).options
+    bounds = {**terms_named(name).options, "nearest": NEAREST}
     known = {key: bound for key, bound in bounds.items() if not (charter and bound.by_round)}
     for key in options:
         if key not in known:
@@ -132,7 +137,9 @@ def _checked(name: str, key: str, bound: Bound, value: float | None) -> float:
 def least_rows(name: str, options: Options) -> int:
     """The rows, the own included, that the rule ``name`` needs with ``options``; 1 for a rule without such a need."""
     terms = TERMS.get(name)
-    return 1 if terms is None else max(1, terms.least_rows(int(options.get("bad", 0))))
+    if terms is None:
+        return 1
+    return max(_majority(int(options.get("nearest", 0))), terms.least_rows(int(options.get("bad", 0))))
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -179,9 +179,8 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
     charter = read_charter(context.home.charter)[1].charter
     blobs = context.home.blobs
     records = ledger_trace.made_here(store)
-    return check_arithmetic(
-        records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec, charter.merge.rule
-    )
+    rule = "" if charter.merge.mixes else charter.merge.rule
+    return check_arithmetic(records, lambda name: read_blob(blobs, name), charter.task.dim, charter.codec, rule)
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:

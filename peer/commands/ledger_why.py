@@ -11,6 +11,7 @@ from typing import Any
 from quidnunc.crypto.entry import parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
+from quidnunc.gossip.federation.terms import MergeSpec
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.merging import rule_hash_of
 from quidnunc.gossip.provenance import (
@@ -85,7 +86,7 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
     by_round = ref.isascii() and ref.isdecimal() and len(ref) < 8
     if not by_round and not _PREFIX.fullmatch(ref):
         raise UsageError(f"{args.ref[:70]!r} is neither a round nor 8 to 64 hex digits of a state's hash")
-    charter_rule, rule_hash = _rule(context)
+    terms, rule_hash = _rule(context)
     past = Past()
     merges: list[tuple[dict[str, Any], list[Line]]] = []
     updates: list[dict[str, Any]] = []
@@ -100,7 +101,7 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
                     states.add(record.result)
                     data, told = _explain(
                         *(header.seq, record, past, names, store.log_id),
-                        charter_rule if record.rule == rule_hash else "",
+                        terms if record.rule == rule_hash else None,
                     )
                     if args.private:
                         data["private"] = private_data(header.type, entry, names)
@@ -120,17 +121,17 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome({"merges": [data for data, _ in merges], "mentions": updates}, lines)
 
 
-def _rule(context: Context) -> tuple[str, bytes]:
-    """The charter's merge rule and the hash by which entries name it; empty without a charter that can be read."""
+def _rule(context: Context) -> tuple[MergeSpec | None, bytes]:
+    """The charter's merge terms and the hash by which entries name them; none without a charter that can be read."""
     try:
         merge = read_charter(context.home.charter)[1].charter.merge
     except (CharterError, ConfigError):
-        return "", b""
-    return merge.rule, rule_hash_of(merge)
+        return None, b""
+    return merge, rule_hash_of(merge)
 
 
 def _explain(
-    seq: int, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes, rule: str
+    seq: int, merge: Merge, past: Past, names: Mapping[bytes, str], own: bytes, terms: MergeSpec | None
 ) -> tuple[dict[str, Any], list[Line]]:
     rows = []
     for row in merge.rows:
@@ -150,7 +151,7 @@ def _explain(
                 "entry": None if at < 0 else at,
                 "new": seq_there > past.merged.get(row.log_id, -1),
                 "standing": nth(STANDINGS, past.standing.get(row.log_id, 0)),
-                "reasons": _reasons(rule, row, merge.step, past),
+                "reasons": _reasons(terms, row, merge.step, past),
             }
         )
     used = {row["log_id"] for row in rows}
@@ -168,7 +169,7 @@ def _explain(
         "entry": seq,
         "round": merge.round,
         "result": merge.result.hex(),
-        "rule": rule or None,
+        "rule": None if terms is None else terms.rule,
         "step": nth(STEPS, merge.step),
         "step_reason": STEP_REASONS.get(merge.step),
         "approximate": merge.approximate,
@@ -189,7 +190,7 @@ def _numbers(private: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _reasons(rule: str, row: MergeRow, step: int, past: Past) -> list[str]:
+def _reasons(terms: MergeSpec | None, row: MergeRow, step: int, past: Past) -> list[str]:
     """Why a row counts as it does, from what is public."""
     found = []
     standing = past.standing.get(row.log_id or b"", 0)
@@ -197,7 +198,8 @@ def _reasons(rule: str, row: MergeRow, step: int, past: Past) -> list[str]:
         found.append(f"frozen since entry {past.frozen[row.log_id]}: its key signed two histories")
     if standing:
         found.append(f"its standing is {nth(STANDINGS, standing)}")
-    return found + merge_reasons(rule, row.weight, row.effective, row.clip, step)
+    rule, mixes = ("", False) if terms is None else (terms.rule, terms.mixes)
+    return found + merge_reasons(rule, row.weight, row.effective, row.clip, step, mixes=mixes)
 
 
 def _absence(log_id: bytes, past: Past) -> list[str]:

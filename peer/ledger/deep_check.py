@@ -40,7 +40,7 @@ def check_arithmetic(
     records: Iterable[tuple[int, UpdatePublished | Merge]], blob: Blob, dim: int, code: int, rule: str = ""
 ) -> Arithmetic:
     """Compute every merge and update of ``records`` (seq, record) again; ``dim``, ``code`` and ``rule`` are the
-    charter's.
+    charter's, ``rule`` empty where rows are mixed before it: what it was given is in no entry.
     """
     found = Arithmetic()
     for seq, record in records:
