@@ -15,11 +15,13 @@ from _attack_trials import Found, Trial, play
 from common import Row, main
 
 from quidnunc.gossip.learning.builtin import DEFAULTS
-from quidnunc.gossip.rules.terms import TERMS
+from quidnunc.gossip.rules.terms import TERMS, least_rows
 
 DEFAULT = "repute"
 QUICK_RULES = ("mean", "trimmed_mean", "cs_plus", "monna", DEFAULT)
-SLOW_RULES = (*TERMS, DEFAULT)
+MIXED = "nearest "
+"""Before a rule's name: rows are mixed with those nearest to them first."""
+SLOW_RULES = (*TERMS, MIXED + "trimmed_mean", MIXED + "geometric_median", DEFAULT)
 BITING = ("sign_flip", "gaussian", "ipm", "alie", "dissensus", "label_flip", "mimic", "betray")
 """Attacks under which the default rule is to keep 0.90."""
 OTHERS = ("slow", "on_off", "free_ride", "replay", "sybil", "backdoor")
@@ -32,13 +34,15 @@ def options(rule: str, trial: Trial) -> dict[str, float]:
     """What the rule is told: the true number of bad neighbors, the weight they hold, a radius of the usual distance."""
     bad, degree = trial.bad_near, trial.degree or trial.peers - 1
     told = {"bad": float(bad), "mass": bad / (1 + degree), "radius": 1.0}
-    return {key: told[key] for key in TERMS[rule].options if key in told} if rule in TERMS else {}
+    name = rule.removeprefix(MIXED)
+    mixed = {"nearest": float(bad)} if name != rule else {}
+    return mixed | ({key: told[key] for key in TERMS[name].options if key in told} if name in TERMS else {})
 
 
 def possible(rule: str, trial: Trial) -> bool:
     """Whether every peer has enough neighbors for the rule."""
     rows = 1 + (trial.degree or trial.peers - 1)
-    return rule not in TERMS or TERMS[rule].least_rows(trial.bad_near) <= rows
+    return least_rows(rule.removeprefix(MIXED), options(rule, trial)) <= rows
 
 
 def table(name: str, base: Trial, rules: Iterable[str], attacks: Iterable[str], *, targets: bool) -> list[Row]:
@@ -47,7 +51,7 @@ def table(name: str, base: Trial, rules: Iterable[str], attacks: Iterable[str], 
     for rule in rules:
         if not possible(rule, base):
             continue
-        trial = replace(base, rule=rule, options=options(rule, base))
+        trial = replace(base, rule=rule.removeprefix(MIXED), options=options(rule, base))
         clean: Found | None = None
         for attack in attacks:
             found = play(replace(trial, attack=attack))
