@@ -126,6 +126,7 @@ class Play:
         self.past: list[list[Vector]] = [[] for _ in range(n)]
         self.counted: dict[tuple[int, int], list[float]] = {}
         self.streams = [NoiseStream(bytes([trial.seed, i]) * 16, b"attacks") for i in range(n)]
+        self.strides = [0.0] * n
         self.goal = self._goal() if trial.attack in ("slow", "sybil") else self.genesis
 
     def _goal(self) -> Vector:
@@ -140,6 +141,7 @@ class Play:
         published = []
         for i in range(self.trial.peers):
             published.append(self._trained(i, self.streams[i].child(b"%d" % number)))
+            self.strides[i] = float(np.linalg.norm(published[i] - self.base[i]))
             self.past[i] = [*self.past[i][-_REPLAY_ROUNDS:], published[i]]
         before = self.base
         self.base = [self._merged(i, number, published, before) for i in range(self.trial.peers)]
@@ -186,6 +188,7 @@ class Play:
             *(trial.rule, pivot, given, probe, trial.options, self.untrained[i]),
             private=self.privacy is not None,
             over=over,
+            stride=self.strides[i],
         )
 
     def _present(self, number: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.jobs import PPB, Doubt
 from quidnunc.gossip.rules.terms import TERMS, Counting
 from quidnunc.gossip.rules.thresholds import REPUTE
 
@@ -13,6 +13,20 @@ STEP_REASONS = {
     4: "the rule needs more rows than were heard: the own state was kept",
 }
 """By the step of a merge; a full one needs no reason."""
+
+DOUBTS = {
+    Doubt.LOSS: "its newest state does worse on the local holdout than the others'",
+    Doubt.DISTANCE: "its newest state is much farther from the middle of all than the others'",
+    Doubt.DIRECTION: "its newest state holds little of what all have in common, or the opposite of it",
+    Doubt.GATE: "its newest state is outside the gate of the charter",
+}
+"""What spoke against a neighbor's newest state."""
+
+
+def doubt_reasons(doubts: int) -> list[str]:
+    """The words for ``doubts``, bits of :class:`Doubt`."""
+    return [words for doubt, words in DOUBTS.items() if doubts & doubt]
+
 
 _REPUTATION = "its weight was reduced by its reputation, or because it was absent for a while"
 _UNKNOWN = "its weight was reduced; the charter that says by which rule is not here"

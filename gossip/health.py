@@ -10,8 +10,10 @@ from __future__ import annotations
 from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import Suspected
 from quidnunc.gossip.conditions import Condition, Severity
+from quidnunc.gossip.explain import doubt_reasons
 from quidnunc.gossip.neighbor import Neighbor, is_live, usual_interval
 from quidnunc.gossip.node import Node
+from quidnunc.gossip.reputation import standing_weight
 from quidnunc.gossip.rounds import Phase
 
 PACE_GAPS = 3
@@ -60,6 +62,10 @@ def _neighbor(node: Node, neighbor: Neighbor, now: float) -> list[Condition]:
         return [Condition("neighbor-retired", Severity.NOTE, name, text)]
     if neighbor.suspected is not None:
         found.append(_owes(name, neighbor.suspected, now))
+    if neighbor.doubts and standing_weight(neighbor.standing) <= 0:
+        why = "; ".join(doubt_reasons(neighbor.doubts))
+        text = f"it counts for nothing in merges until its states look honest again: {why}"
+        found.append(Condition("neighbor-distrusted", Severity.DEGRADED, name, text))
     if neighbor.offended_at is not None and now - neighbor.offended_at <= settings.offence_s:
         text = f"its messages are refused: {neighbor.offence}, {neighbor.refused} refused in all"
         found.append(Condition("neighbor-refused", Severity.DEGRADED, name, text))

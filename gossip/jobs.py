@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from quidnunc.crypto.errors import Reason
@@ -240,9 +240,24 @@ class MergeJob:
     personal: bytes = b""
 
 
+class Doubt(IntFlag):
+    """What spoke against an input of a merge; none of them is good evidence for its standing."""
+
+    LOSS = 1
+    """Toward it the loss on the own holdout grows more than toward the others."""
+    DISTANCE = 2
+    """It lies much farther from the middle of all states than the others do."""
+    DIRECTION = 4
+    """It holds less of what all have in common than the others do, or the opposite of it."""
+    GATE = 8
+    """It lies outside the gate that a charter sets."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergedRow:
-    """How one input entered a merge: effective weight and clip factor in ppb, and its new standing."""
+    """How one input entered a merge: effective weight and clip factor in ppb, its new standing, and ``doubts``, of
+    :class:`Doubt`, that it met.
+    """
 
     author: bytes
     state: bytes
@@ -250,7 +265,7 @@ class MergedRow:
     effective: int
     clip: int
     standing: Standing
-    suspect: bool
+    doubts: int
 
 
 WITHHELD = 4

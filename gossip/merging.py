@@ -15,7 +15,7 @@ from quidnunc.gossip.provenance import Merge, MergeRow, write_standings
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.replicas import Replicas
-from quidnunc.gossip.reputation import BAD_CAP
+from quidnunc.gossip.reputation import BAD_CAP, StandingClass
 
 STEP_ADOPTED = 3
 ADOPTION_MINIMUM = 3
@@ -75,15 +75,21 @@ class Merging:
         own = PPB - sum(row.effective for row in result.rows)
         weight = PPB - sum(row.weight for row in result.rows)
         rows = [MergeRow(self._publisher.replica, self._me, self._publisher.seq, weight, own, PPB)]
+        classes: list[tuple[Neighbor, StandingClass]] = []
         for row in result.rows:
             neighbor, given = self._replicas.neighbors[row.author], self._inputs[row.author]
             before = standing_class(neighbor)
             neighbor.standing = _with_offenses(row.standing, neighbor.standing.bad - given.standing.bad)
             neighbor.last_weight, neighbor.last_clip = row.effective, row.clip
             neighbor.last_step = result.step
+            if given.fresh:
+                neighbor.doubts = row.doubts
             rows.append(MergeRow(row.state, row.author, given.seq, row.weight, row.effective, row.clip))
-            self._evidence.note_class(neighbor, before, (), now)
-        self._append(result.round, result.result, rows, result.approximate, result.step, now)
+            classes.append((neighbor, before))
+        merge = self._append(result.round, result.result, rows, result.approximate, result.step, now)
+        for neighbor, before in classes:
+            # The private part of the merge holds the numbers that the class follows from.
+            self._evidence.note_class(neighbor, before, (merge,), now)
         return self._claim(rows)
 
     def record_adopted(self, result: Adopted, round_: int, now: float) -> Claim:
@@ -108,7 +114,8 @@ class Merging:
 
     def _append(
         self, round_: int, result: bytes, rows: list[MergeRow], approximate: bool, step: int, now: float
-    ) -> None:
+    ) -> int:
+        """Append the entry of a merge; its number."""
         private = write_standings({n.log_id: n.standing for n in self._replicas.neighbors.values()})
         salt, commitment = self._recorder.seal_private(private)
         record = Merge(
@@ -121,7 +128,7 @@ class Merging:
             received=self._replicas.take_received(),
             private=commitment,
         )
-        self._recorder.append_sealed(record, private, salt, now)
+        return self._recorder.append_sealed(record, private, salt, now)
 
 
 def _with_offenses(standing: Standing, bad: float) -> Standing:

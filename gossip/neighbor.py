@@ -57,6 +57,7 @@ class Neighbor:
     a heartbeat. ``link_since`` is when the
     connection came or went last, ``returned`` says that it came back and nothing has been applied since;
     ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
+    ``doubts`` are what spoke against its newest state (:class:`quidnunc.gossip.jobs.Doubt`).
     ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
     """
 
@@ -67,6 +68,7 @@ class Neighbor:
     seq: int | None = None
     claim: Claim = INITIAL
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))
+    doubts: int = 0
     quarantined: bool = False
     suspected: Suspected | None = None
     retired: LogRetire | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.evidence import standing_class
-from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
+from quidnunc.gossip.explain import STEP_REASONS, doubt_reasons, merge_reasons
 from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
@@ -168,4 +168,4 @@ def _reasons(node: Node, neighbor: Neighbor) -> list[str]:
     terms = node.charter.merge
     why = [STEP_REASONS[step]] if step in (1, 2) else []
     row = (neighbor.weight, neighbor.last_weight, neighbor.last_clip, step)
-    return why + merge_reasons(terms.rule, *row, mixes=terms.mixes)
+    return why + merge_reasons(terms.rule, *row, mixes=terms.mixes) + doubt_reasons(neighbor.doubts)

@@ -177,6 +177,15 @@ def test_batches_are_loops(name: str, nearest: int, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(together[at], alone, atol=1e-6)
 
 
+def test_the_geometric_median_leaves_its_own_row_by_default() -> None:
+    """Regression: a floor of 1e-6 held the point where it started, so that peers learned almost nothing together."""
+    stack, weights = some_stack(7, 3)
+    stack[0] += 5
+    found = apply("geometric_median", stack, weights, {})
+    others = stack[1:].mean(axis=0)
+    assert dist(found, others) < 0.3 * dist(found, stack[0])
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_equal_rows_come_out_unchanged(name: str) -> None:
     row = np.array([1.5, -2.25, 1e6, 0.0], np.float32)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.jobs import PPB, Standing
+from quidnunc.gossip.jobs import PPB, Doubt, Standing
 from quidnunc.gossip.learning.merge import merge, merge_repute
 from quidnunc.gossip.learning.merged import FULL_STEP, NO_STEP, QUARTER_STEP, Inputs, Merge
 from quidnunc.gossip.reputation import FOUNDER, standing_weight
@@ -109,11 +109,28 @@ def attacked(standing: Standing) -> tuple[Vector, Stack, Merge]:
 
 def test_a_far_peer_is_suspected_clipped_and_silenced_in_the_round_it_is_seen() -> None:
     _, _, merged = attacked(FOUNDER)
-    assert [row.suspect for row in merged.rows] == [False, False, True, False]
+    assert [row.doubts > 0 for row in merged.rows] == [False, False, True, False]
     assert merged.rows[2].clip < PPB // 3
     assert merged.rows[2].effective == 0
     _, _, trusted = attacked(TRUSTED)
     assert 0 < trusted.rows[2].effective < PPB // 5 // 3
+
+
+def test_one_that_still_trains_is_no_outlier_among_those_that_have_finished() -> None:
+    """Regression: finished peers lie so close together that one who came back late looked far away."""
+    pivot, stack = cloud(4, 2, d=300, scale=0.001)
+    stack[1] = pivot + 0.1
+    late = float(np.linalg.norm(stack[1] - pivot))
+    options = ReputeOptions()
+    alone = merge_repute(pivot, inputs(stack), None, options)
+    assert [row.doubts for row in alone.rows] == [0, Doubt.DISTANCE]
+    known = merge_repute(pivot, inputs(stack), None, options, stride=late)
+    assert [row.doubts for row in known.rows] == [0, 0]
+    # Twice as far as anybody trains in a round, and a spread more, is still far.
+    short = merge_repute(pivot, inputs(stack), None, options, stride=late / 3)
+    assert [row.doubts for row in short.rows] == [0, Doubt.DISTANCE]
+    unknown = merge_repute(pivot, inputs(stack), None, options, stride=np.inf)
+    assert [row.doubts for row in unknown.rows] == [0, 0]
 
 
 def test_harm_is_smoothed_and_judged_only_for_fresh_inputs() -> None:
@@ -126,7 +143,7 @@ def test_harm_is_smoothed_and_judged_only_for_fresh_inputs() -> None:
     assert all(row.standing.harm != 0.1 for at, row in enumerate(merged.rows) if at != 1)
     stale = Inputs(stack, [PPB // 5] * 4, [replace(FOUNDER, harm=9.0), *[FOUNDER] * 3], [False] * 4)
     rows = merge_repute(pivot, stale, bowl, ReputeOptions(), 1.0).rows
-    assert rows[0].suspect
+    assert rows[0].doubts
     assert rows[0].standing == stale.standings[0]
 
 
@@ -144,7 +161,7 @@ def test_persistent_harm_makes_bad_standing() -> None:
             repute_options({"outlier_margin": 1000.0, "least_share": 0.0, "harm_scale": 0.0}),
         )
         past = [row.standing for row in merged.rows]
-        suspected += merged.rows[0].suspect
+        suspected += merged.rows[0].doubts
     assert suspected >= 8
     assert standing_weight(past[0]) == 0.0
     assert all(standing_weight(standing) == 1.0 for standing in past[1:])
@@ -174,7 +191,7 @@ def test_without_a_holdout_distance_is_the_only_evidence() -> None:
     pivot, stack = cloud(1, 4, d=300)
     stack[2] = -9 * stack[2]
     merged = merge_repute(pivot, inputs(stack), None, ReputeOptions())
-    assert [row.suspect for row in merged.rows] == [False, False, True, False]
+    assert [row.doubts > 0 for row in merged.rows] == [False, False, True, False]
     assert merged.step == FULL_STEP
 
 
@@ -209,8 +226,8 @@ def test_the_gate_is_an_option() -> None:
     pivot, stack = cloud(1, 4, d=300)
     stack[0] += np.float32(1)
     loose = {"outlier_margin": 1000.0, "harm_margin": 1000.0}
-    assert not merge("repute", pivot, inputs(stack), bowl, loose).rows[0].suspect
-    assert merge("repute", pivot, inputs(stack), bowl, {**loose, "gate": 0.6}).rows[0].suspect
+    assert not merge("repute", pivot, inputs(stack), bowl, loose).rows[0].doubts
+    assert merge("repute", pivot, inputs(stack), bowl, {**loose, "gate": 0.6}).rows[0].doubts
 
 
 @pytest.mark.parametrize(

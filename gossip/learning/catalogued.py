@@ -73,8 +73,7 @@ def merge_catalogued(rule: str, pivot: Vector, inputs: Inputs, options: Options,
         result = recompute(pivot, list(zip(inputs.stack, counted, strict=True)))
     clips = [PPB] * len(counted) if checked["nearest"] else _clips(rule, counted, inputs.weights)
     rows = tuple(
-        MergeRow(each, clip, standing, False)
-        for each, clip, standing in zip(counted, clips, inputs.standings, strict=True)
+        MergeRow(each, clip, standing) for each, clip, standing in zip(counted, clips, inputs.standings, strict=True)
     )
     return Merge(result, rows, approximate=approximate)
 
@@ -89,7 +88,7 @@ def _near(pivot: Vector, stack: Stack) -> Flags:
 
 
 def _kept(pivot: Vector, inputs: Inputs, step: int) -> Merge:
-    return Merge(pivot, tuple(MergeRow(0, PPB, standing, False) for standing in inputs.standings), step)
+    return Merge(pivot, tuple(MergeRow(0, PPB, standing) for standing in inputs.standings), step)
 
 
 def _clips(rule: str, effective: Sequence[int], weights: Sequence[int]) -> list[int]:

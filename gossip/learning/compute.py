@@ -8,6 +8,7 @@ the params a job starts from, so that a repeated job gives the same bits and a d
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ class Compute:
         self._honest: Vector | None = None
         self._noised = False
         self._untrained: float | None = None
+        self._stride = math.inf
         self._loaded: _Loaded | None = None
         self.notes: tuple[str, ...] = ()
 
@@ -187,6 +189,7 @@ class Compute:
         if job.train:
             whole, loss = train(net, task.train, split.join(start, personal), self._plan.training, job.privacy, stream)
             trained = split.shared(whole)
+            self._stride = float(np.linalg.norm((trained - start).astype(np.float64)))
             if split.personal_dim:
                 kept = self._vectors.put(split.personal(whole), durable=True)
         else:
@@ -260,6 +263,7 @@ class Compute:
             untrained,
             private=self._noised,
             over=job.round / plan.rounds if plan.rounds else 0.0,
+            stride=self._stride,
         )
         if self._honest is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
@@ -272,7 +276,7 @@ class Compute:
                 row.effective,
                 row.clip,
                 row.standing,
-                row.suspect,
+                row.doubts,
             )
             for entry, row in zip(job.inputs, merged.rows, strict=True)
         )

@@ -22,7 +22,7 @@ from math import floor, isfinite
 
 import numpy as np
 
-from quidnunc.gossip.jobs import PPB, Standing
+from quidnunc.gossip.jobs import PPB, Doubt, Standing
 from quidnunc.gossip.learning.catalogued import merge_catalogued
 from quidnunc.gossip.learning.merged import NO_STEP, QUARTER_STEP, Inputs, Merge, MergeRow
 from quidnunc.gossip.reputation import observe, standing_weight
@@ -36,11 +36,17 @@ Probe = Callable[[Stack], Reals]
 
 
 def merge_repute(
-    pivot: Vector, inputs: Inputs, probe: Probe | None, options: ReputeOptions, untrained: float = 0.0
+    pivot: Vector,
+    inputs: Inputs,
+    probe: Probe | None,
+    options: ReputeOptions,
+    untrained: float = 0.0,
+    stride: float = 0.0,
 ) -> Merge:
     """Merge ``inputs`` into ``pivot`` [d] by REPUTE; without ``probe`` (no holdout) distance is the only evidence.
 
-    ``untrained`` is the holdout loss of the genesis params.
+    ``untrained`` is the holdout loss of the genesis params, ``stride`` how far the own last round of training went:
+    the distance that any honest peer may have at least.
     """
     if not len(inputs.stack):
         return Merge(pivot, ())
@@ -48,10 +54,10 @@ def merge_repute(
     trust = np.array([standing_weight(standing) for standing in inputs.standings])
     radius = repute.clip_radius(away, trust, options.radius)
     clips = repute.clip_factors(away, radius)
-    standings, suspects, own = _judge(pivot, inputs, probe, clips, options, untrained)
+    standings, doubts, own = _judge(pivot, inputs, probe, clips, options, untrained, stride)
     rows = [
-        MergeRow(floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, suspect)
-        for weight, standing, clip, suspect in zip(inputs.weights, standings, clips.tolist(), suspects, strict=True)
+        MergeRow(floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, found)
+        for weight, standing, clip, found in zip(inputs.weights, standings, clips.tolist(), doubts, strict=True)
     ]
     limit = max(options.validate_factor * own + options.validate_margin, untrained)
     return _validated(pivot, inputs.stack, rows, probe, limit)
@@ -64,8 +70,9 @@ def _judge(
     clips: Reals,
     options: ReputeOptions,
     untrained: float,
-) -> tuple[list[Standing], list[bool], float]:
-    """New standings and suspicions of all inputs, and the pivot's own holdout loss (nan without a probe)."""
+    stride: float,
+) -> tuple[list[Standing], list[int], float]:
+    """New standings and doubts of all inputs, and the pivot's own holdout loss (nan without a probe)."""
     fresh = np.array(inputs.fresh, dtype=bool)
     harm = np.array([standing.harm for standing in inputs.standings])
     own = float("nan")
@@ -79,17 +86,20 @@ def _judge(
             unit = own + options.harm_scale * untrained
             seen = repute.relative_harm(losses[1:], own, unit, options.harm_cap)
             harm[chosen] = options.harm_memory * harm[chosen] + (1 - options.harm_memory) * seen
-    suspect = repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin)
     places = repute.geometry(pivot, inputs.stack)
-    suspect |= repute.bad_by_distance(places, options.outlier_spread, options.outlier_margin)
-    suspect |= repute.bad_by_direction(places, options.least_share)
+    found = {
+        Doubt.LOSS: repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin),
+        Doubt.DISTANCE: repute.bad_by_distance(places, options.outlier_spread, options.outlier_margin, stride),
+        Doubt.DIRECTION: repute.bad_by_direction(places, options.least_share),
+    }
     if options.gate > 0:
-        suspect |= repute.outside_gate(pivot, inputs.stack, options.gate)
+        found[Doubt.GATE] = repute.outside_gate(pivot, inputs.stack, options.gate)
+    doubts = [int(sum(kind for kind, flags in found.items() if flags[at])) for at in range(len(harm))]
     standings = [
-        observe(replace(standing, harm=float(h)), bool(bad)) if new else standing
-        for standing, h, bad, new in zip(inputs.standings, harm, suspect, fresh, strict=True)
+        observe(replace(standing, harm=float(h)), bad > 0) if new else standing
+        for standing, h, bad, new in zip(inputs.standings, harm, doubts, fresh, strict=True)
     ]
-    return standings, suspect.tolist(), own
+    return standings, doubts, own
 
 
 def _validated(
@@ -114,10 +124,7 @@ def _validated(
 
 def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
     """The mixing weights as they are: no defense at all."""
-    rows = [
-        MergeRow(weight, PPB, standing, False)
-        for weight, standing in zip(inputs.weights, inputs.standings, strict=True)
-    ]
+    rows = [MergeRow(weight, PPB, standing) for weight, standing in zip(inputs.weights, inputs.standings, strict=True)]
     return Merge(recompute(pivot, list(zip(inputs.stack, inputs.weights, strict=True))), tuple(rows))
 
 
@@ -131,13 +138,15 @@ def merge(
     *,
     private: bool = False,
     over: float = 0.0,
+    stride: float = 0.0,
 ) -> Merge:
     """Merge by the rule called ``rule``; ``private`` chooses its defaults for params with privacy noise.
 
-    ``over`` is the part of all rounds that is over, 0 to 1. Raises ConfigError for an unknown rule or option.
+    ``over`` is the part of all rounds that is over, 0 to 1; ``stride`` how far the own last round of training went,
+    infinite where that is not known. Raises ConfigError for an unknown rule or option.
     """
     if rule == REPUTE:
-        return merge_repute(pivot, inputs, probe, repute_options(options, private=private), untrained)
+        return merge_repute(pivot, inputs, probe, repute_options(options, private=private), untrained, stride)
     terms_named(rule, (REPUTE,))
     if rule == "mean" and not checked_options(rule, options)["nearest"]:
         return merge_mean(pivot, inputs)

@@ -13,12 +13,14 @@ FULL_STEP, QUARTER_STEP, NO_STEP = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class MergeRow:
-    """How one input entered: effective weight and clip factor in ppb, the standing it leads to."""
+    """How one input entered: effective weight and clip factor in ppb, the standing it leads to, and the doubts about it
+    (:class:`quidnunc.gossip.jobs.Doubt`).
+    """
 
     effective: int
     clip: int
     standing: Standing
-    suspect: bool
+    doubts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,8 @@ def geometric_median(products: Matrix, weights: Reals, steps: int, floor: float)
     """Smoothed Weiszfeld: z <- sum b_j x_j / sum b_j, b_j = w_j / max(floor, ||z - x_j||) (Pillutla et al. 2022).
 
     Starts at the own row, so that an attacker has to pull it away first; ``steps`` 3 to 8 suffice. ``floor`` is a
-    distance. Knows nothing. Breakdown point 1/2 of the weight.
+    distance (the paper's nu, 0.1 there): with one far below those between rows the start never leaves its row. Knows
+    nothing. Breakdown point 1/2 of the weight.
     """
     point = one_hot(np.zeros(weights.shape[:-1]), weights.shape[-1])
     for _ in range(steps):

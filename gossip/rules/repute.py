@@ -74,14 +74,17 @@ def geometry(pivot: Vector, stack: Stack) -> Geometry:
     return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
 
 
-def bad_by_distance(places: Geometry, spread: float, margin: float) -> Flags:
-    """Too far from the neighborhood: d > median + spread * MAD + margin * median, the own distance included.
+def bad_by_distance(places: Geometry, spread: float, margin: float, stride: float = 0.0) -> Flags:
+    """Too far from the neighborhood: d > usual + spread * MAD + margin * usual, the own distance included.
 
+    Usual is the median distance, and at least ``stride``, the length of an honest round of training: among peers that
+    have all finished the median shrinks to nothing, and one that comes late and still trains is no outlier for it.
     Measured from the center and not from the pivot, the peers' common progress and their shared past cancel.
     """
     median = float(np.median(places.away))
     deviation = float(np.median(np.abs(places.away - median)))
-    return places.away[1:] > median + spread * deviation + margin * median
+    usual = max(median, stride)
+    return places.away[1:] > usual + spread * deviation + margin * usual
 
 
 def bad_by_direction(places: Geometry, least: float) -> Flags:

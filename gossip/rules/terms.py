@@ -75,7 +75,7 @@ TERMS: Mapping[str, Terms] = {
     "trimmed_mean": Terms(Counting.COORDINATE, {"bad": _BAD}, _majority),
     "mass_trimmed_mean": Terms(Counting.COORDINATE, {"mass": Bound(0.0, 0.499)}),
     "geometric_median": Terms(
-        Counting.WEIGHING, {"steps": Bound(1, 100, 8, whole=True), "floor": Bound(1e-12, 1e6, 1e-6)}
+        Counting.WEIGHING, {"steps": Bound(1, 100, 8, whole=True), "floor": Bound(1e-12, 1e6, 0.1)}
     ),
     "krum": Terms(Counting.SELECTING, {"bad": _BAD}, _krum),
     "multi_krum": Terms(Counting.SELECTING, {"bad": _BAD}, _krum),
