@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from pathlib import Path
 
-from quidnunc.crypto.errors import CharterError, KeyFileError
-from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.crypto.log import Log
+from quidnunc.crypto.entry import Entry, Header
+from quidnunc.crypto.errors import CharterError
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Unit
-from quidnunc.gossip.provenance import PrivacySpend, payload_of
+from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
@@ -20,6 +17,7 @@ from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import own_card, read_card, require_home
 from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
+from quidnunc.peer.commands.stopped import stopped_log
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
@@ -52,20 +50,19 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
     secret = keys.load(home.operational_key, "operational", phrase)
     if not _agreed(context, member, heir):
         return Outcome({"retired": False}, ["nothing was retired"])
-    with home.lock(), Store.open(home.ledger) as store:
-        require_open(store)
-        epoch = store.keys.epoch
-        key = SecretKey(derive_seed(secret, Role.LOG, epoch))
-        if key.public != store.keys.spans[-1].public:
-            raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
-        log, spent_u = _replayed(store)
+    spent_u: dict[Unit, int] = {}
+
+    def count(header: Header, entry: Entry) -> None:
+        if header.type == PrivacySpend.TYPE and not entry.erased:
+            record = record_of(header.type, entry.payload)
+            if isinstance(record, PrivacySpend):
+                spent_u[record.unit] = record.cumulative_u
+
+    with stopped_log(home, secret, count) as stopped:
         successor = None if heir is None else heir.log_id
         reason = next(each for each in RetireReason if each.label == args.reason)
-        record = retire(root, store.log_id, log.size, reason, successor)
-        entry = log.append(
-            record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=epoch
-        )
-        store.commit([entry], log.checkpoint(key))
+        record = retire(root, stopped.store.log_id, stopped.log.size, reason, successor)
+        stopped.commit(record)
     data = {
         "retired": True,
         "entry": record.last,
@@ -115,15 +112,3 @@ def _agreed(context: Context, member: Member, heir: Member | None) -> bool:
     goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
     answer = context.ask(f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}? [y/N]")
     return answer.lower() in ("y", "yes")
-
-
-def _replayed(store: Store) -> tuple[Log, dict[Unit, int]]:
-    """The log, ready for one more entry, and the epsilon spent in it by unit, in millionths."""
-    log, spent_u = Log(store.log_id), dict[Unit, int]()
-    for entry in store.entries():
-        header = log.replay(entry)
-        if header.type == PrivacySpend.TYPE and not entry.erased:
-            record = record_of(header.type, entry.payload)
-            if isinstance(record, PrivacySpend):
-                spent_u[record.unit] = record.cumulative_u
-    return log, spent_u
