@@ -312,7 +312,7 @@ class Node:
             software.device,
         )
         self.recorder.append(start, now)
-        return [*committed(self.recorder.flush()), SetTimer(ROUND_TIMER, 0.0)]
+        return [*committed(self.recorder.flush()), *self.notices.resting(), SetTimer(ROUND_TIMER, 0.0)]
 
     def _turn(self, now: float) -> list[Effect]:
         """One turn of the own rounds, and again what logs were asked and have not answered."""

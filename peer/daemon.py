@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("quidnunc.peer")
 
 KEEP_DELTAS = Settings().keep_deltas
+REDIAL_MAX_S = 30.0
 STOP_GRACE_S = 25.0
 """How long an orderly stop may take before everything is cancelled."""
 TRANSPORT = "quidnunc.peer.network.transport"
@@ -158,8 +159,13 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
     )
 
 
-def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -> Overlay:
-    """The overlay to this member's neighbors; the local address book wins over the charter's addresses."""
+def make_overlay(
+    charter: Charter, member: Member, keys: Keys, config: Config, *, redial_max_s: float = REDIAL_MAX_S
+) -> Overlay:
+    """The overlay to this member's neighbors; the local address book wins over the charter's addresses.
+
+    After ``redial_max_s`` it dials also those that should come by themselves.
+    """
     from quidnunc.peer.network.overlay import Libp2pOverlay
 
     book = config.network.peers
@@ -174,6 +180,7 @@ def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -
         body_bytes_max=min(charter.payload_bytes, config.limits.payload_bytes_max),
         ping_interval_s=config.network.ping_interval_s,
         dial_timeout_s=config.network.dial_timeout_s,
+        redial_max_s=redial_max_s,
     )
     return Libp2pOverlay(
         keys.transport.seed,

@@ -187,8 +187,8 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
 def _independence(vouched: Witnessed, size: int) -> Line:
     if not vouched.size:
         told = (
-            f"only {len(vouched.seen)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
-            if vouched.seen
+            f"only {len(vouched.counted)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
+            if vouched.counted
             else "nobody else has signed this history"
         )
         return Styled(f"  witnesses       {vouched.label}: {told}", "warn")

@@ -23,7 +23,7 @@ from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import read_file, write_public
 from quidnunc.peer.commands.ledger_home import find_entry, opened, readable
-from quidnunc.peer.commands.ledger_witness import cosigned_note
+from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
 from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -54,6 +54,7 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     known = _members(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
+        known = counting(store, known)
         seq, size, data = _proof(store, entry, known)
         key = Verifier(origin_of(store.log_id), store.keys.at(size) or store.public)
     proof = open_proof(data, [key])

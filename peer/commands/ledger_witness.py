@@ -14,6 +14,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.entry_times import checked, summaries
 from quidnunc.peer.commands.trust import latest_time
 from quidnunc.peer.ledger.ledger_check import Layer
+from quidnunc.peer.ledger.members_keys import retired_members
 from quidnunc.peer.ledger.store import Store
 
 SELF_ATTESTED = "SELF-ATTESTED"
@@ -21,16 +22,23 @@ SELF_ATTESTED = "SELF-ATTESTED"
 
 
 class Seen(NamedTuple):
-    """A member that cosigned the checkpoint of ``size`` entries, at ``time`` (seconds since 1970, by its clock)."""
+    """A member that cosigned the checkpoint of ``size`` entries, at ``time`` (seconds since 1970, by its clock).
+
+    One that has ``retired`` is told of and does not count.
+    """
 
     name: str
     size: int
     time: int
     log_id: bytes
+    retired: bool = False
 
 
 class Witnessed(NamedTuple):
-    """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong."""
+    """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong.
+
+    ``witnesses`` are those that may count: all other members but those that have ended their logs.
+    """
 
     size: int
     seen: tuple[Seen, ...]
@@ -39,9 +47,14 @@ class Witnessed(NamedTuple):
     layer: Layer
 
     @property
+    def counted(self) -> list[Seen]:
+        """Those whose cosignatures count."""
+        return [each for each in self.seen if not each.retired]
+
+    @property
     def label(self) -> str:
         """``WITNESSED k of n``, k of whom saw ``size`` entries or more, or ``SELF-ATTESTED`` without a quorum."""
-        count = sum(each.size >= self.size for each in self.seen)
+        count = sum(each.size >= self.size for each in self.counted)
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
 
 
@@ -78,6 +91,24 @@ def cosigned_note(store: Store, members: Sequence[Member], seq: int) -> bytes | 
     return format_note(signed._replace(signatures=(*signed.signatures, *lines[best][: MAX_SIGNATURES - 1]))).encode()
 
 
+def counting(store: Store, members: Sequence[Member]) -> tuple[Member, ...]:
+    """``members`` without those that have ended their logs, as far as ``store`` can show that: they cosign no more.
+
+    Where a notice does not hold nobody is left out; ``verify`` reports it.
+    """
+    gone = _retired(store, members, Layer("cosignatures"))
+    return tuple(each for each in members if each.log_id not in gone)
+
+
+def _retired(store: Store, members: Sequence[Member], layer: Layer) -> frozenset[bytes]:
+    try:
+        return retired_members(store, members)
+    except LedgerCorrupt as error:
+        layer.checked += 1
+        layer.report("I15", error.seq, error.why)
+        return frozenset()
+
+
 def _line_of(note: Note, key: Verifier) -> Signature:
     return next(each for each in note.signatures if (each.name, each.key_id) == (key.name, key.id))
 
@@ -97,6 +128,8 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
         keys = store.keys
     except LedgerCorrupt:  # its entries are told of by their own layers
         keys = LogKeys.of(store.public)
+    gone = _retired(store, members, layer)
+    voters = others.keys() - gone
     seen: list[Seen] = []
     for log_id, (size, note) in sorted(store.cosignatures().items()):
         layer.checked += 1
@@ -117,14 +150,14 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
             layer.report("I16", size, f"cosignature of {member.name}: {error.message}")
             continue
         if found:
-            seen.append(Seen(member.name, size, found[0].time, log_id))
+            seen.append(Seen(member.name, size, found[0].time, log_id, log_id not in voters))
         else:
             layer.report("I16", size, f"{member.name} did not cosign the note that is kept as its")
     _check_summaries(store, others, layer)
-    quorum = quorum_of(len(others)) if others else 0
-    sizes = sorted((each.size for each in seen), reverse=True)
+    quorum = quorum_of(len(voters)) if voters else 0
+    sizes = sorted((each.size for each in seen if not each.retired), reverse=True)
     size = sizes[quorum - 1] if quorum and len(sizes) >= quorum else 0
-    return Witnessed(size, tuple(seen), len(others), quorum, layer)
+    return Witnessed(size, tuple(seen), len(voters), quorum, layer)
 
 
 def _check_summaries(store: Store, others: Mapping[bytes, Member], layer: Layer) -> None:
