@@ -182,6 +182,8 @@ class Node:
             self.recorder,
             self.settings,
             current=resume.current,
+            copied=resume.copied,
+            lost=resume.lost,
         )
         self.lobby = Lobby(
             charter.federation_id,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
@@ -46,7 +46,7 @@ from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import LOST, ORIGIN, RESTORED, Store
 from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.model_file import installed_model
 from quidnunc.peer.network import overlay_api
@@ -118,7 +118,7 @@ def open_store(home: Home, member: Member) -> Store:
     """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
         why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
-        raise LedgerCorrupt(0, why)
+        raise LedgerCorrupt(0, why, hint=f"{NO_OLD_COPY}; without a backup: quidnunc ledger recover")
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()
@@ -203,6 +203,8 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
 def fill(resume: Resume, store: Store) -> None:
     """Add to ``resume`` what its ledger names and the store keeps beside it: proofs, and tokens of neighbors."""
     resume.heads, resume.cosigned = store.heads(), store.cosignatures()
+    origin = store.get_meta(ORIGIN)
+    resume.copied, resume.lost = origin == RESTORED, origin == LOST
     kept = {who: store.proof(name) for who, name in resume.frozen.items()}
     resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
     resume.own_notices = [entry_notice(store, seq) for seq in sorted(resume.key_changes)]
@@ -447,7 +449,8 @@ async def _run(
                 build = partial(build_node, elsewhere=elsewhere)
                 node, clock = await trio.to_thread.run_sync(build, *parts, accounted)
                 node.rounds.paused = paused
-                await trio.to_thread.run_sync(discard_unused, blobs, node)
+                if not node.rejoin.lost:  # what its entries name is known once they are back
+                    await trio.to_thread.run_sync(discard_unused, blobs, node)
 
                 def again() -> Node:
                     # The entries that came back hold spends, which the first table does not count.

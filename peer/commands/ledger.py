@@ -26,6 +26,7 @@ from quidnunc.peer.commands import (
     ledger_log,
     ledger_peers,
     ledger_proof,
+    ledger_recover,
     ledger_retire,
     ledger_trace,
     ledger_why,
@@ -64,6 +65,7 @@ def register(parser: CommandParser) -> None:
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
+    ledger_recover.register(add("recover", help="get a lost or damaged ledger back from the neighbors"))
     ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
     ledger_farewell.register(add("farewell", help="tell the neighbors that this log has ended"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))

@@ -86,7 +86,8 @@ def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line
     for unit, micro in sorted(spent_u.items()):
         whom = "of these data" if unit == Unit.EXAMPLE else "for the whole site"
         lines.append(
-            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: lower privacy.epsilon_cap of the successor by it"
+            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: let successor and this home name each other in "
+            "privacy.shared_homes, or lower privacy.epsilon_cap of the successor by it"
         )
     return lines
 
