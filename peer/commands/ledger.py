@@ -28,6 +28,7 @@ from quidnunc.peer.commands import (
     ledger_proof,
     ledger_recover,
     ledger_retire,
+    ledger_succeed,
     ledger_trace,
     ledger_why,
 )
@@ -67,6 +68,7 @@ def register(parser: CommandParser) -> None:
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
     ledger_recover.register(add("recover", help="get a lost or damaged ledger back from the neighbors"))
     ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
+    ledger_succeed.register(add("succeed", help="end this log, begin another under the same root key"))
     ledger_farewell.register(add("farewell", help="tell the neighbors that this log has ended"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from quidnunc.crypto.entry import Entry, Header
 from quidnunc.crypto.errors import CharterError
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import PrivacySpend
@@ -19,6 +21,7 @@ from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.stopped import stopped_log
 from quidnunc.peer.commands.unlocking import add_flags, source
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
@@ -50,6 +53,21 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
     secret = keys.load(home.operational_key, "operational", phrase)
     if not _agreed(context, member, heir):
         return Outcome({"retired": False}, ["nothing was retired"])
+    seq, spent_u = end_log(home, secret, root, args.reason, heir)
+    data = {
+        "retired": True,
+        "entry": seq,
+        "reason": args.reason,
+        "successor": None if heir is None else heir.log_id.hex(),
+        **spent_data(spent_u),
+    }
+    return Outcome(data, _lines(seq, heir, spent_u))
+
+
+def end_log(
+    home: Home, secret: bytes, root: SecretKey, reason: str, heir: Member | None
+) -> tuple[int, dict[Unit, int]]:
+    """Write the last entry of a stopped peer's log; its number, and the epsilon spent by unit, in millionths."""
     spent_u: dict[Unit, int] = {}
 
     def count(header: Header, entry: Entry) -> None:
@@ -59,19 +77,15 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
                 spent_u[record.unit] = record.cumulative_u
 
     with stopped_log(home, secret, count) as stopped:
+        why = next(each for each in RetireReason if each.label == reason)
         successor = None if heir is None else heir.log_id
-        reason = next(each for each in RetireReason if each.label == args.reason)
-        record = retire(root, stopped.store.log_id, stopped.log.size, reason, successor)
-        stopped.commit(record)
-    data = {
-        "retired": True,
-        "entry": record.last,
-        "reason": args.reason,
-        "successor": None if successor is None else successor.hex(),
-        "epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6,
-        **({"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}),
-    }
-    return Outcome(data, _lines(record.last, heir, spent_u))
+        return stopped.commit(retire(root, stopped.store.log_id, stopped.log.size, why, successor)), spent_u
+
+
+def spent_data(spent_u: Mapping[Unit, int]) -> dict[str, float]:
+    """What a log has spent, JSON-ready."""
+    site = {"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}
+    return {"epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6, **site}
 
 
 def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line]:
