@@ -52,9 +52,8 @@ class _Answer(NamedTuple):
 class Rejoin:
     """Asks for the newest own checkpoint, and takes back the entries that are missing here.
 
-    ``active`` until this peer may sign; ``short`` says that it went on although fewer than a quorum had answered.
-    A log without entries is ``fresh``, and may begin with nobody there, unless it was ``copied`` or ``lost``: then it
-    may have had some. One that was lost never begins, it only comes back.
+    ``active`` until this peer may sign. A log without entries is ``fresh``, and may begin with nobody there, unless it
+    was ``copied`` or ``lost``: then it may have had some. One that was lost never begins, it only comes back.
     """
 
     def __init__(
@@ -97,7 +96,12 @@ class Rejoin:
         self._source: bytes | None = None
         self._due = 0.0
         self._growths = 0
-        self.short = False
+        self._short = False
+
+    @property
+    def short(self) -> bool:
+        """Whether it went on, and those that have answered are still fewer than a quorum of those that go on."""
+        return self._short and len(self._answers) < self.quorum
 
     @property
     def active(self) -> bool:
@@ -184,7 +188,6 @@ class Rejoin:
         if self.stage == Stage.WATCHING and self._since is not None and now < self._since:
             return []  # it was asked before the watch began
         self._answers[neighbor.log_id] = _Answer(message.first, message.last)
-        self.short = self.short and len(self._answers) < self.quorum
         return self._go_on(now)
 
     def _learn(self, neighbor: Neighbor, head: Head) -> None:
@@ -218,7 +221,7 @@ class Rejoin:
         if self._target is None:
             if self.lost:
                 return []
-            self.short = len(self._answers) < self.quorum and not self.fresh
+            self._short = len(self._answers) < self.quorum and not self.fresh
             self.stage = Stage.DONE
             return []
         if self._need < self._target.size:

@@ -16,13 +16,14 @@ from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.conditions import Severity
-from quidnunc.gossip.events import Frame, PeerUp, Received, Rest
+from quidnunc.gossip.events import Frame, PeerUp, Received, Rest, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Cosigned, Entries, Message, Notice, Proof, write_message
+from quidnunc.gossip.message import Cosigned, Entries, Known, Message, Notice, Proof, write_message
 from quidnunc.gossip.notices import open_notice
 from quidnunc.gossip.provenance import MemberNotice, Merge, payload_of
+from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.retirement import LogRetire, RetireReason, retire
 from quidnunc.gossip.status import peers, state_of, status
 from quidnunc.peer.farewell import Farewell
@@ -123,6 +124,22 @@ def test_whoever_has_ended_its_log_is_no_witness_any_more() -> None:
     for gone in (second, third):
         assert bench.receive(gone, told(bench, end(bench, gone))) == []
     assert verdict() == ("SELF-ATTESTED", 0)
+
+
+def test_a_start_that_was_short_of_answers_is_not_once_the_silent_ones_have_ended() -> None:
+    bench = Bench(3)
+    bench.greet()
+    bench.turn()
+    bench.current = False
+    bench.restart()
+    silent, other = bench.authors
+    bench.connect(other)
+    assert bench.receive(other, Frame(write_message(Known(bench.charter.federation_id, b"", 0, 0)))) == []
+    bench.now += bench.settings.rejoin_s
+    bench.feed(TimerFired(REJOIN_TIMER))
+    assert bench.node.rejoin.short
+    assert bench.receive(other, told(bench, end(bench, silent))) == []
+    assert not bench.node.rejoin.short
 
 
 def test_what_is_signed_behind_the_end_is_refused_and_recorded() -> None:

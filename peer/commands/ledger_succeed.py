@@ -83,7 +83,8 @@ def succeed(args: argparse.Namespace, context: Context) -> Outcome:
         "  destroy older backups of this home: a peer that is restored from one would sign a second history",
         "next:",
         f"  {quidnunc(home)} ledger farewell        tells the neighbors that this log has ended",
-        f"  a new charter with the card {heir.card}, signed by all: quidnunc federation create",
+        "  a log is of one federation: the other members make new ones too (quidnunc ledger succeed --reason moved),",
+        f"  and with {heir.card} their cards found the next: quidnunc federation create CARD ... --from-model FILE",
     ]
     return Outcome(data, lines)
 
