@@ -35,10 +35,10 @@ def key_of(member: Founder, role: Role) -> SecretKey:
 
 
 class Ledger:
-    """The ledger of the first of five founders, in a home like any other."""
+    """The ledger of the first of some founders, five without another word, in a home like any other."""
 
-    def __init__(self, path: Path) -> None:
-        self.group = founders(5)
+    def __init__(self, path: Path, members: int = 5, **terms: Any) -> None:
+        self.group = founders(members)
         self.own = self.group[0]
         self.path = path
         make_home(path, "any")
@@ -46,7 +46,7 @@ class Ledger:
         for each in home.ledger.parent.glob(f"{home.ledger.name}*"):
             each.unlink()
         home.card.write_bytes(make_card(self.own.member, self.own.root))
-        home.charter.write_bytes(draft_note(charter(self.group)))
+        home.charter.write_bytes(draft_note(charter(self.group, **terms)))
         self.log = Log(self.own.member.log_id)
         self.ledger = home.ledger
         Store.create(self.ledger, self.log.log_id, self.own.member.log).close()
@@ -149,13 +149,34 @@ def test_members_that_have_ended_their_logs_are_no_witnesses(ledger: Ledger, tmp
     take_in(ledger, ended(d, d.root))
     found = ledger.verify().data
     assert (found["witnesses"], found["witnessed_size"]) == ("WITNESSED 2 of 3", 4)
-    assert {each["name"]: each["retired"] for each in found["cosigners"]}[d.member.name]
+    assert [each["name"] for each in found["cosigners"] if not each["counts"]] == [d.member.name]
     take_in(ledger, ended(e, e.root))
     assert ledger.verify().data["witnesses"] == "WITNESSED 2 of 2"
     policy, proof = tmp_path / "p", tmp_path / "x"
     made = quidnunc("--home", ledger.path, "ledger", "prove", "2", "--out", proof, "--policy-out", policy)
     assert "2 of 2 witnesses cosigned the checkpoint in it: WITNESSED 2 of 2" in made.out
     assert quidnunc("ledger", "verify-proof", proof, "--policy", policy).code == 0
+
+
+def test_in_a_large_federation_the_neighbors_are_the_witnesses(tmp_path: Path) -> None:
+    """Of eleven others six cosign: a quorum of eleven could never be reached."""
+    ends = ((i, (i + step) % 12) for i in range(12) for step in (1, 2, 3))
+    edges = tuple(sorted((min(each), max(each)) for each in ends))
+    made = Ledger(tmp_path / "a", 12, edges=edges)
+    made.grow()
+    near = {each.log_id for each in charter(made.group, edges=edges).neighbors(made.own.member.log_id)}
+    able = [each for each in made.group if each.member.log_id in near]
+    far = [each for each in made.group if each is not made.own and each not in able]
+    made.grow(*(made.cosign(each, 2) for each in (*able[:3], *far)))
+    assert (len(able), made.verify().data["witnesses"]) == (6, "SELF-ATTESTED")
+    made.grow(made.cosign(able[3], 2))
+    assert made.verify().data["witnesses"] == "WITNESSED 4 of 6"
+    proof, policy = tmp_path / "x", tmp_path / "p"
+    shown = quidnunc("--home", made.path, "ledger", "prove", "1", "--out", proof, "--policy-out", policy).out
+    assert "4 of 6 witnesses cosigned" in shown
+    assert (
+        quidnunc("--home", made.path, "--json", "ledger", "verify-proof", proof).data["verdict"] == "WITNESSED 4 of 6"
+    )
 
 
 def test_an_owner_that_makes_up_the_end_of_a_log_does_not_get_rid_of_a_witness(ledger: Ledger) -> None:

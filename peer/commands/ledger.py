@@ -36,7 +36,7 @@ from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
-from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
+from quidnunc.peer.commands.ledger_home import electorate, opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.ledger.ending import retirement
 from quidnunc.peer.ledger.ledger_check import Report
@@ -87,7 +87,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
                 record = record_of(header.type, entry.payload)
                 if isinstance(record, PrivacySpend):
                     spent[record.unit] = record
-        vouched = witnessed(store, known_members(context))
+        vouched = witnessed(store, known_members(context), electorate(context, store.log_id))
         owner = owner_of(context, store)
         ended = retirement(store)
         log_keys = key_rows(store.keys)
@@ -137,7 +137,9 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer, and who vouches for the whole."""
     with opened(context) as store:
         card = owner_of(context, store)
-        report, vouched = examine(store, known_members(context), context.out.progress("checked", "entries"))
+        report, vouched = examine(
+            store, known_members(context), electorate(context, store.log_id), context.out.progress("checked", "entries")
+        )
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
