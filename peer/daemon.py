@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
@@ -118,7 +118,7 @@ def open_store(home: Home, member: Member) -> Store:
     """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
     if not home.ledger.exists():
         why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
-        raise LedgerCorrupt(0, why, hint=f"{NO_OLD_COPY}; without a backup: quidnunc ledger recover")
+        raise LedgerCorrupt(0, why)
     store = Store.open(home.ledger)
     if store.log_id != member.log_id:
         store.close()

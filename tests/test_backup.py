@@ -31,7 +31,7 @@ from quidnunc.peer.backup.archive import BackupDamaged, Writer
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.daemon import fill
 from quidnunc.peer.home import Home
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
 
 REPLICA, DELTA, OTHER = b"own replica" * 50, b"own delta" * 30, b"a neighbor's" * 70
 
@@ -110,6 +110,13 @@ def test_a_ledger_that_had_not_begun_is_told_from_a_new_one(tmp_path: Path) -> N
             fill(resume, store)
         copied.append(resume.copied)
     assert copied == [False, True]
+    lost = Home.at(tmp_path / "a")
+    with Store.open(lost.ledger) as store:
+        store.put_meta(ORIGIN, LOST)
+    assert quidnunc("--home", lost.root, "backup", tmp_path / "other").code == 0
+    assert restore(tmp_path / "other", tmp_path / "c").code == 0
+    with Store.open(Home.at(tmp_path / "c").ledger) as store:
+        assert store.get_meta(ORIGIN) == LOST, "what was lost stays lost"
 
 
 def test_a_backup_says_what_it_is_of_and_warns_of_open_keys(peer: Home, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def _checked(staging: Path, manifest: Manifest, path: Path) -> Restored:
             raise BackupDamaged(path, f"{contents.CHARTER}: does not list {member.name}")
         with Store.open(at(contents.LEDGER)) as store:
             ledger = store.log_id.hex(), store.size, store.root.hex()
-            if not store.size:
+            if not store.size and store.get_meta(ORIGIN) is None:
                 # The peer may have begun since: it must not begin again before a neighbor says that it has not.
                 store.put_meta(ORIGIN, RESTORED)
     except (BackupDamaged, StoreNewer, StoreUnwritable):
