@@ -52,7 +52,7 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
             message = f"{len(refused)} of {len(wanted)} entries cannot be erased; nothing was changed"
             return Outcome(data, lines, ExitCode.NOT_PERMITTED, message, "leave them out; see docs/wire.md, section 5")
         shown = [entry_line(store.entry(seq), names) for seq in wanted]
-    if not _agreed(context, shown):
+    if not context.agreed("erase", f"erase {len(shown)} payloads for good?", shown):
         return Outcome({"erased": [], "refused": {}}, ["nothing was erased"])
     secret = _secret(args, context)
     named: dict[int, int] = {}
@@ -69,16 +69,6 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
     told = f"payloads of {len(wanted)} entries are erased; entry {seq} says so"
     done: dict[str, Any] = {"erased": wanted, "refused": {}, "entry": seq, "reason": args.reason}
     return Outcome(done, [Styled(told, "good"), *_STAYS])
-
-
-def _agreed(context: Context, shown: list[str]) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("erase asks first, and nobody can answer", hint="add --yes")
-    for line in shown:
-        context.out.talk(line)
-    return context.ask(f"erase {len(shown)} payloads for good? [y/N]").lower() in ("y", "yes")
 
 
 def _secret(args: argparse.Namespace, context: Context) -> bytes:

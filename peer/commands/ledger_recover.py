@@ -38,7 +38,8 @@ def recover(args: argparse.Namespace, context: Context) -> Outcome:
         raise KeyFileError(f"{home.operational_key}: not the key of the log on {home.card}")
     with home.lock():
         why = _wrong(home)
-        if not _agreed(context, why):
+        talk = [f"{why}; a backup, if there is one, has more: quidnunc --home DIR restore FILE"]
+        if not context.agreed("recover", "begin again with what the neighbors know of this ledger?", talk):
             return Outcome({"recovering": False}, ["nothing was changed"])
         aside = _put_aside(home)
         Store.create(home.ledger, member.log_id, member.log, lost=True).close()
@@ -68,15 +69,6 @@ def _wrong(home: Home) -> str:
         f"{home.ledger}: opens, and its {size} entries are those that were signed",
         hint="an older copy takes back what it lacks when the peer starts",
     )
-
-
-def _agreed(context: Context, why: str) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("recover asks first, and nobody can answer", hint="add --yes")
-    context.out.talk(f"{why}; a backup, if there is one, has more: quidnunc --home DIR restore FILE")
-    return context.ask("begin again with what the neighbors know of this ledger? [y/N]").lower() in ("y", "yes")
 
 
 def _put_aside(home: Home) -> Path | None:

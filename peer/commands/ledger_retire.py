@@ -51,7 +51,8 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
         require_open(store)
     root = root_key(args.key or home.root_key, member, phrase)
     secret = keys.load(home.operational_key, "operational", phrase)
-    if not _agreed(context, member, heir):
+    goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
+    if not context.agreed("retire", f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}?"):
         return Outcome({"retired": False}, ["nothing was retired"])
     seq, spent_u = end_log(home, secret, root, args.reason, heir)
     data = {
@@ -117,13 +118,3 @@ def _heir(path: Path, member: Member) -> Member:
     if heir.log_id == member.log_id:
         raise UsageError(f"{path}: is the card of the log that is to be retired")
     return heir
-
-
-def _agreed(context: Context, member: Member, heir: Member | None) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("retire asks first, and nobody can answer", hint="add --yes")
-    goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
-    answer = context.ask(f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}? [y/N]")
-    return answer.lower() in ("y", "yes")

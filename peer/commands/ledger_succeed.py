@@ -21,7 +21,7 @@ from quidnunc.peer.config_text import with_values
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
-from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+from quidnunc.peer.output import Line, Outcome, Styled
 from quidnunc.peer.shared_account import KEY
 
 
@@ -55,7 +55,8 @@ def succeed(args: argparse.Namespace, context: Context) -> Outcome:
     root = root_key(args.key or home.root_key, member, phrase)
     secret = keys.load(home.operational_key, "operational", phrase)
     settings, text = _new_config(home, heir), _old_config(home, heir)
-    if not _agreed(context, member.name, heir):
+    question = f"end this log of {member.name} for good and go on with a new one in {heir.root}?"
+    if not context.agreed("succeed", question):
         return Outcome({"succeeded": False}, ["nothing was changed"])
     locked = isinstance(keys.read(home.operational_key, "operational"), LockedKeyFile)
     new_phrase = phrase() if locked else None
@@ -108,12 +109,3 @@ def _old_config(home: Home, heir: Home) -> str:
             f"{home.config}: {KEY} does not stand on one line", hint="write it on one line, and try again"
         )
     return text
-
-
-def _agreed(context: Context, name: str, heir: Home) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("succeed asks first, and nobody can answer", hint="add --yes")
-    answer = context.ask(f"end this log of {name} for good and go on with a new one in {heir.root}? [y/N]")
-    return answer.lower() in ("y", "yes")
