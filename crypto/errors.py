@@ -63,7 +63,7 @@ class Reason(IntEnum):
 
 NO_OLD_COPY = (
     "keep this home as it is, and restore the newest backup into an empty one: quidnunc --home DIR restore FILE; "
-    "do not mend it with an older ledger.db by hand"
+    "do not mend it with an older ledger.db by hand; without a backup: quidnunc ledger recover"
 )
 """What to do about a ledger that is damaged or gone."""
 

@@ -103,7 +103,7 @@ class Tiled(Tree):
                 raise LocalProtocolError(f"{len(row)} hashes of level {base} from {start}, must be {stop - start}")
             known = [row]
             while len(row) > 1:
-                row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+                row = list(map(node_hash, row[::2], row[1::2]))
                 known.append(row)
             self._tiles[base, number] = known
         return known

@@ -203,6 +203,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """Do not look for ``peer`` any more: its log has ended. It is let in should it come, to be shown that."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """The frame just received from ``peer`` is refused for ``reason``; the transport answers with the code."""
 
@@ -218,4 +225,6 @@ class Report:
     text: str
 
 
-Effect = Commit | Witness | Mirror | Supply | Rebuild | StoreBlob | Forget | Send | SetTimer | Run | Refuse | Report
+Effect = (
+    Commit | Witness | Mirror | Supply | Rebuild | StoreBlob | Forget | Send | SetTimer | Run | Rest | Refuse | Report
+)

@@ -182,6 +182,8 @@ class Node:
             self.recorder,
             self.settings,
             current=resume.current,
+            copied=resume.copied,
+            lost=resume.lost,
         )
         self.lobby = Lobby(
             charter.federation_id,
@@ -312,7 +314,7 @@ class Node:
             software.device,
         )
         self.recorder.append(start, now)
-        return [*committed(self.recorder.flush()), SetTimer(ROUND_TIMER, 0.0)]
+        return [*committed(self.recorder.flush()), *self.notices.resting(), SetTimer(ROUND_TIMER, 0.0)]
 
     def _turn(self, now: float) -> list[Effect]:
         """One turn of the own rounds, and again what logs were asked and have not answered."""

@@ -15,7 +15,7 @@ from quidnunc.crypto.entry import parse_header
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.token import Token, open_token, parse_token
-from quidnunc.gossip.events import Effect, Forget, Report, Send
+from quidnunc.gossip.events import Effect, Forget, Report, Rest, Send
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate
 from quidnunc.gossip.keybook import Keybook
@@ -113,6 +113,10 @@ class Notices:
         neighbor = self._neighbors.get(log_id)
         return [] if neighbor is None else neighbor.retire(notice.record)
 
+    def resting(self) -> list[Effect]:
+        """At a start: nobody has to look for the neighbors that have ended their logs."""
+        return [Rest(n.member.transport) for n in self._neighbors.values() if n.retired is not None]
+
     def is_about_us(self, data: bytes) -> bool:
         """Whether a notice is of the own log; raises RemoteProtocolError for bytes that are none."""
         return _place(data)[0] == self._me
@@ -142,11 +146,14 @@ class Notices:
         self._recorder.keep_proof(data)
         name = hashlib.sha256(data).digest()
         self._recorder.append(MemberNotice(member.log_id, token.header.type, token.header.seq, name), now)
-        seen = self._witnesses.on_end if isinstance(record, LogRetire) else self._witnesses.on_head
+        ended = isinstance(record, LogRetire)
+        seen = self._witnesses.on_end if ended else self._witnesses.on_head
+        rest = [Rest(member.transport)] if ended and member.log_id in self._neighbors else []
         return [
             *committed(self._recorder.flush()),
             *([Forget(tuple(left))] if left else []),
             _told(member, record, token.header.seq),
+            *rest,
             *seen(member.log_id, Head(token.size, token.root, token.note), now),
             *self._spread(sender, data),
         ]

@@ -55,6 +55,7 @@ class Recovery(IntEnum):
     """Why a ledger was brought up to date; codes of ``log.recover`` ``why``."""
 
     OLDER_COPY = 1
+    LOST = 2
 
 
 class Decision(IntEnum):

@@ -52,7 +52,8 @@ class _Answer(NamedTuple):
 class Rejoin:
     """Asks for the newest own checkpoint, and takes back the entries that are missing here.
 
-    ``active`` until this peer may sign; ``short`` says that it went on although fewer than a quorum had answered.
+    ``active`` until this peer may sign. A log without entries is ``fresh``, and may begin with nobody there, unless it
+    was ``copied`` or ``lost``: then it may have had some. One that was lost never begins, it only comes back.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Rejoin:
         settings: Settings,
         *,
         current: bool,
+        copied: bool = False,
+        lost: bool = False,
     ) -> None:
         self._federation = federation
         self._me = me
@@ -76,8 +79,10 @@ class Rejoin:
         self._mirrors = mirrors
         self._recorder = recorder
         self._settings = settings
-        self.fresh = recorder.size == 0
-        self.stage = Stage.DONE if current or not self._trusted else Stage.ASKING
+        self.lost = lost and recorder.size == 0
+        self.fresh = recorder.size == 0 and not (copied or lost)
+        done = current or not (self._trusted or self.lost)
+        self.stage = Stage.DONE if done else Stage.ASKING
         self._since: float | None = None
         self._asked: set[bytes] = set()
         self._answers: dict[bytes, _Answer] = {}
@@ -91,7 +96,12 @@ class Rejoin:
         self._source: bytes | None = None
         self._due = 0.0
         self._growths = 0
-        self.short = False
+        self._short = False
+
+    @property
+    def short(self) -> bool:
+        """Whether it went on, and those that have answered are still fewer than a quorum of those that go on."""
+        return self._short and len(self._answers) < self.quorum
 
     @property
     def active(self) -> bool:
@@ -118,6 +128,9 @@ class Rejoin:
         """What an operator should know while this peer waits."""
         if self._target is None:
             silent = [n for n in self._trusted if n.log_id not in self._answers]
+            if self.lost and len(self._answers) >= self.quorum:
+                told = f"none of the {len(self._answers)} neighbors that answered knows an entry of it"
+                return f"this ledger was lost, and {told}; silent: {names(silent)}"
             what = "whether this ledger is all that it has signed"
             return f"asking neighbors {what}: {len(self._answers)} of {self.quorum} needed; silent: {names(silent)}"
         known = f"neighbors know {self._target.size} entries of this log, this ledger holds {self._recorder.size}"
@@ -144,7 +157,7 @@ class Rejoin:
 
     def _ask_all(self) -> list[Effect]:
         """Ask whoever has not answered; and all when nobody keeps what is missing, since somebody may by now."""
-        everybody = self.stage == Stage.FETCHING and not self._candidates()
+        everybody = (self.stage == Stage.FETCHING and not self._candidates()) or (self.lost and not self._target)
         asked = (n for n in self._trusted if n.connected and (everybody or n.log_id not in self._answers))
         return [effect for neighbor in asked for effect in self.ask(neighbor)]
 
@@ -175,7 +188,6 @@ class Rejoin:
         if self.stage == Stage.WATCHING and self._since is not None and now < self._since:
             return []  # it was asked before the watch began
         self._answers[neighbor.log_id] = _Answer(message.first, message.last)
-        self.short = self.short and len(self._answers) < self.quorum
         return self._go_on(now)
 
     def _learn(self, neighbor: Neighbor, head: Head) -> None:
@@ -190,12 +202,15 @@ class Rejoin:
     def _settled(self, now: float) -> bool:
         """Whether enough was heard: a quorum, or after a while all that are connected and at least one.
 
-        A log without entries has shown nobody anything: it may begin with nobody there.
+        A log without entries has shown nobody anything: it may begin with nobody there. One that was lost has only what
+        others know: nothing less than a quorum will do.
         """
         if self._since is None:
             return False
         if len(self._answers) >= self.quorum:
             return True
+        if self.lost:
+            return False
         owed = [n for n in self._trusted if n.connected and n.log_id not in self._answers]
         waited = now - self._since >= self._settings.rejoin_s
         return waited and not owed and (bool(self._answers) or self.fresh)
@@ -204,7 +219,9 @@ class Rejoin:
         if not self.active or self._witnesses.ahead or not self._settled(now):
             return []
         if self._target is None:
-            self.short = len(self._answers) < self.quorum and not self.fresh
+            if self.lost:
+                return []
+            self._short = len(self._answers) < self.quorum and not self.fresh
             self.stage = Stage.DONE
             return []
         if self._need < self._target.size:
@@ -295,7 +312,7 @@ class Rejoin:
         had, to = self._recorder.size, self._target.size
         kept = self._settings.keep_deltas
         sources = tuple(RecoveredFrom(who, note) for who, note in sorted(self._told.items()))
-        record = LogRecover(had, to, sources, Recovery.OLDER_COPY)
+        record = LogRecover(had, to, sources, Recovery.LOST if self.lost else Recovery.OLDER_COPY)
         commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept)
         self.stage = Stage.DONE
         told = f"this ledger held {had} entries, neighbors knew {to}: all are back, and what they spent is counted"

@@ -71,7 +71,9 @@ class Resume:
     of other logs are kept, from the first up to the one
     before the second number, and the leaf hash of the last.
 
-    ``current`` says that neighbors have just been asked: this is all there is of the own log.
+    ``current`` says that neighbors have just been asked: this is all there is of the own log. Of a ledger without
+    entries the host says whether it may have had some: ``copied``, this home was restored from a copy; ``lost``, its
+    ledger is lost, and begins only with what neighbors give back.
     """
 
     charter: bytes | None = None
@@ -103,6 +105,8 @@ class Resume:
     notices: list[bytes] = field(default_factory=list)
     mirrors: dict[bytes, tuple[int, int, bytes]] = field(default_factory=dict)
     current: bool = False
+    copied: bool = False
+    lost: bool = False
     heads: dict[bytes, tuple[int, bytes, bytes]] = field(default_factory=dict)
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     retired: LogRetire | None = None

@@ -308,16 +308,23 @@ class Witnesses:
         return False
 
     @property
+    def counting(self) -> list[bytes]:
+        """The neighbors whose cosignatures count: not those that have ended their log, and so will give no more."""
+        return [log_id for log_id, neighbor in self._neighbors.items() if neighbor.retired is None]
+
+    @property
     def quorum(self) -> int:
-        """How many neighbors must have cosigned."""
-        return quorum_of(len(self._neighbors))
+        """How many of :attr:`counting` must have cosigned; 0 where there is none."""
+        counting = self.counting
+        return quorum_of(len(counting)) if counting else 0
 
     def witnessed(self) -> tuple[int, int]:
         """(k, size): the largest own size that a quorum has cosigned and how many have, (0, 0) without a quorum."""
-        sizes = sorted((size for size, _ in self.cosigned.values()), reverse=True)
-        if len(sizes) < self.quorum:
+        counting, need = self.counting, self.quorum
+        sizes = sorted((self.cosigned[each][0] for each in counting if each in self.cosigned), reverse=True)
+        if not need or len(sizes) < need:
             return 0, 0
-        size = sizes[self.quorum - 1]
+        size = sizes[need - 1]
         return sum(each >= size for each in sizes), size
 
     # -- telling ------------------------------------------------------------------------------------------------

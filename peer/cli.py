@@ -21,7 +21,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
@@ -81,6 +81,16 @@ class Context:
         self.out.stderr.write(f"{question} ")
         self.out.stderr.flush()
         return sys.stdin.readline().strip()
+
+    def agreed(self, what: str, question: str, talk: Iterable[str] = ()) -> bool:
+        """Whether ``what`` may be done: ``--yes``, or a person says so, after ``talk``. UsageError if nobody can."""
+        if self.yes:
+            return True
+        if not self.interactive:
+            raise UsageError(f"{what} asks first, and nobody can answer", hint="add --yes")
+        for line in talk:
+            self.out.talk(line)
+        return self.ask(f"{question} [y/N]").lower() in ("y", "yes")
 
     def ask_secret(self, question: str) -> str:
         """A person's answer that the terminal does not show; only to be called when :attr:`interactive`."""

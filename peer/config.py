@@ -209,6 +209,12 @@ def render(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_shared_homes(config: Config, homes: tuple[str, ...]) -> Config:
+    """``config`` with ``privacy.shared_homes`` set."""
+    replace = msgspec.structs.replace
+    return replace(config, privacy=replace(config.privacy, shared_homes=homes))
+
+
 def render_default_config(name: str, **sections: Struct) -> str:
     """A configuration file for a new peer: defaults, except its name and the ``sections`` given.
 

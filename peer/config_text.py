@@ -81,6 +81,28 @@ def _line_of(text: str, path: list[str]) -> int:
     return best
 
 
+def with_values(text: str, changes: dict[str, Any]) -> str:
+    """A configuration text with keys ``section.key`` set, each of which must stand in it on a line of its own.
+
+    Raises ConfigError for one that does not.
+    """
+    lines: list[str] = []
+    section = ""
+    left = dict(changes)
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("[") and stripped.endswith("]"):
+            section = stripped.strip("[]")
+        key = f"{section}.{stripped.split('=')[0].strip()}" if "=" in stripped and not stripped.startswith("#") else ""
+        if key in left:
+            line = f"{stripped.split('=')[0].strip()} = {toml_literal(left.pop(key))}"
+        lines.append(line)
+    if left:
+        key, value = next(iter(left.items()))
+        raise ConfigError(f"config.toml has no line for {key}", hint=f"set it by hand: {key} = {toml_literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
 def toml_literal(value: Any) -> str:
     """A TOML literal. Keys are written as quoted strings, which TOML allows everywhere."""
     if isinstance(value, bool):

@@ -46,7 +46,7 @@ from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import LOST, ORIGIN, RESTORED, Store
 from quidnunc.peer.loop_lag import LoopLag
 from quidnunc.peer.model_file import installed_model
 from quidnunc.peer.network import overlay_api
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("quidnunc.peer")
 
 KEEP_DELTAS = Settings().keep_deltas
+REDIAL_MAX_S = 30.0
 STOP_GRACE_S = 25.0
 """How long an orderly stop may take before everything is cancelled."""
 TRANSPORT = "quidnunc.peer.network.transport"
@@ -158,8 +159,13 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
     )
 
 
-def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -> Overlay:
-    """The overlay to this member's neighbors; the local address book wins over the charter's addresses."""
+def make_overlay(
+    charter: Charter, member: Member, keys: Keys, config: Config, *, redial_max_s: float = REDIAL_MAX_S
+) -> Overlay:
+    """The overlay to this member's neighbors; the local address book wins over the charter's addresses.
+
+    After ``redial_max_s`` it dials also those that should come by themselves.
+    """
     from quidnunc.peer.network.overlay import Libp2pOverlay
 
     book = config.network.peers
@@ -174,6 +180,7 @@ def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -
         body_bytes_max=min(charter.payload_bytes, config.limits.payload_bytes_max),
         ping_interval_s=config.network.ping_interval_s,
         dial_timeout_s=config.network.dial_timeout_s,
+        redial_max_s=redial_max_s,
     )
     return Libp2pOverlay(
         keys.transport.seed,
@@ -196,6 +203,8 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
 def fill(resume: Resume, store: Store) -> None:
     """Add to ``resume`` what its ledger names and the store keeps beside it: proofs, and tokens of neighbors."""
     resume.heads, resume.cosigned = store.heads(), store.cosignatures()
+    origin = store.get_meta(ORIGIN)
+    resume.copied, resume.lost = origin == RESTORED, origin == LOST
     kept = {who: store.proof(name) for who, name in resume.frozen.items()}
     resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
     resume.own_notices = [entry_notice(store, seq) for seq in sorted(resume.key_changes)]
@@ -440,7 +449,8 @@ async def _run(
                 build = partial(build_node, elsewhere=elsewhere)
                 node, clock = await trio.to_thread.run_sync(build, *parts, accounted)
                 node.rounds.paused = paused
-                await trio.to_thread.run_sync(discard_unused, blobs, node)
+                if not node.rejoin.lost:  # what its entries name is known once they are back
+                    await trio.to_thread.run_sync(discard_unused, blobs, node)
 
                 def again() -> Node:
                     # The entries that came back hold spends, which the first table does not count.

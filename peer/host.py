@@ -34,6 +34,7 @@ from quidnunc.gossip.events import (
     Received,
     Refuse,
     Report,
+    Rest,
     Run,
     Send,
     SetTimer,
@@ -255,6 +256,8 @@ class Host:
             case Run(job):
                 self._heavy_left += 1
                 self._send_heavy.send_nowait(job)
+            case Rest(peer):
+                self.overlay.rest(peer)
             case Refuse(_, reason):
                 pending.refused = reason
             case Report(kind, text):

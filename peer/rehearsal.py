@@ -23,6 +23,7 @@ from typing import Any
 
 from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.client import NotReachable, ask
+from quidnunc.peer.config_text import with_values
 from quidnunc.peer.home import Home, atomic_write
 
 COMMAND = (sys.executable, "-m", "quidnunc.peer")
@@ -318,22 +319,3 @@ class Rehearsal:
         """``ledger verify`` of every home: the envelopes."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(lambda a: command("ledger", "verify", home=a.home.root, check=False), self.actors))
-
-
-def with_values(text: str, changes: dict[str, Any]) -> str:
-    """A configuration text with keys ``section.key`` set; every key must stand in it already."""
-    lines: list[str] = []
-    section = ""
-    left = dict(changes)
-    for line in text.splitlines():
-        stripped = line.strip()
-        if stripped.startswith("[") and stripped.endswith("]"):
-            section = stripped.strip("[]")
-        key = f"{section}.{stripped.split('=')[0].strip()}" if "=" in stripped and not stripped.startswith("#") else ""
-        if key in left:
-            value = left.pop(key)
-            line = f"{stripped.split('=')[0].strip()} = {json.dumps(value)}"
-        lines.append(line)
-    if left:
-        raise RehearsalFailed(f"configuration has no keys {sorted(left)}")
-    return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from quidnunc.gossip.jobs import Release, Spent
 from quidnunc.gossip.provenance import PrivacySpend, parse_record
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.home import Home
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import ORIGIN, Store
 
 KEY = "privacy.shared_homes"
 
@@ -61,6 +61,11 @@ def _check(home: Home, other: Home, looking: bool) -> None:
 def _spends(other: Home) -> Counter[Release]:
     found: Counter[Release] = Counter()
     with Store.open(other.ledger, readonly=True) as store:
+        if not store.size and store.get_meta(ORIGIN) is not None:
+            raise ConfigError(
+                f"{KEY}: the ledger of {other.root} is not back yet, so that what it spent cannot be counted",
+                hint="run that home first: its neighbors give its entries back",
+            )
         for entry in store.of_type(EntryType.DP_SPEND):
             try:
                 record = parse_record(EntryType.DP_SPEND, entry.payload)

@@ -64,7 +64,7 @@ class Disk:
 
     ``tokens`` are the own ones by number, ``received`` those of others by (author, number), ``proofs`` by their hash,
     ``heads`` are (size, root, note) of other logs, ``cosigned`` (size, note) of witnesses, ``mirrors`` are (first seq,
-    entries) kept of other logs.
+    entries) kept of other logs. ``copied`` and ``lost`` are those of :class:`Resume`.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -75,6 +75,8 @@ class Disk:
     cosigned: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     mirrors: dict[bytes, tuple[int, list[Entry]]] = field(default_factory=dict)
     blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+    copied: bool = False
+    lost: bool = False
 
     def commit(self, me: bytes, commit: Commit, keep: int) -> None:
         """What a store does with a commit; ``keep`` bounds the own tokens."""
@@ -110,6 +112,7 @@ class Disk:
     def fold(self, keep: int) -> Resume:
         """Where the peer stands."""
         resume = fold(self.entries)
+        resume.copied, resume.lost = self.copied, self.lost
         resume.tokens = sorted(self.tokens.items())[-keep:]
         resume.heads, resume.cosigned = dict(self.heads), dict(self.cosigned)
         resume.proofs = {who: self.proofs[name] for who, name in resume.frozen.items() if name in self.proofs}

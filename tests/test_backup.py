@@ -24,12 +24,14 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import ConfigError, QuidnuncError
 from quidnunc.crypto.keyfile import MIN_MEM_KIB, MIN_OPS, Cost
 from quidnunc.gossip.federation.card import open_card
+from quidnunc.gossip.resume import Resume
 from quidnunc.peer import keys
 from quidnunc.peer.backup import archive, make
 from quidnunc.peer.backup.archive import BackupDamaged, Writer
 from quidnunc.peer.blobs import FileBlobs
+from quidnunc.peer.daemon import fill
 from quidnunc.peer.home import Home
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
 
 REPLICA, DELTA, OTHER = b"own replica" * 50, b"own delta" * 30, b"a neighbor's" * 70
 
@@ -94,6 +96,27 @@ def test_what_comes_back_is_what_was_there(peer: Home, backup: Path, tmp_path: P
     said, before = (quidnunc("--home", each, "ledger", "verify") for each in (root, peer.root))
     assert (said.code, said.out) == (before.code, before.out)
     assert not list(root.rglob(".*"))
+
+
+def test_a_ledger_that_had_not_begun_is_told_from_a_new_one(tmp_path: Path) -> None:
+    """The peer may have begun since the backup was made: the restored home must not begin by itself."""
+    make_home(tmp_path / "a", "Hospital A")
+    assert quidnunc("--home", tmp_path / "a", "backup", tmp_path / "file").code == 0
+    assert restore(tmp_path / "file", tmp_path / "b").code == 0
+    copied = []
+    for root in (tmp_path / "a", tmp_path / "b"):
+        resume = Resume()
+        with Store.open(Home.at(root).ledger) as store:
+            fill(resume, store)
+        copied.append(resume.copied)
+    assert copied == [False, True]
+    lost = Home.at(tmp_path / "a")
+    with Store.open(lost.ledger) as store:
+        store.put_meta(ORIGIN, LOST)
+    assert quidnunc("--home", lost.root, "backup", tmp_path / "other").code == 0
+    assert restore(tmp_path / "other", tmp_path / "c").code == 0
+    with Store.open(Home.at(tmp_path / "c").ledger) as store:
+        assert store.get_meta(ORIGIN) == LOST, "what was lost stays lost"
 
 
 def test_a_backup_says_what_it_is_of_and_warns_of_open_keys(peer: Home, tmp_path: Path) -> None:

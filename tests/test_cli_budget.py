@@ -17,8 +17,8 @@ from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsi
 from quidnunc.gossip.learning.sampled import costs, epsilon_sampled
 from quidnunc.gossip.provenance import PrivacyClaim, PrivacyExhausted, PrivacySpend, Record
 from quidnunc.peer.commands.budget_forecast import pace_ms
+from quidnunc.peer.config_text import with_values
 from quidnunc.peer.home import Home
-from quidnunc.peer.rehearsal import with_values
 
 SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1_000_000, 2_000_000, 10, 50_000, 4)
 FULL = replace(private(8.0, 49), noise_u=NOISE_U)

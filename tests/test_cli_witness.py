@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.note import Verifier, format_vkey, parse_note
+from quidnunc.crypto.token import make_token
 from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
-from quidnunc.gossip.provenance import NodeStart, payload_of
+from quidnunc.gossip.provenance import MemberNotice, NodeStart, payload_of
+from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
@@ -32,10 +35,10 @@ def key_of(member: Founder, role: Role) -> SecretKey:
 
 
 class Ledger:
-    """The ledger of the first of five founders, in a home like any other."""
+    """The ledger of the first of some founders, five without another word, in a home like any other."""
 
-    def __init__(self, path: Path) -> None:
-        self.group = founders(5)
+    def __init__(self, path: Path, members: int = 5, **terms: Any) -> None:
+        self.group = founders(members)
         self.own = self.group[0]
         self.path = path
         make_home(path, "any")
@@ -43,7 +46,7 @@ class Ledger:
         for each in home.ledger.parent.glob(f"{home.ledger.name}*"):
             each.unlink()
         home.card.write_bytes(make_card(self.own.member, self.own.root))
-        home.charter.write_bytes(draft_note(charter(self.group)))
+        home.charter.write_bytes(draft_note(charter(self.group, **terms)))
         self.log = Log(self.own.member.log_id)
         self.ledger = home.ledger
         Store.create(self.ledger, self.log.log_id, self.own.member.log).close()
@@ -119,6 +122,71 @@ def test_one_less_than_a_quorum_is_not_enough(ledger: Ledger) -> None:
     assert ledger.verify().data["witnesses"] == "SELF-ATTESTED"
     shown = quidnunc("--home", ledger.path, "ledger", "verify").out.splitlines()[-1]
     assert "only 2 of 4 members have cosigned it, a quorum is 3" in shown
+
+
+def ended(who: Founder, root: SecretKey) -> tuple[MemberNotice, bytes]:
+    """The notice that ``who`` has ended its log, said by ``root``, and the entry that takes it in."""
+    log = Log(who.member.log_id)
+    log.append(EntryType.GENESIS, who.member.genesis, salt=bytes(16), t_ms=1)
+    record = retire(root, log.log_id, log.size, RetireReason.ENDED, None)
+    entry = log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=2)
+    token = make_token(entry, log.inclusion(1), log.checkpoint(key_of(who, Role.LOG)))
+    return MemberNotice(log.log_id, record.TYPE, 1, hashlib.sha256(token).digest()), token
+
+
+def take_in(ledger: Ledger, notice: tuple[MemberNotice, bytes]) -> None:
+    record, token = notice
+    entry = ledger.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=2)
+    note = ledger.log.checkpoint(key_of(ledger.own, Role.LOG))
+    with Store.open(ledger.ledger) as store:
+        store.commit([entry], note, proofs=[token])
+
+
+def test_members_that_have_ended_their_logs_are_no_witnesses(ledger: Ledger, tmp_path: Path) -> None:
+    _, b, c, d, e = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 4), ledger.cosign(d, 3))
+    assert ledger.verify().data["witnesses"] == "WITNESSED 3 of 4"
+    take_in(ledger, ended(d, d.root))
+    found = ledger.verify().data
+    assert (found["witnesses"], found["witnessed_size"]) == ("WITNESSED 2 of 3", 4)
+    assert [each["name"] for each in found["cosigners"] if not each["counts"]] == [d.member.name]
+    take_in(ledger, ended(e, e.root))
+    assert ledger.verify().data["witnesses"] == "WITNESSED 2 of 2"
+    policy, proof = tmp_path / "p", tmp_path / "x"
+    made = quidnunc("--home", ledger.path, "ledger", "prove", "2", "--out", proof, "--policy-out", policy)
+    assert "2 of 2 witnesses cosigned the checkpoint in it: WITNESSED 2 of 2" in made.out
+    assert quidnunc("ledger", "verify-proof", proof, "--policy", policy).code == 0
+
+
+def test_in_a_large_federation_the_neighbors_are_the_witnesses(tmp_path: Path) -> None:
+    """Of eleven others six cosign: a quorum of eleven could never be reached."""
+    ends = ((i, (i + step) % 12) for i in range(12) for step in (1, 2, 3))
+    edges = tuple(sorted((min(each), max(each)) for each in ends))
+    made = Ledger(tmp_path / "a", 12, edges=edges)
+    made.grow()
+    near = {each.log_id for each in charter(made.group, edges=edges).neighbors(made.own.member.log_id)}
+    able = [each for each in made.group if each.member.log_id in near]
+    far = [each for each in made.group if each is not made.own and each not in able]
+    made.grow(*(made.cosign(each, 2) for each in (*able[:3], *far)))
+    assert (len(able), made.verify().data["witnesses"]) == (6, "SELF-ATTESTED")
+    made.grow(made.cosign(able[3], 2))
+    assert made.verify().data["witnesses"] == "WITNESSED 4 of 6"
+    proof, policy = tmp_path / "x", tmp_path / "p"
+    shown = quidnunc("--home", made.path, "ledger", "prove", "1", "--out", proof, "--policy-out", policy).out
+    assert "4 of 6 witnesses cosigned" in shown
+    assert (
+        quidnunc("--home", made.path, "--json", "ledger", "verify-proof", proof).data["verdict"] == "WITNESSED 4 of 6"
+    )
+
+
+def test_an_owner_that_makes_up_the_end_of_a_log_does_not_get_rid_of_a_witness(ledger: Ledger) -> None:
+    _, b, c, d, e = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 4))
+    take_in(ledger, ended(d, e.root))
+    found = ledger.verify()
+    assert (found.code, found.envelope["data"]["witnesses"]) == (30, "SELF-ATTESTED")
+    (layer,) = [each for each in found.envelope["data"]["layers"] if each["name"] == "cosignatures"]
+    assert [(each["code"], each["seq"]) for each in layer["problems"]] == [("I15", 5)]
 
 
 def test_cosignatures_that_are_none_are_named(ledger: Ledger) -> None:

@@ -18,7 +18,8 @@ from quidnunc.crypto.log import Log
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.provenance import NodeStart, PrivacyExhausted, PrivacySpend, UpdatePublished
 from quidnunc.peer.client import ask
-from quidnunc.peer.rehearsal import Actor, Rehearsal, with_values
+from quidnunc.peer.config_text import with_values
+from quidnunc.peer.rehearsal import Actor, Rehearsal
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,8 @@ import pytest
 from daemons import answers, check_ledger, cli, copied, found, healthy, is_running, plan, reaches, tells, told, until
 
 from quidnunc.crypto.entry import parse_header
-from quidnunc.peer.rehearsal import Actor, Rehearsal, with_values
+from quidnunc.peer.config_text import with_values
+from quidnunc.peer.rehearsal import Actor, Rehearsal
 
 RECOVERY_S = 180.0
 """A trainer that failed for a while is tried again after a minute at most, and then has to be started."""

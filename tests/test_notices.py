@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import trio
 from hosts import Table, until
-from node_helpers import Author, Bench, ToyWorker, parsed, start_all, toy_world
+from node_helpers import Author, Bench, ToyWorker, parsed, start_all, toy_world, witness_key
 
+from quidnunc.crypto.checkpoint import cosign_checkpoint
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
 from quidnunc.gossip.conditions import Severity
-from quidnunc.gossip.events import Frame, PeerUp, Received
+from quidnunc.gossip.events import Frame, PeerUp, Received, Rest, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Entries, Message, Notice, Proof, write_message
+from quidnunc.gossip.message import Cosigned, Entries, Known, Message, Notice, Proof, write_message
 from quidnunc.gossip.notices import open_notice
 from quidnunc.gossip.provenance import MemberNotice, Merge, payload_of
+from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.retirement import LogRetire, RetireReason, retire
 from quidnunc.gossip.status import peers, state_of, status
 from quidnunc.peer.farewell import Farewell
@@ -67,7 +69,8 @@ def test_a_notice_from_anybody_is_recorded_before_it_is_handed_on_once_and_outli
     assert bench.receive(other, told(bench, data)) == []
     assert len(bench.disk.entries) == size, "one notice is enough"
     assert not bench.sent
-    bench.restart()
+    assert Rest(gone.transport) in effects
+    assert Rest(gone.transport) in bench.restart()
     assert bench.neighbor(gone).retired is not None
     bench.feed(PeerUp(other.transport))
     assert len(notices(bench, other)) == 1, "whoever was away is told"
@@ -91,6 +94,52 @@ def test_a_retired_neighbor_is_waited_for_by_nobody_and_is_no_trouble() -> None:
     assert status(bench.node, bench.now)["retired"] == [gone.member.name]
     row = next(each for each in peers(bench.node, bench.now) if each["name"] == gone.member.name)
     assert (row["live"], row["retired"]["reason"]) == (False, "ended")
+
+
+def test_whoever_has_ended_its_log_is_no_witness_any_more() -> None:
+    bench = Bench(4)
+    bench.greet()
+    first, second, third = bench.authors
+
+    def cosigned(author: Author) -> None:
+        founder = next(each for each in bench.founders if each.member == author.member)
+        note = cosign_checkpoint(bench.commits[-1].note, author.member.log_id, witness_key(founder), time=1)
+        data = Frame(write_message(Cosigned(bench.charter.federation_id, note)))
+        assert bench.receive(author, data) == []
+
+    def verdict() -> tuple[str, int]:
+        found = status(bench.node, bench.now)["witnessed"]
+        return found["verdict"], found["quorum"]
+
+    bench.turn()
+    cosigned(first)
+    cosigned(second)
+    assert verdict() == ("WITNESSED 2 of 3", 2)
+    assert bench.receive(third, told(bench, end(bench, first))) == []
+    assert verdict() == ("SELF-ATTESTED", 2), "of the two that go on one has cosigned"
+    cosigned(third)
+    assert verdict() == ("WITNESSED 2 of 2", 2)
+    bench.restart()
+    assert bench.node.witnesses.counting == [second.member.log_id, third.member.log_id]
+    for gone in (second, third):
+        assert bench.receive(gone, told(bench, end(bench, gone))) == []
+    assert verdict() == ("SELF-ATTESTED", 0)
+
+
+def test_a_start_that_was_short_of_answers_is_not_once_the_silent_ones_have_ended() -> None:
+    bench = Bench(3)
+    bench.greet()
+    bench.turn()
+    bench.current = False
+    bench.restart()
+    silent, other = bench.authors
+    bench.connect(other)
+    assert bench.receive(other, Frame(write_message(Known(bench.charter.federation_id, b"", 0, 0)))) == []
+    bench.now += bench.settings.rejoin_s
+    bench.feed(TimerFired(REJOIN_TIMER))
+    assert bench.node.rejoin.short
+    assert bench.receive(other, told(bench, end(bench, silent))) == []
+    assert not bench.node.rejoin.short
 
 
 def test_what_is_signed_behind_the_end_is_refused_and_recorded() -> None:
@@ -276,6 +325,7 @@ async def test_a_farewell_tells_who_is_there_and_has_the_end_cosigned(tmp_path: 
         await talk.run(20.0)
         assert talk.told == talk.cosigned == {there.founder.member.transport}
         assert isinstance(there.host.node.neighbors[me.log_id].retired, LogRetire)
+        assert there.overlay.resting == {me.transport}, "nobody looks for it any more"
         there.stop.set()
         await there.host.stopped.wait()
         nursery.cancel_scope.cancel()

@@ -161,6 +161,23 @@ async def test_the_higher_key_dials_when_nobody_comes() -> None:
         await one_events.until_up(two.public)
 
 
+async def test_a_peer_at_rest_is_not_dialed_and_still_let_in() -> None:
+    one, two = node(0, redial_min_s=0.01, redial_max_s=0.02), node(1, redial_min_s=0.1, redial_max_s=0.2)
+    async with serving(one) as one_events, serving(two):
+        one.set_members([Member(two.public)])
+        one.rest(two.public)
+        one.set_members([Member(two.public, two.addresses())])
+        two.set_members([Member(one.public, one.addresses())])
+        await one_events.until_up(two.public)
+        assert [link.outbound for link in one._links] == [False], "it came itself"
+        assert one._neighbors[two.public].dials == 0
+        two.set_members([])
+        await one_events.until_down(two.public)
+        two.set_members([Member(one.public, one.addresses())])
+        await one_events.until_up(two.public, times=2)
+        assert one._neighbors[two.public].dials == 0
+
+
 async def test_a_new_address_is_dialed_without_waiting_for_the_pause() -> None:
     one, two = node(0, redial_min_s=3_600, redial_max_s=3_600), node(1)
     closed = socket.socket()

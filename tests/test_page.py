@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from quidnunc.peer.home import Home
 from quidnunc.peer.output import Output
 from quidnunc.peer.page import gather as gathering
 from quidnunc.peer.page.gather import Gathered, gather
-from quidnunc.peer.page.markup import code_of, text, ticks
+from quidnunc.peer.page.markup import code_of, text, ticks, time_ticks
 from quidnunc.peer.page.page import page
 
 HOSTILE = '"><script>alert(1)</script><img src=//evil.example/x onerror=alert(2)> \x1b[31m \u202e'
@@ -225,6 +226,23 @@ def test_sixty_rounds_of_eight_peers_fit(four: Federation) -> None:
     for kind, limit in (("e", 380), ("s", 245)):
         rows = re.findall(rf"<tr id={kind}\d+>.*?(?=<tr|</table>)", source)
         assert sum(map(len, rows)) / len(rows) < limit
+
+
+def test_the_axis_of_time_has_round_times_of_equal_distance() -> None:
+    second, day = 1000, 86_400_000
+    noon = 20_000 * day + day // 2
+    assert time_ticks(noon + 300, noon + 7_100, 8) == [(noon + n * second, f"12:00:0{n}") for n in range(1, 8)]
+    parts = [f"12:00:00.{n}00" for n in (0, 2, 4, 6, 8)]
+    assert [told for _, told in time_ticks(noon, noon + 1_000, 8)] == [*parts, "12:00:01.000"]
+    assert [told for _, told in time_ticks(noon, noon + 5 * 3_600_000, 8)][:2] == ["12:00:00", "13:00:00"]
+    assert [told for _, told in time_ticks(noon, noon + day, 8)][:2] == ["10-04 12:00", "10-04 18:00"]
+    assert [told for _, told in time_ticks(noon, noon + 20 * day, 8)][:2] == ["2024-10-09", "2024-10-14"]
+    for low in (0, 7, noon + 1):
+        for high in (low + 1, low + 999, low + 61_000, low + day, low + 400 * day, 2**62):
+            found = [t_ms for t_ms, _ in time_ticks(low, high, 8)]
+            assert len(found) <= 8
+            assert all(low <= each <= high for each in found)
+            assert len({b - a for a, b in pairwise(found)}) <= 1
 
 
 def test_letters_ticks_and_text() -> None:

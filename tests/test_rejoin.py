@@ -123,6 +123,37 @@ def test_a_log_without_entries_begins_alone_after_a_while_and_at_once_with_a_quo
     assert starts(bench) == 1, "two of three are a quorum"
 
 
+def test_a_restored_home_without_entries_does_not_begin_alone() -> None:
+    """The backup may be from before the first start of a peer that ran since."""
+    bench = Bench(4, current=False)
+    bench.disk.copied = True
+    bench.restart()
+    for _ in range(20):
+        wait(bench, 60.0)
+    assert not bench.disk.entries
+    bench.connect(bench.authors[0])
+    known(bench, bench.authors[0])
+    wait(bench)
+    assert starts(bench) == 1, "whoever is there knows of nothing"
+
+
+def test_a_lost_ledger_never_begins_anew() -> None:
+    bench = Bench(4, current=False)
+    bench.disk.lost = True
+    bench.restart()
+    bench.connect()
+    for _ in range(20):
+        for author in bench.authors:
+            known(bench, author)
+        wait(bench, 60.0)
+    assert not bench.disk.entries
+    assert bench.node.recorder.size == 0, "not even in mind"
+    word, sentence = state_of(bench.node, bench.now)
+    assert word == "recovering"
+    assert "none of the 3 neighbors that answered knows an entry of it" in sentence
+    assert bench.node.rejoin.stage == "asking"
+
+
 def test_what_is_missing_is_fetched_checked_watched_and_recorded() -> None:
     bench, whole, note = older()
     had = len(bench.disk.entries)

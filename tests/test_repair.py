@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,80 @@ def test_a_derived_row_is_written_anew_bit_for_bit_and_only_when_asked(whole: Pa
     assert (done.code, done.data["ok"], done.data["repair"]["written"]) == (0, True, True)
     assert rows(home) == rows(whole)
     Store.open(Home.at(home).ledger).close()
+
+
+@contextmanager
+def hidden_index(home: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to the ledger in which SQLite does not know that tokens have an index, and so leaves it as it is."""
+    where = "FROM sqlite_schema WHERE name = 'token_number'"
+    with closing(sqlite3.connect(Home.at(home).ledger, isolation_level=None)) as connection:
+        row = connection.execute(f"SELECT rowid, * {where}").fetchone()
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(f"DELETE {where}")
+        connection.execute("PRAGMA writable_schema=RESET")
+    with closing(sqlite3.connect(Home.at(home).ledger, isolation_level=None)) as connection:
+        yield connection
+        connection.execute("PRAGMA writable_schema=ON")
+        marks = "(rowid, type, name, tbl_name, rootpage, sql) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.execute(f"INSERT INTO sqlite_schema {marks}", row)
+        connection.execute("PRAGMA writable_schema=RESET")
+
+
+COLUMNS = "rowid, hash, author, number, body, seal"
+
+
+def lacks(home: Path, whose: str) -> None:
+    """The table holds a token that its index does not name."""
+    where = f"FROM token WHERE rowid = (SELECT max(rowid) FROM token WHERE author {whose} {ME})"
+    with closing(sqlite3.connect(Home.at(home).ledger, isolation_level=None)) as connection:
+        row = connection.execute(f"SELECT {COLUMNS} {where}").fetchone()
+        connection.execute(f"DELETE {where}")
+    with hidden_index(home) as connection:
+        connection.execute(f"INSERT INTO token ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def outlives(home: Path, whose: str) -> None:
+    """The index names a token that is gone."""
+    with closing(sqlite3.connect(Home.at(home).ledger, isolation_level=None)) as connection:
+        (author,) = connection.execute(f"SELECT author FROM token WHERE author {whose} {ME}").fetchone()
+        row = (10**6, b"h" * 32, author, 10**6, b"", b"")
+        connection.execute(f"INSERT INTO token ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", row)
+    with hidden_index(home) as connection:
+        connection.execute(f"DELETE FROM token WHERE rowid = {10**6}")
+
+
+@pytest.mark.parametrize("whose", ["=", "!="], ids=["own", "another's"])
+@pytest.mark.parametrize("damage", [lacks, outlives])
+def test_an_index_that_is_not_that_of_its_table_is_named_and_made_anew(
+    whole: Path, home: Path, damage: Callable[[Path, str], None], whose: str
+) -> None:
+    damage(home, whose)
+    assert numbered(home) == numbered(whole), "nothing but the index is damaged"
+    dry = fsck(home)
+    broken = {each["code"]: each["problems"] for each in dry.envelope["data"]["invariants"] if not each["ok"]}
+    assert dry.code == 30
+    assert "I6" in broken
+    assert set(broken) <= {"I6", "I15"}, "what is looked up through it may be missing too"
+    assert all("index token_number" in problem["why"] for problem in broken["I6"])
+    repair = dry.envelope["data"]["repair"]
+    assert (repair["subtrees"], repair["types"], repair["tokens"], repair["indexes"]) == (0, 0, 0, True)
+    assert integrity(home) != [("ok",)]
+    done = fsck(home, "--write")
+    assert (done.code, done.data["ok"], done.data["repair"]["written"]) == (0, True, True)
+    assert integrity(home) == [("ok",)]
+    assert numbered(home) == numbered(whole)
+    Store.open(Home.at(home).ledger).close()
+
+
+def numbered(home: Path) -> list[Any]:
+    """The tokens in the order in which they came, read without their index."""
+    with closing(sqlite3.connect(Home.at(home).ledger)) as connection:
+        return connection.execute("SELECT rowid, * FROM token NOT INDEXED ORDER BY rowid").fetchall()
+
+
+def integrity(home: Path) -> list[Any]:
+    with closing(sqlite3.connect(Home.at(home).ledger)) as connection:
+        return connection.execute("PRAGMA integrity_check").fetchall()
 
 
 @pytest.mark.parametrize("what", BENEATH)

@@ -10,7 +10,7 @@ import daemons
 import pytest
 from daemons import check_ledger, cli, found, ledger, plan, reaches, records, running, until
 
-from quidnunc.gossip.provenance import LogRecover, PrivacySpend, UpdatePublished
+from quidnunc.gossip.provenance import LogRecover, PrivacySpend, Recovery, UpdatePublished
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -46,6 +46,35 @@ def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywh
     assert (record.had, record.to) == (had, len(lost))
     assert len(records(entries, PrivacySpend)) > len(records(lost, PrivacySpend))
     for each in others:
+        check_ledger(each)
+        verdict = cli(each, "ledger", "verify")
+        assert verdict["code"] == 0, verdict
+
+
+def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(tmp_path: Path) -> None:
+    """Stop, lose ledger.db, ``ledger recover``, start."""
+    with daemons.importable():
+        federation = found(tmp_path / "f", plan(3, ROUNDS, interval=0.05))
+    actor, *others = federation.actors
+    with daemons.importable(), running(federation):
+        reaches(actor, 6)
+        actor.signal(signal.SIGTERM)
+        assert actor.wait() == 0
+        lost = ledger(actor)
+        actor.home.ledger.unlink()
+        assert cli(actor, "ledger", "status")["code"] == 32
+        assert cli(actor, "ledger", "recover", "--yes")["code"] == 0
+        actor.start()
+        until(lambda: records(ledger(actor), LogRecover), "it takes its entries back", [actor])
+        reaches(actor, len(records(lost, UpdatePublished)) + 1)
+        assert [(actor.status() or {})["frozen"] for actor in federation.actors] == [[], [], []]
+    entries = check_ledger(actor)
+    assert [each.header for each in entries[: len(lost)]] == [each.header for each in lost]
+    (record,) = records(entries, LogRecover)
+    assert (record.had, record.to, record.why) == (0, len(lost), Recovery.LOST)
+    spent = [records(some, PrivacySpend)[-1].release for some in (lost, entries)]
+    assert spent[1] > spent[0]
+    for each in (actor, *others):
         check_ledger(each)
         verdict = cli(each, "ledger", "verify")
         assert verdict["code"] == 0, verdict

@@ -16,7 +16,7 @@ from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.provenance import LogRecover, PrivacySpend
+from quidnunc.gossip.provenance import LogRecover, PrivacySpend, Recovery
 from quidnunc.gossip.status import state_of
 from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.network import Link
@@ -89,6 +89,35 @@ def test_a_restored_copy_takes_its_entries_back_and_goes_on(seed: int) -> None:
     assert spent(disk.entries[:newest]) == budget
     assert running(world.peers[0]).publisher.number > published
     assert len(record.sources) == 3
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_lost_ledger_comes_back_from_its_neighbors_with_all_that_was_spent(seed: int) -> None:
+    world, _ = toy_world(4, seed=seed, watch=False, link=Link(jitter_s=0.05), privacy=PRIVATE, rounds=ROUNDS)
+    start_all(world)
+    world.run(6.0)
+    published, budget = running(world.peers[0]).publisher.number, running(world.peers[0]).budget.releases
+    world.stop(0)
+    before = world.peers[0].disk
+    world.run(7.0)
+    restore(world, 0, Disk(blobs=before.blobs, mirrors=before.mirrors, lost=True))
+    disk = world.peers[0].disk
+    for index in (1, 2):
+        world.stop(index)
+    world.start(0)
+    world.run(20.0)
+    assert state_of(running(world.peers[0]), EPOCH_S + world.now)[0] == "recovering"
+    assert not disk.entries, "one of three neighbors is no quorum"
+    for index in (1, 2):
+        world.start(index)
+    world.run(40.0)
+    (record,) = recovered(disk)
+    assert (record.had, record.to, record.why) == (0, len(before.entries), Recovery.LOST)
+    assert [each.header for each in disk.entries[: record.to]] == [each.header for each in before.entries]
+    assert spent(disk.entries[: record.to]) == budget
+    assert running(world.peers[0]).budget.releases > budget
+    assert running(world.peers[0]).publisher.number > published
     check(world)
 
 

@@ -20,8 +20,8 @@ from quidnunc.gossip.provenance import PrivacyExhausted, PrivacySpend
 from quidnunc.gossip.rebuild import account_job
 from quidnunc.gossip.resume import Resume
 from quidnunc.peer.config import load
+from quidnunc.peer.config_text import with_values
 from quidnunc.peer.home import Home
-from quidnunc.peer.rehearsal import with_values
 from quidnunc.peer.shared_account import spent_elsewhere
 
 KIND = Release(NOISE_U)

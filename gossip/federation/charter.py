@@ -60,6 +60,9 @@ _KEYS = (
     *("edges", "codec", "quorum", "payload_bytes", "epoch"),
 )
 
+WITNESSES_ALL = 8
+"""Other members of a log up to which all are its witnesses."""
+
 
 def default_quorum(n: int) -> int:
     """floor(2n/3) + 1: any two quorums then share more than a third of all ``n`` members."""
@@ -226,6 +229,14 @@ class Charter:
         own = self.index(log_id)
         near = sorted(i + j - own for i, j in self.edges if own in (i, j))
         return tuple(self.members[i] for i in near)
+
+    def witnesses(self, log_id: bytes) -> tuple[Member, ...]:
+        """Who may witness the log ``log_id``: all other members up to WITNESSES_ALL, else its neighbors.
+
+        Neighbors alone cosign, and a quorum of many more members than those could never be reached.
+        """
+        others = tuple(member for member in self.members if member.log_id != log_id)
+        return others if len(others) <= WITNESSES_ALL else self.neighbors(log_id)
 
     def weights(self, log_id: bytes) -> dict[bytes, int]:
         """Mixing weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9.

@@ -33,7 +33,7 @@ from quidnunc.peer.backup.archive import (
 )
 from quidnunc.peer.backup.archive import Member as ArchiveMember
 from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, Home, fsync_dir, unwritable
-from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.ledger.store import ORIGIN, RESTORED, Store
 
 _IGNORED = frozenset({"lost+found"})
 """What stands in the root of a fresh file system."""
@@ -118,6 +118,9 @@ def _checked(staging: Path, manifest: Manifest, path: Path) -> Restored:
             raise BackupDamaged(path, f"{contents.CHARTER}: does not list {member.name}")
         with Store.open(at(contents.LEDGER)) as store:
             ledger = store.log_id.hex(), store.size, store.root.hex()
+            if not store.size and store.get_meta(ORIGIN) is None:
+                # The peer may have begun since: it must not begin again before a neighbor says that it has not.
+                store.put_meta(ORIGIN, RESTORED)
     except (BackupDamaged, StoreNewer, StoreUnwritable):
         raise
     except KeyFileError as error:

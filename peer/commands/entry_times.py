@@ -6,7 +6,7 @@ ledger. An entry that holds one cannot be older; whatever a quorum has cosigned 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import witness_verifier
@@ -81,16 +81,16 @@ def _row(member: Member, size: int, note: bytes) -> CosignatureRow | None:
     return None
 
 
-def bounds(seq: int, claimed_ms: int, seen: Sequence[Witnessing], witnesses: int) -> TimeBounds:
-    """What ``seen`` says of entry ``seq`` of a log with so many witnesses.
+def bounds(seq: int, claimed_ms: int, seen: Sequence[Witnessing], witnesses: Collection[bytes]) -> TimeBounds:
+    """What ``seen`` says of entry ``seq`` of a log with these witnesses, by log id.
 
     Not after is when the last cosignature came that a quorum needed, of the earliest ones that cover the entry.
     """
     first: dict[bytes, int] = {}
     for each in seen:
-        if each.size > seq:
+        if each.size > seq and each.witness in witnesses:
             first[each.witness] = min(each.time, first.get(each.witness, each.time))
-    quorum = quorum_of(witnesses) if witnesses else 1
+    quorum = quorum_of(len(witnesses)) if witnesses else 1
     times = sorted(first.values())
     after = times[quorum - 1] if len(times) >= quorum else None
     before = max((each.time for each in seen if each.cited is not None and each.cited <= seq), default=None)

@@ -130,7 +130,7 @@ def check_federation(home: Home, charter: Charter) -> None:
     if present.federation_id != charter.federation_id:
         raise CharterError(
             f"{home.root} belongs to federation {present.federation_id.hex()[:16]} already",
-            hint="a log is of one federation: make another home with quidnunc --home DIR init",
+            hint="a log is of one federation: go on in another home: quidnunc ledger succeed --reason moved --into DIR",
         )
 
 

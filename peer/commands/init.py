@@ -82,23 +82,44 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
     text = render_default_config(name, network=network, data=Data(path=table))
     root = SecretKey(_root_seed(args, context))
-    secret = secrets.token_bytes(32)
     addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
-    member = _member(name, root, secret, examples, tuple(addresses))
-    card = make_card(member, root)
     phrase = _passphrase(args, context)
+    size_bucket = max(0, examples.bit_length() - 1)
+    member = write_home(home, name, root, text, phrase, size_bucket, tuple(addresses), keep_root=True)
+    return _outcome(home, member, table, rows, locked=phrase is not None)
+
+
+def write_home(
+    home: Home,
+    name: str,
+    root: SecretKey,
+    config: str,
+    passphrase: bytes | None,
+    size_bucket: int,
+    addresses: tuple[str, ...],
+    *,
+    keep_root: bool,
+) -> Member:
+    """Make a home with a new log under the ``root`` key, which stays in it or not; nothing is left when that fails.
+
+    Raises ConfigError for files that are there, StoreUnwritable, CharterError for a name or address that is none.
+    """
+    secret = secrets.token_bytes(32)
+    member = _member(name, root, secret, size_bucket, addresses)
+    files = [
+        (home.card, make_card(member, root), PUBLIC_FILE),
+        (home.config, config.encode(), PRIVATE_FILE),
+        (home.operational_key, keys.encode("operational", secret, passphrase), PRIVATE_FILE),
+    ]
+    if keep_root:
+        files.insert(0, (home.root_key, keys.encode("root", root.seed, passphrase), PRIVATE_FILE))
     with _all_or_nothing(home):
         home.create()
         # Made here and nowhere else: a peer that lost its ledger and began a new one would fork its own log.
         Store.create(home.ledger, member.log_id, member.log).close()
-        for path, data, mode in (
-            (home.root_key, keys.encode("root", root.seed, phrase), PRIVATE_FILE),
-            (home.card, card, PUBLIC_FILE),
-            (home.config, text.encode(), PRIVATE_FILE),
-            (home.operational_key, keys.encode("operational", secret, phrase), PRIVATE_FILE),
-        ):
+        for path, data, mode in files:
             atomic_write(path, data, mode, replace=False)
-    return _outcome(home, member, table, rows, locked=phrase is not None)
+    return member
 
 
 def data_at(path: Path | None) -> tuple[str, int]:
@@ -173,7 +194,7 @@ def _passphrase(args: argparse.Namespace, context: Context) -> bytes | None:
     return phrase
 
 
-def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses: tuple[str, ...]) -> Member:
+def _member(name: str, root: SecretKey, secret: bytes, size_bucket: int, addresses: tuple[str, ...]) -> Member:
     log, witness, transport = (SecretKey(derive_seed(secret, role, 0)) for role in Role)
     genesis = make_genesis(root.public, log, secrets.token_bytes(NONCE_BYTES), name)
     return Member(
@@ -184,7 +205,7 @@ def _member(name: str, root: SecretKey, secret: bytes, examples: int, addresses:
         witness=witness.public,
         transport=transport.public,
         genesis=genesis,
-        size_bucket=max(0, examples.bit_length() - 1),
+        size_bucket=size_bucket,
         addresses=addresses,
     )
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from quidnunc.crypto.errors import KeyFileError, RemoteProtocolError
+from quidnunc.crypto.entry import Entry, Header
+from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate, follow, revoke, rotate
-from quidnunc.gossip.provenance import payload_of
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import own_card, require_home
 from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
+from quidnunc.peer.commands.stopped import stopped_log
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.key_track import CHANGES
@@ -62,7 +61,7 @@ class _Signing(NamedTuple):
 def rotate_key(args: argparse.Namespace, context: Context) -> Outcome:
     """Write the entry that brings in the key of the next epoch; the peer must not run. Asks before."""
     signing = _open(args, context)
-    if not _agreed(context, f"replace the log key of {signing.member.name}?"):
+    if not context.agreed("the root key signs: this", f"replace the log key of {signing.member.name}?"):
         return Outcome({"rotated": False}, ["nothing was changed"])
 
     def make(log: Log, now: LogKeys) -> KeyRotate:
@@ -80,7 +79,8 @@ def revoke_key(args: argparse.Namespace, context: Context) -> Outcome:
     signing = _open(args, context)
     if min(args.epoch, args.since) < 0:
         raise UsageError("--epoch and --since count from 0")
-    if not _agreed(context, f"revoke log key {args.epoch} of {signing.member.name} from {args.since} entries on?"):
+    question = f"revoke log key {args.epoch} of {signing.member.name} from {args.since} entries on?"
+    if not context.agreed("the root key signs: this", question):
         return Outcome({"revoked": False}, ["nothing was changed"])
 
     def make(log: Log, now: LogKeys) -> KeyRevoke:
@@ -111,35 +111,19 @@ def _open(args: argparse.Namespace, context: Context) -> _Signing:
     return _Signing(member, root, keys.load(home.operational_key, "operational", phrase))
 
 
-def _agreed(context: Context, question: str) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("the root key signs, which is asked first, and nobody can answer", hint="add --yes")
-    return context.ask(f"{question} [y/N]").lower() in ("y", "yes")
-
-
 def _commit(context: Context, signing: _Signing, make: Callable[[Log, LogKeys], Change]) -> tuple[int, Change]:
     """Append what ``make`` makes of the log and its keys, under a checkpoint by the key that is valid now."""
-    home = context.home
-    with home.lock(), Store.open(home.ledger) as store:
-        require_open(store)
-        now = store.keys
-        key = signing.log_key(now.epoch)
-        if key.public != now.spans[-1].public:
-            raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
-        log, changes = Log(store.log_id), 0
-        for entry in store.entries():
-            changes += log.replay(entry).type in CHANGES
-        if changes >= KEY_CHANGES_MAX:
+    changes: list[int] = []
+
+    def count(header: Header, entry: Entry) -> None:
+        if header.type in CHANGES:
+            changes.append(header.seq)
+
+    with stopped_log(context.home, signing.secret, count) as stopped:
+        if len(changes) >= KEY_CHANGES_MAX:
             raise UsageError(
-                f"{home.ledger}: its keys have changed {changes} times, others take in {KEY_CHANGES_MAX}",
+                f"{context.home.ledger}: its keys have changed {len(changes)} times, others take in {KEY_CHANGES_MAX}",
                 hint="end this log, and begin another: quidnunc ledger retire",
             )
-        record = make(log, now)
-        seq, t_ms = log.size, int(time.time() * 1000)
-        entry = log.append(
-            record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=t_ms, key_epoch=now.epoch_at(seq + 1)
-        )
-        store.commit([entry], log.checkpoint(key))
-    return seq, record
+        record = make(stopped.log, stopped.store.keys)
+        return stopped.commit(record), record

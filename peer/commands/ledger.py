@@ -26,7 +26,9 @@ from quidnunc.peer.commands import (
     ledger_log,
     ledger_peers,
     ledger_proof,
+    ledger_recover,
     ledger_retire,
+    ledger_succeed,
     ledger_trace,
     ledger_why,
 )
@@ -34,7 +36,7 @@ from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
-from quidnunc.peer.commands.ledger_home import opened, owner_of, readable
+from quidnunc.peer.commands.ledger_home import electorate, opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.ledger.ending import retirement
 from quidnunc.peer.ledger.ledger_check import Report
@@ -64,7 +66,9 @@ def register(parser: CommandParser) -> None:
     ledger_export.register(add("export", help="the ledger in a form to hand on, to read elsewhere, or to look at"))
     ledger_gc.register(add("gc", help="blobs that nothing will ask for any more; says what would go, --delete deletes"))
     ledger_erase.register(add("erase", help="remove payloads for good; the entries stay and every proof holds"))
+    ledger_recover.register(add("recover", help="get a lost or damaged ledger back from the neighbors"))
     ledger_retire.register(add("retire", help="end this log for good, by the root key; another may go on"))
+    ledger_succeed.register(add("succeed", help="end this log, begin another under the same root key"))
     ledger_farewell.register(add("farewell", help="tell the neighbors that this log has ended"))
     ledger_evidence.register(add("evidence", help="proofs of equivocation"))
 
@@ -83,7 +87,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
                 record = record_of(header.type, entry.payload)
                 if isinstance(record, PrivacySpend):
                     spent[record.unit] = record
-        vouched = witnessed(store, known_members(context))
+        vouched = witnessed(store, known_members(context), electorate(context, store.log_id))
         owner = owner_of(context, store)
         ended = retirement(store)
         log_keys = key_rows(store.keys)
@@ -133,7 +137,9 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     """One verdict per layer, and who vouches for the whole."""
     with opened(context) as store:
         card = owner_of(context, store)
-        report, vouched = examine(store, known_members(context), context.out.progress("checked", "entries"))
+        report, vouched = examine(
+            store, known_members(context), electorate(context, store.log_id), context.out.progress("checked", "entries")
+        )
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
@@ -186,8 +192,8 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
 def _independence(vouched: Witnessed, size: int) -> Line:
     if not vouched.size:
         told = (
-            f"only {len(vouched.seen)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
-            if vouched.seen
+            f"only {len(vouched.counted)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
+            if vouched.counted
             else "nobody else has signed this history"
         )
         return Styled(f"  witnesses       {vouched.label}: {told}", "warn")

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from typing import Any
 
-from quidnunc.crypto.entry import parse_header
-from quidnunc.crypto.errors import KeyFileError
-from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.crypto.log import Log
+from quidnunc.crypto.entry import Entry, Header
 from quidnunc.gossip.erasure import EraseReason, erased_by, why_not
-from quidnunc.gossip.provenance import PayloadErased, payload_of
+from quidnunc.gossip.provenance import PayloadErased
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_line
 from quidnunc.peer.commands.files import require_home
 from quidnunc.peer.commands.ledger_home import member_names, opened
+from quidnunc.peer.commands.stopped import stopped_log
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.ledger.ending import require_open
-from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
 ENTRIES_MAX = 4096
@@ -57,47 +52,24 @@ def erase(args: argparse.Namespace, context: Context) -> Outcome:
             message = f"{len(refused)} of {len(wanted)} entries cannot be erased; nothing was changed"
             return Outcome(data, lines, ExitCode.NOT_PERMITTED, message, "leave them out; see docs/wire.md, section 5")
         shown = [entry_line(store.entry(seq), names) for seq in wanted]
-    if not _agreed(context, shown):
+    if not context.agreed("erase", f"erase {len(shown)} payloads for good?", shown):
         return Outcome({"erased": [], "refused": {}}, ["nothing was erased"])
     secret = _secret(args, context)
-    with context.home.lock(), Store.open(context.home.ledger) as store:
-        key = SecretKey(derive_seed(secret, Role.LOG, store.keys.epoch))
-        if key.public != store.keys.spans[-1].public:
-            raise KeyFileError(f"{context.home.operational_key}: not the key of this ledger")
-        seq = _record(store, key, wanted, EraseReason[args.reason.upper()])
-        store.erase(wanted)
+    named: dict[int, int] = {}
+
+    def note(header: Header, entry: Entry) -> None:
+        named.update(dict.fromkeys(erased_by(header.type, entry.payload), header.seq))
+
+    with stopped_log(context.home, secret, note) as stopped:
+        # A call that was cut short is finished by another, without a second entry.
+        missing = tuple(each for each in wanted if each not in named)
+        reason = EraseReason[args.reason.upper()]
+        seq = stopped.commit(PayloadErased(missing, int(reason))) if missing else max(named[each] for each in wanted)
+        stopped.store.erase(wanted)
     told = f"payloads of {len(wanted)} entries are erased; entry {seq} says so"
     done: dict[str, Any] = {"erased": wanted, "refused": {}, "entry": seq, "reason": args.reason}
     return Outcome(done, [Styled(told, "good"), *_STAYS])
 
 
-def _agreed(context: Context, shown: list[str]) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("erase asks first, and nobody can answer", hint="add --yes")
-    for line in shown:
-        context.out.talk(line)
-    return context.ask(f"erase {len(shown)} payloads for good? [y/N]").lower() in ("y", "yes")
-
-
 def _secret(args: argparse.Namespace, context: Context) -> bytes:
     return keys.load(context.home.operational_key, "operational", source(args, context).present)
-
-
-def _record(store: Store, key: SecretKey, wanted: list[int], reason: EraseReason) -> int:
-    """Commit the entry that says so, unless all are named already: a call that was cut short is finished by another."""
-    log = Log(store.log_id)
-    named: dict[int, int] = {}
-    for entry in store.entries():
-        header = log.replay(entry)
-        named |= dict.fromkeys(erased_by(header.type, entry.payload), header.seq)
-    missing = [seq for seq in wanted if seq not in named]
-    if not missing:
-        return max(named[seq] for seq in wanted)
-    record = PayloadErased(tuple(missing), int(reason))
-    entry = log.append(
-        record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=store.keys.epoch
-    )
-    store.commit([entry], log.checkpoint(key))
-    return parse_header(entry.header).seq

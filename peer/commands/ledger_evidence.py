@@ -19,7 +19,7 @@ from quidnunc.gossip.provenance import EquivocationProof, parse_record
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_file, write_public
-from quidnunc.peer.commands.ledger_home import opened
+from quidnunc.peer.commands.ledger_home import opened, readable
 from quidnunc.peer.commands.trust import add_keys, known_book, known_keys, known_members, named_keys
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -40,16 +40,16 @@ def register(parser: CommandParser) -> None:
     below.add_argument("file", type=Path, metavar="FILE")
     add_keys(below)
     below.set_defaults(command=verify)
-    below = add("list", help="the proofs that this home holds, one a line")
-    below.set_defaults(command=listing)
+    below = add("list", help="the proofs that this ledger holds, one a line")
+    readable(below, listing)
     below = add("export", help="write a proof as a file that anybody can verify")
     below.add_argument("proof", metavar="HASH", help="the proof's hash, or at least 8 characters of it")
     below.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: <hash>.proof here)")
-    below.set_defaults(command=export)
+    readable(below, export)
 
 
 def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
-    """(seq, record, proof) of every log that the ledger of this home has frozen."""
+    """(seq, record, proof) of every log that the ledger at hand has frozen."""
     with opened(context) as store:
         found = []
         for seq, entry in enumerate(store.entries()):
@@ -65,7 +65,7 @@ def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
 
 
 def listing(args: argparse.Namespace, context: Context) -> Outcome:
-    """What this home has frozen, and by which proofs."""
+    """What the ledger at hand has frozen, and by which proofs."""
     names = {each.log_id: each.name for each in known_members(context)}
     rows: list[dict[str, Any]] = [
         {

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from quidnunc.gossip.federation.member import Member
 
 PATIENCE_S = 30.0
+REDIAL_MAX_S = 1.0
+"""Neighbors that know of the end look for this peer no more: it has to go to them at once."""
 
 
 def register(parser: CommandParser) -> None:
@@ -46,7 +48,7 @@ def farewell(args: argparse.Namespace, context: Context) -> Outcome:
                 f"{home.ledger}: this log goes on: there is no end to tell of",
                 hint="end it first with: quidnunc ledger retire --reason ended",
             )
-        overlay = daemon.make_overlay(charter, member, role_keys, load(home.config))
+        overlay = daemon.make_overlay(charter, member, role_keys, load(home.config), redial_max_s=REDIAL_MAX_S)
         talk = Farewell(charter, member.log_id, overlay, store)
         trio.run(talk.run, context.timeout_s or PATIENCE_S)
     return _outcome(charter, member, talk.told, talk.cosigned)

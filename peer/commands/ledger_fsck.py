@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, Ledge
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import plain
-from quidnunc.peer.commands.ledger_home import members, opened, readable, require_ledger
+from quidnunc.peer.commands.ledger_home import electorate, members, opened, readable, require_ledger
 from quidnunc.peer.commands.ledger_witness import NOBODY, Witnessed, witnessed
 from quidnunc.peer.ledger.invariants import Verdict, verdicts
 from quidnunc.peer.ledger.ledger_check import Layer, Problem, Report
@@ -23,11 +23,14 @@ _SHOWN = 5
 
 
 def examine(
-    store: Store, known: Sequence[Member], progress: Callable[[int, int], None] | None = None
+    store: Store,
+    known: Sequence[Member],
+    elected: Collection[bytes] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, Witnessed]:
     """Everything that can be said of a ledger without blobs: rows, meaning, and cosignatures of ``known`` members."""
     report = store.verify(progress)
-    vouched = witnessed(store, known) if report.layer("side tables").ok else NOBODY
+    vouched = witnessed(store, known, elected) if report.layer("side tables").ok else NOBODY
     more = (vouched.layer,) if vouched.layer.checked else ()
     return replace(report, layers=(*report.layers, *store.meaning(), *more)), vouched
 
@@ -89,7 +92,9 @@ def _look(args: argparse.Namespace, context: Context) -> Outcome:
 def _examined(args: argparse.Namespace, context: Context) -> tuple[Report, Derived | None, str]:
     """Every finding; of the derived rows which to write anew, None without ``--repair-derived``, or why none may be."""
     with opened(context) as store:
-        report, _ = examine(store, known_members(context), context.out.progress("checked", "entries"))
+        report, _ = examine(
+            store, known_members(context), electorate(context, store.log_id), context.out.progress("checked", "entries")
+        )
         if not args.repair_derived:
             return report, None, ""
         first = in_the_way(report)

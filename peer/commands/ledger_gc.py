@@ -39,11 +39,8 @@ def gc(args: argparse.Namespace, context: Context) -> Outcome:
     require_home(context.home)
     if not args.delete:
         return _report(args, context, delete=False)
-    if not context.yes:
-        if not context.interactive:
-            raise UsageError("--delete asks first, and nobody can answer", hint="add --yes")
-        if context.ask("delete blobs that nothing will ask for any more? [y/N]").lower() not in ("y", "yes"):
-            return Outcome({"deleted": False}, ["nothing was deleted"], ExitCode.OK)
+    if not context.agreed("--delete", "delete blobs that nothing will ask for any more?"):
+        return Outcome({"deleted": False}, ["nothing was deleted"], ExitCode.OK)
     try:
         with context.home.lock():
             return _report(args, context, delete=True)

@@ -128,6 +128,22 @@ def members(context: Context) -> tuple[Member, ...]:
     return (present_card(context.home),)
 
 
+def electorate(context: Context, log_id: bytes) -> frozenset[bytes] | None:
+    """Log ids of those who may witness the log ``log_id``; None where no charter says who, and all that are known may.
+
+    A charter that cannot be read says nothing here: whoever reads the members from it tells of that.
+    """
+    if not context.home.charter.exists():
+        return None
+    try:
+        charter = read_charter(context.home.charter)[1].charter
+    except (CharterError, ConfigError):
+        return None
+    if charter.member(log_id) is None:
+        return None
+    return frozenset(each.log_id for each in charter.witnesses(log_id))
+
+
 def find_entry(store: Store, ref: str) -> Entry:
     """The entry that ``ref`` names: a number, or the first 8 or more hex digits of its hash."""
     if ref.isascii() and ref.isdecimal() and len(ref) < _MIN_PREFIX:

@@ -20,7 +20,8 @@ from quidnunc.peer.commands.entry_links import blobs_of, cited_entries, foreign_
 from quidnunc.peer.commands.entry_times import bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, who
 from quidnunc.peer.commands.ledger_fsck import known_members
-from quidnunc.peer.commands.ledger_home import find_entry, member_names, opened, readable
+from quidnunc.peer.commands.ledger_home import electorate, find_entry, member_names, opened, readable
+from quidnunc.peer.commands.ledger_witness import counting
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -75,7 +76,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         entry = find_entry(store, args.ref)
         known = known_members(context)
         seen = witnessings(store, known)
-        others = sum(each.log_id != store.log_id for each in known)
+        voters = {each.log_id for each in counting(store, known, electorate(context, store.log_id))} - {store.log_id}
         data = entry_data(entry, names)
         try:
             header = parse_header(entry.header) if entry.erased else open_entry(entry)
@@ -90,7 +91,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         {"what": what, "hash": name.hex(), "held": blob_path(context.home.blobs, name).exists()}
         for what, name in blobs_of(record)
     ]
-    times = bounds(header.seq, header.t_ms, seen, others)
+    times = bounds(header.seq, header.t_ms, seen, voters)
     data |= {
         "times": _times_data(times),
         "prev": header.prev.hex(),

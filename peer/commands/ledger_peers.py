@@ -53,7 +53,7 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
         for entry in store.entries():
             _count(rows, entry)
         try:
-            vouched = witnessed(store, members(context)).seen
+            vouched = witnessed(store, members(context), None).seen
         except (CharterError, ConfigError) as error:
             context.out.warn(f"cosignatures are not checked: {error.message}")
             vouched = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import read_file, write_public
-from quidnunc.peer.commands.ledger_home import find_entry, opened, readable
-from quidnunc.peer.commands.ledger_witness import cosigned_note
+from quidnunc.peer.commands.ledger_home import electorate, find_entry, opened, readable
+from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
 from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -54,6 +55,7 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     known = _members(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
+        known = counting(store, known, electorate(context, store.log_id))
         seq, size, data = _proof(store, entry, known)
         key = Verifier(origin_of(store.log_id), store.keys.at(size) or store.public)
     proof = open_proof(data, [key])
@@ -90,7 +92,7 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
     known = book.members
     try:
         claimed = parse_checkpoint(parse_proof(data).note.text)
-        policy = trust(named, args.policy, book, claimed.origin, claimed.size)
+        policy = trust(named, args.policy, book, claimed.origin, claimed.size, partial(electorate, context))
         if not policy.logs:
             return Outcome(None, [], ExitCode.INCOMPLETE, f"{args.file}: no key is known to check it with", _NO_KEY)
         proof = open_proof(data, policy.logs)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from quidnunc.crypto.errors import CharterError, KeyFileError
-from quidnunc.crypto.identity import Role, SecretKey, derive_seed
-from quidnunc.crypto.log import Log
+from quidnunc.crypto.entry import Entry, Header
+from quidnunc.crypto.errors import CharterError
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Unit
-from quidnunc.gossip.provenance import PrivacySpend, payload_of
+from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
@@ -20,7 +19,9 @@ from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import own_card, read_card, require_home
 from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
+from quidnunc.peer.commands.stopped import stopped_log
 from quidnunc.peer.commands.unlocking import add_flags, source
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
@@ -50,31 +51,42 @@ def retire_log(args: argparse.Namespace, context: Context) -> Outcome:
         require_open(store)
     root = root_key(args.key or home.root_key, member, phrase)
     secret = keys.load(home.operational_key, "operational", phrase)
-    if not _agreed(context, member, heir):
+    goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
+    if not context.agreed("retire", f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}?"):
         return Outcome({"retired": False}, ["nothing was retired"])
-    with home.lock(), Store.open(home.ledger) as store:
-        require_open(store)
-        epoch = store.keys.epoch
-        key = SecretKey(derive_seed(secret, Role.LOG, epoch))
-        if key.public != store.keys.spans[-1].public:
-            raise KeyFileError(f"{home.operational_key}: not the key of this ledger")
-        log, spent_u = _replayed(store)
-        successor = None if heir is None else heir.log_id
-        reason = next(each for each in RetireReason if each.label == args.reason)
-        record = retire(root, store.log_id, log.size, reason, successor)
-        entry = log.append(
-            record.TYPE, payload_of(record), salt=os.urandom(16), t_ms=int(time.time() * 1000), key_epoch=epoch
-        )
-        store.commit([entry], log.checkpoint(key))
+    seq, spent_u = end_log(home, secret, root, args.reason, heir)
     data = {
         "retired": True,
-        "entry": record.last,
+        "entry": seq,
         "reason": args.reason,
-        "successor": None if successor is None else successor.hex(),
-        "epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6,
-        **({"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}),
+        "successor": None if heir is None else heir.log_id.hex(),
+        **spent_data(spent_u),
     }
-    return Outcome(data, _lines(record.last, heir, spent_u))
+    return Outcome(data, _lines(seq, heir, spent_u))
+
+
+def end_log(
+    home: Home, secret: bytes, root: SecretKey, reason: str, heir: Member | None
+) -> tuple[int, dict[Unit, int]]:
+    """Write the last entry of a stopped peer's log; its number, and the epsilon spent by unit, in millionths."""
+    spent_u: dict[Unit, int] = {}
+
+    def count(header: Header, entry: Entry) -> None:
+        if header.type == PrivacySpend.TYPE and not entry.erased:
+            record = record_of(header.type, entry.payload)
+            if isinstance(record, PrivacySpend):
+                spent_u[record.unit] = record.cumulative_u
+
+    with stopped_log(home, secret, count) as stopped:
+        why = next(each for each in RetireReason if each.label == reason)
+        successor = None if heir is None else heir.log_id
+        return stopped.commit(retire(root, stopped.store.log_id, stopped.log.size, why, successor)), spent_u
+
+
+def spent_data(spent_u: Mapping[Unit, int]) -> dict[str, float]:
+    """What a log has spent, JSON-ready."""
+    site = {"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}
+    return {"epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6, **site}
 
 
 def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line]:
@@ -89,7 +101,8 @@ def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line
     for unit, micro in sorted(spent_u.items()):
         whom = "of these data" if unit == Unit.EXAMPLE else "for the whole site"
         lines.append(
-            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: lower privacy.epsilon_cap of the successor by it"
+            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: let successor and this home name each other in "
+            "privacy.shared_homes, or lower privacy.epsilon_cap of the successor by it"
         )
     return lines
 
@@ -105,25 +118,3 @@ def _heir(path: Path, member: Member) -> Member:
     if heir.log_id == member.log_id:
         raise UsageError(f"{path}: is the card of the log that is to be retired")
     return heir
-
-
-def _agreed(context: Context, member: Member, heir: Member | None) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("retire asks first, and nobody can answer", hint="add --yes")
-    goes_on = "nothing goes on" if heir is None else f"log {heir.log_id.hex()[:16]} goes on"
-    answer = context.ask(f"end log {member.log_id.hex()[:16]} of {member.name} for good, {goes_on}? [y/N]")
-    return answer.lower() in ("y", "yes")
-
-
-def _replayed(store: Store) -> tuple[Log, dict[Unit, int]]:
-    """The log, ready for one more entry, and the epsilon spent in it by unit, in millionths."""
-    log, spent_u = Log(store.log_id), dict[Unit, int]()
-    for entry in store.entries():
-        header = log.replay(entry)
-        if header.type == PrivacySpend.TYPE and not entry.erased:
-            record = record_of(header.type, entry.payload)
-            if isinstance(record, PrivacySpend):
-                spent_u[record.unit] = record.cumulative_u
-    return log, spent_u

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import origin_of, parse_checkpoint, witness_verifier
@@ -14,6 +14,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.entry_times import checked, summaries
 from quidnunc.peer.commands.trust import latest_time
 from quidnunc.peer.ledger.ledger_check import Layer
+from quidnunc.peer.ledger.members_keys import retired_members
 from quidnunc.peer.ledger.store import Store
 
 SELF_ATTESTED = "SELF-ATTESTED"
@@ -21,16 +22,23 @@ SELF_ATTESTED = "SELF-ATTESTED"
 
 
 class Seen(NamedTuple):
-    """A member that cosigned the checkpoint of ``size`` entries, at ``time`` (seconds since 1970, by its clock)."""
+    """A member that cosigned the checkpoint of ``size`` entries, at ``time`` (seconds since 1970, by its clock).
+
+    Of one that has ended its log, or is no witness of this one, it is told, and it does not count.
+    """
 
     name: str
     size: int
     time: int
     log_id: bytes
+    counts: bool = True
 
 
 class Witnessed(NamedTuple):
-    """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong."""
+    """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong.
+
+    ``witnesses`` are those that may count: who witnesses this log by the charter, but not who has ended its own.
+    """
 
     size: int
     seen: tuple[Seen, ...]
@@ -39,9 +47,14 @@ class Witnessed(NamedTuple):
     layer: Layer
 
     @property
+    def counted(self) -> list[Seen]:
+        """Those whose cosignatures count."""
+        return [each for each in self.seen if each.counts]
+
+    @property
     def label(self) -> str:
         """``WITNESSED k of n``, k of whom saw ``size`` entries or more, or ``SELF-ATTESTED`` without a quorum."""
-        count = sum(each.size >= self.size for each in self.seen)
+        count = sum(each.size >= self.size for each in self.counted)
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
 
 
@@ -78,12 +91,33 @@ def cosigned_note(store: Store, members: Sequence[Member], seq: int) -> bytes | 
     return format_note(signed._replace(signatures=(*signed.signatures, *lines[best][: MAX_SIGNATURES - 1]))).encode()
 
 
+def counting(store: Store, members: Sequence[Member], elected: Collection[bytes] | None) -> tuple[Member, ...]:
+    """The owner, and those of ``members`` whose cosignatures count: the ``elected`` (None: all of them), without those
+    that have ended their logs, as far as ``store`` can show that.
+
+    Where a notice does not hold nobody is left out for it; ``verify`` reports it.
+    """
+    gone = _retired(store, members, Layer("cosignatures"))
+    able = members if elected is None else [each for each in members if each.log_id in (*elected, store.log_id)]
+    return tuple(each for each in able if each.log_id not in gone)
+
+
+def _retired(store: Store, members: Sequence[Member], layer: Layer) -> frozenset[bytes]:
+    try:
+        return retired_members(store, members)
+    except LedgerCorrupt as error:
+        layer.checked += 1
+        layer.report("I15", error.seq, error.why)
+        return frozenset()
+
+
 def _line_of(note: Note, key: Verifier) -> Signature:
     return next(each for each in note.signatures if (each.name, each.key_id) == (key.name, key.id))
 
 
-def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
-    """Hold the kept cosignatures against the own checkpoints they stand under and the keys of all other ``members``.
+def witnessed(store: Store, members: Sequence[Member], elected: Collection[bytes] | None) -> Witnessed:
+    """Hold the kept cosignatures against the own checkpoints they stand under and the keys of all other ``members``;
+    those of ``elected`` count (None: all).
 
     Whoever cosigned a checkpoint vouches for every smaller one: it checked that they are of one history, and
     ``ledger verify`` checks that they are of this one.
@@ -97,6 +131,8 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
         keys = store.keys
     except LedgerCorrupt:  # its entries are told of by their own layers
         keys = LogKeys.of(store.public)
+    gone = _retired(store, members, layer)
+    voters = (others.keys() if elected is None else others.keys() & set(elected)) - gone
     seen: list[Seen] = []
     for log_id, (size, note) in sorted(store.cosignatures().items()):
         layer.checked += 1
@@ -117,14 +153,14 @@ def witnessed(store: Store, members: Sequence[Member]) -> Witnessed:
             layer.report("I16", size, f"cosignature of {member.name}: {error.message}")
             continue
         if found:
-            seen.append(Seen(member.name, size, found[0].time, log_id))
+            seen.append(Seen(member.name, size, found[0].time, log_id, log_id in voters))
         else:
             layer.report("I16", size, f"{member.name} did not cosign the note that is kept as its")
     _check_summaries(store, others, layer)
-    quorum = quorum_of(len(others)) if others else 0
-    sizes = sorted((each.size for each in seen), reverse=True)
+    quorum = quorum_of(len(voters)) if voters else 0
+    sizes = sorted((each.size for each in seen if each.counts), reverse=True)
     size = sizes[quorum - 1] if quorum and len(sizes) >= quorum else 0
-    return Witnessed(size, tuple(seen), len(others), quorum, layer)
+    return Witnessed(size, tuple(seen), len(voters), quorum, layer)
 
 
 def _check_summaries(store: Store, others: Mapping[bytes, Member], layer: Layer) -> None:

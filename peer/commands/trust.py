@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from quidnunc.crypto.checkpoint import origin_of, witness_verifier
@@ -75,8 +75,17 @@ def known_keys(named: Sequence[Verifier], known: Keybook) -> KnownKeys:
     return KnownKeys(logs, witnesses)
 
 
-def trust(named: Sequence[Verifier], file: Path | None, book: Keybook, origin: str, size: int) -> Policy:
+def trust(
+    named: Sequence[Verifier],
+    file: Path | None,
+    book: Keybook,
+    origin: str,
+    size: int,
+    elect: Callable[[bytes], Collection[bytes] | None] = lambda _: None,
+) -> Policy:
     """What to hold a checkpoint of ``origin`` against: the policy file, else the charter's members as witnesses.
+
+    ``elect`` says by log id which members may witness a log (None: all of them).
 
     ``size`` entries are under it: the log key that is valid then signs. A log key that was named stands for the logs
     of the policy.
@@ -93,7 +102,9 @@ def trust(named: Sequence[Verifier], file: Path | None, book: Keybook, origin: s
     owner = next((each for each in known if origin_of(each.log_id) == origin), None)
     if owner is None:
         return Policy(tuple(log_key(book, each, size) for each in known))
-    return flat_policy(log_key(book, owner, size), *_charter_witnesses(owner, known))
+    elected = elect(owner.log_id)
+    able = known if elected is None else [each for each in known if each.log_id in elected]
+    return flat_policy(log_key(book, owner, size), *_charter_witnesses(owner, able))
 
 
 def latest_time() -> int:

@@ -190,14 +190,17 @@ def row_seal(table: str, *columns: bytes | str | int) -> bytes:
 
 
 def stored_hashes(connection: sqlite3.Connection, level: int, start: int, stop: int) -> list[bytes]:
-    """Hashes of the subtrees ``start`` to ``stop`` of a stored level, or of leaves, for a ``Tiled`` tree."""
+    """Hashes of the subtrees ``start`` to ``stop`` of a stored level, or of leaves, for a ``Tiled`` tree.
+
+    Values of another kind are left out as by :func:`sound`, whose generality would cost a third of every proof.
+    """
     if level:
         where = "level = ? AND position >= ? AND position < ? ORDER BY position"
         rows = connection.execute(f"SELECT hash FROM node WHERE {where}", (level, start, stop))
-        return [row[0] for row in sound(rows, bytes)]
+        return [found for (found,) in rows if isinstance(found, bytes)]
     where = "seq >= ? AND seq < ? ORDER BY seq"
     rows = connection.execute(f"SELECT header FROM entry WHERE {where}", (start, stop))
-    return [leaf_hash(row[0]) for row in sound(rows, bytes)]
+    return [leaf_hash(found) for (found,) in rows if isinstance(found, bytes)]
 
 
 def quick_check(connection: sqlite3.Connection) -> list[str]:

@@ -68,10 +68,8 @@ def _damaged(connection: Connection, report: Report) -> Derived:
     rows = connection.execute("SELECT seq, header, type FROM entry ORDER BY seq")
     types = tuple(seq for seq, header, kind in rows if parse_header(header).type != kind)
     indexes = any(_INDEX.fullmatch(problem.why) for problem in report.layer("database").problems)
-    updates = _updates(connection)
-    tokens = tuple(
-        (seq, number) for seq, entry, number in updates if not _sound(connection, report.log_id, entry, number)
-    )
+    kept = _own_tokens(connection, report.log_id)
+    tokens = tuple((seq, number) for seq, header, number in _updates(connection) if kept.get(number) != header)
     return Derived(tuple(sorted(nodes)), types, tokens, indexes)
 
 
@@ -113,29 +111,38 @@ def _subtrees(connection: Connection) -> Iterator[tuple[tuple[int, int], bytes]]
             yield (level, (tree.size >> level) - 1), node
 
 
-def _updates(connection: Connection) -> list[tuple[int, Entry, int]]:
-    """(seq, entry, number) of every own update."""
+def _updates(connection: Connection) -> list[tuple[int, bytes, int]]:
+    """(seq, header, number) of every own update."""
     found = []
     # By the header and not by the column, which may be what is damaged.
-    for seq, header, payload, salt in connection.execute("SELECT seq, header, payload, salt FROM entry ORDER BY seq"):
+    for seq, header, payload in connection.execute("SELECT seq, header, payload FROM entry ORDER BY seq"):
         if parse_header(header).type != EntryType.UPDATE_PUBLISHED or not payload:
             continue
         record = parse_record(EntryType.UPDATE_PUBLISHED, payload)
         if isinstance(record, UpdatePublished):
-            found.append((seq, Entry(header, payload, salt), record.number))
+            found.append((seq, header, record.number))
     return found
 
 
-def _sound(connection: Connection, log_id: bytes, entry: Entry, number: int) -> bool:
-    """Whether the token of an own update is there, as it was written."""
-    where = "SELECT hash, author, number, body, seal FROM token WHERE author = ? AND number = ? ORDER BY rowid"
-    row = connection.execute(where, (log_id, number)).fetchone()
-    if row is None or row_seal("token", *row[:4]) != row[4] or hashlib.sha256(row[3]).digest() != row[0]:
-        return False
+def _own_tokens(connection: Connection, log_id: bytes) -> dict[int, bytes | None]:
+    """By number of an own update the header in the token that came first, None where that is not as it was written.
+
+    Read from the table itself: an index that lacks a row must not make the token look lost.
+    """
+    found: dict[int, bytes | None] = {}
+    where = "FROM token NOT INDEXED WHERE author = ? ORDER BY rowid"
+    for *row, seal in connection.execute(f"SELECT hash, author, number, body, seal {where}", (log_id,)):
+        name, _, number, body = row
+        whole = row_seal("token", *row) == seal and hashlib.sha256(body).digest() == name
+        found.setdefault(number, _header_of(body) if whole else None)
+    return found
+
+
+def _header_of(token: bytes) -> bytes | None:
     try:
-        return parse_token(row[3]).header == entry.header
+        return parse_token(token).header
     except RemoteProtocolError:
-        return False
+        return None
 
 
 def _token(connection: Connection, seq: int) -> bytes:

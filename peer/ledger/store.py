@@ -35,6 +35,10 @@ META_BYTES_MAX = 1024 * 1024
 TAIL_ROWS = 256
 """Newest entries whose payloads are decoded strictly at every start; the others match their commitment."""
 
+ORIGIN = "origin"
+LOST, RESTORED = b"lost", b"restored"
+"""The key in ``meta`` that says how a ledger without entries came here, and what it says; without it, it is new."""
+
 _REPLAY_ROWS = 256
 _RESERVED = ("log_id", "public")
 
@@ -51,14 +55,17 @@ class Store(LedgerReader):
         self._keys = KeyTrack(self.log_id, self.public)
 
     @classmethod
-    def create(cls, path: Path, log_id: bytes, public: bytes) -> Store:
+    def create(cls, path: Path, log_id: bytes, public: bytes, *, lost: bool = False) -> Store:
         """A new, empty ledger for the log ``log_id`` whose checkpoints ``public`` verifies (32 bytes each).
+
+        ``lost`` says in it that the log is not new: it must not begin, only come back from others.
 
         Raises ConfigError when there is one already, StoreUnwritable when the disk fails.
         """
         if len(log_id) != 32 or len(public) != 32:
             raise LocalProtocolError("a log id and a public key have 32 bytes each")
-        database.create(path, {"log_id": log_id, "public": public})
+        origin = {ORIGIN: LOST} if lost else {}
+        database.create(path, {"log_id": log_id, "public": public, **origin})
         return cls.open(path)
 
     @classmethod

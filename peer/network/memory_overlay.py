@@ -65,6 +65,7 @@ class MemoryOverlay:
         self._settings = settings or OverlaySettings()
         self._members: frozenset[bytes] = frozenset()
         self._up: set[bytes] = set()
+        self.resting: set[bytes] = set()
         self._telling = trio.Lock()
         self._stats: dict[bytes, PeerStats] = {}
         self._events: OverlayEvents
@@ -178,6 +179,10 @@ class MemoryOverlay:
         """Replace the allow-list; links follow as soon as the scheduler gets to it."""
         self._members = frozenset(member.public for member in members) - {self.public}
         self._network.changed()
+
+    def rest(self, peer: bytes) -> None:
+        """Nobody dials here; :attr:`resting` is who would not be."""
+        self.resting.add(peer)
 
     def stats(self) -> Mapping[bytes, PeerStats]:
         """A copy of the counters of every peer ever connected; bytes without any framing."""

@@ -60,6 +60,11 @@ class _Neighbor:
         self.telling = trio.Lock()
         self.lived = 0.0
         self.dials = 0
+        self.resting = False
+
+    def idle(self) -> bool:
+        """Whether nobody is to be dialed: it is connected, has no address, or is not expected any more."""
+        return self.link is not None or not self.endpoints or self.resting
 
     def wake(self) -> None:
         """Let the tending task look again."""
@@ -176,6 +181,13 @@ class Libp2pOverlay:
                 known.endpoints = endpoints
                 known.wake()
 
+    def rest(self, peer: bytes) -> None:
+        """Do not dial ``peer`` any more; it is let in as before should it come."""
+        neighbor = self._neighbors.get(peer)
+        if neighbor is not None and not neighbor.resting:
+            neighbor.resting = True
+            neighbor.wake()
+
     async def _admit(self, connection: Connection) -> None:
         neighbor = self._neighbors.get(connection.peer)
         if neighbor is None:
@@ -200,8 +212,8 @@ class Libp2pOverlay:
             while True:
                 with trio.move_on_after(pause * self._random.uniform(0.8, 1.2)) as waiting:
                     await neighbor.changed.wait()
-                if neighbor.link is not None or not neighbor.endpoints:
-                    while neighbor.link is not None or not neighbor.endpoints:
+                if neighbor.idle():
+                    while neighbor.idle():
                         await neighbor.changed.wait()
                     pause = patience
                     continue

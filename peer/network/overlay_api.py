@@ -145,5 +145,8 @@ class Overlay(Protocol):
     def set_members(self, members: Iterable[Member]) -> None:
         """Replace the allow-list and dial list; connections to those no longer in it are closed."""
 
+    def rest(self, peer: bytes) -> None:
+        """Do not dial ``peer`` any more; it is let in as before should it come, and a connection there is goes on."""
+
     def stats(self) -> Mapping[bytes, PeerStats]:
         """A copy of the counters of every peer ever dialed or connected."""

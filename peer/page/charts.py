@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.jobs import PPB
@@ -13,7 +12,7 @@ from quidnunc.gossip.lineage import Place
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.peer.page.gather import Gathered
 from quidnunc.peer.page.index import Index
-from quidnunc.peer.page.markup import PALETTE, code_of, label, line, svg, text, ticks
+from quidnunc.peer.page.markup import PALETTE, code_of, label, line, moment, svg, text, ticks, time_ticks
 
 _LEFT = 150
 _LANE = 26
@@ -49,10 +48,9 @@ def timeline(found: Gathered) -> str:
     lanes += [(each.name, [t for t, _ in each.times]) for each in found.ledgers[1:]]
     bottom = 10 + len(lanes) * _LANE
     parts = []
-    for tick in range(6):
-        t_ms = low + (high - low) * tick // 5
+    for t_ms, told in time_ticks(low, high, 8):
         parts.append(line(x(t_ms), 6, x(t_ms), bottom + 4, "grid"))
-        parts.append(label(x(t_ms), bottom + 20, _clock(t_ms, high - low), "small", "middle"))
+        parts.append(label(x(t_ms), bottom + 20, told, "small", "middle"))
     for row, (name, lane) in enumerate(lanes):
         top = 10 + row * _LANE
         parts.append(label(_LEFT - 10, top + 17, f"{_short(name)} ({len(lane)})", "", "end"))
@@ -246,7 +244,7 @@ def witness_lag(found: Gathered) -> str:
         long = lag / most * (width - _LEFT - 160)
         at = seen[log_id]
         parts.append(f'<rect class="bar" x="{_LEFT}" y="{top + 4}" width="{max(long, 1.5):.1f}" height="16"/>')
-        told = f"{lag} behind: {at.size} at {_moment(at.time * 1000)}"
+        told = f"{lag} behind: {at.size} at {moment(at.time * 1000)}"
         parts.append(label(_LEFT + max(long, 1.5) + 6, top + 16, told, "small"))
     parts.append(label((_LEFT + width - 160) / 2, bottom + 34, "entries not cosigned yet", "axis-name", "middle"))
     return svg(width + 100, bottom + 42, "witness lag: entries that each witness has not cosigned", parts)
@@ -260,18 +258,5 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else f"{name[:15]}…"
 
 
-def _moment(t_ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(t_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):
-        return f"{t_ms} ms"
-
-
 def _day(t_ms: int) -> str:
-    return _moment(t_ms)[:10]
-
-
-def _clock(t_ms: int, span_ms: int) -> str:
-    """A time as the span of the axis wants it."""
-    moment = _moment(t_ms)
-    return moment[5:16] if span_ms > 86_400_000 else moment[11:]
+    return moment(t_ms)[:10]

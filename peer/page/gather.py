@@ -25,7 +25,7 @@ from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.entry_links import Foreign
 from quidnunc.peer.commands.entry_view import record_of, summary
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_home import member_names, members, opened
+from quidnunc.peer.commands.ledger_home import electorate, member_names, members, opened
 from quidnunc.peer.commands.ledger_trace import LedgerUnusable, open_ledger
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.home import Home
@@ -137,7 +137,8 @@ def _seen(store: Store, names: dict[bytes, str], context: Context) -> Seen:
     first = next((problem for layer in report.layers for problem in layer.problems), None)
     problem = f"entry {first.seq}: {first.why} ({first.code})" if first else ""
     name = names.get(store.log_id, store.log_id.hex()[:16])
-    return Seen(store.log_id, name, report.size, report.root, problem, witnessed(store, members(context)))
+    vouched = witnessed(store, members(context), electorate(context, store.log_id))
+    return Seen(store.log_id, name, report.size, report.root, problem, vouched)
 
 
 def _rows(store: Store, names: dict[bytes, str]) -> Iterator[Row]:

@@ -34,7 +34,12 @@ def page(found: Gathered) -> str:
             "Contribution over rounds",
             f"<p>{_SHARES}</p>{charts.contributions(found)}{claims(found)}",
         ),
-        _section("acceptance", "Who accepted whom", tables.acceptance(found)),
+        _section(
+            "acceptance",
+            "Who accepted whom",
+            "<p>How many updates of the member above the column the one before the row has accepted, the darker the "
+            f"more; beneath, what it refused and how far it trusts that member less.</p>{tables.acceptance(found)}",
+        ),
         _section("witnesses", "Witness lag", charts.witness_lag(found) + tables.cosigning(found)),
         _section("states", "States", tables.states(found, index)),
         _section("entries", "Entries", tables.entries(found, index)),
