@@ -21,7 +21,7 @@ from quidnunc.gossip.learning.privacy import clipped_sum
 from quidnunc.gossip.rules.linear import mean
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.gossip.task import Task, Training
-from quidnunc.sim.batched import merging
+from quidnunc.sim.batched import gathering, merging
 from quidnunc.sim.batched.batches import draw_batches, whole_shares
 from quidnunc.sim.batched.conditions import Conditions, Weather
 from quidnunc.sim.batched.draws import keys, permutations, uniforms
@@ -252,7 +252,7 @@ def test_mixing_in_blocks_is_the_dense_product(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("kind", ["random-regular", "scale-free", "epidemic"])
 def test_a_rule_on_gathered_neighbors_sees_exactly_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "GATHERED_BYTES", 1000)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", 1000)
     world = Conditions(loss=0.3, leave=0.1)
     mixed, gathered = (Engine(setup(kind=kind, conditions=world, rule=rule)) for rule in (None, mean))
     for _ in range(6):
@@ -262,7 +262,7 @@ def test_a_rule_on_gathered_neighbors_sees_exactly_them(kind: str, monkeypatch: 
 
 
 def test_the_median_rule_is_the_coordinate_median_of_neighborhoods() -> None:
-    engine = Engine(setup(rule=merging.RULES["median"]))
+    engine = Engine(setup(merging=merging.Merging("median")))
     plain = Engine(setup(rule=lambda stack, weights: stack[:, 0]))
     engine.step()
     plain.step()

@@ -21,7 +21,7 @@ from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.sim.scenarios.prepare import Custom, prepare
 from quidnunc.sim.scenarios.run import run
-from quidnunc.sim.scenarios.spec import PrivacySpec, SimScenario
+from quidnunc.sim.scenarios.spec import AttackSpec, PrivacySpec, SimScenario
 from quidnunc.sim.scenarios.text import DEPTH_MAX, parse_scenario, to_scenario
 from quidnunc.sim.topology.spec import Kind
 
@@ -281,7 +281,7 @@ def test_topologies_that_cannot_be_are_refused(words: list[str], says: str) -> N
 def test_every_key_stands_in_the_documentation_with_its_default() -> None:
     text = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
     for item in msgspec.structs.fields(SimScenario):
-        kind = PrivacySpec if item.name == "privacy" else item.type
+        kind = {"privacy": PrivacySpec, "attack": AttackSpec}.get(item.name, item.type)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             for inner in msgspec.structs.fields(kind):
                 assert f"`{item.name}.{inner.name}`" in text, f"{item.name}.{inner.name}"

@@ -79,6 +79,18 @@ class ModuleNet:
         means = [torch.einsum("cb,cb...->c...", factors, grad) for grad in grads]
         return means, (losses.detach() * weights).sum(1)
 
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`; the module is in evaluation mode."""
+        self._module.eval()
+        weights = torch.full(x.shape[:2], 1.0 / x.shape[1], device=x.device) if counts is None else counts
+
+        def batch_loss(own: tuple[Tensor, ...], one: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+            return (self._loss(self._call(own, one), goal) * weight).sum()
+
+        with torch.no_grad():
+            result: Tensor = vmap(batch_loss)(tuple(params), x, y, weights)
+        return result
+
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`."""
         self._module.eval()

@@ -46,6 +46,10 @@ class Net(Protocol):
         """Mean of per-example gradients clipped to ``clip``, without noise, and the loss, [c]."""
         ...
 
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """The loss of each peer's batch, [c], without a step; arguments as for :meth:`train`."""
+        ...
+
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """Outputs of every peer on the same inputs x [m, f]: [c, classes, m]."""
         ...

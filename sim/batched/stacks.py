@@ -99,6 +99,14 @@ class StackNet:
                 grads[layer.bias] = scaled.sum(2)
         return grads, (losses * weights).sum(1)
 
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`."""
+        hidden = x.mT
+        for layer in self._layers:
+            hidden = _layer(layer, params, hidden)
+        losses = torch.logsumexp(hidden, 1) - hidden.gather(1, y.unsqueeze(1)).squeeze(1)
+        return losses.mean(1) if counts is None else (losses * counts).sum(1)
+
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`; all peers' first layers are one matrix product."""
         first = self._layers[0]

@@ -58,7 +58,7 @@ class Run:
 
     def mean(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation over the seeds of a column of :attr:`final`; nan where it is empty."""
-        values = [record[name] for record in self.final if record[name] is not None]
+        values = [record[name] for record in self.final if record.get(name) is not None]
         if not values:
             return float("nan"), float("nan")
         return fmean(values), stdev(values) if len(values) > 1 else 0.0
@@ -130,7 +130,8 @@ def _records(scenario: SimScenario, engine: Engine, seed: int, progress: Progres
 def _record(
     engine: Engine, seed: int, number: int, facts: RoundFacts, found: Evaluation, traffic: tuple[int, int]
 ) -> Record:
-    there = found.accuracy[found.present]
+    judged = found.present & found.honest
+    there = found.accuracy[judged]
     privacy = engine.setup.privacy
     record: Record = {
         "seed": seed,
@@ -138,19 +139,38 @@ def _record(
         "accuracy_mean": _finite(there.mean()) if len(there) else None,
         "accuracy_median": _finite(np.median(there)) if len(there) else None,
         "accuracy_worst": _finite(there.min()) if len(there) else None,
+        "accuracy_p10": _finite(np.quantile(there, 0.1)) if len(there) else None,
         "accuracy_best": _finite(there.max()) if len(there) else None,
-        "test_loss": _finite(found.loss[found.present].mean()) if len(there) else None,
+        "test_loss": _finite(found.loss[judged].mean()) if len(there) else None,
         "train_loss": _finite(facts.loss),
         "consensus_distance": found.consensus,
-        "peers_present": len(there),
+        "peers_present": int(found.present.sum()),
         "messages": traffic[0],
         "messages_lost": traffic[1],
         "bytes_sent": traffic[0] * engine.dim * BYTES_PER_PARAM,
         "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
     }
+    if engine.setup.attack is not None:
+        record |= _under_attack(found, judged)
     if engine.peers <= PER_PEER_MAX:
         record["accuracies"] = [round(float(value), 5) for value in found.accuracy]
         record["present"] = [bool(value) for value in found.present]
+    return record
+
+
+def _under_attack(found: Evaluation, judged: NDArray[np.bool_]) -> Record:
+    """What attackers have achieved; None where it cannot be told."""
+    held = found.held
+    record: Record = {
+        "attackers_present": int((found.present & ~found.honest).sum()),
+        "attacker_weight": None if held is None else held.weight,
+        "attacker_mixing_weight": None if held is None else held.given,
+        "detection_auroc": None if held is None else held.detection,
+    }
+    if found.triggered is not None:
+        record["backdoor_rate"] = _finite(found.triggered[judged].mean()) if judged.any() else None
+    if held is not None and len(held.kept) <= PER_PEER_MAX:
+        record["weight_kept"] = [None if np.isnan(value) else round(float(value), 5) for value in held.kept]
     return record
 
 
@@ -173,6 +193,8 @@ def _facts(setup: Setup, seed: int) -> dict[str, Any]:
         "params": setup.net.slots[-1].stop,
         "net": type(setup.net).__name__,
         "device": setup.device,
+        "holdout_median": None if setup.holdout is None else float(np.median([len(rows) for rows in setup.holdout])),
+        "attackers": [] if setup.attack is None else list(setup.attack.peers),
         "noise_multiplier": None if setup.privacy is None else setup.privacy.noise_multiplier,
         "topology": asdict(measure(setup.topology)),
     }
