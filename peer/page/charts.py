@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.lineage import Place
+from quidnunc.gossip.markup import PALETTE, label, line, svg, text, ticks
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.peer.page.gather import Gathered
 from quidnunc.peer.page.index import Index
-from quidnunc.peer.page.markup import PALETTE, code_of, label, line, svg, text, ticks
+from quidnunc.peer.page.markup import code_of
 
 _LEFT = 150
 _LANE = 26
