@@ -7,29 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.sim.commands.frame import Answer, Context, Verbs
+from quidnunc.sim.scenarios.columns import COLUMNS
 
 if TYPE_CHECKING:
     from quidnunc.sim.scenarios.run import Run
 
 RUNS = "runs"
-
-_COLUMNS = (
-    ("accuracy_mean", "mean accuracy", "{:.4f}"),
-    ("accuracy_median", "median accuracy", "{:.4f}"),
-    ("accuracy_p10", "10th percentile", "{:.4f}"),
-    ("accuracy_worst", "worst peer", "{:.4f}"),
-    ("test_loss", "test loss", "{:.4f}"),
-    ("consensus_distance", "consensus distance", "{:.4g}"),
-    ("peers_present", "peers present", "{:,.0f}"),
-    ("messages", "messages", "{:,.0f}"),
-    ("messages_lost", "messages lost", "{:,.0f}"),
-    ("bytes_sent", "bytes of params sent", "{:,.0f}"),
-    ("epsilon", "epsilon", "{:.4f}"),
-    ("attacker_weight", "weight of attackers", "{:.4f}"),
-    ("attacker_mixing_weight", "without the rule", "{:.4f}"),
-    ("detection_auroc", "detection (AUROC)", "{:.4f}"),
-    ("backdoor_rate", "backdoor taken", "{:.4f}"),
-)
 
 
 def register(verbs: Verbs) -> None:
@@ -86,7 +69,7 @@ def final_table(done: Run) -> list[str]:
         "",
         f"{'after the last round':24} {'mean':>14} {'+- over seeds':>14}",
     ]
-    for name, title, shape in _COLUMNS:
+    for name, title, shape in COLUMNS:
         mean, spread = done.mean(name)
         if mean == mean:
             lines.append(f"{title:24} {shape.format(mean):>14} {shape.format(spread):>14}")

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
-from quidnunc.sim.scenarios.directory import RunDirectory
+from quidnunc.sim.report.page import page
+from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, prepare
 from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
 from quidnunc.sim.topology.measure import measure
+from quidnunc.sim.topology.picture import drawn_edges, positions
 
 PER_PEER_MAX = 256
 """Up to so many peers, records hold every peer's accuracy."""
@@ -85,6 +88,8 @@ def run(
     with _threads(chosen.engine.threads):
         facts = [_facts(prepare(chosen, seed, base, custom), seed) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
+        if directory is not None:
+            directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
         records: list[Record] = []
         models: dict[int, NDArray[np.float32]] = {}
         begun = time.monotonic()
@@ -101,6 +106,8 @@ def run(
         finally:
             if directory is not None:
                 directory.finish(status, {"elapsed_s": round(time.monotonic() - begun, 3), "records": len(records)})
+        if directory is not None:
+            directory.write(REPORT, page(read_run(directory.path)))
     return Run(chosen, records, facts, models, None if directory is None else directory.path)
 
 
@@ -198,6 +205,21 @@ def _facts(setup: Setup, seed: int) -> dict[str, Any]:
         "noise_multiplier": None if setup.privacy is None else setup.privacy.noise_multiplier,
         "topology": asdict(measure(setup.topology)),
     }
+
+
+def drawn_graph(setup: Setup) -> str:
+    """The graph of a setup as it is drawn, in JSON: see :class:`quidnunc.sim.scenarios.stored.Graph`."""
+    topology = setup.topology
+    graph = Graph(
+        setup.seed,
+        topology.kind,
+        topology.peers,
+        len(topology.edges(1)),
+        [(int(a), int(b)) for a, b in drawn_edges(topology)],
+        [(round(float(x), 4), round(float(y), 4)) for x, y in positions(topology)],
+        [] if setup.attack is None else list(setup.attack.peers),
+    )
+    return msgspec.json.encode(graph).decode()
 
 
 def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, Any]:
