@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quidnunc.sim.commands import report, run, topologies
+from quidnunc.sim.commands import compare, report, run, sweep, topologies
 
-VERBS = (topologies.register, run.register, report.register)
+VERBS = (topologies.register, run.register, sweep.register, compare.register, report.register)
 
 
 def register(parser: Any) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from importlib.resources import files
-from typing import Any
 
 import msgspec
 
 from quidnunc.gossip.markup import document, section, text
 from quidnunc.sim.report import charts
 from quidnunc.sim.scenarios.columns import COLUMNS
+from quidnunc.sim.scenarios.compare import leaves
 from quidnunc.sim.scenarios.stored import StoredRun
 
 BYTES_MAX = 500_000
@@ -149,7 +148,7 @@ def _scenario(found: StoredRun) -> str:
     manifest = found.manifest
     rows = "".join(
         f"<tr><td><code>{text(path)}</code><td><code>{text(json.dumps(value)[:400])}</code>"
-        for path, value in _leaves(msgspec.to_builtins(manifest.scenario), "")
+        for path, value in leaves(msgspec.to_builtins(manifest.scenario))
     )
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     spent = "" if manifest.elapsed_s is None else f" in {manifest.elapsed_s:,.1f} s"
@@ -157,11 +156,3 @@ def _scenario(found: StoredRun) -> str:
         f"<p>{text(versions)}{spent}. The same scenario gives the same numbers on the same machine.</p>"
         f'<div class="scroll"><table><tr><th>key<th>value{rows}</table></div>'
     )
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value

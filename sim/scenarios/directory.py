@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class RunDirectory:
         self._manifest |= {"status": status, **facts}
         try:
             self._metrics.close()
+            self._manifest["metrics_sha256"] = sha256((self.path / METRICS).read_bytes()).hexdigest()
             self._write_manifest()
         except OSError as error:
             raise _unwritable(self.path, error) from None

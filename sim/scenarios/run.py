@@ -74,17 +74,18 @@ def run(
     out: Path | str | None = None,
     custom: Custom | None = None,
     progress: Progress | None = None,
+    base: Path | None = None,
 ) -> Run:
     """Run ``scenario``, a value, nested tables or the path of a TOML file, in this process.
 
     ``changes`` are ``key.path=value`` texts; ``out`` a directory to write to (none by default); ``custom`` a model,
-    loss or merge rule of your own. Relative paths in the scenario are looked for beside its file, else here. All seeds
-    are prepared before the first one runs; raises ConfigError for what cannot be run.
+    loss or merge rule of your own. Relative paths in the scenario are looked for in ``base``: beside its file if not
+    given, else here. All seeds are prepared before the first one runs; raises ConfigError for what cannot be run.
     """
-    base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
+    if base is None:
+        base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
-    if len(set(chosen.seeds)) != len(chosen.seeds):
-        raise ConfigError(f"seeds = {list(chosen.seeds)[:8]}: one stands twice", hint="name every seed once")
+    check_seeds(chosen)
     with _threads(chosen.engine.threads):
         facts = [_facts(prepare(chosen, seed, base, custom), seed) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
@@ -109,6 +110,12 @@ def run(
         if directory is not None:
             directory.write(REPORT, page(read_run(directory.path)))
     return Run(chosen, records, facts, models, None if directory is None else directory.path)
+
+
+def check_seeds(scenario: SimScenario) -> None:
+    """Raise ConfigError where a seed stands twice."""
+    if len(set(scenario.seeds)) != len(scenario.seeds):
+        raise ConfigError(f"seeds = {list(scenario.seeds)[:8]}: one stands twice", hint="name every seed once")
 
 
 def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list[str]) -> SimScenario:
@@ -228,8 +235,13 @@ def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, A
         "status": "running",
         "scenario": msgspec.to_builtins(scenario),
         "seeds": facts,
-        "versions": {name: version(name) for name in ("quidnunc", "torch", "numpy")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers depend on besides the scenario and the machine."""
+    return {name: version(name) for name in ("quidnunc", "torch", "numpy")}
 
 
 @contextmanager

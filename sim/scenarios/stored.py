@@ -74,6 +74,7 @@ class Manifest(Struct, frozen=True):
     versions: dict[str, str]
     elapsed_s: float | None = None
     records: int | None = None
+    metrics_sha256: str = ""
 
 
 class StoredRun(Struct, frozen=True):
