@@ -104,7 +104,7 @@ class StackNet:
         hidden = x.mT
         for layer in self._layers:
             hidden = _layer(layer, params, hidden)
-        losses = torch.logsumexp(hidden, 1) - hidden.gather(1, y.unsqueeze(1)).squeeze(1)
+        losses = -torch.log_softmax(hidden, 1).gather(1, y.unsqueeze(1)).squeeze(1)
         return losses.mean(1) if counts is None else (losses * counts).sum(1)
 
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
