@@ -124,6 +124,10 @@ def test_repute_for_all_at_once_is_repute_at_every_peer(holdout: float, private:
     assert checked.suspects > 0
 
 
+def _many(part: torch.Tensor | None, copies: int) -> Any:
+    return None if part is None else part.expand(copies, *part.shape[1:])
+
+
 class _Checked:
     """Merges by the batched rule and compares with the daemon's at every peer."""
 
@@ -157,7 +161,9 @@ class _Checked:
 
             def probe(stack: Stack) -> Reals:
                 assert holdout is not None
-                return holdout.losses(stack[:, None], np.array([peer]))[:, 0]
+                net, batch = self._setup.net, holdout._batch(np.array([peer]))
+                params = [torch.from_numpy(stack[:, s.start : s.stop]).view(-1, *s.shape) for s in net.slots]
+                return net.loss(params, *(_many(part, len(stack)) for part in batch)).double().numpy()
 
         options: ReputeOptions = self._merger._options
         untrained = float(self._merger._untrained[peer])

@@ -365,3 +365,22 @@ def test_params_that_are_not_finite_are_named_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="not finite after round 1") as refused:
         engine.evaluate()
     assert "learning_rate" in refused.value.hint
+
+
+@pytest.mark.parametrize("make", [small_mlp, softmax, no_bias, lambda: nn.Sequential(nn.Tanh(), nn.Linear(6, 3))])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_losses_halfway_are_those_of_params_halfway(make: Callable[[], nn.Module], weighed: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    fast = net_of(make())
+    slow = net_of(make(), _losses)
+    states = [torch.randn(3, 4, *slot.shape, generator=generator) for slot in fast.slots]
+    parts = torch.rand(2, 4, generator=generator)
+    x, y = torch.randn(4, 5, 6, generator=generator), torch.randint(0, 3, (4, 5), generator=generator)
+    counts = torch.rand(4, 5, generator=generator) if weighed else None
+    found = [net.halfway(states, parts, x, y, counts) for net in (fast, slow)]
+    for row in range(3):
+        part = torch.ones(4) if row == 0 else parts[row - 1]
+        params = [t[0] + part.view(-1, *(1 for _ in t.shape[2:])) * (t[row] - t[0]) for t in states]
+        for net, each in zip((fast, slow), found, strict=True):
+            assert torch.allclose(each[row], net.loss(params, x, y, counts), atol=1e-5)
+    assert torch.allclose(*found, atol=1e-5)

@@ -28,11 +28,16 @@ class Holdout:
         self._labels = torch.from_numpy(pool.labels).to(device)
         self._units = sum(slot.shape[0] for slot in net.slots if len(slot.shape) > 1)
 
-    def losses(self, states: Stack, peers: Indices) -> Reals:
-        """Of ``states`` [c, b, d], c params vectors for each of the ``peers`` [b]: [c, b]."""
-        flat = torch.from_numpy(states.reshape(-1, states.shape[-1])).to(self._inputs.device)
-        params = [flat[:, slot.start : slot.stop].view(len(flat), *slot.shape) for slot in self._net.slots]
-        return self._measured(params, peers, len(states))
+    def halfway(self, states: Stack, parts: Reals, peers: Indices) -> Reals:
+        """The own loss of ``peers`` [b], and those at ``parts`` [k, b] of the way to each neighbor: [k+1, b].
+
+        ``states`` [k+1, b, d] are the own and the neighbors'.
+        """
+        whole = torch.from_numpy(states).to(self._inputs.device)
+        params = [whole[..., slot.start : slot.stop].view(*states.shape[:2], *slot.shape) for slot in self._net.slots]
+        there = torch.from_numpy(parts.astype(np.float32)).to(whole.device)
+        found: Reals = self._net.halfway(params, there, *self._batch(peers)).double().cpu().numpy()
+        return found
 
     def of_rows(self, params: Tensors, peers: Indices) -> Reals:
         """Of the params of ``peers`` [b] themselves, one tensor [n, *shape] per slot: [b]."""
@@ -44,7 +49,7 @@ class Holdout:
             whole = len(some) == len(params[0])
             index = torch.from_numpy(some).to(params[0].device)
             own = params if whole else [tensor.index_select(0, index) for tensor in params]
-            found[at : at + step] = self._measured(own, some, 1)[0]
+            found[at : at + step] = self._measured(own, some)
         return found
 
     def of_genesis(self, genesis: Tensors) -> Reals:
@@ -53,17 +58,19 @@ class Holdout:
         for at in range(0, len(found), _TOGETHER):
             some = np.arange(at, min(at + _TOGETHER, len(found)))
             same = [tensor.to(self._inputs.device).expand(len(some), *tensor.shape) for tensor in genesis]
-            found[some] = self._measured(same, some, 1)[0]
+            found[some] = self._measured(same, some)
         return found
 
-    def _measured(self, params: list[Tensor], peers: Indices, copies: int) -> Reals:
+    def _measured(self, params: Tensors, peers: Indices) -> Reals:
+        found: Reals = self._net.loss(params, *self._batch(peers)).double().cpu().numpy()
+        return found
+
+    def _batch(self, peers: Indices) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs [b, h, f], labels and weights [b, h] (None: all alike) of the holdouts of ``peers``."""
         batches = whole_shares(self._sizes[peers])
         picks = self._starts[peers][:, None] + batches.picks[0]
         index = torch.from_numpy(self._rows[picks].reshape(-1)).to(self._inputs.device)
-        x = self._inputs.index_select(0, index).view(*picks.shape, -1).repeat(copies, 1, 1)
-        y = self._labels.index_select(0, index).view(picks.shape).repeat(copies, 1)
-        counts = None
-        if batches.counts is not None:
-            counts = torch.from_numpy(batches.counts).to(x.device).repeat(copies, 1)
-        loss = self._net.loss(params, x, y, counts)
-        return loss.double().cpu().numpy().reshape(copies, len(peers))
+        x = self._inputs.index_select(0, index).view(*picks.shape, -1)
+        y = self._labels.index_select(0, index).view(picks.shape)
+        counts = None if batches.counts is None else torch.from_numpy(batches.counts).to(x.device)
+        return x, y, counts

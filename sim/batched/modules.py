@@ -13,6 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from quidnunc.gossip.learning.params import Slot
 from quidnunc.gossip.learning.privacy import refuse_batch_statistics
+from quidnunc.sim.batched.halfway import between, repeated
 
 Tensors = list[Tensor]
 _TINY = 1e-30
@@ -90,6 +91,13 @@ class ModuleNet:
         with torch.no_grad():
             result: Tensor = vmap(batch_loss)(tuple(params), x, y, weights)
         return result
+
+    def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`."""
+        copies = len(states[0])
+        params = [between(tensor, parts).flatten(0, 1) for tensor in states]
+        many = x.repeat(copies, 1, 1), y.repeat(copies, 1), repeated(counts, copies)
+        return self.loss(params, *many).view(copies, len(x))
 
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`."""

@@ -133,12 +133,10 @@ class Repute:
     def _look_at(self, states: Stack, peers: Indices, at: Indices) -> _Seen:
         count, size = len(states) - 1, len(peers)
         pivot, options = states[0], self._options
-        away = np.empty((size, count))
-        steps = np.empty_like(states)
-        steps[0] = pivot
+        away, step = np.empty((size, count)), np.empty_like(pivot)
         for row in range(1, count + 1):
-            np.subtract(states[row], pivot, out=steps[row])
-            away[:, row - 1] = np.sqrt(dots(steps[row], steps[row]))
+            np.subtract(states[row], pivot, out=step)
+            away[:, row - 1] = np.sqrt(dots(step, step))
         trust = standing_weights(self.standings.good[at], self.standings.bad[at])
         clips = repute.clip_factors(away, (options.radius * weighted_medians(away, trust))[:, None])
         outside = np.zeros(away.shape, dtype=np.bool_)
@@ -147,10 +145,7 @@ class Repute:
             outside &= 2 * outside.sum(axis=1, keepdims=True) <= count
         losses, own = np.zeros((size, count)), np.full(size, np.nan)
         if self._holdout is not None:
-            for row in range(1, count + 1):
-                steps[row] *= (options.probe_step * clips[:, row - 1]).astype(np.float32)[:, None]
-                steps[row] += pivot
-            measured = self._holdout.losses(steps, peers)
+            measured = self._holdout.halfway(states, options.probe_step * clips.T, peers)
             losses, own = measured[1:].T, measured[0]
         return _Seen(clips, losses, own, geometries(list(states)), outside)
 
