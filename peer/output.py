@@ -194,7 +194,7 @@ class Output:
         """Print what a command found and return its exit code."""
         error = None
         if outcome.message:
-            error = _error(outcome.code.name.lower(), outcome.message, outcome.hint)
+            error = _error(ExitCode(outcome.code).name.lower(), outcome.message, outcome.hint)
         if self.json:
             self._envelope(outcome.code, outcome.data, error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from cli_helpers import quidnunc as command
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.scenarios import pool
 from quidnunc.sim.scenarios import sweep as sweeping
 from quidnunc.sim.scenarios.compare import compared, read_runs, table
+from quidnunc.sim.scenarios.pool import Job, run_all
 from quidnunc.sim.scenarios.run import run
 from quidnunc.sim.scenarios.sweep import Point, read_sweep, sweep
+from quidnunc.sim.worker import REFUSED
 
 TOML = """
 name = "grid"
@@ -133,6 +137,69 @@ def test_a_directory_that_is_no_run_is_never_removed(tmp_path: Path) -> None:
     assert kept.read_text() == "mine"
 
 
+def test_several_processes_write_what_one_does(tmp_path: Path) -> None:
+    (point,) = read_sweep(written(tmp_path), [], 1)
+    alone, apart = tmp_path / "alone", tmp_path / "apart"
+    sweep([point], tmp_path, alone)
+    told: list[int] = []
+    sweep([point], tmp_path, apart, lambda number, point: told.append(number), 2)
+    assert told == [0]
+    assert (alone / point.name / "metrics.jsonl").read_bytes() == (apart / point.name / "metrics.jsonl").read_bytes()
+    assert sweep([point], tmp_path, apart)[0].resumed
+
+
+WORKER = """
+import json, os, pathlib, signal, sys
+order = json.load(sys.stdin)
+out = pathlib.Path(order["out"])
+tries = out.with_suffix(".tries")
+count = len(tries.read_text()) if tries.exists() else 0
+tries.write_text("x" * (count + 1))
+if count < int(sys.argv[1]):
+    out.mkdir(parents=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+out.mkdir(parents=True)
+"""
+
+
+@pytest.mark.parametrize(("kills", "fails"), [(2, False), (3, True)])
+def test_a_killed_worker_is_replaced_twice(
+    kills: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-c", WORKER, str(kills)))
+    scenario = read_sweep(written(tmp_path), [])[0].scenario
+    jobs = [Job(scenario, tmp_path / name) for name in ("a", "b")]
+    cleared = []
+
+    def clear(path: Path) -> None:
+        cleared.append(path)
+        if path.exists():
+            path.rmdir()
+
+    assert list(run_all(jobs, tmp_path, 2, clear)) == ["the worker failed: ended by signal 9" if fails else ""] * 2
+    assert sorted(cleared) == [tmp_path / "a"] * 3 + [tmp_path / "b"] * 3
+
+
+def test_a_worker_that_refuses_or_breaks_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job(read_sweep(written(tmp_path), [])[0].scenario, tmp_path / "a")]
+    refuse = f'print(\'{{"message": "diverged"}}\'); exit({REFUSED})'
+    for code, says in ((refuse, "diverged"), ("boom", "NameError")):
+        monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-c", code))
+        assert says in next(run_all(jobs, tmp_path, 1, lambda path: None))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_scenario_that_diverges_does_not_keep_the_others(tmp_path: Path) -> None:
+    file = written(tmp_path, TOML.replace("attack.count = [0, 1]", "training.learning_rate = [1e6, 0.1]"))
+    words = ("--set", "model.kind=mlp", "--set", "model.hidden=[8, 8, 8]", "--set", "rounds=20")
+    found = command("--json", "sim", "sweep", file, "--out", tmp_path / "out", *words)
+    assert found.code == 20
+    assert all("not finite" in why for why in found.envelope["data"]["failed"].values())
+    assert {row["status"] for row in found.envelope["data"]["runs"]} == {"complete", "failed"}
+    shown = command("sim", "compare", tmp_path / "out")
+    assert "(failed)" in shown.out
+
+
 def test_compared_runs_differ_in_what_differs(tmp_path: Path) -> None:
     points = read_sweep(written(tmp_path), [])
     done = sweep(points, tmp_path, tmp_path / "out")
@@ -170,3 +237,4 @@ def test_the_commands_sweep_resume_and_compare(tmp_path: Path, monkeypatch: pyte
     assert command("sim", "run", file).code == 64
     assert command("sim", "compare", tmp_path / "none").code == 64
     assert command("sim", "sweep", file, "--sample", "-1").code == 64
+    assert command("sim", "sweep", file, "--jobs", "0").code == 64

@@ -113,7 +113,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def read_runs(paths: Sequence[Path]) -> list[StoredRun]:
     """Every run of :func:`runs_in`."""
-    return [read_run(path) for path in runs_in(paths)]
+    return [read_run(path, unmeasured=True) for path in runs_in(paths)]
 
 
 def _word(value: Any) -> str:

@@ -98,8 +98,11 @@ class StoredRun(Struct, frozen=True):
         return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def read_run(path: Path) -> StoredRun:
-    """The run in directory ``path``. Raises ConfigError for a directory that holds none, or none that is whole."""
+def read_run(path: Path, *, unmeasured: bool = False) -> StoredRun:
+    """The run in directory ``path``; ``unmeasured`` allows one that ended before anything was measured.
+
+    Raises ConfigError for a directory that holds none, or none that is whole.
+    """
     manifest = _decoded(path / MANIFEST, MANIFEST_BYTES_MAX, Manifest)
     if manifest.format != FORMAT or manifest.v != VERSION:
         raise ConfigError(
@@ -114,7 +117,7 @@ def read_run(path: Path) -> StoredRun:
             records.append(decoder.decode(line))
         except msgspec.DecodeError as error:
             raise ConfigError(f"{path / METRICS}: line {number}: {error}", hint="run the scenario again") from None
-    if not records:
+    if not records and not unmeasured:
         raise ConfigError(f"{path / METRICS}: no records", hint="run the scenario again")
     graph = None
     if (path / TOPOLOGY).exists():

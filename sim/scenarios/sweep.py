@@ -1,4 +1,4 @@
-"""Many scenarios from one: a grid of values, run one after the other, resumed where a crash has ended it.
+"""Many scenarios from one: a grid of values, in one process or several, resumed where a crash has ended it.
 
 A sweep's directory holds one run directory for each scenario, named by the hash of what it computes. A run counts as
 finished when its manifest says so, was written by the same versions for the same scenario, and its metrics are those
@@ -20,6 +20,7 @@ import numpy as np
 from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.sim.batched.draws import keys, uniforms
 from quidnunc.sim.scenarios.directory import FORMAT, MANIFEST, METRICS
+from quidnunc.sim.scenarios.pool import Job, run_all
 from quidnunc.sim.scenarios.prepare import prepare
 from quidnunc.sim.scenarios.run import Progress, check_seeds, run, versions
 from quidnunc.sim.scenarios.spec import SimScenario
@@ -95,11 +96,12 @@ def _scenario(table: Mapping[str, Any], values: Mapping[str, Any], source: str) 
 
 
 class Swept(NamedTuple):
-    """What became of a point: where it stands, and whether it was there already."""
+    """What became of a point: where it stands, whether it was there already, and what was wrong (mostly nothing)."""
 
     point: Point
     directory: Path
     resumed: bool
+    problem: str = ""
 
 
 def sweep(
@@ -107,11 +109,13 @@ def sweep(
     base: Path,
     out: Path,
     progress: Callable[[int, Point], Progress | None] | None = None,
+    processes: int = 1,
 ) -> list[Swept]:
     """Run what is not finished yet of ``points`` into ``out``; relative paths in scenarios are looked for in ``base``.
 
-    Everything that is to run is prepared first: raises ConfigError for what cannot be, before anything runs.
-    ``progress`` is asked for a callback before each run.
+    Everything that is to run is prepared first: raises ConfigError for what cannot be, before anything runs. One that
+    fails on the way (params that diverge) is left as it is, named, and does not keep the others from running.
+    ``progress`` is asked for a callback before each run; with several ``processes``, after each, and not used further.
     """
     told = [(point, out / point.name, finished(out / point.name, point.scenario)) for point in points]
     for point, _, done in told:
@@ -119,15 +123,25 @@ def sweep(
         if not done:
             for seed in point.scenario.seeds:
                 prepare(point.scenario, seed, base)
-    found = []
-    begun = set()
-    for number, (point, directory, done) in enumerate(told):
-        if not done and directory not in begun:
+    # A grid may name one scenario twice.
+    missing = {directory: number for number, (_, directory, done) in reversed(list(enumerate(told))) if not done}
+    numbers = sorted(missing.values())
+    problems: dict[Path, str] = {}
+    if processes > 1:
+        jobs = [Job(points[number].scenario, told[number][1]) for number in numbers]
+        for number, problem in zip(numbers, run_all(jobs, base, processes, _clear), strict=True):
+            problems[told[number][1]] = problem
+            if progress:
+                progress(number, points[number])
+    else:
+        for number in numbers:
+            point, directory, _ = told[number]
             _clear(directory)
-            run(point.scenario, out=directory, base=base, progress=progress(number, point) if progress else None)
-            begun.add(directory)
-        found.append(Swept(point, directory, done))
-    return found
+            try:
+                run(point.scenario, out=directory, base=base, progress=progress(number, point) if progress else None)
+            except ConfigError as error:
+                problems[directory] = error.message
+    return [Swept(*each, problems.get(each[1], "")) for each in told]
 
 
 def finished(directory: Path, scenario: SimScenario) -> bool:
