@@ -90,7 +90,9 @@ def loop(made: Setup, module: nn.Module, rounds: int) -> np.ndarray:
     states = [start.clone() for _ in range(PEERS)]
     dense = torch.from_numpy(made.topology.at(0).dense()).float()
     training = made.training
+    drift = [torch.zeros_like(start) for _ in range(PEERS)]
     for number in range(rounds):
+        begun = list(states)
         for peer in range(PEERS):
             rows = made.shares.rows[peer]
             key = keys(made.seed, "batches", number, np.array([peer]))
@@ -99,9 +101,13 @@ def loop(made: Setup, module: nn.Module, rounds: int) -> np.ndarray:
             for pick in picks:
                 x = torch.from_numpy(made.pool.inputs[rows[pick]])
                 gradient, _ = nets[peer].gradient(states[peer], x, torch.from_numpy(made.pool.labels[rows[pick]]))
-                velocity = velocity * training.momentum + gradient
+                before = drift[peer] if made.quasi_global else velocity
+                velocity = before * training.momentum + gradient
                 states[peer] = states[peer] - training.learning_rate * velocity
         states = list((dense @ torch.stack(states)).unbind(0))
+        scale = (1 - training.momentum) / (training.learning_rate * training.local_steps)
+        pairs = zip(drift, begun, states, strict=True)
+        drift = [training.momentum * mean + scale * (old - new) for mean, old, new in pairs]
     return torch.stack(states).numpy()
 
 
@@ -156,6 +162,16 @@ def test_the_engine_is_the_plain_loop(make: Callable[[], nn.Module], momentum: f
     for _ in range(4):
         engine.step()
     assert np.allclose(engine.params(), loop(made, make(), 4), atol=2e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_quasi_global_momentum_is_the_plain_loop(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quidnunc.sim.batched.engine.CHUNK_BYTES", 4000)
+    made = setup(training=Training(0.1, momentum, 3, 8), quasi_global=True)
+    engine = Engine(made)
+    for _ in range(5):
+        engine.step()
+    assert np.allclose(engine.params(), loop(made, small_mlp(), 5), atol=2e-5)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

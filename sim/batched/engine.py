@@ -91,6 +91,9 @@ class Engine:
         self._ring = [torch.zeros(depth, places, *tensor.shape, device=device) for tensor in setup.genesis]
         for ring, tensor in zip(self._ring, setup.genesis, strict=True):
             ring[0].copy_(tensor.to(device).expand_as(ring[0]))
+        self._drift: Tensors | None = None
+        if setup.quasi_global:
+            self._drift = [torch.zeros_like(ring[0, : self.peers]) for ring in self._ring]
         self._units = sum(slot.shape[0] for slot in setup.net.slots if len(slot.shape) > 1)
         self.dim = setup.net.slots[-1].stop
 
@@ -102,6 +105,7 @@ class Engine:
             now, into = self.round % depth, (self.round + 1) % depth
             bad = self._attackers
             base = None if bad is None else bad.before(self._ring, now)
+            begun = [ring[now, : self.peers].clone() for ring in self._ring] if self._drift is not None else []
             loss = self._train([ring[now] for ring in self._ring], active)
             links = self._weather.links(self.round, active)
             over = self.round / self.setup.rounds if self.setup.rounds else 0.0
@@ -114,8 +118,17 @@ class Engine:
                 self._merged = seen, self._merger.merge(self._ring, seen, now, into, over)
             except RefusedRows:
                 raise self._diverged() from None
+            if self._drift is not None:
+                self._follow(self._drift, begun, into)
         self.round += 1
         return RoundFacts(loss, *_traffic(links, active))
+
+    def _follow(self, drift: Tensors, begun: Tensors, into: int) -> None:
+        """Quasi-global momentum: the average of how far a round has taken the merged model, per local step."""
+        training = self.setup.training
+        scale = (1 - training.momentum) / (training.learning_rate * training.local_steps)
+        for mean, before, ring in zip(drift, begun, self._ring, strict=True):
+            mean.mul_(training.momentum).add_(before - ring[into, : self.peers], alpha=scale)
 
     def _diverged(self) -> ConfigError:
         setup = self.setup
@@ -226,6 +239,9 @@ class Engine:
         velocity = [torch.zeros_like(tensor) for tensor in params] if training.momentum else None
         losses = []
         for x, y, counts in self._batches(batches, starts):
+            if self._drift is not None:
+                # All peers take every turn here: rows are a range.
+                velocity = [mean[int(rows[0]) : int(rows[-1]) + 1].clone() for mean in self._drift]
             loss = setup.net.train(params, velocity, x, y, counts, training.learning_rate, training.momentum)
             losses.append(loss)
         return float(torch.stack(losses).mean(0).double().sum())

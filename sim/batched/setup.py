@@ -29,8 +29,8 @@ class Setup:
 
     ``rule`` is one of the user's own, in place of ``merging``. ``holdout`` are places in the pool by which REPUTE
     judges neighbors, one array per peer; ``rounds`` is how many there will be, for rules that change with time (0: not
-    known). With ``privacy`` a round is one noised full-batch step, as in the daemon; ``delta`` is what its epsilon is
-    stated at.
+    known). ``quasi_global`` takes momentum from the merged model (QG-DSGDm: Lin et al. 2021). With ``privacy`` a round
+    is one noised full-batch step, as in the daemon; ``delta`` is what its epsilon is stated at.
     """
 
     net: Net
@@ -46,6 +46,7 @@ class Setup:
     rule: StackRule | None = None
     attack: Attack | None = None
     holdout: list[Indices] | None = None
+    quasi_global: bool = False
     rounds: int = 0
     seed: int = 0
     device: str = "cpu"

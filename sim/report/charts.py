@@ -13,7 +13,7 @@ MULTIPLES_MAX = 48
 MULTIPLE_POINTS = 40
 EDGES_MAX = 4000
 DOTS_MAX = 3000
-NUMBERED_MAX = 64
+NUMBERED_MAX = 40
 KEPT_FULL, KEPT_HALF = 0.9, 0.5
 """From which part of its mixing weight on a peer counts as trusted in full, or in part."""
 _SIDE = 420
@@ -193,7 +193,7 @@ def picture(graph: Graph, kept: dict[int, float]) -> str:
     at = [(round(x * _SIDE), round(y * _SIDE)) for x, y in graph.places]
     lines = "".join(f"M{at[a][0]} {at[a][1]}L{at[b][0]} {at[b][1]}" for a, b in edges)
     size = max(3.0, min(13.0, 150 / max(1, graph.peers) ** 0.6))
-    parts = [f'<path class="edge" d="{lines}" stroke-opacity="{max(0.1, min(0.6, 60 / max(1, len(edges)))):.2f}"/>']
+    parts = [f'<path class="edge" d="{lines}" stroke-opacity="{max(0.1, min(0.7, 90 / max(1, len(edges)))):.2f}"/>']
     groups: dict[str, list[int]] = {}
     for peer in thinned(graph.peers, DOTS_MAX):
         groups.setdefault(_role(peer, graph, kept), []).append(peer)

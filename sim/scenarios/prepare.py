@@ -83,6 +83,7 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
         rule=custom.rule,
         attack=attack,
         holdout=holdout,
+        quasi_global=_quasi_global(scenario),
         rounds=scenario.rounds,
         seed=seed,
         device=device,
@@ -123,6 +124,22 @@ def _held_out(shares: Shares, scenario: SimScenario, seed: int) -> tuple[Shares,
     return Shares(trained, shares.replaced), kept
 
 
+def _quasi_global(scenario: SimScenario) -> bool:
+    """Whether momentum is quasi-global. Raises ConfigError where it has no meaning, or was measured to collapse."""
+    if not scenario.training.quasi_global:
+        return False
+    for wrong, why in (
+        (scenario.training.momentum == 0, "training.momentum = 0: there is nothing to carry over"),
+        (scenario.privacy is not None, "privacy: a private round is one step without momentum"),
+        (not scenario.conditions.perfect, "conditions: it collapses where states are old or peers are away"),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"training.quasi_global = true with {why}", hint="set it to false, or change what is named"
+            )
+    return True
+
+
 def _device(wanted: str) -> str:
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
@@ -142,7 +159,9 @@ def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
         first = setup.topology.at(0)
         near = int(np.isin(first.indices, setup.attack.peers).sum()) if setup.attack.name in COLLUDING else 0
         extra = max(len(setup.attack.peers), near)
-    kept = 2 + (scenario.conditions.window if scenario.conditions.lossy and setup.topology.period == 1 else 0)
+    kept = 4 if setup.quasi_global else 2
+    if scenario.conditions.lossy and setup.topology.period == 1:
+        kept += scenario.conditions.window
     need = 4 * dim * (scenario.peers + extra) * kept / 2**30
     if need > scenario.engine.memory_gib:
         raise ConfigError(

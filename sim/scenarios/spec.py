@@ -28,7 +28,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero.
+    """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero, or
+    is that of the merged model with ``quasi_global``.
 
     A private round is one full-batch step with ``learning_rate`` instead.
     """
@@ -37,6 +38,7 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     local_steps: Annotated[int, Meta(ge=1, le=100_000)] = 2
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+    quasi_global: bool = False
 
 
 class PrivacySpec(Struct, frozen=True, forbid_unknown_fields=True):
