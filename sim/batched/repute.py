@@ -114,7 +114,7 @@ class Repute:
         """Distances, losses and geometry of a whole group, gathered block by block."""
         rows, dim = ring[0].shape[1], width_of(ring)
         parts = []
-        for peers, near in group.blocks(dim, 2):
+        for peers, near in group.blocks(dim):
             # Row by row [k+1, b, d]: what one pass works on lies together.
             index = np.concatenate([(now * rows + peers)[None], reads[near].T])
             states = gathered(ring, index)
