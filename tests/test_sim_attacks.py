@@ -333,8 +333,23 @@ def test_a_backdoor_is_measured() -> None:
         ),
         (
             {"merge": {"rule": "cs_plus", "options": {"bad": 1}}, "attack": {"name": "zero", "count": 6}},
-            "attackers beside it, merge.options.bad = 1 bears 1",
+            "attack.count = 6: peer",
             "attack.beyond = true",
+        ),
+        (
+            {"merge": {"rule": "cs_plus", "options": {"bad": 1}}, "attack": {"name": "zero", "count": 6}},
+            "attackers beside it, merge.options.bad = 1 bears 1",
+            "raise merge.options.bad",
+        ),
+        (
+            {"merge": {"rule": "repute", "options": {"radius": "x"}}},
+            "merge.options.radius = 'x': expected float",
+            "change",
+        ),
+        (
+            {"merge": {"rule": "repute"}, "attack": {"name": "zero", "peers": [1, 3, 4]}, "topology": {"kind": "ring"}},
+            "attack.peers = [1, 3, 4]: 3 attackers cut the honest peers apart",
+            "lower attack.count",
         ),
         (
             {"merge": {"rule": "rtc", "options": {"mass": 0.1}}, "attack": {"name": "zero", "count": 3}},

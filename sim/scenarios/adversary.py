@@ -30,7 +30,7 @@ def merging_of(spec: MergeSpec) -> Merging:
         else:
             checked_options(spec.rule, spec.options, charter=True)
     except ConfigError as error:
-        raise ConfigError(f"merge.options: {error.message}", hint=error.hint or "change merge.options") from None
+        raise ConfigError(f"merge.options: {error.message}", hint=f"change merge.options: {error.hint}") from None
     return Merging(spec.rule, dict(spec.options))
 
 
@@ -104,9 +104,11 @@ def check_borne(scenario: SimScenario, merging: Merging, topology: Topology, att
     assert scenario.attack is not None
     if merging.rule == "mean" or scenario.attack.beyond:
         return
+    spec = scenario.attack
+    told = f"attack.peers = {list(spec.peers)[:8]}" if spec.peers else f"attack.count = {spec.count}"
     evil = np.zeros(topology.peers, dtype=np.bool_)
     evil[list(attack.peers)] = True
-    _check_connected(topology, evil)
+    _check_connected(topology, evil, told)
     for number in range(topology.period or _CHECKED_ROUNDS):
         mixing = topology.at(number)
         bad = evil[mixing.indices]
@@ -114,10 +116,10 @@ def check_borne(scenario: SimScenario, merging: Merging, topology: Topology, att
         mass = np.bincount(mixing.receivers[bad], weights=mixing.weights[bad], minlength=topology.peers)
         rows = 1 + np.diff(mixing.indptr)
         for peer in np.flatnonzero(~evil):
-            _check_peer(merging, int(peer), int(near[peer]), float(mass[peer]), int(rows[peer]))
+            _check_peer(merging, told, int(peer), int(near[peer]), float(mass[peer]), int(rows[peer]))
 
 
-def _check_connected(topology: Topology, evil: Flags) -> None:
+def _check_connected(topology: Topology, evil: Flags, told: str) -> None:
     """Raise ConfigError where attackers cut the honest peers of a graph that stays apart: no rule can help them."""
     if topology.period != 1:
         return
@@ -133,12 +135,12 @@ def _check_connected(topology: Topology, evil: Flags) -> None:
         reached[read[reached[readers]]] = True
     if count < int((~evil).sum()):
         raise ConfigError(
-            f"attack: {int(evil.sum())} attackers cut the honest peers apart, which no merge rule bears",
+            f"{told}: {int(evil.sum())} attackers cut the honest peers apart, which no merge rule bears",
             hint="lower attack.count, choose a graph with more neighbors, or set attack.beyond = true to see it break",
         )
 
 
-def _check_peer(merging: Merging, peer: int, near: int, mass: float, rows: int) -> None:
+def _check_peer(merging: Merging, told: str, peer: int, near: int, mass: float, rows: int) -> None:
     bad, options = merging.options.get("bad"), merging.options
     needed = least_rows(merging.rule, options)
     remedy = "lower attack.count, choose a graph with more neighbors, or set attack.beyond = true to see it break"
@@ -149,18 +151,18 @@ def _check_peer(merging: Merging, peer: int, near: int, mass: float, rows: int) 
         )
     if bad is not None and near > bad:
         raise ConfigError(
-            f"attack: peer {peer} has {near} attackers beside it, merge.options.bad = {bad:g} bears {bad:g}",
+            f"{told}: peer {peer} has {near} attackers beside it, merge.options.bad = {bad:g} bears {bad:g}",
             hint=f"raise merge.options.bad, or {remedy}",
         )
     if "mass" in options and mass > options["mass"] + 1e-9:
         raise ConfigError(
-            f"attack: attackers have {mass:.3g} of the weight of peer {peer}, merge.options.mass = "
+            f"{told}: attackers have {mass:.3g} of the weight of peer {peer}, merge.options.mass = "
             f"{options['mass']:g} bears that",
             hint=f"raise merge.options.mass, or {remedy}",
         )
     if 2 * near >= rows:
         raise ConfigError(
-            f"attack: peer {peer} has {near} attackers among {rows} states with its own, {merging.rule} bears "
+            f"{told}: peer {peer} has {near} attackers among {rows} states with its own, {merging.rule} bears "
             f"{(rows - 1) // 2}",
             hint=remedy,
         )

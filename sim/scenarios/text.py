@@ -122,6 +122,7 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
     """msgspec's complaint in our words: path, value, bound, remedy."""
     what, _, where = str(error).partition(" - at ")
     path = [part for part in re.split(r"\.|\[(\d+|\.\.\.)\]", where.strip("`")) if part and part != "$"]
+    path = _named(path, table)
     if unknown := re.search(r"unknown field `(.*)`", what):
         known = _known(path)
         close = difflib.get_close_matches(unknown[1], known, n=1)
@@ -138,6 +139,18 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
         return ConfigError(f"{source}: {key} = {value!r}: not known", hint=f"one of: {', '.join(choices)}")
     bound = what[:1].lower() + what[1:].replace("`", "")
     return ConfigError(f"{source}: {key} = {repr(value)[:_SHOWN]}: {bound}", hint=hint or f"change {key}")
+
+
+def _named(path: list[str], table: Any) -> list[str]:
+    """``path`` with the key of a table of numbers, which msgspec leaves out: the first that is none."""
+    found = []
+    for part in path:
+        if part == "..." and isinstance(table, dict):
+            numbers = (int, float)
+            part = next((k for k, v in table.items() if not isinstance(v, numbers) or isinstance(v, bool)), part)
+        found.append(part)
+        table = table.get(part) if isinstance(table, dict) else table
+    return found
 
 
 def _struct_at(path: list[str]) -> type[msgspec.Struct]:
