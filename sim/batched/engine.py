@@ -22,6 +22,7 @@ from quidnunc.sim.batched.attackers import Scene, widened
 from quidnunc.sim.batched.batches import Batches, draw_batches, whole_shares
 from quidnunc.sim.batched.conditions import Flags, Links, Weather
 from quidnunc.sim.batched.draws import Indices, keys
+from quidnunc.sim.batched.measures import consensus, traffic
 from quidnunc.sim.batched.merging import Catalogued
 from quidnunc.sim.batched.net import Tensors
 from quidnunc.sim.batched.poison import poisoned_examples
@@ -121,7 +122,7 @@ class Engine:
             if self._drift is not None:
                 self._follow(self._drift, begun, into)
         self.round += 1
-        return RoundFacts(loss, *_traffic(links, active))
+        return RoundFacts(loss, *traffic(links, active))
 
     def _follow(self, drift: Tensors, begun: Tensors, into: int) -> None:
         """Quasi-global momentum: the average of how far a round has taken the merged model, per local step."""
@@ -156,14 +157,14 @@ class Engine:
                 loss[self._order[at : at + step]] = spent.double().mean(1).cpu().numpy()
             present = self._weather.present
             honest = np.ones(self.peers, dtype=np.bool_) if self._attackers is None else ~self._attackers.flags
-            consensus = _consensus(params, present & honest)
+            distance = consensus(params, present & honest)
             triggered = self._triggered(params)
-        if not np.isfinite(consensus):
+        if not np.isfinite(distance):
             raise self._diverged()
         found = self._held(honest)
         there, good = np.empty_like(present), np.empty_like(honest)
         there[self._order], good[self._order] = present, honest
-        return Evaluation(accuracy, loss, there, good, consensus, triggered, found)
+        return Evaluation(accuracy, loss, there, good, distance, triggered, found)
 
     def _triggered(self, params: Tensors) -> NDArray[np.float64] | None:
         attack = self.setup.attack
@@ -288,24 +289,3 @@ def _reordered(topology: Topology, order: Indices) -> Topology:
     return Topology(
         topology.kind, topology.peers, lambda r: topology.at(r).reordered(order), topology.period, topology.directed
     )
-
-
-def _traffic(links: Links, active: NDArray[np.bool_]) -> tuple[int, int]:
-    """Messages sent this round, one per link whose sender took a turn, and those that were not heard."""
-    senders = active[links.mixing.indices]
-    heard = links.mixing.weights > 0 if links.ages is None else (links.mixing.weights > 0) & (links.ages == 0)
-    sent = int(senders.sum())
-    return sent, sent - int((senders & heard).sum())
-
-
-def _consensus(params: Tensors, present: NDArray[np.bool_]) -> float:
-    rows = torch.from_numpy(np.flatnonzero(present)).to(params[0].device)
-    if not len(rows):
-        return 0.0
-    square = torch.zeros(len(rows), dtype=torch.float64, device=params[0].device)
-    for tensor in params:
-        mean = tensor.index_select(0, rows).mean(0)
-        for at in range(0, len(rows), 256):
-            part = rows[at : at + 256]
-            square[at : at + 256] += (tensor.index_select(0, part) - mean).flatten(1).double().square().sum(1)
-    return float(square.sqrt().mean())
