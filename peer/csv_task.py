@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.markup import escape
 from quidnunc.gossip.tabular.encode import encode
 from quidnunc.gossip.tabular.examine import Examined, examine
 from quidnunc.gossip.tabular.findings import DataFault, Severity
@@ -20,7 +21,6 @@ from quidnunc.gossip.tabular.options import Options, parse_options
 from quidnunc.gossip.tabular.schema import Schema, parse_schema
 from quidnunc.gossip.tabular.task import blank_task, table_task
 from quidnunc.gossip.task import Site, Task
-from quidnunc.peer.output import escape
 from quidnunc.peer.table_file import dialect_of, load_table
 
 SCHEMA_SOURCE = "the charter's schema"

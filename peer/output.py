@@ -39,6 +39,7 @@ from quidnunc.crypto.errors import (
     StoreNewer,
     StoreUnwritable,
 )
+from quidnunc.gossip.markup import escape
 
 ENVELOPE_VERSION = 1
 
@@ -193,7 +194,7 @@ class Output:
         """Print what a command found and return its exit code."""
         error = None
         if outcome.message:
-            error = _error(outcome.code.name.lower(), outcome.message, outcome.hint)
+            error = _error(ExitCode(outcome.code).name.lower(), outcome.message, outcome.hint)
         if self.json:
             self._envelope(outcome.code, outcome.data, error)
         else:
@@ -245,16 +246,6 @@ class Output:
             # Talk that cannot be written (a log on a full disk) must not change how the command ends.
             if stream is not self.stderr:
                 raise
-
-
-def escape(text: str) -> str:
-    """``text`` with control, invisible and direction-changing characters written out, for example ``\\x1b``.
-
-    Newlines and tabs too: what is printed is one line.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def wants_color(stream: TextIO, *, disabled: bool) -> bool:

@@ -1,4 +1,4 @@
-"""``quidnunc sim``: topologies before anything runs, and scenarios.
+"""``quidnunc sim``: topologies before anything runs, scenarios, and what came of them.
 
 A verb is one module of ``sim/commands`` with a function ``register(verbs)``, listed in :data:`VERBS`.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quidnunc.sim.commands import run, topologies
+from quidnunc.sim.commands import compare, report, run, sweep, topologies
 
-VERBS = (topologies.register, run.register)
+VERBS = (topologies.register, run.register, sweep.register, compare.register, report.register)
 
 
 def register(parser: Any) -> None:

@@ -16,13 +16,14 @@ from cli_helpers import quidnunc
 from federation_homes import Federation, federation
 
 from quidnunc.gossip.lineage import Place
+from quidnunc.gossip.markup import text, ticks
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.peer.cli import Context
 from quidnunc.peer.home import Home
 from quidnunc.peer.output import Output
 from quidnunc.peer.page import gather as gathering
 from quidnunc.peer.page.gather import Gathered, gather
-from quidnunc.peer.page.markup import code_of, text, ticks, time_ticks
+from quidnunc.peer.page.markup import code_of, time_ticks
 from quidnunc.peer.page.page import page
 
 HOSTILE = '"><script>alert(1)</script><img src=//evil.example/x onerror=alert(2)> \x1b[31m \u202e'

@@ -21,7 +21,7 @@ from quidnunc.gossip.learning.privacy import clipped_sum
 from quidnunc.gossip.rules.linear import mean
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.gossip.task import Task, Training
-from quidnunc.sim.batched import merging
+from quidnunc.sim.batched import gathering, merging
 from quidnunc.sim.batched.batches import draw_batches, whole_shares
 from quidnunc.sim.batched.conditions import Conditions, Weather
 from quidnunc.sim.batched.draws import keys, permutations, uniforms
@@ -90,7 +90,9 @@ def loop(made: Setup, module: nn.Module, rounds: int) -> np.ndarray:
     states = [start.clone() for _ in range(PEERS)]
     dense = torch.from_numpy(made.topology.at(0).dense()).float()
     training = made.training
+    drift = [torch.zeros_like(start) for _ in range(PEERS)]
     for number in range(rounds):
+        begun = list(states)
         for peer in range(PEERS):
             rows = made.shares.rows[peer]
             key = keys(made.seed, "batches", number, np.array([peer]))
@@ -99,9 +101,13 @@ def loop(made: Setup, module: nn.Module, rounds: int) -> np.ndarray:
             for pick in picks:
                 x = torch.from_numpy(made.pool.inputs[rows[pick]])
                 gradient, _ = nets[peer].gradient(states[peer], x, torch.from_numpy(made.pool.labels[rows[pick]]))
-                velocity = velocity * training.momentum + gradient
+                before = drift[peer] if made.quasi_global else velocity
+                velocity = before * training.momentum + gradient
                 states[peer] = states[peer] - training.learning_rate * velocity
         states = list((dense @ torch.stack(states)).unbind(0))
+        scale = (1 - training.momentum) / (training.learning_rate * training.local_steps)
+        pairs = zip(drift, begun, states, strict=True)
+        drift = [training.momentum * mean + scale * (old - new) for mean, old, new in pairs]
     return torch.stack(states).numpy()
 
 
@@ -156,6 +162,16 @@ def test_the_engine_is_the_plain_loop(make: Callable[[], nn.Module], momentum: f
     for _ in range(4):
         engine.step()
     assert np.allclose(engine.params(), loop(made, make(), 4), atol=2e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_quasi_global_momentum_is_the_plain_loop(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quidnunc.sim.batched.engine.CHUNK_BYTES", 4000)
+    made = setup(training=Training(0.1, momentum, 3, 8), quasi_global=True)
+    engine = Engine(made)
+    for _ in range(5):
+        engine.step()
+    assert np.allclose(engine.params(), loop(made, small_mlp(), 5), atol=2e-5)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +268,7 @@ def test_mixing_in_blocks_is_the_dense_product(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("kind", ["random-regular", "scale-free", "epidemic"])
 def test_a_rule_on_gathered_neighbors_sees_exactly_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "GATHERED_BYTES", 1000)
+    monkeypatch.setattr(gathering, "GATHERED_BYTES", 1000)
     world = Conditions(loss=0.3, leave=0.1)
     mixed, gathered = (Engine(setup(kind=kind, conditions=world, rule=rule)) for rule in (None, mean))
     for _ in range(6):
@@ -262,7 +278,7 @@ def test_a_rule_on_gathered_neighbors_sees_exactly_them(kind: str, monkeypatch: 
 
 
 def test_the_median_rule_is_the_coordinate_median_of_neighborhoods() -> None:
-    engine = Engine(setup(rule=merging.RULES["median"]))
+    engine = Engine(setup(merging=merging.Merging("median")))
     plain = Engine(setup(rule=lambda stack, weights: stack[:, 0]))
     engine.step()
     plain.step()
@@ -365,3 +381,22 @@ def test_params_that_are_not_finite_are_named_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="not finite after round 1") as refused:
         engine.evaluate()
     assert "learning_rate" in refused.value.hint
+
+
+@pytest.mark.parametrize("make", [small_mlp, softmax, no_bias, lambda: nn.Sequential(nn.Tanh(), nn.Linear(6, 3))])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_losses_halfway_are_those_of_params_halfway(make: Callable[[], nn.Module], weighed: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    fast = net_of(make())
+    slow = net_of(make(), _losses)
+    states = [torch.randn(3, 4, *slot.shape, generator=generator) for slot in fast.slots]
+    parts = torch.rand(2, 4, generator=generator)
+    x, y = torch.randn(4, 5, 6, generator=generator), torch.randint(0, 3, (4, 5), generator=generator)
+    counts = torch.rand(4, 5, generator=generator) if weighed else None
+    found = [net.halfway(states, parts, x, y, counts) for net in (fast, slow)]
+    for row in range(3):
+        part = torch.ones(4) if row == 0 else parts[row - 1]
+        params = [t[0] + part.view(-1, *(1 for _ in t.shape[2:])) * (t[row] - t[0]) for t in states]
+        for net, each in zip((fast, slow), found, strict=True):
+            assert torch.allclose(each[row], net.loss(params, x, y, counts), atol=1e-5)
+    assert torch.allclose(*found, atol=1e-5)

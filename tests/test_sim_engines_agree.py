@@ -6,12 +6,15 @@ from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
+import pytest
 import torch
 
 from quidnunc.gossip.learning.builtin import digits
 from quidnunc.gossip.learning.params import build as build_model
 from quidnunc.gossip.task import Site, Training
+from quidnunc.sim.batched.attackers import Attack
 from quidnunc.sim.batched.engine import Engine, Setup
+from quidnunc.sim.batched.merging import Merging
 from quidnunc.sim.batched.net import net_of
 from quidnunc.sim.data.pool import Pool
 from quidnunc.sim.data.shares import Shares
@@ -28,25 +31,28 @@ ALPHA = 100.0
 TOLERANCE = 0.04
 
 
-def test_both_engines_reach_the_same_accuracy_on_the_same_scenario() -> None:
+@pytest.mark.parametrize(("rule", "bad"), [("mean", ()), ("repute", (2,))])
+def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, bad: tuple[int, ...]) -> None:
+    """Everybody honest and averaging; and one of four flipping signs from the first round on against REPUTE."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        protocol, batched = _protocol(), _batched()
+        protocol, batched = _protocol(rule, bad), _batched(rule, bad)
     finally:
         torch.set_num_threads(before)
     assert abs(protocol - batched) < TOLERANCE
     assert min(protocol, batched) > 0.8
 
 
-def _protocol() -> float:
+def _protocol(rule: str, bad: tuple[int, ...]) -> float:
     scenario = Scenario(
         task=digits,
         training=TRAINING,
         peers=PEERS,
         alpha=ALPHA,
         rounds=ROUNDS,
-        rule="mean",
+        rule=rule,
+        attackers=dict.fromkeys(bad, "sign_flip"),
         drag_cap=1.0,
         codec=1,
         link=Link(delay_s=0.01, jitter_s=0.0),
@@ -54,36 +60,40 @@ def _protocol() -> float:
     )
     world = begin(scenario, 1.5 * ROUNDS)
     world.run(1.5 * ROUNDS)
-    return fmean(accuracy(peer) for peer in world.peers)
+    return fmean(accuracy(peer) for peer in world.peers if peer.index not in bad)
 
 
-def _batched() -> float:
+def _batched(rule: str, bad: tuple[int, ...]) -> float:
     tasks = [digits(Site(index, PEERS, ALPHA, SEED)) for index in range(PEERS)]
     module = build_model(tasks[0], SEED)
     net = net_of(module)
     named = dict(module.named_parameters())
-    sizes = [len(task.train[0]) for task in tasks]
-    bounds = np.cumsum([0, *sizes])
+    parts = [task.train for task in tasks] + [task.holdout for task in tasks]
+    bounds = np.cumsum([0, *(len(part[0]) for part in parts)])
     pool = Pool(
         "digits",
-        torch.cat([task.train[0] for task in tasks]).numpy(),
-        torch.cat([task.train[1] for task in tasks]).numpy(),
+        torch.cat([inputs for inputs, _ in parts]).numpy(),
+        torch.cat([labels for _, labels in parts]).numpy(),
         tasks[0].test[0].numpy(),
         tasks[0].test[1].numpy(),
         10,
         (64,),
     )
-    shares = Shares([np.arange(low, high) for low, high in pairwise(bounds)], False)
+    rows = [np.arange(low, high) for low, high in pairwise(bounds)]
     engine = Engine(
         Setup(
             net,
             [named[slot.name].detach() for slot in net.slots],
             pool,
-            shares,
+            Shares(rows[:PEERS], False),
             build_topology(TopologySpec(kind="complete"), PEERS),
             TRAINING,
+            merging=Merging(rule),
+            attack=Attack("sign_flip", bad) if bad else None,
+            holdout=rows[PEERS:] if rule == "repute" else None,
         )
     )
     for _ in range(ROUNDS):
         engine.step()
-    return float(engine.evaluate().accuracy.mean())
+    found = engine.evaluate()
+    return float(found.accuracy[found.honest].mean())

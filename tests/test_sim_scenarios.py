@@ -21,7 +21,7 @@ from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.sim.scenarios.prepare import Custom, prepare
 from quidnunc.sim.scenarios.run import run
-from quidnunc.sim.scenarios.spec import PrivacySpec, SimScenario
+from quidnunc.sim.scenarios.spec import AttackSpec, PrivacySpec, SimScenario
 from quidnunc.sim.scenarios.text import DEPTH_MAX, parse_scenario, to_scenario
 from quidnunc.sim.topology.spec import Kind
 
@@ -102,6 +102,9 @@ def test_what_is_wrong_is_named_once_with_path_value_bound_and_remedy(text: str,
         ({"data": {"source": "synthetic", "pool": 20}}, "fewer than 4 each"),
         ({"engine": {"memory_gib": 1e-9}}, "engine.memory_gib"),
         ({"seeds": [1, 1]}, "stands twice"),
+        ({"training": {"quasi_global": True}}, "training.momentum = 0"),
+        ({"training": {"quasi_global": True, "momentum": 0.9}, "conditions": {"loss": 0.1}}, "states are old"),
+        ({"training": {"quasi_global": True, "momentum": 0.9}, "privacy": {"epsilon": 8.0}}, "without momentum"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(
@@ -111,6 +114,13 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(
         run({**SMALL, **changes}, out=tmp_path / "run")
     assert refused.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_quasi_global_momentum_helps_where_data_are_skewed() -> None:
+    scenario = {"peers": 16, "rounds": 60, "evaluate_every": 60, "data": {"alpha": 0.1}, "topology": {"kind": "ring"}}
+    scenario["training"] = {"learning_rate": 0.2, "momentum": 0.9}
+    plain = run(scenario).final[0]["accuracy_mean"]
+    assert run(scenario, changes=["training.quasi_global=true"]).final[0]["accuracy_mean"] > plain + 0.02
 
 
 def test_changes_are_toml_values_or_bare_words() -> None:
@@ -281,7 +291,7 @@ def test_topologies_that_cannot_be_are_refused(words: list[str], says: str) -> N
 def test_every_key_stands_in_the_documentation_with_its_default() -> None:
     text = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
     for item in msgspec.structs.fields(SimScenario):
-        kind = PrivacySpec if item.name == "privacy" else item.type
+        kind = {"privacy": PrivacySpec, "attack": AttackSpec}.get(item.name, item.type)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             for inner in msgspec.structs.fields(kind):
                 assert f"`{item.name}.{inner.name}`" in text, f"{item.name}.{inner.name}"

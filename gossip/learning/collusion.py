@@ -80,14 +80,16 @@ def optimized_little(honest: Stack, answer: Answer, most: float = 10.0, evaluati
     return little_is_enough(honest, strongest(lambda z: little_is_enough(honest, z), answer, honest, most, evaluations))
 
 
-def dissensus(victim: Vector, honest: Stack, weights: Reals, bad_weight: float, strength: float = 1.0) -> Vector:
+def dissensus(
+    victim: Vector, honest: Stack, weights: Reals, bad_weight: float | Reals, strength: float = 1.0
+) -> Vector:
     """victim - strength * sum W_ih (x_h - victim) / bad weight (He, Karimireddy & Jaggi 2022).
 
-    ``weights`` [..., h] of the honest, ``bad_weight`` of all attackers together. Strength 1 cancels every honest pull
-    under plain mixing, which isolates the victim; more drives honest peers apart.
+    ``weights`` [..., h] of the honest, ``bad_weight`` (a number or [..., 1]) of all attackers together. Strength 1
+    cancels every honest pull under plain mixing, which isolates the victim; more drives honest peers apart.
     """
     pull = ((honest - victim[..., None, :]) * weights[..., None].astype(np.float32)).sum(axis=-2)
-    message: Vector = victim - np.float32(strength / bad_weight) * pull
+    message: Vector = victim - np.asarray(strength / bad_weight, dtype=np.float32) * pull
     return message
 
 
@@ -122,9 +124,12 @@ def slow_drift(victim: Vector, honest: Stack, goal: Vector) -> Vector:
     return message
 
 
-def replacement(victim: Vector, goal: Vector, weight: float) -> Vector:
-    """victim + (goal - victim)/weight: under plain mixing the victim becomes ``goal`` (Bagdasaryan et al. 2020)."""
-    message: Vector = victim + np.float32(1 / weight) * (goal - victim)
+def replacement(victim: Vector, goal: Vector, weight: float | Reals) -> Vector:
+    """victim + (goal - victim)/weight: under plain mixing the victim becomes ``goal`` (Bagdasaryan et al. 2020).
+
+    ``weight`` is what the attackers have together with the victim, a number or [..., 1].
+    """
+    message: Vector = victim + np.asarray(1 / weight, dtype=np.float32) * (goal - victim)
     return message
 
 

@@ -1,6 +1,7 @@
 """REPUTE's evidence: pure functions from distances, losses and standings to what a merge does with its inputs.
 
-All arrays are float64 [k], one row per neighbor. See ``gossip/learning/merge.py`` for the order they are applied in.
+Arrays are float64 [..., k], one place per neighbor; leading dimensions are peers that merge side by side, as in the
+simulator. See ``gossip/learning/merge.py`` for the order they are applied in.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from quidnunc.gossip.rules.median import coordinate_median, medians_without_each
 _NEAR_CENTER = 0.5
 
 Flags = NDArray[np.bool_]
-"""One truth value per neighbor, [k]."""
+"""One truth value per neighbor, [..., k]."""
 
 
 def clip_radius(distances: Reals, trust: Reals, factor: float) -> float:
@@ -26,14 +27,17 @@ def clip_radius(distances: Reals, trust: Reals, factor: float) -> float:
     return factor * weighted_median(distances, trust)
 
 
-def clip_factors(distances: Reals, radius: float) -> Reals:
-    """min(1, radius/d): what each difference is shortened by."""
+def clip_factors(distances: Reals, radius: float | Reals) -> Reals:
+    """min(1, radius/d): what each difference is shortened by; ``radius`` a number or [..., 1]."""
     return np.where(distances <= radius, 1.0, radius / np.maximum(distances, 1e-300))
 
 
-def relative_harm(losses: Reals, own: float, unit: float, cap: float) -> Reals:
-    """(losses - own) / unit, within [-cap, cap]; a loss that is not finite is worth ``cap``."""
-    harm = (np.where(np.isfinite(losses), losses, np.inf) - own) / max(unit, 1e-12)
+def relative_harm(losses: Reals, own: float | Reals, unit: float | Reals, cap: float) -> Reals:
+    """(losses - own) / unit, within [-cap, cap]; a loss that is not finite is worth ``cap``.
+
+    ``own`` and ``unit`` are numbers or [..., 1].
+    """
+    harm = (np.where(np.isfinite(losses), losses, np.inf) - own) / np.maximum(unit, 1e-12)
     return np.clip(harm, -cap, cap)
 
 
@@ -42,14 +46,21 @@ def bad_by_loss(harm: Reals, floor: float, spread: float, margin: float) -> Flag
 
     Relative to the neighborhood, because different data moves everybody.
     """
-    median = float(np.median(harm))
-    deviation = float(np.median(np.abs(harm - median)))
-    return harm > max(floor, median + spread * deviation + margin)
+    median, deviation = _center(harm)
+    found: Flags = harm > np.maximum(floor, median + spread * deviation + margin)
+    return found
+
+
+def _center(values: Reals) -> tuple[Reals, Reals]:
+    """Median and median absolute deviation along the last axis, [..., 1]."""
+    median: Reals = np.median(values, axis=-1, keepdims=True)
+    deviation: Reals = np.median(np.abs(values - median), axis=-1, keepdims=True)
+    return median, deviation
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Everybody's place relative to the neighborhood; row 0 is the own state, float64 [k+1].
+    """Everybody's place relative to the neighborhood; row 0 is the own state, float64 [..., k+1].
 
     ``away`` are the distances to the coordinate median of all states. ``share`` are the parts <x, m>/<m, m> that a
     state x holds of the coordinate median m of all *other* states: about equal for honest peers, 0 for the origin,
@@ -74,17 +85,17 @@ def geometry(pivot: Vector, stack: Stack) -> Geometry:
     return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
 
 
-def bad_by_distance(places: Geometry, spread: float, margin: float, stride: float = 0.0) -> Flags:
+def bad_by_distance(places: Geometry, spread: float, margin: float, stride: float | Reals = 0.0) -> Flags:
     """Too far from the neighborhood: d > usual + spread * MAD + margin * usual, the own distance included.
 
     Usual is the median distance, and at least ``stride``, the length of an honest round of training: among peers that
     have all finished the median shrinks to nothing, and one that comes late and still trains is no outlier for it.
     Measured from the center and not from the pivot, the peers' common progress and their shared past cancel.
     """
-    median = float(np.median(places.away))
-    deviation = float(np.median(np.abs(places.away - median)))
-    usual = max(median, stride)
-    return places.away[1:] > usual + spread * deviation + margin * usual
+    median, deviation = _center(places.away)
+    usual = np.maximum(median, stride)
+    found: Flags = places.away[..., 1:] > usual + spread * deviation + margin * usual
+    return found
 
 
 def bad_by_direction(places: Geometry, least: float) -> Flags:
@@ -93,10 +104,10 @@ def bad_by_direction(places: Geometry, least: float) -> Flags:
     Noise and honest differences have no common direction, so they leave the share alone, whatever their size; this is
     what privacy noise cannot hide. One who holds little of the others does not judge, and two cannot be told apart.
     """
-    usual = float(np.median(places.share))
-    if len(places.share) < 3 or usual <= 0 or places.share[0] < _NEAR_CENTER * usual:
-        return np.zeros(len(places.share) - 1, dtype=bool)
-    return places.share[1:] < least * usual
+    usual = np.median(places.share, axis=-1, keepdims=True)
+    judges = (places.share.shape[-1] >= 3) & (usual > 0) & (places.share[..., :1] >= _NEAR_CENTER * usual)
+    found: Flags = judges & (places.share[..., 1:] < least * usual)
+    return found
 
 
 def outside_gate(pivot: Vector, stack: Stack, gamma: float) -> Flags:

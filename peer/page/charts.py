@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.lineage import Place
+from quidnunc.gossip.markup import PALETTE, label, line, svg, text, ticks
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.peer.page.gather import Gathered
 from quidnunc.peer.page.index import Index
-from quidnunc.peer.page.markup import PALETTE, code_of, label, line, moment, svg, text, ticks, time_ticks
+from quidnunc.peer.page.markup import code_of, moment, time_ticks
 
 _LEFT = 150
 _LANE = 26

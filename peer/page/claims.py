@@ -7,9 +7,10 @@ from typing import NamedTuple
 from quidnunc.gossip.claims import BEYOND, ORIGIN, Claim, believable
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.lineage import Place
+from quidnunc.gossip.markup import text
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.peer.page.gather import Gathered
-from quidnunc.peer.page.markup import code_of, text
+from quidnunc.peer.page.markup import code_of
 
 _INTRO = (
     "What each member signed of the state it published last: whose training stands in it, as parts of all training in "

@@ -1,22 +1,11 @@
-"""Markup for the page: text that is safe in it, links, axes, and what every chart shares."""
+"""What only the page about a ledger writes: links between its parts, and the letters of members."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from quidnunc.peer.output import escape
-
-PALETTE = 8
-"""Colors that color-blind people can tell apart (Okabe and Ito 2008); members beyond repeat them."""
-
-
-def text(value: object) -> str:
-    """``value`` as text that is nothing but text in HTML: markup, control and direction-changing characters are not."""
-    return html.escape(escape(str(value)), quote=True)
+from quidnunc.gossip.markup import text, ticks
 
 
 def link(anchor: str, label: object) -> str:
@@ -39,38 +28,6 @@ def code_of(index: int) -> str:
         index, rest = divmod(index - 1, 26)
         letters = chr(65 + rest) + letters
     return letters
-
-
-def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    """One chart that scrolls sideways in a narrow window, with ``title`` for those who do not see it."""
-    body = "".join(parts)
-    return (
-        f'<div class="scroll"><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{text(title)}">{body}</svg></div>'
-    )
-
-
-def label(x: float, y: float, value: object, kind: str = "", anchor: str = "") -> str:
-    """Text in a chart; ``anchor`` is ``middle`` or ``end`` where it does not start at ``x``."""
-    classes = f' class="{kind}"' if kind else ""
-    where = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:g}" y="{y:g}"{classes}{where}>{text(value)}</text>'
-
-
-def line(x1: float, y1: float, x2: float, y2: float, kind: str = "axis") -> str:
-    """A straight line in a chart."""
-    return f'<path class="{kind}" d="M{x1:g} {y1:g}L{x2:g} {y2:g}"/>'
-
-
-def ticks(low: int, high: int, count: int) -> list[int]:
-    """At most ``count`` round numbers from ``low`` to ``high``, evenly apart."""
-    step = 1
-    factors = (2, 5, 10)
-    while (high - low) // step + 1 > count:
-        base = 10 ** (len(str(step)) - 1)
-        step = next(base * factor for factor in factors if base * factor > step)
-    first = -(-low // step) * step
-    return list(range(first, high + 1, step))
 
 
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)
@@ -103,9 +60,3 @@ def moment(t_ms: int) -> str:
         return datetime.fromtimestamp(t_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return f"{t_ms} ms"
-
-
-def style_policy(style: str) -> str:
-    """A content security policy that allows exactly this style sheet and nothing else (CSP level 3)."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from quidnunc.gossip.markup import PALETTE, document, section, text
 from quidnunc.peer.page import charts, tables
 from quidnunc.peer.page.claims import claims
 from quidnunc.peer.page.gather import Gathered
 from quidnunc.peer.page.index import Index
-from quidnunc.peer.page.markup import PALETTE, code_of, style_policy, text
+from quidnunc.peer.page.markup import code_of
 
 _SHARES = "Shares are algebra on weights, not causes: no share says what the model would be without a member."
 
@@ -20,41 +21,31 @@ def page(found: Gathered) -> str:
     title = f"Ledger of {found.main.name}"
     parts = [
         f"<header><h1>{text(title)}</h1><p>{_about(found, index)}</p>{_legend(found)}</header>",
-        _section("ledgers", "Ledgers on this page", tables.ledgers(found)),
-        _section("timeline", "Timeline", charts.timeline(found)),
-        _section(
+        section("ledgers", "Ledgers on this page", tables.ledgers(found)),
+        section("timeline", "Timeline", charts.timeline(found)),
+        section(
             "lineage",
             "Lineage",
             "<p>A circle is an update (hollow: a heartbeat), a line an input of a merge: thin below 5 %, thick from "
             f"20 % of the weight. Circles lead to the state they made, rounds to their first entry.</p>"
             f"{charts.lineage(found, index)}",
         ),
-        _section(
+        section(
             "contributions",
             "Contribution over rounds",
             f"<p>{_SHARES}</p>{charts.contributions(found)}{claims(found)}",
         ),
-        _section(
+        section(
             "acceptance",
             "Who accepted whom",
             "<p>How many updates of the member above the column the one before the row has accepted, the darker the "
             f"more; beneath, what it refused and how far it trusts that member less.</p>{tables.acceptance(found)}",
         ),
-        _section("witnesses", "Witness lag", charts.witness_lag(found) + tables.cosigning(found)),
-        _section("states", "States", tables.states(found, index)),
-        _section("entries", "Entries", tables.entries(found, index)),
+        section("witnesses", "Witness lag", charts.witness_lag(found) + tables.cosigning(found)),
+        section("states", "States", tables.states(found, index)),
+        section("entries", "Entries", tables.entries(found, index)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{style_policy(style)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
-        f"<title>{text(title)}</title><style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _section(anchor: str, title: str, body: str) -> str:
-    return f'<section id="{anchor}"><h2><a href="#{anchor}">{title}</a></h2>{body}</section>'
+    return document(title, style, "".join(parts))
 
 
 def _about(found: Gathered, index: Index) -> str:

@@ -5,13 +5,14 @@ The two long tables leave out the end tags that HTML does not ask for: there are
 
 from __future__ import annotations
 
+from quidnunc.gossip.markup import text
 from quidnunc.gossip.provenance import Merge, UpdatePublished, UpdateReceived
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_links import cited_entries, made_state
 from quidnunc.peer.commands.entry_view import STANDINGS, nth, type_label
 from quidnunc.peer.page.gather import Gathered, Row, Seen
 from quidnunc.peer.page.index import Index, State
-from quidnunc.peer.page.markup import code_of, link, links, text
+from quidnunc.peer.page.markup import code_of, link, links
 
 LINKS_MAX = 12
 """Links back that one row shows."""

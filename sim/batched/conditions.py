@@ -49,10 +49,22 @@ class Conditions(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Links(NamedTuple):
-    """One round's mixing with the age in rounds, int64 [m], of what is read over each link; ``ages`` None: all new."""
+    """One round's mixing with the age in rounds, int64 [m], of what is read over each link; ``ages`` None: all new.
+
+    ``news`` bool [m] says over which links a new state has come, None: over all. ``rows`` int64 [m] are the places that
+    are read; None is the senders' own, ``mixing.indices``.
+    """
 
     mixing: Mixing
     ages: Indices | None
+    news: Flags | None = None
+    rows: Indices | None = None
+
+    def weighted(self, weights: NDArray[np.float64]) -> Links:
+        """The same links with other weights [m]; the rest of one is the readers' own."""
+        old = self.mixing
+        own = 1.0 - np.bincount(old.receivers, weights=weights, minlength=old.peers).astype(np.float64)
+        return self._replace(mixing=Mixing(old.indptr, old.indices, weights, own))
 
 
 class Weather:
@@ -113,7 +125,7 @@ class Weather:
             alive &= heard | ~sent
         weights = np.where(alive, mixing.weights, 0.0)
         lost = np.bincount(receivers, weights=mixing.weights - weights, minlength=mixing.peers)
-        return Links(Mixing(mixing.indptr, mixing.indices, weights, mixing.own + lost), ages)
+        return Links(Mixing(mixing.indptr, mixing.indices, weights, mixing.own + lost), ages, heard)
 
     def _heard(self, number: int, mixing: Mixing) -> Flags:
         if not self._conditions.loss:

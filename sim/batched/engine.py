@@ -7,7 +7,6 @@ then pad their batches little. Every draw is named by seed, round and peer, so t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,41 +16,27 @@ from torch import Tensor
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.task import Training
+from quidnunc.gossip.learning.attack import BACKDOOR_CLASS, EXAMPLE_ATTACKS, stamped
+from quidnunc.gossip.rules.gram import RefusedRows
+from quidnunc.sim.batched.attackers import Scene, widened
 from quidnunc.sim.batched.batches import Batches, draw_batches, whole_shares
-from quidnunc.sim.batched.conditions import Conditions, Links, Weather
+from quidnunc.sim.batched.conditions import Flags, Links, Weather
 from quidnunc.sim.batched.draws import Indices, keys
-from quidnunc.sim.batched.merging import StackRule, merge_stacks, mix
-from quidnunc.sim.batched.net import Net, Tensors
-from quidnunc.sim.data.pool import Pool
-from quidnunc.sim.data.shares import Shares
+from quidnunc.sim.batched.measures import consensus, traffic
+from quidnunc.sim.batched.merging import Catalogued
+from quidnunc.sim.batched.net import Tensors
+from quidnunc.sim.batched.poison import poisoned_examples
+from quidnunc.sim.batched.setup import Setup, attackers_of, merger_of
+from quidnunc.sim.batched.witness import Held, held
 from quidnunc.sim.topology.catalog import Topology
+
+__all__ = ["Engine", "Evaluation", "RoundFacts", "Setup"]
 
 CHUNK_BYTES = 16 << 20
 """Params and activations of the peers that are worked on together: they should stay in the processor's caches."""
 EVALUATED_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Setup:
-    """Everything a simulation needs. ``genesis`` are the params all peers start from, one tensor per slot of ``net``.
-
-    ``rule`` None is mixing. With ``privacy`` a round is one noised full-batch step, as in the daemon;
-    ``delta`` is what its epsilon is stated at.
-    """
-
-    net: Net
-    genesis: Tensors
-    pool: Pool
-    shares: Shares
-    topology: Topology
-    training: Training
-    privacy: PrivacyStep | None = None
-    delta: float = 1e-5
-    conditions: Conditions = field(default_factory=Conditions)
-    rule: StackRule | None = None
-    seed: int = 0
-    device: str = "cpu"
+SAMPLED_READERS = 128
+"""Honest peers whose medians are looked at to tell what attackers have of them."""
 
 
 class RoundFacts(NamedTuple):
@@ -63,15 +48,20 @@ class RoundFacts(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Test accuracy and mean loss of every peer, float64 [n], who is present, and the consensus distance.
+    """Test accuracy and mean loss of every peer, float64 [n], who is present, who is honest, and more.
 
-    The latter is the mean over present peers of the distance between their params and the average of those.
+    ``consensus`` is the mean over honest peers that are present of the distance between their params and the average
+    of those. ``triggered`` is the share of examples with the backdoor's trigger that each takes for its class, None
+    without a backdoor. ``held`` is what attackers had of the last merge.
     """
 
     accuracy: NDArray[np.float64]
     loss: NDArray[np.float64]
     present: NDArray[np.bool_]
+    honest: NDArray[np.bool_]
     consensus: float
+    triggered: NDArray[np.float64] | None
+    held: Held | None
 
 
 class Engine:
@@ -86,16 +76,25 @@ class Engine:
         self._order = np.argsort(-sizes, kind="stable")
         self._sizes = sizes[self._order]
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
-        self._examples = np.concatenate([setup.shares.rows[peer] for peer in self._order])
-        self._weather = Weather(setup.conditions, _reordered(setup.topology, self._order), setup.seed, self._order)
-        self._inputs = torch.from_numpy(setup.pool.inputs).to(device)
-        self._labels = torch.from_numpy(setup.pool.labels).to(device)
+        inputs, labels, rows = poisoned_examples(setup.pool, setup.shares.rows, setup.attack)
+        self._examples = np.concatenate([rows[peer] for peer in self._order])
+        topology = _reordered(setup.topology, self._order)
+        self._weather = Weather(setup.conditions, topology, setup.seed, self._order)
+        self._inputs = torch.from_numpy(inputs).to(device)
+        self._labels = torch.from_numpy(labels).to(device)
         self._tests = torch.from_numpy(setup.pool.test_inputs).to(device)
         self._goals = torch.from_numpy(setup.pool.test_labels).to(device)
+        self._attackers = attackers_of(setup, self._order, topology, device)
+        self._merger = merger_of(setup, self._order, device)
+        self._merged: tuple[Links, NDArray[np.float64] | None] | None = None
         depth = self._weather.depth + 2
-        self._ring = [torch.empty(depth, self.peers, *tensor.shape, device=device) for tensor in setup.genesis]
+        places = self.peers + (self._attackers.rows if self._attackers is not None else 0)
+        self._ring = [torch.zeros(depth, places, *tensor.shape, device=device) for tensor in setup.genesis]
         for ring, tensor in zip(self._ring, setup.genesis, strict=True):
             ring[0].copy_(tensor.to(device).expand_as(ring[0]))
+        self._drift: Tensors | None = None
+        if setup.quasi_global:
+            self._drift = [torch.zeros_like(ring[0, : self.peers]) for ring in self._ring]
         self._units = sum(slot.shape[0] for slot in setup.net.slots if len(slot.shape) > 1)
         self.dim = setup.net.slots[-1].stop
 
@@ -105,20 +104,47 @@ class Engine:
             active = self._weather.turn(self.round)
             depth = self._ring[0].shape[0]
             now, into = self.round % depth, (self.round + 1) % depth
+            bad = self._attackers
+            base = None if bad is None else bad.before(self._ring, now)
+            begun = [ring[now, : self.peers].clone() for ring in self._ring] if self._drift is not None else []
             loss = self._train([ring[now] for ring in self._ring], active)
             links = self._weather.links(self.round, active)
-            if self.setup.rule is None:
-                mix(self._ring, links, now, into)
-            else:
-                merge_stacks(self._ring, links, now, into, self.setup.rule)
+            over = self.round / self.setup.rounds if self.setup.rounds else 0.0
+            try:
+                seen = links
+                if bad is not None and base is not None:
+                    scene = Scene(self._ring, now, self.round, links, self._merger, over)
+                    widened(self._ring, self.peers + bad.rows_in(links))
+                    seen = bad.publish(scene, base, active)
+                self._merged = seen, self._merger.merge(self._ring, seen, now, into, over)
+            except RefusedRows:
+                raise self._diverged() from None
+            if self._drift is not None:
+                self._follow(self._drift, begun, into)
         self.round += 1
-        return RoundFacts(loss, *_traffic(links, active))
+        return RoundFacts(loss, *traffic(links, active))
+
+    def _follow(self, drift: Tensors, begun: Tensors, into: int) -> None:
+        """Quasi-global momentum: the average of how far a round has taken the merged model, per local step."""
+        training = self.setup.training
+        scale = (1 - training.momentum) / (training.learning_rate * training.local_steps)
+        for mean, before, ring in zip(drift, begun, self._ring, strict=True):
+            mean.mul_(training.momentum).add_(before - ring[into, : self.peers], alpha=scale)
+
+    def _diverged(self) -> ConfigError:
+        setup = self.setup
+        under = f" under attack {setup.attack.name}" if setup.attack is not None else ""
+        return ConfigError(
+            f"params are not finite after round {self.round}{under} "
+            f"(merge rule {setup.merging.rule}, learning_rate {setup.training.learning_rate})",
+            hint="lower training.learning_rate" + (", or choose a merge rule that bears the attack" if under else ""),
+        )
 
     def evaluate(self) -> Evaluation:
         """How good everybody is now, on the pool's test set; arrays in the order of the scenario's peers."""
         setup = self.setup
         now = self.round % self._ring[0].shape[0]
-        params = [ring[now] for ring in self._ring]
+        params = [ring[now, : self.peers] for ring in self._ring]
         accuracy, loss = np.empty(self.peers), np.empty(self.peers)
         step = max(1, EVALUATED_BYTES // (4 * len(self._tests) * max(1, self._units)))
         with torch.no_grad():
@@ -130,20 +156,44 @@ class Engine:
                 accuracy[self._order[at : at + step]] = right.cpu().numpy()
                 loss[self._order[at : at + step]] = spent.double().mean(1).cpu().numpy()
             present = self._weather.present
-            consensus = _consensus(params, present)
-        if not np.isfinite(consensus):
-            raise ConfigError(
-                f"params are not finite after round {self.round} (learning_rate {setup.training.learning_rate})",
-                hint="lower training.learning_rate",
-            )
-        there = np.empty_like(present)
-        there[self._order] = present
-        return Evaluation(accuracy, loss, there, consensus)
+            honest = np.ones(self.peers, dtype=np.bool_) if self._attackers is None else ~self._attackers.flags
+            distance = consensus(params, present & honest)
+            triggered = self._triggered(params)
+        if not np.isfinite(distance):
+            raise self._diverged()
+        found = self._held(honest)
+        there, good = np.empty_like(present), np.empty_like(honest)
+        there[self._order], good[self._order] = present, honest
+        return Evaluation(accuracy, loss, there, good, distance, triggered, found)
+
+    def _triggered(self, params: Tensors) -> NDArray[np.float64] | None:
+        attack = self.setup.attack
+        if attack is None or attack.name not in EXAMPLE_ATTACKS:
+            return None
+        inputs = stamped(self._tests[self._goals != BACKDOOR_CLASS])
+        found = np.empty(self.peers)
+        step = max(1, EVALUATED_BYTES // (4 * len(inputs) * max(1, self._units)))
+        for at in range(0, self.peers, step):
+            outputs = self.setup.net.outputs([tensor[at : at + step] for tensor in params], inputs)
+            taken = (outputs.argmax(1) == BACKDOOR_CLASS).double().mean(1)
+            found[self._order[at : at + step]] = taken.cpu().numpy()
+        return found
+
+    def _held(self, honest: Flags) -> Held | None:
+        """What attackers had of the last round's merges; None without attackers or a merge."""
+        if self._attackers is None or self._merged is None:
+            return None
+        links, counted = self._merged
+        if counted is None and isinstance(self._merger, Catalogued):
+            readers = np.flatnonzero(honest)
+            some = readers[np.unique(np.linspace(0, len(readers) - 1, SAMPLED_READERS).astype(np.int64))]
+            counted = self._merger.shares(self._ring, links, (self.round - 1) % self._ring[0].shape[0], some)
+        return None if counted is None else held(links, counted, honest, self._order)
 
     def params(self) -> NDArray[np.float32]:
         """A copy of everybody's params in the order of the scenario's peers, float32 [n, d]."""
         now = self.round % self._ring[0].shape[0]
-        flat = torch.cat([ring[now].reshape(self.peers, -1) for ring in self._ring], dim=1).cpu().numpy()
+        flat = torch.cat([ring[now, : self.peers].reshape(self.peers, -1) for ring in self._ring], dim=1).cpu().numpy()
         result = np.empty_like(flat)
         result[self._order] = flat
         return result
@@ -190,6 +240,9 @@ class Engine:
         velocity = [torch.zeros_like(tensor) for tensor in params] if training.momentum else None
         losses = []
         for x, y, counts in self._batches(batches, starts):
+            if self._drift is not None:
+                # All peers take every turn here: rows are a range.
+                velocity = [mean[int(rows[0]) : int(rows[-1]) + 1].clone() for mean in self._drift]
             loss = setup.net.train(params, velocity, x, y, counts, training.learning_rate, training.momentum)
             losses.append(loss)
         return float(torch.stack(losses).mean(0).double().sum())
@@ -236,24 +289,3 @@ def _reordered(topology: Topology, order: Indices) -> Topology:
     return Topology(
         topology.kind, topology.peers, lambda r: topology.at(r).reordered(order), topology.period, topology.directed
     )
-
-
-def _traffic(links: Links, active: NDArray[np.bool_]) -> tuple[int, int]:
-    """Messages sent this round, one per link whose sender took a turn, and those that were not heard."""
-    senders = active[links.mixing.indices]
-    heard = links.mixing.weights > 0 if links.ages is None else (links.mixing.weights > 0) & (links.ages == 0)
-    sent = int(senders.sum())
-    return sent, sent - int((senders & heard).sum())
-
-
-def _consensus(params: Tensors, present: NDArray[np.bool_]) -> float:
-    rows = torch.from_numpy(np.flatnonzero(present)).to(params[0].device)
-    if not len(rows):
-        return 0.0
-    square = torch.zeros(len(rows), dtype=torch.float64, device=params[0].device)
-    for tensor in params:
-        mean = tensor.index_select(0, rows).mean(0)
-        for at in range(0, len(rows), 256):
-            part = rows[at : at + 256]
-            square[at : at + 256] += (tensor.index_select(0, part) - mean).flatten(1).double().square().sum(1)
-    return float(square.sqrt().mean())

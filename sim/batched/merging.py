@@ -1,22 +1,27 @@
 """Merging for all peers at once: sparse mixing in blocks, or a rule on gathered neighbors.
 
-States are a ring of past rounds per slot of the layout, [depth, n, *shape]: a link reads the sender's state as old as
-the link says.
+A rule that weighs whole rows is done in two steps: its weights are found on gathered neighborhoods, block by block, and
+applied by the same sparse mixing as the plain mean. Other rules give states of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from quidnunc.gossip.rules.linear import Reals, Stack
-from quidnunc.gossip.rules.median import coordinate_median
+from quidnunc.gossip.rules.linear import Reals, Stack, Vector
+from quidnunc.gossip.rules.registry import apply, coefficients
+from quidnunc.gossip.rules.shares import coordinate_shares
+from quidnunc.gossip.rules.terms import TERMS, Counting, checked_options, least_rows
 from quidnunc.sim.batched.conditions import Links
 from quidnunc.sim.batched.draws import Indices
+from quidnunc.sim.batched.gathering import gathered, neighborhoods, scatter, sources, width_of
 
 StackRule = Callable[[Stack, Reals], Stack]
 """A merge rule on gathered neighbors: float32 [b, k, d] and float64 weights [b, k] to [b, d].
@@ -25,34 +30,137 @@ Row 0 of each stack is the peer's own state, the others are neighbors that were 
 shape of every rule in ``gossip/rules``, so that one of those can be given as it is.
 """
 
-RULES: Mapping[str, StackRule | None] = {
-    "mean": None,
-    "median": lambda stack, weights: coordinate_median(stack),
-}
-"""Rules by name; None is sparse mixing, which needs no stacks."""
-
 WHOLE_BYTES = 16 << 20
 """States below this size are mixed whole: they stay in the last cache."""
 COLUMNS = 2048
 TEMPORARY_BYTES = 4 << 20
-GATHERED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """A merge rule by name, with its options: ``repute``, or one of ``gossip/rules``."""
+
+    rule: str = "mean"
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+class Merger(Protocol):
+    """How everybody merges."""
+
+    def merge(self, ring: list[Tensor], links: Links, now: int, into: int, over: float) -> Reals | None:
+        """Merge the states at ``now`` into place ``into``; the weight that each link came to, [m], None if not known.
+
+        ``over`` is the part of all rounds that is over, 0 to 1.
+        """
+        ...
+
+    def answer(self, stack: Stack, weights: Reals, links: Indices, over: float) -> Vector:
+        """What one peer would make of ``stack`` [k, d] over its ``links`` [k-1], without remembering it."""
+        ...
+
+
+class Mean:
+    """Mixing weights as they are."""
+
+    def merge(self, ring: list[Tensor], links: Links, now: int, into: int, over: float) -> Reals | None:
+        """See :class:`Merger`."""
+        mix(ring, links, now, into)
+        return links.mixing.weights
+
+    def answer(self, stack: Stack, weights: Reals, links: Indices, over: float) -> Vector:
+        """See :class:`Merger`."""
+        merged: Vector = weights.astype(np.float32) @ stack
+        return merged
+
+
+class OnStacks:
+    """A rule of the user's own, on gathered neighbors."""
+
+    def __init__(self, rule: StackRule) -> None:
+        self._rule = rule
+
+    def merge(self, ring: list[Tensor], links: Links, now: int, into: int, over: float) -> Reals | None:
+        """See :class:`Merger`; such a rule does not say what a row counted for."""
+        _by_states(ring, links, now, into, self._rule, 1)
+        return None
+
+    def answer(self, stack: Stack, weights: Reals, links: Indices, over: float) -> Vector:
+        """See :class:`Merger`."""
+        merged: Vector = self._rule(stack[None], weights[None])[0]
+        return merged
+
+
+class Catalogued:
+    """A rule of ``gossip/rules``. Where too few neighbors are heard for it, a peer keeps its own state, as the daemon
+    does. Raises ConfigError for an unknown rule and for options that are unknown, missing or out of bounds.
+    """
+
+    def __init__(self, merging: Merging) -> None:
+        self._name = merging.rule
+        self._options = checked_options(merging.rule, merging.options)
+        self._by_coordinate = TERMS[merging.rule].counting is Counting.COORDINATE
+        self._least = least_rows(merging.rule, self._options)
+
+    def merge(self, ring: list[Tensor], links: Links, now: int, into: int, over: float) -> Reals | None:
+        """See :class:`Merger`; None for a rule that treats every coordinate by itself."""
+        options = self._options_at(over)
+        if self._by_coordinate:
+            _by_states(ring, links, now, into, lambda x, w: apply(self._name, x, w, options), self._least)
+            return None
+        found = np.zeros(len(links.mixing.indices))
+        reads, dim = sources(ring, links, now), width_of(ring)
+        rows = ring[0].shape[1]
+        for group in neighborhoods(links):
+            if 1 + group.links.shape[1] < self._least:
+                continue
+            for peers, near in group.blocks(dim):
+                index = np.concatenate([(now * rows + peers)[:, None], reads[near]], axis=1)
+                weights = np.concatenate([links.mixing.own[peers][:, None], links.mixing.weights[near]], axis=1)
+                found[near] = coefficients(self._name, gathered(ring, index), weights, options)[:, 1:]
+        mix(ring, links.weighted(found), now, into)
+        return found
+
+    def answer(self, stack: Stack, weights: Reals, links: Indices, over: float) -> Vector:
+        """See :class:`Merger`."""
+        if len(stack) < self._least:
+            own: Vector = stack[0]
+            return own
+        merged: Vector = apply(self._name, stack, weights, self._options_at(over))
+        return merged
+
+    def shares(self, ring: list[Tensor], links: Links, now: int, peers: Indices) -> Reals:
+        """What each link of ``peers`` came to on average over coordinates, [m], nan elsewhere; None has weights."""
+        found = np.full(len(links.mixing.indices), np.nan)
+        reads, rows = sources(ring, links, now), ring[0].shape[1]
+        for group in neighborhoods(links):
+            wanted = np.isin(group.peers, peers)
+            for peer, near in zip(group.peers[wanted], group.links[wanted], strict=True):
+                if 1 + len(near) < self._least:
+                    found[near] = 0.0
+                    continue
+                stack = gathered(ring, np.concatenate([[now * rows + peer], reads[near]]))
+                weights = np.concatenate([[links.mixing.own[peer]], links.mixing.weights[near]])
+                found[near] = coordinate_shares(self._name, stack, weights, self._options)[1:]
+        return found
+
+    def _options_at(self, over: float) -> Mapping[str, float]:
+        return {**self._options, "t": min(1.0, over)} if "t" in self._options else self._options
 
 
 def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     """Write W x to place ``into`` of each ring, where x are the states at ``now`` (or older, as ``links`` say)."""
-    depth, peers = ring[0].shape[:2]
+    depth, rows = ring[0].shape[:2]
     mixing = links.mixing
-    slots = np.full(len(mixing.indices), now) if links.ages is None else (now - links.ages) % depth
     starts = mixing.indptr[:-1]
-    own = np.arange(peers)
-    sources = np.insert(slots * peers + mixing.indices, starts, now * peers + own)
+    own = np.arange(mixing.peers)
+    index = np.insert(sources(ring, links, now), starts, now * rows + own)
     weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
     bags = starts + own
     device = ring[0].device
-    index, offsets, factors = (torch.from_numpy(part).to(device) for part in (sources, bags, weights))
+    reads, offsets, factors = (torch.from_numpy(part).to(device) for part in (index, bags, weights))
     for tensor in ring:
-        flat = tensor.view(depth * peers, -1)
-        _bags(flat, index, offsets, factors, tensor[into].view(peers, -1))
+        flat = tensor.view(depth * rows, -1)
+        _bags(flat, reads, offsets, factors, tensor[into, : mixing.peers].view(mixing.peers, -1))
 
 
 def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result: Tensor) -> None:
@@ -76,45 +184,20 @@ def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result:
             )
 
 
-def merge_stacks(ring: list[Tensor], links: Links, now: int, into: int, rule: StackRule) -> None:
+def _by_states(ring: list[Tensor], links: Links, now: int, into: int, rule: StackRule, least: int) -> None:
     """Write what ``rule`` makes of each peer and the neighbors it hears to place ``into`` of each ring.
 
-    Peers with the same number of neighbors are gathered together, so that no stack has rows that are no peer's.
+    Peers with the same number of neighbors are gathered together, so that no stack has rows that are no peer's. Who
+    hears fewer than ``least - 1`` keeps its own state.
     """
-    depth, peers = ring[0].shape[:2]
     mixing = links.mixing
-    live = np.flatnonzero(mixing.weights > 0)
-    receivers = mixing.receivers[live]
-    slots = np.full(len(live), now) if links.ages is None else (now - links.ages[live]) % depth
-    sources = slots * peers + mixing.indices[live]
-    counts = np.bincount(receivers, minlength=peers)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    width = sum(tensor[0, 0].numel() for tensor in ring)
-    for count in np.unique(counts).tolist():
-        group = np.flatnonzero(counts == count)
-        step = max(1, GATHERED_BYTES // (4 * width * (count + 1)))
-        for at in range(0, len(group), step):
-            chosen = group[at : at + step]
-            places = starts[chosen][:, None] + np.arange(count)
-            neighbors = sources[places]
-            index = np.concatenate([(now * peers + chosen)[:, None], neighbors], axis=1)
-            weights = np.concatenate([mixing.own[chosen][:, None], mixing.weights[live][places]], axis=1)
-            _scatter(ring, into, chosen, rule(_gathered(ring, index), weights))
-
-
-def _gathered(ring: list[Tensor], index: Indices) -> Stack:
-    """The states ``index`` [b, k] of all slots side by side, float32 [b, k, d]."""
-    flat = torch.from_numpy(index.reshape(-1)).to(ring[0].device)
-    parts = [tensor.flatten(0, 1).index_select(0, flat).view(*index.shape, -1) for tensor in ring]
-    stack: Stack = torch.cat(parts, dim=2).cpu().numpy()
-    return stack
-
-
-def _scatter(ring: list[Tensor], into: int, chosen: Indices, merged: Stack) -> None:
-    rows = torch.from_numpy(chosen).to(ring[0].device)
-    values = torch.from_numpy(np.ascontiguousarray(merged, dtype=np.float32)).to(ring[0].device)
-    left = 0
+    reads, dim, rows = sources(ring, links, now), width_of(ring), ring[0].shape[1]
     for tensor in ring:
-        right = left + tensor[0, 0].numel()
-        tensor[into].index_copy_(0, rows, values[:, left:right].reshape(len(chosen), *tensor.shape[2:]))
-        left = right
+        tensor[into, : mixing.peers].copy_(tensor[now, : mixing.peers])
+    for group in neighborhoods(links):
+        if 1 + group.links.shape[1] < least:
+            continue
+        for peers, near in group.blocks(dim):
+            index = np.concatenate([(now * rows + peers)[:, None], reads[near]], axis=1)
+            weights = np.concatenate([mixing.own[peers][:, None], mixing.weights[near]], axis=1)
+            scatter(ring, into, peers, rule(gathered(ring, index), weights))

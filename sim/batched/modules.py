@@ -13,6 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from quidnunc.gossip.learning.params import Slot
 from quidnunc.gossip.learning.privacy import refuse_batch_statistics
+from quidnunc.sim.batched.halfway import between, repeated
 
 Tensors = list[Tensor]
 _TINY = 1e-30
@@ -78,6 +79,25 @@ class ModuleNet:
         factors = (clip / square.sqrt().clamp_min(_TINY)).clamp_max(1.0) * weights
         means = [torch.einsum("cb,cb...->c...", factors, grad) for grad in grads]
         return means, (losses.detach() * weights).sum(1)
+
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`; the module is in evaluation mode."""
+        self._module.eval()
+        weights = torch.full(x.shape[:2], 1.0 / x.shape[1], device=x.device) if counts is None else counts
+
+        def batch_loss(own: tuple[Tensor, ...], one: Tensor, goal: Tensor, weight: Tensor) -> Tensor:
+            return (self._loss(self._call(own, one), goal) * weight).sum()
+
+        with torch.no_grad():
+            result: Tensor = vmap(batch_loss)(tuple(params), x, y, weights)
+        return result
+
+    def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`."""
+        copies = len(states[0])
+        params = [between(tensor, parts).flatten(0, 1) for tensor in states]
+        many = x.repeat(copies, 1, 1), y.repeat(copies, 1), repeated(counts, copies)
+        return self.loss(params, *many).view(copies, len(x))
 
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`."""

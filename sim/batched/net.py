@@ -46,6 +46,17 @@ class Net(Protocol):
         """Mean of per-example gradients clipped to ``clip``, without noise, and the loss, [c]."""
         ...
 
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """The loss of each peer's batch, [c], without a step; arguments as for :meth:`train`."""
+        ...
+
+    def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """The loss on x [c, b, f] of c peers' own params, and of those at ``parts`` [k, c] of the way to k others'.
+
+        ``states`` are [k+1, c, *shape] per slot, own first; the result is [k+1, c].
+        """
+        ...
+
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """Outputs of every peer on the same inputs x [m, f]: [c, classes, m]."""
         ...

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quidnunc.gossip.learning.functional import Layer, plain_stack
 from quidnunc.gossip.learning.params import Slot
+from quidnunc.sim.batched.halfway import between, repeated
 
 Tensors = list[Tensor]
 _TINY = 1e-30
@@ -99,6 +100,32 @@ class StackNet:
                 grads[layer.bias] = scaled.sum(2)
         return grads, (losses * weights).sum(1)
 
+    def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`."""
+        hidden = x.mT
+        for layer in self._layers:
+            hidden = _layer(layer, params, hidden)
+        return _mean_loss(hidden, y, counts)
+
+    def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+        """See :class:`quidnunc.sim.batched.net.Net`.
+
+        The first layer is affine in its params: what it gives halfway is halfway between what it gives at the ends, so
+        that the largest params need not be formed.
+        """
+        first, source, copies = self._layers[0], x.mT, len(states[0])
+        if first.kind != "linear":
+            params = [between(tensor, parts).flatten(0, 1) for tensor in states]
+            many = x.repeat(copies, 1, 1), y.repeat(copies, 1), repeated(counts, copies)
+            return self.loss(params, *many).view(copies, len(x))
+        ends = torch.stack([_layer(first, [tensor[row] for tensor in states], source) for row in range(copies)])
+        hidden = between(ends, parts).flatten(0, 1)
+        used = {layer.weight for layer in self._layers[1:]} | {layer.bias for layer in self._layers[1:]}
+        later = [between(t, parts).flatten(0, 1) if at in used else t[:0] for at, t in enumerate(states)]
+        for layer in self._layers[1:]:
+            hidden = _layer(layer, later, hidden)
+        return _mean_loss(hidden, y.repeat(copies, 1), repeated(counts, copies)).view(copies, len(x))
+
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`; all peers' first layers are one matrix product."""
         first = self._layers[0]
@@ -123,6 +150,11 @@ class StackNet:
     def _backward(self, trail: list[Tensor], out: Tensor) -> list[tuple[Layer, Tensor, Tensor]]:
         """The layers from last to first with their inputs and outputs."""
         return list(zip(reversed(self._layers), reversed(trail), [out, *reversed(trail[1:])], strict=True))
+
+
+def _mean_loss(out: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
+    losses = -torch.log_softmax(out, 1).gather(1, y.unsqueeze(1)).squeeze(1)
+    return losses.mean(1) if counts is None else (losses * counts).sum(1)
 
 
 def _layer(layer: Layer, params: Tensors, hidden: Tensor) -> Tensor:

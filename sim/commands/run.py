@@ -7,24 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.sim.commands.frame import Answer, Context, Verbs
+from quidnunc.sim.scenarios.columns import COLUMNS
 
 if TYPE_CHECKING:
     from quidnunc.sim.scenarios.run import Run
 
 RUNS = "runs"
-
-_COLUMNS = (
-    ("accuracy_mean", "mean accuracy", "{:.4f}"),
-    ("accuracy_median", "median accuracy", "{:.4f}"),
-    ("accuracy_worst", "worst peer", "{:.4f}"),
-    ("test_loss", "test loss", "{:.4f}"),
-    ("consensus_distance", "consensus distance", "{:.4g}"),
-    ("peers_present", "peers present", "{:,.0f}"),
-    ("messages", "messages", "{:,.0f}"),
-    ("messages_lost", "messages lost", "{:,.0f}"),
-    ("bytes_sent", "bytes of params sent", "{:,.0f}"),
-    ("epsilon", "epsilon", "{:.4f}"),
-)
 
 
 def register(verbs: Verbs) -> None:
@@ -55,6 +43,18 @@ def run_scenario(args: argparse.Namespace, context: Context) -> Answer:
     return Answer(data, [*final_table(done), f"written to {out}"])
 
 
+def _adversary(done: Run) -> list[str]:
+    """The merge rule, and who attacks it how."""
+    spec, rule = done.scenario.attack, done.scenario.merge.rule
+    options = ", ".join(f"{name} {value:g}" for name, value in done.scenario.merge.options.items())
+    lines = [f"merge: {rule}{f' ({options})' if options else ''}"]
+    bad = done.facts[0]["attackers"]
+    if spec is not None and bad:
+        shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+        lines.append(f"attack: {spec.name} by {len(bad)} peers ({shown}); accuracies are of the honest ones")
+    return lines
+
+
 def final_table(done: Run) -> list[str]:
     """What was run in a few lines, then mean and spread of the last round over the seeds."""
     scenario, facts = done.scenario, done.facts[0]
@@ -65,10 +65,11 @@ def final_table(done: Run) -> list[str]:
         f"{scenario.name}: {scenario.peers:,} peers, {scenario.rounds:,} rounds, {seeds}; {facts['params']:,} params",
         f"data: {facts['data']}, {scenario.data.partition}; {facts['shares']}",
         f"topology: {graph['kind']}, degree {graph['degree_mean']:.3g}, gap {graph['gap']:.3g}, consensus {speed}",
+        *_adversary(done),
         "",
         f"{'after the last round':24} {'mean':>14} {'+- over seeds':>14}",
     ]
-    for name, title, shape in _COLUMNS:
+    for name, title, shape in COLUMNS:
         mean, spread = done.mean(name)
         if mean == mean:
             lines.append(f"{title:24} {shape.format(mean):>14} {shape.format(spread):>14}")

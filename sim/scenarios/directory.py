@@ -1,4 +1,5 @@
-"""A run directory: ``manifest.json`` says what was run and how it ended, ``metrics.jsonl`` what was measured.
+"""A run directory: ``manifest.json`` says what was run and how it ended, ``metrics.jsonl`` what was measured,
+``topology.json`` how the first seed's graph is drawn, and ``report.html`` shows it all.
 
 The metrics hold nothing but what the scenario and the seeds determine: the same run on the same machine gives the same
 bytes. Times and versions stand in the manifest.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 
 FORMAT = "quidnunc-run"
 VERSION = 1
-MANIFEST, METRICS = "manifest.json", "metrics.jsonl"
+MANIFEST, METRICS, TOPOLOGY, REPORT = "manifest.json", "metrics.jsonl", "topology.json", "report.html"
 NUMBERED_MAX = 10_000
 
 
@@ -51,20 +53,32 @@ class RunDirectory:
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
+    def write(self, name: str, text: str) -> None:
+        """A further file, replaced whole."""
+        try:
+            replace_file(self.path / name, text)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
     def finish(self, status: str, facts: dict[str, Any]) -> None:
         """Close the metrics and write the manifest's last version; ``status`` is ``complete`` or ``failed``."""
         self._manifest |= {"status": status, **facts}
         try:
             self._metrics.close()
+            self._manifest["metrics_sha256"] = sha256((self.path / METRICS).read_bytes()).hexdigest()
             self._write_manifest()
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
     def _write_manifest(self) -> None:
-        # Replaced whole: a reader never sees half of it.
-        new = self.path / f"{MANIFEST}.new"
-        new.write_text(json.dumps(self._manifest, indent=2, allow_nan=False) + "\n", encoding="ascii")
-        os.replace(new, self.path / MANIFEST)
+        replace_file(self.path / MANIFEST, json.dumps(self._manifest, indent=2, allow_nan=False) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, replaced whole: a reader never sees half of it."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
 
 
 def _unwritable(path: Path, error: OSError) -> StoreUnwritable:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +14,24 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.accountant import noise_for
 from quidnunc.gossip.learning.params import scoped_rng
+from quidnunc.gossip.rules.thresholds import REPUTE
 from quidnunc.gossip.task import Training
+from quidnunc.sim.batched.attackers import COLLUDING
+from quidnunc.sim.batched.draws import Indices, keys, permutations
 from quidnunc.sim.batched.engine import Setup
-from quidnunc.sim.batched.merging import RULES, StackRule
+from quidnunc.sim.batched.merging import Merging, StackRule
 from quidnunc.sim.batched.net import net_of
 from quidnunc.sim.data.pool import Pool, load_pool
-from quidnunc.sim.data.shares import share_out
+from quidnunc.sim.data.shares import Shares, share_out
+from quidnunc.sim.scenarios.adversary import attack_of, check_borne, merging_of
 from quidnunc.sim.scenarios.spec import ModelSpec, PrivacySpec, SimScenario
 from quidnunc.sim.topology.catalog import build_topology
 
 ModelMaker = Callable[[Pool], nn.Module]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+HOLDOUT = 0.2
+"""The part of its examples by which a peer judges neighbors under REPUTE, as in the built-in tasks."""
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
@@ -43,11 +50,15 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
     Raises ConfigError for what does not fit together, before anything is computed.
     """
     custom = custom or Custom()
-    rule = custom.rule or _rule(scenario)
+    merging = Merging() if custom.rule is not None else merging_of(scenario.merge)
     device = _device(scenario.engine.device)
     topology = build_topology(scenario.topology, scenario.peers, seed, base)
     pool = load_pool(scenario.data, seed, base)
+    attack = attack_of(scenario, topology, seed)
+    if attack is not None and custom.rule is None:
+        check_borne(scenario, merging, topology, attack)
     shares = share_out(pool, scenario.data, scenario.peers, seed)
+    shares, holdout = _held_out(shares, scenario, seed)
     with scoped_rng(seed):
         module = custom.model(pool) if custom.model else model_for(scenario.model, pool)
     net = net_of(module, custom.loss)
@@ -68,7 +79,12 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
         privacy=_privacy(scenario.privacy, scenario.rounds),
         delta=10.0 ** -(scenario.privacy.delta_exp if scenario.privacy else PrivacySpec(1.0).delta_exp),
         conditions=scenario.conditions,
-        rule=rule,
+        merging=merging,
+        rule=custom.rule,
+        attack=attack,
+        holdout=holdout,
+        quasi_global=_quasi_global(scenario),
+        rounds=scenario.rounds,
         seed=seed,
         device=device,
     )
@@ -88,11 +104,40 @@ def model_for(spec: ModelSpec, pool: Pool) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(width, pool.classes))
 
 
-def _rule(scenario: SimScenario) -> StackRule | None:
-    name = scenario.merge.rule
-    if name not in RULES:
-        raise ConfigError(f"merge.rule = {name[:60]!r}: not known", hint=f"one of: {', '.join(RULES)}")
-    return RULES[name]
+def _held_out(shares: Shares, scenario: SimScenario, seed: int) -> tuple[Shares, list[Indices] | None]:
+    """What is left to train on, and what each peer keeps to judge neighbors by; None where nothing is kept.
+
+    At least one example is trained on; a peer with a single one judges by it, too.
+    """
+    part = scenario.merge.holdout
+    if part < 0:
+        part = HOLDOUT if scenario.merge.rule == REPUTE else 0.0
+    if part == 0:
+        return shares, None
+    trained, kept = [], []
+    names = keys(seed, "holdout", 0, np.arange(scenario.peers))
+    for rows, order in zip(shares.rows, permutations(names, shares.sizes), strict=True):
+        count = min(max(1, len(rows) - 1), max(1, round(part * len(rows))))
+        chosen = order[: len(rows)]
+        kept.append(np.sort(rows[chosen[:count]]))
+        trained.append(np.sort(rows[chosen[count:]]) if len(rows) > 1 else rows)
+    return Shares(trained, shares.replaced), kept
+
+
+def _quasi_global(scenario: SimScenario) -> bool:
+    """Whether momentum is quasi-global. Raises ConfigError where it has no meaning, or was measured to collapse."""
+    if not scenario.training.quasi_global:
+        return False
+    for wrong, why in (
+        (scenario.training.momentum == 0, "training.momentum = 0: there is nothing to carry over"),
+        (scenario.privacy is not None, "privacy: a private round is one step without momentum"),
+        (not scenario.conditions.perfect, "conditions: it collapses where states are old or peers are away"),
+    ):
+        if wrong:
+            raise ConfigError(
+                f"training.quasi_global = true with {why}", hint="set it to false, or change what is named"
+            )
+    return True
 
 
 def _device(wanted: str) -> str:
@@ -109,8 +154,15 @@ def _privacy(spec: PrivacySpec | None, rounds: int) -> PrivacyStep | None:
 
 
 def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
-    kept = 2 + (scenario.conditions.window if scenario.conditions.lossy and setup.topology.period == 1 else 0)
-    need = 4 * dim * scenario.peers * kept / 2**30
+    extra = 0
+    if setup.attack is not None:
+        first = setup.topology.at(0)
+        near = int(np.isin(first.indices, setup.attack.peers).sum()) if setup.attack.name in COLLUDING else 0
+        extra = max(len(setup.attack.peers), near)
+    kept = 4 if setup.quasi_global else 2
+    if scenario.conditions.lossy and setup.topology.period == 1:
+        kept += scenario.conditions.window
+    need = 4 * dim * (scenario.peers + extra) * kept / 2**30
     if need > scenario.engine.memory_gib:
         raise ConfigError(
             f"{scenario.peers:,} peers with {dim:,} params, {kept} states each: {need:.1f} GiB, at most "

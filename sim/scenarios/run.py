@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
-from quidnunc.sim.scenarios.directory import RunDirectory
+from quidnunc.sim.report.page import page
+from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, prepare
 from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
 from quidnunc.sim.topology.measure import measure
+from quidnunc.sim.topology.picture import drawn_edges, positions
 
 PER_PEER_MAX = 256
 """Up to so many peers, records hold every peer's accuracy."""
@@ -58,7 +61,7 @@ class Run:
 
     def mean(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation over the seeds of a column of :attr:`final`; nan where it is empty."""
-        values = [record[name] for record in self.final if record[name] is not None]
+        values = [record[name] for record in self.final if record.get(name) is not None]
         if not values:
             return float("nan"), float("nan")
         return fmean(values), stdev(values) if len(values) > 1 else 0.0
@@ -71,20 +74,23 @@ def run(
     out: Path | str | None = None,
     custom: Custom | None = None,
     progress: Progress | None = None,
+    base: Path | None = None,
 ) -> Run:
     """Run ``scenario``, a value, nested tables or the path of a TOML file, in this process.
 
     ``changes`` are ``key.path=value`` texts; ``out`` a directory to write to (none by default); ``custom`` a model,
-    loss or merge rule of your own. Relative paths in the scenario are looked for beside its file, else here. All seeds
-    are prepared before the first one runs; raises ConfigError for what cannot be run.
+    loss or merge rule of your own. Relative paths in the scenario are looked for in ``base``: beside its file if not
+    given, else here. All seeds are prepared before the first one runs; raises ConfigError for what cannot be run.
     """
-    base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
+    if base is None:
+        base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
-    if len(set(chosen.seeds)) != len(chosen.seeds):
-        raise ConfigError(f"seeds = {list(chosen.seeds)[:8]}: one stands twice", hint="name every seed once")
+    check_seeds(chosen)
     with _threads(chosen.engine.threads):
         facts = [_facts(prepare(chosen, seed, base, custom), seed) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
+        if directory is not None:
+            directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
         records: list[Record] = []
         models: dict[int, NDArray[np.float32]] = {}
         begun = time.monotonic()
@@ -101,7 +107,15 @@ def run(
         finally:
             if directory is not None:
                 directory.finish(status, {"elapsed_s": round(time.monotonic() - begun, 3), "records": len(records)})
+        if directory is not None:
+            directory.write(REPORT, page(read_run(directory.path)))
     return Run(chosen, records, facts, models, None if directory is None else directory.path)
+
+
+def check_seeds(scenario: SimScenario) -> None:
+    """Raise ConfigError where a seed stands twice."""
+    if len(set(scenario.seeds)) != len(scenario.seeds):
+        raise ConfigError(f"seeds = {list(scenario.seeds)[:8]}: one stands twice", hint="name every seed once")
 
 
 def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list[str]) -> SimScenario:
@@ -130,7 +144,8 @@ def _records(scenario: SimScenario, engine: Engine, seed: int, progress: Progres
 def _record(
     engine: Engine, seed: int, number: int, facts: RoundFacts, found: Evaluation, traffic: tuple[int, int]
 ) -> Record:
-    there = found.accuracy[found.present]
+    judged = found.present & found.honest
+    there = found.accuracy[judged]
     privacy = engine.setup.privacy
     record: Record = {
         "seed": seed,
@@ -138,19 +153,38 @@ def _record(
         "accuracy_mean": _finite(there.mean()) if len(there) else None,
         "accuracy_median": _finite(np.median(there)) if len(there) else None,
         "accuracy_worst": _finite(there.min()) if len(there) else None,
+        "accuracy_p10": _finite(np.quantile(there, 0.1)) if len(there) else None,
         "accuracy_best": _finite(there.max()) if len(there) else None,
-        "test_loss": _finite(found.loss[found.present].mean()) if len(there) else None,
+        "test_loss": _finite(found.loss[judged].mean()) if len(there) else None,
         "train_loss": _finite(facts.loss),
         "consensus_distance": found.consensus,
-        "peers_present": len(there),
+        "peers_present": int(found.present.sum()),
         "messages": traffic[0],
         "messages_lost": traffic[1],
         "bytes_sent": traffic[0] * engine.dim * BYTES_PER_PARAM,
         "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
     }
+    if engine.setup.attack is not None:
+        record |= _under_attack(found, judged)
     if engine.peers <= PER_PEER_MAX:
         record["accuracies"] = [round(float(value), 5) for value in found.accuracy]
         record["present"] = [bool(value) for value in found.present]
+    return record
+
+
+def _under_attack(found: Evaluation, judged: NDArray[np.bool_]) -> Record:
+    """What attackers have achieved; None where it cannot be told."""
+    held = found.held
+    record: Record = {
+        "attackers_present": int((found.present & ~found.honest).sum()),
+        "attacker_weight": None if held is None else held.weight,
+        "attacker_mixing_weight": None if held is None else held.given,
+        "detection_auroc": None if held is None else held.detection,
+    }
+    if found.triggered is not None:
+        record["backdoor_rate"] = _finite(found.triggered[judged].mean()) if judged.any() else None
+    if held is not None and len(held.kept) <= PER_PEER_MAX:
+        record["weight_kept"] = [None if np.isnan(value) else round(float(value), 5) for value in held.kept]
     return record
 
 
@@ -173,9 +207,26 @@ def _facts(setup: Setup, seed: int) -> dict[str, Any]:
         "params": setup.net.slots[-1].stop,
         "net": type(setup.net).__name__,
         "device": setup.device,
+        "holdout_median": None if setup.holdout is None else float(np.median([len(rows) for rows in setup.holdout])),
+        "attackers": [] if setup.attack is None else list(setup.attack.peers),
         "noise_multiplier": None if setup.privacy is None else setup.privacy.noise_multiplier,
         "topology": asdict(measure(setup.topology)),
     }
+
+
+def drawn_graph(setup: Setup) -> str:
+    """The graph of a setup as it is drawn, in JSON: see :class:`quidnunc.sim.scenarios.stored.Graph`."""
+    topology = setup.topology
+    graph = Graph(
+        setup.seed,
+        topology.kind,
+        topology.peers,
+        len(topology.edges(1)),
+        [(int(a), int(b)) for a, b in drawn_edges(topology)],
+        [(round(float(x), 4), round(float(y), 4)) for x, y in positions(topology)],
+        [] if setup.attack is None else list(setup.attack.peers),
+    )
+    return msgspec.json.encode(graph).decode()
 
 
 def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -184,8 +235,13 @@ def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, A
         "status": "running",
         "scenario": msgspec.to_builtins(scenario),
         "seeds": facts,
-        "versions": {name: version(name) for name in ("quidnunc", "torch", "numpy")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers depend on besides the scenario and the machine."""
+    return {name: version(name) for name in ("quidnunc", "torch", "numpy")}
 
 
 @contextmanager

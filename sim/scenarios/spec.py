@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -27,7 +28,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero.
+    """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero, or
+    is that of the merged model with ``quasi_global``.
 
     A private round is one full-batch step with ``learning_rate`` instead.
     """
@@ -36,6 +38,7 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     local_steps: Annotated[int, Meta(ge=1, le=100_000)] = 2
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
+    quasi_global: bool = False
 
 
 class PrivacySpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,9 +50,33 @@ class PrivacySpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MergeSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """The merge rule by name: ``mean`` is plain mixing, ``median`` the coordinate median of a peer and neighbors."""
+    """The merge rule by name: ``mean`` is plain mixing, ``repute`` the default of real federations, others are those of
+    ``gossip/rules``. ``options`` are the rule's own.
+
+    ``holdout`` is the part of its examples that each peer keeps from training to judge neighbors by; -1 is 0.2 under
+    repute and none under other rules.
+    """
 
     rule: str = "mean"
+    options: Mapping[str, float] = field(default_factory=dict)
+    holdout: Annotated[float, Meta(ge=-1.0, le=0.9)] = -1.0
+
+
+class AttackSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who attacks how. ``count`` peers are drawn from the seed, or ``peers`` names them.
+
+    ``placement`` "spread" draws them so that no honest peer has more of them as neighbors than need be; "random" does
+    not look. ``begin`` is the first round of the attack, ``strength`` what some attacks take (-1: their default).
+    ``beyond`` allows more attackers than the merge rule bears, to see it break.
+    """
+
+    name: str
+    count: Annotated[int, Meta(ge=0, le=PEERS_MAX)] = 0
+    peers: tuple[Annotated[int, Meta(ge=0, le=PEERS_MAX)], ...] = ()
+    placement: Literal["spread", "random"] = "spread"
+    begin: Annotated[int, Meta(ge=0, le=ROUNDS_MAX)] = 0
+    strength: Annotated[float, Meta(ge=-1.0, le=1e6)] = -1.0
+    beyond: bool = False
 
 
 class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +103,7 @@ class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
     training: TrainingSpec = field(default_factory=TrainingSpec)
     topology: TopologySpec = field(default_factory=TopologySpec)
     merge: MergeSpec = field(default_factory=MergeSpec)
+    attack: AttackSpec | None = None
     privacy: PrivacySpec | None = None
     conditions: Conditions = field(default_factory=Conditions)
     engine: EngineSpec = field(default_factory=EngineSpec)

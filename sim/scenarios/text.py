@@ -22,6 +22,15 @@ _SHOWN = 60
 
 def read_scenario(path: Path, changes: Iterable[str] = ()) -> SimScenario:
     """The scenario in a file, after ``changes`` of the form ``key.path=value``. Raises ConfigError."""
+    return parse_scenario(_text(path), str(path), changes)
+
+
+def read_table(path: Path, changes: Iterable[str] = ()) -> dict[str, Any]:
+    """The nested tables of a file after ``changes``, not looked at any further. Raises ConfigError."""
+    return _changed(_table(_text(path), str(path)), str(path), changes)
+
+
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(SCENARIO_BYTES_MAX + 1)
@@ -31,25 +40,28 @@ def read_scenario(path: Path, changes: Iterable[str] = ()) -> SimScenario:
     if len(data) > SCENARIO_BYTES_MAX:
         raise ConfigError(f"{path}: more than {SCENARIO_BYTES_MAX:,} bytes", hint="is this a scenario?")
     try:
-        return parse_scenario(data.decode("utf-8-sig"), str(path), changes)
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}", hint="save it as UTF-8") from None
 
 
 def parse_scenario(text: str, source: str = "scenario", changes: Iterable[str] = ()) -> SimScenario:
     """:func:`read_scenario` for a file's text; ``source`` names it in errors."""
+    return to_scenario(_table(text, source), source, changes)
+
+
+def _table(text: str, source: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: not TOML: {str(error)[:200]}", hint="see docs/simulator.md") from None
-    return to_scenario(table, source, changes)
 
 
 def to_scenario(table: Mapping[str, Any], source: str = "scenario", changes: Iterable[str] = ()) -> SimScenario:
     """The scenario of nested tables; raises ConfigError for the first thing that is wrong."""
-    changed = _copied(table, source)
-    for change in changes:
-        _apply(changed, change)
+    changed = _changed(table, source, changes)
+    if "sweep" in changed:
+        raise ConfigError(f"{source}: a table [sweep] makes many scenarios", hint="use quidnunc sim sweep")
     for path, value in _leaves(changed, ()):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{source}: {'.'.join(path)} = {value}: must be a finite number", hint="give a number")
@@ -57,6 +69,13 @@ def to_scenario(table: Mapping[str, Any], source: str = "scenario", changes: Ite
         return msgspec.convert(changed, SimScenario)
     except msgspec.ValidationError as error:
         raise _explained(error, changed, source) from None
+
+
+def _changed(table: Mapping[str, Any], source: str, changes: Iterable[str]) -> dict[str, Any]:
+    changed = _copied(table, source)
+    for change in changes:
+        _apply(changed, change)
+    return changed
 
 
 def _copied(table: Mapping[str, Any], source: str, depth: int = 0) -> dict[str, Any]:
@@ -76,12 +95,16 @@ def _apply(table: dict[str, Any], change: str) -> None:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
-    place = table
-    for key in keys[:-1]:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"--set {change[:_SHOWN]!r}: {key} is no table", hint="name a key inside a table")
-    place[keys[-1]] = value
+    set_at(table, keys, value, f"--set {change[:_SHOWN]!r}")
+
+
+def set_at(table: dict[str, Any], path: list[str], value: Any, source: str) -> None:
+    """Put ``value`` at ``path`` of nested tables, making those that are missing; ``source`` names it in errors."""
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{source}: {key} is no table", hint="name a key inside a table")
+    table[path[-1]] = value
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -99,6 +122,7 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
     """msgspec's complaint in our words: path, value, bound, remedy."""
     what, _, where = str(error).partition(" - at ")
     path = [part for part in re.split(r"\.|\[(\d+|\.\.\.)\]", where.strip("`")) if part and part != "$"]
+    path = _named(path, table)
     if unknown := re.search(r"unknown field `(.*)`", what):
         known = _known(path)
         close = difflib.get_close_matches(unknown[1], known, n=1)
@@ -115,6 +139,18 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
         return ConfigError(f"{source}: {key} = {value!r}: not known", hint=f"one of: {', '.join(choices)}")
     bound = what[:1].lower() + what[1:].replace("`", "")
     return ConfigError(f"{source}: {key} = {repr(value)[:_SHOWN]}: {bound}", hint=hint or f"change {key}")
+
+
+def _named(path: list[str], table: Any) -> list[str]:
+    """``path`` with the key of a table of numbers, which msgspec leaves out: the first that is none."""
+    found = []
+    for part in path:
+        if part == "..." and isinstance(table, dict):
+            numbers = (int, float)
+            part = next((k for k, v in table.items() if not isinstance(v, numbers) or isinstance(v, bool)), part)
+        found.append(part)
+        table = table.get(part) if isinstance(table, dict) else table
+    return found
 
 
 def _struct_at(path: list[str]) -> type[msgspec.Struct]:

@@ -22,7 +22,7 @@ _LINE, _DOT, _INK = "#56b4e9", "#d55e00", "#222222"
 
 def terminal_picture(topology: Topology, columns: int = COLUMNS, rows: int = ROWS) -> list[str]:
     """The graph as lines of Braille characters; edges dotted, peers as small blocks."""
-    edges = _drawn_edges(topology)
+    edges = drawn_edges(topology)
     places = layout(topology, edges)
     canvas = np.zeros((2 * columns, 4 * rows), dtype=bool)
     scale = np.array([2 * columns - 1, 4 * rows - 1])
@@ -65,7 +65,7 @@ def svg(pictures: Sequence[tuple[Topology, Measures]]) -> str:
 
 
 def _panel(topology: Topology, measures: Measures) -> list[str]:
-    edges = _drawn_edges(topology)
+    edges = drawn_edges(topology)
     places = layout(topology, edges) * _PANEL
     radius = max(1.5, min(5.0, 60 / topology.peers**0.6))
     lines = "".join(f"M{places[a, 0]:.1f} {places[a, 1]:.1f}L{places[b, 0]:.1f} {places[b, 1]:.1f}" for a, b in edges)
@@ -85,7 +85,8 @@ def _panel(topology: Topology, measures: Measures) -> list[str]:
     ]
 
 
-def _drawn_edges(topology: Topology) -> Indices:
+def drawn_edges(topology: Topology) -> Indices:
+    """The edges that a picture shows, [m, 2]: all up to EDGES_DRAWN_MAX, else evenly chosen ones."""
     edges = topology.edges(1)
     if len(edges) <= EDGES_DRAWN_MAX:
         return edges
@@ -95,4 +96,4 @@ def _drawn_edges(topology: Topology) -> Indices:
 
 def positions(topology: Topology) -> Reals:
     """Where :func:`svg` draws the peers, x and y in [0, 1], float64 [n, 2]: for pictures made elsewhere."""
-    return layout(topology, _drawn_edges(topology))
+    return layout(topology, drawn_edges(topology))

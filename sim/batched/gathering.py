@@ -1,0 +1,87 @@
+"""Neighborhoods of a round, those of equal size together, and the states in them, gathered block by block.
+
+States are a ring of past rounds per slot of the layout, [depth, rows, *shape]: row i of the first n is peer i, further
+ones are what attackers publish (``sim/batched/attackers.py``). A link reads a row as old as the link says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quidnunc.gossip.rules.linear import Stack
+from quidnunc.sim.batched.conditions import Links
+from quidnunc.sim.batched.draws import Indices
+
+GATHERED_BYTES = 4 << 20
+"""States gathered at a time; with their copies they stay in the last cache."""
+
+
+class Group(NamedTuple):
+    """Peers that hear equally many neighbors: ``peers`` [g], the numbers of their links ``links`` [g, k]."""
+
+    peers: Indices
+    links: Indices
+
+    def blocks(self, dim: int, times: int = 1) -> Iterator[Group]:
+        """Parts of the group whose states of ``dim`` params, ``times`` over, are about GATHERED_BYTES."""
+        step = max(1, GATHERED_BYTES // (4 * dim * (self.links.shape[1] + 1) * times))
+        for at in range(0, len(self.peers), step):
+            yield Group(self.peers[at : at + step], self.links[at : at + step])
+
+
+def neighborhoods(links: Links) -> list[Group]:
+    """Everybody who hears a neighbor this round, by the number of neighbors heard."""
+    mixing = links.mixing
+    live = np.flatnonzero(mixing.weights > 0)
+    counts = np.bincount(mixing.receivers[live], minlength=mixing.peers)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    found = []
+    for count in np.unique(counts[counts > 0]).tolist():
+        peers = np.flatnonzero(counts == count)
+        found.append(Group(peers, live[starts[peers][:, None] + np.arange(count)]))
+    return found
+
+
+def sources(ring: list[Tensor], links: Links, now: int) -> Indices:
+    """Where each link reads, int64 [m]: a row of the ring seen as [depth * rows, ...]."""
+    depth, rows = ring[0].shape[:2]
+    read = links.mixing.indices if links.rows is None else links.rows
+    slots = np.full(len(read), now) if links.ages is None else (now - links.ages) % depth
+    found: Indices = slots * rows + read
+    return found
+
+
+def gathered(ring: list[Tensor], index: Indices) -> Stack:
+    """The states ``index`` [...] of all slots side by side, float32 [..., d]."""
+    device = ring[0].device
+    flat = torch.from_numpy(np.ascontiguousarray(index).reshape(-1)).to(device)
+    whole = torch.empty(len(flat), width_of(ring), device=device)
+    left = 0
+    for tensor in ring:
+        right = left + tensor[0, 0].numel()
+        whole[:, left:right] = tensor.flatten(0, 1).index_select(0, flat).flatten(1)
+        left = right
+    stack: Stack = whole.cpu().numpy().reshape(*index.shape, -1)
+    return stack
+
+
+def scatter(ring: list[Tensor], into: int, rows: Indices, states: Stack) -> None:
+    """Write ``states`` [b, d] to ``rows`` [b] of place ``into``."""
+    device = ring[0].device
+    chosen = torch.from_numpy(rows).to(device)
+    values = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float32)).to(device)
+    left = 0
+    for tensor in ring:
+        right = left + tensor[0, 0].numel()
+        tensor[into].index_copy_(0, chosen, values[:, left:right].reshape(len(rows), *tensor.shape[2:]))
+        left = right
+
+
+def width_of(ring: list[Tensor]) -> int:
+    """Params of one peer."""
+    return sum(tensor[0, 0].numel() for tensor in ring)

@@ -1,0 +1,35 @@
+"""``quidnunc sim report``: a run directory as one page, drawn anew."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quidnunc.crypto.errors import StoreUnwritable
+from quidnunc.sim.commands.frame import Answer, Context, Verbs
+
+
+def register(verbs: Verbs) -> None:
+    """The arguments."""
+    parser = verbs("report", help="draw a run directory as one self-contained HTML page")
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="what quidnunc sim run has written")
+    add("--out", metavar="FILE", help="where to write (default: DIR/report.html)")
+    parser.set_defaults(command=report)
+
+
+def report(args: argparse.Namespace, context: Context) -> Answer:
+    """Read, draw, write."""
+    from quidnunc.sim.report.page import page
+    from quidnunc.sim.scenarios.directory import REPORT, replace_file
+    from quidnunc.sim.scenarios.stored import read_run
+
+    source = Path(args.directory)
+    drawn = page(read_run(source))
+    out = Path(args.out) if args.out else source / REPORT
+    try:
+        replace_file(out, drawn)
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise StoreUnwritable(f"{out}: cannot be written: {why}", hint="choose another place with --out") from None
+    return Answer({"path": str(out), "bytes": len(drawn.encode())}, [f"written to {out}"])

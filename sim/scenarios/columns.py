@@ -1,0 +1,21 @@
+"""The columns of a record that people are shown, in their order: name, title, how a number is written."""
+
+from __future__ import annotations
+
+COLUMNS = (
+    ("accuracy_mean", "mean accuracy", "{:.4f}"),
+    ("accuracy_median", "median accuracy", "{:.4f}"),
+    ("accuracy_p10", "10th percentile", "{:.4f}"),
+    ("accuracy_worst", "worst peer", "{:.4f}"),
+    ("test_loss", "test loss", "{:.4f}"),
+    ("consensus_distance", "consensus distance", "{:.4g}"),
+    ("peers_present", "peers present", "{:,.0f}"),
+    ("messages", "messages", "{:,.0f}"),
+    ("messages_lost", "messages lost", "{:,.0f}"),
+    ("bytes_sent", "bytes of params sent", "{:,.0f}"),
+    ("epsilon", "epsilon", "{:.4f}"),
+    ("attacker_weight", "weight of attackers", "{:.4f}"),
+    ("attacker_mixing_weight", "without the rule", "{:.4f}"),
+    ("detection_auroc", "detection (AUROC)", "{:.4f}"),
+    ("backdoor_rate", "backdoor taken", "{:.4f}"),
+)

@@ -1,0 +1,47 @@
+"""One scenario in a process of its own: ``python -m quidnunc.sim.worker`` reads it from stdin as JSON.
+
+``{"scenario": ..., "base": DIR, "out": DIR}`` is run and written to ``out``. A refusal is answered on stdout as
+``{"message": ...}`` with exit code 64; everything else that goes wrong ends the process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.scenarios.run import run
+from quidnunc.sim.scenarios.spec import SimScenario
+
+REFUSED = 64
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a worker is told."""
+
+    scenario: SimScenario
+    base: str
+    out: str
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What a worker answers where the scenario cannot be run."""
+
+    message: str
+
+
+def main() -> int:
+    """Run what stdin says."""
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    try:
+        run(order.scenario, base=Path(order.base), out=Path(order.out))
+    except ConfigError as error:
+        sys.stdout.buffer.write(msgspec.json.encode(Refusal(error.message)))
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
