@@ -39,7 +39,7 @@ ints = st.integers(0, 2**63 - 1)
 reals = st.floats(allow_nan=False)
 standings = st.builds(jobs.Standing, reals, reals, reals)
 inputs = st.builds(jobs.MergeInput, names, names, ints, standings, st.booleans())
-rows = st.builds(jobs.MergedRow, names, names, ints, ints, ints, standings, st.booleans())
+rows = st.builds(jobs.MergedRow, names, names, ints, ints, ints, standings, ints)
 
 any_job = st.one_of(
     st.just(jobs.DescribeJob()),

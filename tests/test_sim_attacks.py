@@ -173,7 +173,7 @@ class _Checked:
         assert [row.standing.bad for row in rows] == pytest.approx(bad.tolist())
         assert [row.effective / PPB for row in rows] == pytest.approx(found.tolist(), abs=1e-5)
         self.merges += 1
-        self.suspects += sum(row.suspect for row in rows)
+        self.suspects += sum(row.doubts > 0 for row in rows)
 
 
 def test_standings_belong_to_pairs_where_the_graph_changes() -> None:
@@ -323,7 +323,7 @@ def test_a_backdoor_is_measured() -> None:
         ({"attack": {"name": "zero", "peers": [1], "count": 2}}, "attack.count = 2 beside 1", "leave count out"),
         ({"attack": {"name": "zero", "count": 1, "strength": 2.0}}, "zero takes none", "leave it out"),
         ({"merge": {"rule": "krum"}}, "needs the option bad", "0 to 1000"),
-        ({"merge": {"rule": "mean", "options": {"bad": 1}}}, "has no option bad", "known are none"),
+        ({"merge": {"rule": "mean", "options": {"bad": 1}}}, "has no option bad", "known are nearest"),
         ({"merge": {"rule": "repute", "options": {"radios": 1}}}, "radios is unknown", "radius"),
         ({"merge": {"rule": "balance", "options": {"t": 1}}}, "has no option t", "gate"),
         (

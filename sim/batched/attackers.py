@@ -7,6 +7,7 @@ where every victim is sent what harms it most: such attackers see all states of 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.learning import collusion
 from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, EXAMPLE_ATTACKS, TIMED_ATTACKS, attack_in
@@ -99,7 +99,8 @@ class Attackers:
         self._past: list[Stack] = []
         self._slot = np.cumsum(self.flags) - 1
         self._streams = [
-            NoiseStream(tagged_hash("sim-attack", b"%d/%d" % (seed, names[peer])), b"attack") for peer in self.peers
+            NoiseStream(hashlib.sha256(f"quidnunc-sim-{seed}-attack-{names[peer]}".encode()).digest(), b"attack")
+            for peer in self.peers
         ]
         self._fiedler = _fiedler(topology, self.flags) if attack.name == "spectral" else None
         self.rows = self._rows_needed(topology)
