@@ -132,12 +132,14 @@ def test_a_home_of_another_federation_signs_and_keeps_its_charter(pair: Pair) ->
 
 def test_who_drafts_for_others_signs_nothing(made: Pair, tmp_path: Path) -> None:
     make_home(tmp_path / "c", "Hospital C")
-    out = tmp_path / "charter.note"
-    for words in (
-        [tmp_path / "nobody"],
-        [tmp_path / "c"],
-        [made.root / "a", "--no-sign"],
+    for number, words in enumerate(
+        (
+            [tmp_path / "nobody"],
+            [tmp_path / "c"],
+            [made.root / "a", "--no-sign"],
+        )
     ):
+        out = tmp_path / f"charter{number}.note"
         result = quidnunc("--no-input", "--home", words[0], *CREATE, *cards(made.root), "--out", out, *words[1:])
         assert result.code == 0, result.err
         assert signers(out) == []
@@ -146,6 +148,7 @@ def test_who_drafts_for_others_signs_nothing(made: Pair, tmp_path: Path) -> None
 
 def test_a_root_key_that_is_elsewhere_leaves_a_draft_and_says_how_to_sign(pair: Pair, tmp_path: Path) -> None:
     pair.home("a").root_key.rename(tmp_path / "root.key")
+    pair.file.unlink()
     result = pair.run("a", *CREATE, *cards(pair.root), "--out", pair.file)
     assert result.code == 0, result.err
     assert "is not here: sign with federation sign" in result.err
@@ -167,6 +170,31 @@ def test_a_locked_or_foreign_root_key_is_found_out_before_the_task_is_built(pair
     assert not out.exists()
 
 
+def test_create_replaces_no_charter_no_draft_and_no_key(pair: Pair) -> None:
+    home = pair.home("a")
+    link = pair.root / "dangling.note"
+    link.symlink_to(pair.root / "nothing")
+    before = {path: path.read_bytes() for path in (pair.file, home.root_key, home.card)}
+    for path in (*before, link, pair.root):
+        result = pair.run("a", *CREATE, *cards(pair.root), "--out", path)
+        assert (result.code, f"{path}: is there already" in result.err) == (64, True)
+        assert "name another path, or remove that one" in result.err
+        assert "building task" not in result.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (pair.root / "nothing").exists()
+
+
+def test_sign_replaces_the_file_that_it_signs_and_no_other(pair: Pair) -> None:
+    home = pair.home("b")
+    before = home.root_key.read_bytes()
+    refused = pair.run("b", "federation", "sign", pair.file, "--out", home.root_key)
+    assert (refused.code, "is there already" in refused.err) == (64, True)
+    assert (home.root_key.read_bytes(), signers(pair.file)) == (before, ["Hospital A"])
+    same = pair.root / "b" / ".." / "charter.note"
+    assert pair.run("b", "federation", "sign", pair.file, "--out", same).code == 0
+    assert signers(pair.file) == ["Hospital A", "Hospital B"]
+
+
 def test_a_stale_card_of_our_own_is_refused_before_the_task_is_built(pair: Pair, tmp_path: Path) -> None:
     from quidnunc.crypto.identity import SecretKey
     from quidnunc.gossip.federation.card import make_card, open_card
@@ -182,6 +210,7 @@ def test_a_stale_card_of_our_own_is_refused_before_the_task_is_built(pair: Pair,
 
 
 def test_a_person_who_drafts_is_asked_and_may_decline(pair: Pair) -> None:
+    pair.file.unlink()
     command = [*COMMAND, "--home", str(pair.root / "a"), *CREATE, *map(str, cards(pair.root)), "--out", str(pair.file)]
     with Terminal(command) as terminal:
         assert terminal.ends({"[y/N]": "n"}) == 0

@@ -217,6 +217,7 @@ def draft(locked: Home, home: Home) -> Path:
 def test_every_source_opens_a_key(locked: Home, draft: Path, phrase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def signed(*words: str | Path) -> int:
         fresh = draft.with_name("fresh.note")
+        fresh.unlink(missing_ok=True)
         result = quidnunc("--home", locked.root, "federation", "sign", draft, "--out", fresh, "--no-input", *words)
         assert result.code == 0, result.err
         return len(open_charter(fresh.read_bytes()).signed)

@@ -39,13 +39,14 @@ from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_site, check_whole_numbers, epsilon, micro, millis
-from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_cards, replace_public, write_public
 from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
 from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
-from quidnunc.peer.home import atomic_write, expanded
+from quidnunc.peer.home import expanded
 from quidnunc.peer.model_file import beside, read_model
+from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def register(parser: CommandParser) -> None:
         metavar="FILE",
         help="begin with these params, or with those of the peer whose home this is; members get OUT.params to install",
     )
-    add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
+    add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="a new file (default: charter.note)")
     add("--no-sign", action="store_true", help="only draft, although this home is a member")
     unlocking.add_flags(parser)
     parser.set_defaults(command=create)
@@ -175,6 +176,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     if len(members) < 2:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     check_whole_numbers(args)
+    for path in (args.out, *(() if args.from_model is None else (beside(args.out),))):
+        require_free(expanded(path))
     options = dict(_option(text) for text in args.option)
     personal = tuple(sorted(set(args.personal)))
     schema = read_schema(args.schema, args.task)
@@ -203,7 +206,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     if args.from_model is not None:
         model = read_model(expanded(args.from_model), described.dim)
         described = replace(described, genesis=hashlib.sha256(model).digest())
-        atomic_write(expanded(beside(args.out)).absolute(), model)
+        write_new(expanded(beside(args.out)).absolute(), model)
     charter = replace(
         unbuilt,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
@@ -215,7 +218,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     write_public(args.out, note)
     if signer is not None and (not asks(context) or _agreed(charter, context)):
         note = sign_charter(note, signer)
-        write_public(args.out, note)
+        replace_public(args.out, note)
     opened = open_charter(note)
     lines = [
         *charter_lines(opened, terms=signer is None or not asks(context)),
