@@ -43,7 +43,7 @@ from quidnunc.peer.commands.files import own_card, own_place, read_cards, replac
 from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
-from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
+from quidnunc.peer.commands.signing import agreed_to, next_steps, require_answer, root_key, show_terms
 from quidnunc.peer.home import expanded
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.new_file import require_free, write_new
@@ -216,12 +216,12 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     gates = warn_of_noise(charter, context)
     note = draft_note(charter)
     write_public(args.out, note)
-    if signer is not None and (not asks(context) or _agreed(charter, context)):
+    if signer is not None and _agreed(charter, context):
         note = sign_charter(note, signer)
         replace_public(args.out, note)
     opened = open_charter(note)
     lines = [
-        *charter_lines(opened, terms=signer is None or not asks(context)),
+        *charter_lines(opened, terms=signer is None or context.yes),
         Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
         *next_steps(args.out, opened, context.home, installed=False),
     ]
@@ -243,8 +243,9 @@ def _merge(args: argparse.Namespace, privacy: PrivacySpec) -> MergeSpec:
 
 
 def _agreed(charter: Charter, context: Context) -> bool:
-    show_terms(charter, context)
-    return agreed(charter, context)
+    if not context.yes:  # said beside the question; without one, with the result
+        show_terms(charter, context)
+    return agreed_to(charter, context)
 
 
 def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> SecretKey | None:
@@ -259,6 +260,7 @@ def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> Sec
     if not home.root_key.exists():
         context.out.talk(f"{home.root_key} is not here: sign with federation sign {args.out} --key FILE")
         return None
+    require_answer(context, "add --yes, or --no-sign to draft only")
     return root_key(home.root_key, mine, unlocking.source(args, context).present)
 
 

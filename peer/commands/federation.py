@@ -29,7 +29,7 @@ from quidnunc.peer.commands.files import (
     same_file,
     write_public,
 )
-from quidnunc.peer.commands.signing import agreed, asks, next_steps, quidnunc, root_key, show_terms
+from quidnunc.peer.commands.signing import agreed_to, next_steps, quidnunc, root_key, show_terms
 from quidnunc.peer.home import expanded
 from quidnunc.peer.new_file import require_free
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
@@ -85,7 +85,7 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
     if target != args.file:
         require_free(expanded(target))
     show_terms(opened.charter, context)
-    if asks(context) and not agreed(opened.charter, context):
+    if not agreed_to(opened.charter, context):
         raise CharterError("not signed", hint="nothing was written")
     root = root_key(args.key or context.home.root_key, member, unlocking.source(args, context).present)
     data = sign_charter(data, root)

@@ -20,7 +20,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import own_card, require_home
 from quidnunc.peer.commands.ledger_home import require_ledger
-from quidnunc.peer.commands.signing import root_key
+from quidnunc.peer.commands.signing import agreed, root_key
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.key_track import CHANGES
@@ -62,7 +62,7 @@ class _Signing(NamedTuple):
 def rotate_key(args: argparse.Namespace, context: Context) -> Outcome:
     """Write the entry that brings in the key of the next epoch; the peer must not run. Asks before."""
     signing = _open(args, context)
-    if not _agreed(context, f"replace the log key of {signing.member.name}?"):
+    if not agreed(f"replace the log key of {signing.member.name}?", context):
         return Outcome({"rotated": False}, ["nothing was changed"])
 
     def make(log: Log, now: LogKeys) -> KeyRotate:
@@ -80,7 +80,7 @@ def revoke_key(args: argparse.Namespace, context: Context) -> Outcome:
     signing = _open(args, context)
     if min(args.epoch, args.since) < 0:
         raise UsageError("--epoch and --since count from 0")
-    if not _agreed(context, f"revoke log key {args.epoch} of {signing.member.name} from {args.since} entries on?"):
+    if not agreed(f"revoke log key {args.epoch} of {signing.member.name} from {args.since} entries on?", context):
         return Outcome({"revoked": False}, ["nothing was changed"])
 
     def make(log: Log, now: LogKeys) -> KeyRevoke:
@@ -109,14 +109,6 @@ def _open(args: argparse.Namespace, context: Context) -> _Signing:
     phrase = source(args, context).present
     root = root_key(args.key or home.root_key, member, phrase)
     return _Signing(member, root, keys.load(home.operational_key, "operational", phrase))
-
-
-def _agreed(context: Context, question: str) -> bool:
-    if context.yes:
-        return True
-    if not context.interactive:
-        raise UsageError("the root key signs, which is asked first, and nobody can answer", hint="add --yes")
-    return context.ask(f"{question} [y/N]").lower() in ("y", "yes")
 
 
 def _commit(context: Context, signing: _Signing, make: Callable[[Log, LogKeys], Change]) -> tuple[int, Change]:

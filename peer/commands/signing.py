@@ -16,7 +16,7 @@ from quidnunc.peer.commands.charter_view import terms_lines
 from quidnunc.peer.commands.data_schema import check_schema
 from quidnunc.peer.commands.promise import check_promise
 from quidnunc.peer.home import Home
-from quidnunc.peer.output import Line, Styled
+from quidnunc.peer.output import Line, Styled, UsageError
 
 
 def root_key(path: Path, member: Member, passphrase: keys.Passphrase) -> SecretKey:
@@ -39,15 +39,21 @@ def show_terms(charter: Charter, context: Context) -> None:
         context.out.talk(line.text if isinstance(line, Styled) else line)
 
 
-def asks(context: Context) -> bool:
-    """Whether a person is asked before a root key signs; nobody is where nobody can answer, or with ``--yes``."""
-    return context.interactive and not context.yes
+def require_answer(context: Context, remedy: str = "add --yes") -> None:
+    """Raise UsageError where neither ``--yes`` was given nor a person can be asked whether the root key may sign."""
+    if not (context.yes or context.interactive):
+        raise UsageError("the root key signs, which is asked first, and nobody can answer", hint=remedy)
 
 
-def agreed(charter: Charter, context: Context) -> bool:
-    """Ask a person whether the root key shall sign; call it only if :func:`asks`."""
-    answer = context.ask(f"sign charter {charter.federation_id.hex()[:16]} with the root key? [y/N]")
-    return answer.lower() in ("y", "yes")
+def agreed(question: str, context: Context) -> bool:
+    """Whether the root key may sign: yes with ``--yes``, else what a person answers. Raises UsageError without one."""
+    require_answer(context)
+    return context.yes or context.ask(f"{question} [y/N]").lower() in ("y", "yes")
+
+
+def agreed_to(charter: Charter, context: Context) -> bool:
+    """Whether the root key may sign ``charter``, as :func:`agreed`."""
+    return agreed(f"sign charter {charter.federation_id.hex()[:16]} with the root key?", context)
 
 
 def quidnunc(home: Home) -> str:
