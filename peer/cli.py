@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, NoReturn, TextIO, cast
 
 from quidnunc.crypto.errors import KeyFileError, QuidnuncError
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import default_home
 from quidnunc.peer.output import ExitCode, Outcome, Output, StdoutUnwritable, UsageError, wants_color
 
 COMMANDS = "quidnunc.peer.commands"
@@ -191,15 +192,6 @@ def _discard(stream: TextIO) -> None:
     """Let what is written to ``stream`` from here on go nowhere, the interpreter's own flush at exit included."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def default_home() -> str:
-    """``$QUIDNUNC_HOME``, else ``quidnunc`` in the user's data directory ($XDG_DATA_HOME or ~/.local/share)."""
-    named = os.environ.get("QUIDNUNC_HOME")
-    if named:
-        return named
-    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return os.path.join(data, "quidnunc")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from quidnunc.crypto import errors
 from quidnunc.crypto.errors import Reason
 from quidnunc.peer import cli, output
-from quidnunc.peer.cli import CommandParser, Context, Group, default_home
+from quidnunc.peer.cli import CommandParser, Context, Group
 from quidnunc.peer.client import NotReachable
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import default_home
 from quidnunc.peer.naming import base58, fingerprint, peer_id
 from quidnunc.peer.output import ExitCode, Outcome, Output, Styled, error_id_of, escape, exit_code_of
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_helpers import make_home, quidnunc
+from cli_helpers import Result, make_home, quidnunc
 from founders import charter, founder
 
 from quidnunc.crypto.encoding import encode
@@ -52,6 +52,47 @@ def founding(made: Founding, tmp_path: Path) -> Founding:
 
 
 # init and id.
+
+
+def hinted(result: Result) -> str:
+    return str(result.envelope["error"]["hint"])
+
+
+def test_a_lost_configuration_is_written_anew_by_the_command_that_the_hint_names(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "a b")
+    make_home(home.root, "Hospital A", "--listen", "/ip4/192.0.2.7/tcp/4901")
+    kept = {path: path.read_bytes() for path in (home.root_key, home.operational_key, home.card, home.ledger)}
+    before = home.config.read_bytes()
+    refused = quidnunc("--home", home.root, "init", "--config-only")
+    assert (refused.code, "config.toml: is there already" in refused.err) == (64, True)
+    home.config.unlink()
+    command = f"quidnunc --home '{home.root}' init --config-only"
+    assert hinted(quidnunc("--home", home.root, "--json", "run", "--check")).endswith(command)
+    assert hinted(quidnunc("--home", home.root, "--json", "init", "--name", "x")).endswith(command)
+    made = quidnunc("--home", home.root, "--json", "init", "--config-only")
+    assert made.data["listen"] == ["/ip4/192.0.2.7/tcp/4901"]
+    assert "privacy.epsilon_cap" in made.envelope["warnings"][0]
+    assert home.config.read_bytes() == before
+    assert home.config.stat().st_mode & 0o777 == 0o600
+    assert {path: path.read_bytes() for path in kept} == kept
+    for more in (["--examples", "7"], ["--root-key", home.root_key]):
+        assert quidnunc("--home", home.root, "init", "--config-only", *more).code == 2
+    assert quidnunc("--home", tmp_path / "none", "init", "--config-only").code == 32
+
+
+def test_no_hint_about_a_lost_part_of_a_home_names_init_which_refuses(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "a")
+    make_home(home.root, "Hospital A")
+    home.operational_key.rename(tmp_path / "key")
+    lost = quidnunc("--home", home.root, "--json", "run", "--check")
+    assert (lost.code, "tar xf FILE keys/operational.key" in hinted(lost)) == (77, True)
+    (tmp_path / "key").rename(home.operational_key)
+    home.ledger.unlink()
+    home.ledger.mkdir()
+    other = quidnunc("--home", home.root, "--json", "ledger", "log")
+    assert (other.code, "not a file" in other.err, "quidnunc restore" in hinted(other)) == (64, True, True)
+    for result in (lost, other):
+        assert "with: quidnunc init" not in hinted(result)
 
 
 def test_init_makes_a_home_that_only_its_owner_can_read(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from cli_helpers import Result, make_home, quidnunc
 from terminal import COMMAND, Terminal
 
 from quidnunc.gossip.federation.founding import draft_note, open_charter
-from quidnunc.peer.cli import default_home
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import default_home
 
 CREATE = ("federation", "create", "--option", "model=softmax", "--rounds", "10")
 

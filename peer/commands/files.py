@@ -12,6 +12,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.new_file import write_new
 from quidnunc.peer.output import ExitCode, UsageError
 
@@ -116,9 +117,7 @@ class CardMissing(ConfigError):
 def require_home(home: Home) -> None:
     """Raise ConfigError unless ``quidnunc init`` has been here."""
     if not home.exists():
-        raise ConfigError(
-            f"{home.root}: no peer lives here", hint='make one with: quidnunc --home DIR init --name "..."'
-        )
+        raise ConfigError(f"{home.root}: no peer lives here", hint=f'make one with: {quidnunc(home)} init --name "..."')
 
 
 def own_place(home: Home, charter: Charter) -> Member:

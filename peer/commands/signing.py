@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from quidnunc.crypto.errors import KeyFileError
@@ -11,11 +10,12 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
-from quidnunc.peer.cli import Context, default_home
+from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.charter_view import terms_lines
 from quidnunc.peer.commands.data_schema import check_schema
 from quidnunc.peer.commands.promise import check_promise
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import Line, Styled, UsageError
 
 
@@ -54,12 +54,6 @@ def agreed(question: str, context: Context) -> bool:
 def agreed_to(charter: Charter, context: Context) -> bool:
     """Whether the root key may sign ``charter``, as :func:`agreed`."""
     return agreed(f"sign charter {charter.federation_id.hex()[:16]} with the root key?", context)
-
-
-def quidnunc(home: Home) -> str:
-    """How the command is called for this home: ``quidnunc``, with ``--home`` unless it is the usual one."""
-    usual = Home.at(default_home()).root
-    return "quidnunc" if home.root == usual else f"quidnunc --home {shlex.quote(str(home.root))}"
 
 
 def next_steps(target: Path, opened: Opened, home: Home, *, installed: bool) -> list[Line]:

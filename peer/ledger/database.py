@@ -162,7 +162,11 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     Raises ConfigError when there is none, StoreNewer, DatabaseCorrupt, StoreLocked or StoreUnwritable.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no ledger here", hint="make one with: quidnunc init")
+        what = "not a file, so no ledger" if path.exists() else "no ledger here"
+        raise ConfigError(
+            f"{path}: {what}",
+            hint="check the path; a ledger that was lost comes back by quidnunc restore alone, into an empty home",
+        )
     with translated(path):
         connection = _connect(path, _readonly_mode(path) if readonly else "rw")
         try:
