@@ -42,6 +42,7 @@ from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
 from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
@@ -55,6 +56,7 @@ from quidnunc.peer.pipe import Setup
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.shared_account import spent_elsewhere
+from quidnunc.peer.stop_signals import stop_signals
 from quidnunc.peer.task_loader import CSV
 from quidnunc.peer.waiting import wait_for_room
 
@@ -331,7 +333,7 @@ async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs
     why = result.why if isinstance(result, JobFailed) else repr(result)
     hint = "check [data] in config.toml and the task function"
     if charter.task.reference == CSV:
-        hint = f"see everything that is wrong with it: quidnunc --home {home.root} data check"
+        hint = f"see everything that is wrong with it: {quidnunc(home)} data check"
     raise DataRefused(f"the task cannot be built: {why}", hint=hint)
 
 
@@ -345,11 +347,13 @@ async def _with_earlier_model(result: Described, charter: Charter, home: Home, b
 
 
 async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
-    """The first SIGTERM or SIGINT asks for an orderly stop, the second ends the process at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """The first stop signal asks for an orderly stop; a second one ends the process at once, unless it is SIGHUP."""
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         task_status.started()
         async for number in signals:
             if stop.is_set():
+                if number == signal.SIGHUP:
+                    continue
                 os._exit(128 + number)
             log.info("signal=%s stopping", signal.Signals(number).name)
             stop.set()

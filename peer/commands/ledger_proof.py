@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,10 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
         require_free(expanded(args.policy_out))
     write_public(path, data)
     vkey = format_vkey(key)
-    recipe = f"quidnunc ledger verify-proof {path.name} --key {vkey}"
+    recipe = f"quidnunc ledger verify-proof {shlex.quote(path.name)} --key {vkey}"
     if args.policy_out is not None:
         write_public(args.policy_out, format_policy(_portable(policy)))
-        recipe += f" --policy {args.policy_out.name}"
+        recipe += f" --policy {shlex.quote(args.policy_out.name)}"
     shown = {"file": str(path), "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
     shown |= {
         "verdict": verdict.label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from quidnunc.crypto.errors import KeyFileError
@@ -62,15 +63,18 @@ def next_steps(target: Path, opened: Opened, home: Home, *, installed: bool) -> 
         first = opened.missing[0].name
         return [
             f"next: hand {target} to {first}; on the machine of {first}:",
-            f"  quidnunc federation sign {target.name}",
+            f"  quidnunc federation sign {shlex.quote(target.name)}",
         ]
     lines: list[Line] = []
     if installed:
         lines += ["next, on this machine:", f"  {quidnunc(home)} run"]
     else:
-        lines += ["next, on this machine, unless that was done:", f"  {quidnunc(home)} federation install {target}"]
+        lines += [
+            "next, on this machine, unless that was done:",
+            f"  {quidnunc(home)} federation install {shlex.quote(str(target))}",
+        ]
     return [
         *lines,
         f"and hand {target} to every other member, to start with it; on each of their machines:",
-        f"  quidnunc run --charter {target.name}",
+        f"  quidnunc run --charter {shlex.quote(target.name)}",
     ]
