@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import CharterError, CharterUnsigned, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
@@ -103,7 +103,12 @@ def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
         note = read_capped(path, NOTE_BYTES)
     except FileNotFoundError:
         raise missing_charter(path) from None
-    charter = require_signed(open_charter(note))
+    try:
+        charter = require_signed(open_charter(note))
+    except CharterUnsigned:
+        raise
+    except CharterError as error:
+        raise CharterError(f"{path}: {error.message}", hint=error.hint) from None
     for member in charter.members:
         if member.log == keys.log.public:
             if member.transport != keys.transport.public or member.witness != keys.witness.public:

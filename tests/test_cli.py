@@ -236,7 +236,7 @@ def test_status_says_when_the_daemon_is_starting(tmp_path: Path) -> None:
     for verb in ("status", "peers"):
         result = quidnunc("--home", tmp_path, "--json", verb)
         assert (result.code, result.envelope["error"]["id"]) == (3, "not_reachable")
-        assert "start it" in result.envelope["error"]["hint"]
+        assert result.envelope["error"]["hint"] == f"start it: quidnunc --home {tmp_path} run"
     with home.lock():
         for verb in ("status", "peers"):
             result = quidnunc("--home", tmp_path, "--json", verb)
