@@ -110,10 +110,11 @@ class LogRetired(LedgerError):
 
 
 class LedgerCorrupt(LedgerError):
-    """Our own ledger contradicts itself at ``seq``."""
+    """Our own ledger contradicts itself at ``seq``, or as a whole where that is below 0."""
 
     def __init__(self, seq: int, why: str, *, hint: str = "") -> None:
-        super().__init__(f"ledger entry {seq}: {why}", hint=hint or NO_OLD_COPY)
+        place = f"ledger entry {seq}" if seq >= 0 else "ledger"
+        super().__init__(f"{place}: {why}", hint=hint or NO_OLD_COPY)
         self.seq = seq
         self.why = why
 

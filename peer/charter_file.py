@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quidnunc.crypto.errors import CharterError, QuidnuncError
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.store import Store
 
 
@@ -22,7 +23,7 @@ def missing_charter(path: Path) -> CharterError:
         return CharterError(
             f"{path}: the charter is gone, and this peer has run under it ({entries} ledger entries)",
             hint="every member has the same file: take theirs, or that in a backup (tar xf FILE charter.note), then "
-            "quidnunc --home DIR run --charter FILE",
+            f"{quidnunc(Home.at(path.parent))} run --charter FILE",
         )
     return CharterError(
         f"{path}: there is no charter yet",

@@ -24,11 +24,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, TextIO, cast
 
 from quidnunc.crypto.errors import KeyFileError, QuidnuncError
 from quidnunc.peer.home import Home
-from quidnunc.peer.output import ExitCode, Outcome, Output, UsageError, wants_color
+from quidnunc.peer.home_name import default_home
+from quidnunc.peer.output import ExitCode, Outcome, Output, StdoutUnwritable, UsageError, wants_color
 
 COMMANDS = "quidnunc.peer.commands"
 
@@ -129,12 +130,33 @@ class CommandParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot show a character gets it written out instead of a crash.
         with contextlib.suppress(AttributeError, ValueError):
             cast("Any", stream).reconfigure(errors="backslashreplace")
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     out = Output(json="--json" in options)
+    try:
+        code = _run(arguments, out)
+        # What argparse printed lies in the buffer still.
+        out.flush()
+    except StdoutUnwritable as error:
+        _discard(sys.stdout)
+        return out.fail_unheard(error)
+    except BrokenPipeError:
+        _reader_left()
+        return int(ExitCode.OK)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _discard(sys.stderr)
+    return code
+
+
+def _run(arguments: list[str], out: Output) -> int:
+    """One command line; raises what writing to stdout raises, and nothing else."""
     home = None
     try:
         try:
@@ -145,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return out.finish(cast("Command", args.command)(args, context))
         except BaseExceptionGroup as group:
             raise _leaf(group) from group
+    except StdoutUnwritable:
+        raise
     except QuidnuncError as error:
         out.detail("".join(traceback.format_exception(error)).rstrip())
         return out.fail(error)
@@ -158,13 +182,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unexpected(error, out, home)
 
 
-def default_home() -> str:
-    """``$QUIDNUNC_HOME``, else ``quidnunc`` in the user's data directory ($XDG_DATA_HOME or ~/.local/share)."""
-    named = os.environ.get("QUIDNUNC_HOME")
-    if named:
-        return named
-    data = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return os.path.join(data, "quidnunc")
+def _fill_streams() -> None:
+    """Where a standard stream was closed before the start, discard what goes there and read nothing from there.
+
+    Left closed, its descriptor would go to the next file that is opened: a ledger would be somebody's stdout.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        with contextlib.suppress(OSError):
+            os.close(number)
+        # The lowest free number is the one just closed: those below it are open.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        mode = "r" if name == "stdin" else "w"
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  for the whole process
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is written to ``stream`` from here on go nowhere, the interpreter's own flush at exit included."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -267,7 +304,7 @@ def _reader_left() -> bool:
             poll = select.poll()
             poll.register(stream.fileno(), 0)
             if poll.poll(0):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                _discard(stream)
                 left = True
     return left
 

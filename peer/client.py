@@ -31,8 +31,18 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, target: str, *, method: str = "GET", timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
-    """The JSON answer of the daemon behind the socket ``path``; raises NotReachable."""
+def ask(
+    path: Path,
+    target: str,
+    *,
+    method: str = "GET",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    command: str = "quidnunc --home DIR",
+) -> Any:
+    """The JSON answer of the daemon behind the socket ``path``; raises NotReachable.
+
+    ``command`` is how a person calls the program for this home: the hint says so.
+    """
     connection = _UnixConnection(path, timeout_s)
     try:
         connection.request(method, target)
@@ -44,7 +54,7 @@ def ask(path: Path, target: str, *, method: str = "GET", timeout_s: float = DEFA
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotReachable(
             f"no daemon answers at {path}: {error or type(error).__name__}",
-            hint="start it: quidnunc --home DIR run",
+            hint=f"start it: {command} run",
         ) from error
     finally:
         connection.close()

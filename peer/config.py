@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.peer.config_text import explain, toml_literal
-from quidnunc.peer.home import read_capped
+from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.home_name import quidnunc
 
 CONFIG_BYTES_MAX = 1024 * 1024
 VERSION = 1
@@ -155,7 +156,11 @@ def load(path: Path) -> Config:
     try:
         data = read_capped(path, CONFIG_BYTES_MAX)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", hint="make one with: quidnunc init") from None
+        raise ConfigError(
+            f"{path}: no such file",
+            hint="take it out of a backup (tar xf FILE config.toml), or write one anew from the card: "
+            f"{quidnunc(Home(path.parent))} init --config-only",
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from error
     try:

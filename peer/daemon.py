@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from quidnunc.crypto.errors import CharterError, ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import CharterError, CharterUnsigned, ConfigError, LedgerCorrupt
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import status as node_status
@@ -42,6 +42,7 @@ from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
 from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.host import Host
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
@@ -55,6 +56,7 @@ from quidnunc.peer.pipe import Setup
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.shared_account import spent_elsewhere
+from quidnunc.peer.stop_signals import stop_signals
 from quidnunc.peer.task_loader import CSV
 from quidnunc.peer.waiting import wait_for_room
 
@@ -102,7 +104,12 @@ def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
         note = read_capped(path, NOTE_BYTES)
     except FileNotFoundError:
         raise missing_charter(path) from None
-    charter = require_signed(open_charter(note))
+    try:
+        charter = require_signed(open_charter(note))
+    except CharterUnsigned:
+        raise
+    except CharterError as error:
+        raise CharterError(f"{path}: {error.message}", hint=error.hint) from None
     for member in charter.members:
         if member.log == keys.log.public:
             if member.transport != keys.transport.public or member.witness != keys.witness.public:
@@ -340,7 +347,7 @@ async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs
     why = result.why if isinstance(result, JobFailed) else repr(result)
     hint = "check [data] in config.toml and the task function"
     if charter.task.reference == CSV:
-        hint = f"see everything that is wrong with it: quidnunc --home {home.root} data check"
+        hint = f"see everything that is wrong with it: {quidnunc(home)} data check"
     raise DataRefused(f"the task cannot be built: {why}", hint=hint)
 
 
@@ -354,11 +361,13 @@ async def _with_earlier_model(result: Described, charter: Charter, home: Home, b
 
 
 async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
-    """The first SIGTERM or SIGINT asks for an orderly stop, the second ends the process at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """The first stop signal asks for an orderly stop; a second one ends the process at once, unless it is SIGHUP."""
+    with trio.open_signal_receiver(*stop_signals()) as signals:
         task_status.started()
         async for number in signals:
             if stop.is_set():
+                if number == signal.SIGHUP:
+                    continue
                 os._exit(128 + number)
             log.info("signal=%s stopping", signal.Signals(number).name)
             stop.set()

@@ -24,7 +24,12 @@ from quidnunc.peer.private_file import check_directory, read_private
 
 SECRET_BYTES = 32
 
-_MISSING = "make one with: quidnunc init"
+_MISSING = {
+    "root": "if it is kept elsewhere, name it with --key FILE; or take it out of a backup (tar xf FILE keys/root.key)",
+    "operational": "take it out of a backup of this home (tar xf FILE keys/operational.key); nothing else brings it "
+    "back, and without it this log cannot go on: a new home goes on with init --root-key FILE",
+}
+"""What helps when a key file is gone: ``init`` makes no second one in a home, and ``key rotate`` needs the first."""
 
 Passphrase = Callable[[], bytes]
 """Where a passphrase comes from when a key turns out to be locked."""
@@ -84,8 +89,9 @@ def read(path: Path, kind: str | None = None) -> KeyFile | LockedKeyFile:
     Raises KeyFileError, with the command that mends it as the hint, when the file is missing, damaged, of
     another kind, a symbolic link, owned by somebody else, or readable by anybody else.
     """
-    check_directory(path.parent, "key file", missing=_MISSING)
-    data = read_private(path, MAX_KEY_FILE_BYTES, "key file", missing=_MISSING)
+    missing = _MISSING.get(kind or "", "check the path")
+    check_directory(path.parent, "key file", missing=missing)
+    data = read_private(path, MAX_KEY_FILE_BYTES, "key file", missing=missing)
     try:
         key = decode_key_file(data)
     except KeyFileError as error:

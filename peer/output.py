@@ -11,12 +11,13 @@ before they reach a terminal, always and in one place.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, TextIO
@@ -98,6 +99,12 @@ class UsageError(QuidnuncError):
     """The command line itself is wrong."""
 
     exit_code = ExitCode.USAGE
+
+
+class StdoutUnwritable(QuidnuncError):
+    """What was found could not be told: standard output takes no more, as on a full disk."""
+
+    exit_code = ExitCode.CANNOT_WRITE
 
 
 def exit_code_of(error: QuidnuncError) -> ExitCode:
@@ -182,13 +189,19 @@ class Output:
         return show
 
     def record(self, value: Any) -> None:
-        """One line of a JSON stream (stdout), flushed."""
-        print(_json(value), file=self.stdout, flush=True)
+        """One line of a JSON stream (stdout), flushed. Raises StdoutUnwritable, as all that writes to stdout does."""
+        with _telling():
+            print(_json(value), file=self.stdout, flush=True)
 
     def line(self, line: Line) -> None:
         """One line of a running display (stdout), flushed."""
         self._print(self.stdout, line)
-        self.stdout.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand over what was printed to stdout so far."""
+        with _telling():
+            self.stdout.flush()
 
     def finish(self, outcome: Outcome) -> int:
         """Print what a command found and return its exit code."""
@@ -201,7 +214,7 @@ class Output:
             for line in outcome.lines:
                 self._print(self.stdout, line)
             self._say_error(error)
-        self.stdout.flush()
+        self.flush()
         return int(outcome.code)
 
     def fail(self, error: QuidnuncError) -> int:
@@ -215,6 +228,11 @@ class Output:
             self._envelope(code, None, detail)
         self._say_error(detail)
         return int(code)
+
+    def fail_unheard(self, error: StdoutUnwritable) -> int:
+        """Say on stderr alone that stdout cannot be written, and return the exit code."""
+        self._say_error(_error(error_id_of(error), error.message, error.hint))
+        return int(exit_code_of(error))
 
     def _envelope(self, code: ExitCode, data: Any, error: dict[str, str] | None) -> None:
         ok = code == ExitCode.OK
@@ -240,12 +258,25 @@ class Output:
         text = escape(text)
         if style and self.color:
             text = f"\x1b[{_COLORS[style]}m{text}\x1b[0m"
-        try:
+        if stream is not self.stderr:
+            with _telling():
+                print(text, file=stream)
+            return
+        # Talk that cannot be written (a log on a full disk) must not change how the command ends.
+        with contextlib.suppress(OSError):
             print(text, file=stream)
-        except OSError:
-            # Talk that cannot be written (a log on a full disk) must not change how the command ends.
-            if stream is not self.stderr:
-                raise
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Around what writes to stdout: a reader that left is another matter, and stays a BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise StdoutUnwritable(f"standard output: cannot be written: {why}") from error
 
 
 def wants_color(stream: TextIO, *, disabled: bool) -> bool:

@@ -213,7 +213,7 @@ class Rehearsal:
                 temporary=temporary,
             )
         for actor in self.actors:
-            command("federation", "sign", str(self.charter), home=actor.home.root)
+            command("federation", "sign", str(self.charter), "--yes", home=actor.home.root)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._install, self.actors))
         data: dict[str, Any] = created["data"]

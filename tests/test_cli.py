@@ -23,9 +23,10 @@ from quidnunc.crypto import errors
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.markup import escape
 from quidnunc.peer import cli, output
-from quidnunc.peer.cli import CommandParser, Context, Group, default_home
+from quidnunc.peer.cli import CommandParser, Context, Group
 from quidnunc.peer.client import NotReachable
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import default_home
 from quidnunc.peer.naming import base58, fingerprint, peer_id
 from quidnunc.peer.output import ExitCode, Outcome, Output, Styled, error_id_of, exit_code_of
 
@@ -236,7 +237,7 @@ def test_status_says_when_the_daemon_is_starting(tmp_path: Path) -> None:
     for verb in ("status", "peers"):
         result = quidnunc("--home", tmp_path, "--json", verb)
         assert (result.code, result.envelope["error"]["id"]) == (3, "not_reachable")
-        assert "start it" in result.envelope["error"]["hint"]
+        assert result.envelope["error"]["hint"] == f"start it: quidnunc --home {tmp_path} run"
     with home.lock():
         for verb in ("status", "peers"):
             result = quidnunc("--home", tmp_path, "--json", verb)

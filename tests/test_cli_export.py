@@ -19,6 +19,7 @@ from quidnunc.crypto.entry import Entry, open_entry
 from quidnunc.crypto.merkle import Tree, leaf_hash
 from quidnunc.crypto.note import parse_note, parse_vkey, verify_note
 from quidnunc.crypto.tiles import ENTRIES, parse_tile_path, split_bundle, split_tile, tile_root
+from quidnunc.peer.commands.ledger_export import FORMATS
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger import tally
 from quidnunc.peer.ledger.bundle import write_tiles
@@ -212,7 +213,16 @@ def test_nothing_is_overwritten_and_nothing_half_done_stays(three: Federation, t
         assert (result.code, "is there already" in result.err) == (64, True)
         assert export(three.homes[0], form, tmp_path / "no" / "such").code == 73
     assert export(three.homes[0], "jsonl", tmp_path / "no" / "such").code == 73
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    (tmp_path / "file").write_text("precious")
+    for form in FORMATS:
+        result = export(three.homes[0], form, tmp_path / "file")
+        assert (result.code, "is there already" in result.err) == (64, True)
+    prove = ("--home", three.homes[0], "ledger", "prove", "5", "--out")
+    for words in (tmp_path / "file",), (tmp_path / "new", "--policy-out", tmp_path / "file"):
+        result = quidnunc(*prove, *words)
+        assert (result.code, "is there already" in result.err) == (64, True)
+    assert (tmp_path / "file").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_helpers import make_home, quidnunc
+from cli_helpers import Result, make_home, quidnunc
 from founders import charter, founder
 
 from quidnunc.crypto.encoding import encode
@@ -52,6 +52,47 @@ def founding(made: Founding, tmp_path: Path) -> Founding:
 
 
 # init and id.
+
+
+def hinted(result: Result) -> str:
+    return str(result.envelope["error"]["hint"])
+
+
+def test_a_lost_configuration_is_written_anew_by_the_command_that_the_hint_names(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "a b")
+    make_home(home.root, "Hospital A", "--listen", "/ip4/192.0.2.7/tcp/4901")
+    kept = {path: path.read_bytes() for path in (home.root_key, home.operational_key, home.card, home.ledger)}
+    before = home.config.read_bytes()
+    refused = quidnunc("--home", home.root, "init", "--config-only")
+    assert (refused.code, "config.toml: is there already" in refused.err) == (64, True)
+    home.config.unlink()
+    command = f"quidnunc --home '{home.root}' init --config-only"
+    assert hinted(quidnunc("--home", home.root, "--json", "run", "--check")).endswith(command)
+    assert hinted(quidnunc("--home", home.root, "--json", "init", "--name", "x")).endswith(command)
+    made = quidnunc("--home", home.root, "--json", "init", "--config-only")
+    assert made.data["listen"] == ["/ip4/192.0.2.7/tcp/4901"]
+    assert "privacy.epsilon_cap" in made.envelope["warnings"][0]
+    assert home.config.read_bytes() == before
+    assert home.config.stat().st_mode & 0o777 == 0o600
+    assert {path: path.read_bytes() for path in kept} == kept
+    for more in (["--examples", "7"], ["--root-key", home.root_key]):
+        assert quidnunc("--home", home.root, "init", "--config-only", *more).code == 2
+    assert quidnunc("--home", tmp_path / "none", "init", "--config-only").code == 32
+
+
+def test_no_hint_about_a_lost_part_of_a_home_names_init_which_refuses(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "a")
+    make_home(home.root, "Hospital A")
+    home.operational_key.rename(tmp_path / "key")
+    lost = quidnunc("--home", home.root, "--json", "run", "--check")
+    assert (lost.code, "tar xf FILE keys/operational.key" in hinted(lost)) == (77, True)
+    (tmp_path / "key").rename(home.operational_key)
+    home.ledger.unlink()
+    home.ledger.mkdir()
+    other = quidnunc("--home", home.root, "--json", "ledger", "log")
+    assert (other.code, "not a file" in other.err, "quidnunc restore" in hinted(other)) == (64, True, True)
+    for result in (lost, other):
+        assert "with: quidnunc init" not in hinted(result)
 
 
 def test_init_makes_a_home_that_only_its_owner_can_read(tmp_path: Path) -> None:
@@ -300,7 +341,7 @@ def test_create_warns_when_delta_is_too_large_for_the_data(made: Founding, tmp_p
 
 def test_the_whole_path(founding: Founding) -> None:
     file = founding.draft
-    first = quidnunc("--home", founding.home("a"), "federation", "sign", file)
+    first = quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", file)
     assert first.code == 0, first.err
     assert first.out.startswith(f"signed {file} as Hospital A\nsigned by 1 of 3 members, missing: ")
     assert "epsilon 4 at delta 1e-05" in first.err
@@ -308,7 +349,7 @@ def test_the_whole_path(founding: Founding) -> None:
     # B signs a copy of its own; what was gathered apart is brought together.
     apart = founding.root / "b.note"
     shutil.copy(file, apart)
-    assert quidnunc("--home", founding.home("b"), "federation", "sign", apart).code == 0
+    assert quidnunc("--home", founding.home("b"), "federation", "sign", "--yes", apart).code == 0
     open_state = quidnunc("federation", "verify", file, "--json")
     assert open_state.code == 41
     assert set(open_state.envelope["data"]["missing"]) == {"Hospital B", "Hospital C"}
@@ -316,7 +357,9 @@ def test_the_whole_path(founding: Founding) -> None:
     for name in ("Hospital B", "Hospital C"):
         assert name in open_state.envelope["error"]["message"]
 
-    last = quidnunc("--home", founding.home("c"), "federation", "sign", file, "--merge", apart, "--install", "--json")
+    last = quidnunc(
+        "--home", founding.home("c"), "federation", "sign", "--yes", file, "--merge", apart, "--install", "--json"
+    )
     assert last.data["missing"] == []
     assert last.data["installed"]
     verdict = quidnunc("federation", "verify", file)
@@ -345,19 +388,21 @@ def test_the_whole_path(founding: Founding) -> None:
     # Again is no harm.
     assert quidnunc("--home", founding.home("a"), "federation", "install", file).code == 0
     before = file.read_bytes()
-    assert quidnunc("--home", founding.home("a"), "federation", "sign", file).code == 0
+    assert quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", file).code == 0
     assert file.read_bytes() == before
 
 
 def test_an_unsigned_charter_is_not_installed(founding: Founding) -> None:
-    assert quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft).code == 0
+    assert quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft).code == 0
     for words in (["install", founding.draft], ["verify", founding.draft, "--install"]):
         result = quidnunc("--home", founding.home("a"), "federation", *words)
         assert result.code == 41
         assert "Hospital B" in result.err
         assert "Hospital C" in result.err
         assert "Hospital A (" not in result.err
-    signed = quidnunc("--home", founding.home("b"), "federation", "sign", founding.draft, "--install", "--json")
+    signed = quidnunc(
+        "--home", founding.home("b"), "federation", "sign", "--yes", founding.draft, "--install", "--json"
+    )
     assert (signed.data["installed"], signed.data["missing"]) == (False, ["Hospital C"])
     for name in "ab":
         assert not (founding.home(name) / "charter.note").exists()
@@ -366,7 +411,7 @@ def test_an_unsigned_charter_is_not_installed(founding: Founding) -> None:
 def test_sign_refuses_a_charter_without_this_home(founding: Founding, tmp_path: Path) -> None:
     make_home(tmp_path / "d", "Hospital D")
     before = founding.draft.read_bytes()
-    result = quidnunc("--home", tmp_path / "d", "federation", "sign", founding.draft)
+    result = quidnunc("--home", tmp_path / "d", "federation", "sign", "--yes", founding.draft)
     assert result.code == 64
     assert "Hospital D" in result.err
     assert "is not a member" in result.err
@@ -382,7 +427,7 @@ def test_sign_refuses_a_charter_that_changed_this_member(founding: Founding) -> 
     theirs = replace(card, addresses=("/ip4/203.0.113.9/tcp/1",))
     members = tuple(theirs if member == card else member for member in found.members)
     founding.draft.write_bytes(draft_note(replace(found, members=members)))
-    result = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft)
+    result = quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft)
     assert result.code == 64
     assert "lists other keys, addresses or sizes for Hospital A than its card" in result.err
     assert open_charter(founding.draft.read_bytes()).signed == frozenset()
@@ -392,13 +437,14 @@ def test_sign_with_a_root_key_kept_elsewhere(founding: Founding) -> None:
     offline = founding.root / "usb"
     offline.mkdir(mode=0o700)
     (founding.home("a") / "keys" / "root.key").rename(offline / "root.key")
-    missing = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft)
+    missing = quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft)
     assert (missing.code, "root.key: no such key file" in missing.err) == (77, True)
     other = quidnunc(
         "--home",
         founding.home("a"),
         "federation",
         "sign",
+        "--yes",
         founding.draft,
         "--key",
         founding.home("b") / "keys" / "root.key",
@@ -409,12 +455,15 @@ def test_sign_with_a_root_key_kept_elsewhere(founding: Founding) -> None:
         founding.home("a"),
         "federation",
         "sign",
+        "--yes",
         founding.draft,
         "--key",
         founding.home("a") / "keys/operational.key",
     )
     assert (wrong.code, "kind" in wrong.err) == (77, True)
-    right = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft, "--key", offline / "root.key")
+    right = quidnunc(
+        "--home", founding.home("a"), "federation", "sign", "--yes", founding.draft, "--key", offline / "root.key"
+    )
     assert right.code == 0
     assert len(open_charter(founding.draft.read_bytes()).signed) == 1
 
@@ -423,7 +472,7 @@ def test_sign_with_a_root_key_kept_elsewhere(founding: Founding) -> None:
 def test_a_root_key_that_others_can_read_is_not_used(founding: Founding, mode: int) -> None:
     key = founding.home("a") / "keys" / "root.key"
     key.chmod(mode)
-    result = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft, "--json")
+    result = quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft, "--json")
     assert result.code == 77
     assert result.envelope["error"]["hint"].startswith("chmod 600 ")
     assert open_charter(founding.draft.read_bytes()).signed == frozenset()
@@ -432,7 +481,7 @@ def test_a_root_key_that_others_can_read_is_not_used(founding: Founding, mode: i
 def test_out_leaves_the_draft_alone(founding: Founding) -> None:
     before = founding.draft.read_bytes()
     out = founding.root / "signed.note"
-    assert quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft, "--out", out).code == 0
+    assert quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft, "--out", out).code == 0
     assert founding.draft.read_bytes() == before
     assert len(open_charter(out.read_bytes()).signed) == 1
 
@@ -440,7 +489,7 @@ def test_out_leaves_the_draft_alone(founding: Founding) -> None:
 def test_merge_of_another_federation_is_refused(founding: Founding) -> None:
     other = founding.root / "other.note"
     other.write_bytes(draft_note(charter(3)))
-    result = quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft, "--merge", other)
+    result = quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft, "--merge", other)
     assert (result.code, "two federations" in result.err) == (64, True)
 
 
@@ -452,7 +501,7 @@ def test_a_home_belongs_to_one_federation(founding: Founding) -> None:
     another.write_bytes(draft_note(replace(found, purpose="something else")))
     for file in (founding.draft, another):
         for name in "abc":
-            assert quidnunc("--home", founding.home(name), "federation", "sign", file).code == 0
+            assert quidnunc("--home", founding.home(name), "federation", "sign", "--yes", file).code == 0
     assert quidnunc("--home", founding.home("a"), "federation", "install", founding.draft).code == 0
     result = quidnunc("--home", founding.home("a"), "federation", "install", another)
     assert (result.code, "belongs to federation" in result.err) == (64, True)
@@ -473,7 +522,7 @@ def test_a_home_belongs_to_one_federation(founding: Founding) -> None:
     ],
 )
 def test_verify_of_a_damaged_charter_ends_with_30(founding: Founding, damage: object) -> None:
-    assert quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft).code == 0
+    assert quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft).code == 0
     founding.draft.write_bytes(damage(founding.draft.read_bytes()))  # type: ignore[operator]
     result = quidnunc("federation", "verify", founding.draft, "--json")
     assert result.code == (64 if founding.draft.stat().st_size > 1 << 20 else 30), result.out
@@ -485,7 +534,7 @@ def test_verify_of_a_damaged_charter_ends_with_30(founding: Founding, damage: ob
             "missing": [],
         }
     assert quidnunc("federation", "show", founding.draft).code == 64
-    assert quidnunc("--home", founding.home("b"), "federation", "sign", founding.draft).code == 64
+    assert quidnunc("--home", founding.home("b"), "federation", "sign", "--yes", founding.draft).code == 64
 
 
 def test_files_that_are_not_there(made: Founding, tmp_path: Path) -> None:
@@ -521,7 +570,7 @@ def test_a_person_is_asked_before_signing(founding: Founding, monkeypatch: pytes
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     assert quidnunc(*words, "--yes").code == 0
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-    assert quidnunc("--home", founding.home("b"), "federation", "sign", founding.draft).code == 0
+    assert quidnunc("--home", founding.home("b"), "federation", "sign", "--yes", founding.draft).code == 0
     monkeypatch.setattr("sys.stdin", Terminal("Hospital Z\n"))
     assert quidnunc("--home", founding.root / "z", "init", "--no-passphrase").code == 0
     assert open_card((founding.root / "z" / "card.note").read_bytes()).name == "Hospital Z"
@@ -533,7 +582,7 @@ def test_a_member_signature_by_library_is_the_same(founding: Founding) -> None:
 
     root = SecretKey(keys.load(founding.home("a") / "keys" / "root.key", "root"))
     expected = sign_charter(founding.draft.read_bytes(), root)
-    assert quidnunc("--home", founding.home("a"), "federation", "sign", founding.draft).code == 0
+    assert quidnunc("--home", founding.home("a"), "federation", "sign", "--yes", founding.draft).code == 0
     assert founding.draft.read_bytes() == expected
     with pytest.raises(Exception, match="belongs to no member"):
         sign_charter(expected, founder(9).root)

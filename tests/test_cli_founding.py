@@ -11,8 +11,8 @@ from cli_helpers import Result, make_home, quidnunc
 from terminal import COMMAND, Terminal
 
 from quidnunc.gossip.federation.founding import draft_note, open_charter
-from quidnunc.peer.cli import default_home
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import default_home
 
 CREATE = ("federation", "create", "--option", "model=softmax", "--rounds", "10")
 
@@ -29,7 +29,7 @@ class Pair:
         return self.root / "charter.note"
 
     def run(self, name: str, *words: str | Path) -> Result:
-        return quidnunc("--home", self.root / name, "--no-input", *words)
+        return quidnunc("--home", self.root / name, "--no-input", "--yes", *words)
 
     def home(self, name: str) -> Home:
         return Home.at(self.root / name)
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     root = tmp_path_factory.mktemp("pair")
     for name in "ab":
         make_home(root / name, f"Hospital {name.upper()}")
-    created = quidnunc("--home", root / "a", *CREATE, *cards(root), "--out", root / "charter.note", "--no-input")
+    created = quidnunc("--home", root / "a", *CREATE, *cards(root), "--out", root / "charter.note", "--yes")
     return Pair(root, created)
 
 
@@ -70,7 +70,7 @@ def test_a_member_that_drafts_has_signed(pair: Pair) -> None:
 
 
 def test_the_last_signature_installs_and_run_takes_the_file_elsewhere(pair: Pair) -> None:
-    signed = pair.run("b", "federation", "sign", pair.file)
+    signed = pair.run("b", "federation", "sign", "--yes", pair.file)
     assert signed.code == 0, signed.err
     home = pair.home("b")
     assert home.charter.read_bytes() == pair.file.read_bytes()
@@ -96,7 +96,7 @@ def test_run_refuses_a_charter_that_is_not_for_it(pair: Pair) -> None:
     nowhere = pair.run("a", "run", "--charter", pair.root / "none")
     assert (nowhere.code, "cannot be read" in nowhere.err) == (64, True)
     assert not pair.home("a").charter.exists()
-    assert pair.run("b", "federation", "sign", pair.file).code == 0
+    assert pair.run("b", "federation", "sign", "--yes", pair.file).code == 0
     make_home(pair.root / "c", "Hospital C")
     stranger = pair.run("c", "run", "--charter", pair.file)
     assert (stranger.code, "is not a member" in stranger.err) == (64, True)
@@ -109,18 +109,18 @@ def other_federation(pair: Pair) -> Path:
     found = open_charter(pair.file.read_bytes()).charter
     path = pair.root / "other.note"
     path.write_bytes(draft_note(replace(found, purpose="something else")))
-    assert pair.run("a", "federation", "sign", path).code == 0
+    assert pair.run("a", "federation", "sign", "--yes", path).code == 0
     return path
 
 
 def test_a_home_of_another_federation_signs_and_keeps_its_charter(pair: Pair) -> None:
     other = other_federation(pair)
-    assert pair.run("b", "federation", "sign", pair.file).code == 0
+    assert pair.run("b", "federation", "sign", "--yes", pair.file).code == 0
     before = pair.home("b").charter.read_bytes()
-    refused = pair.run("b", "federation", "sign", other, "--install")
+    refused = pair.run("b", "federation", "sign", "--yes", other, "--install")
     assert (refused.code, "belongs to federation" in refused.err) == (64, True)
     assert signers(other) == ["Hospital A"]
-    signed = pair.run("b", "federation", "sign", other, "--json")
+    signed = pair.run("b", "federation", "sign", "--yes", other, "--json")
     assert not signed.data["installed"]
     assert signed.envelope["warnings"][0].startswith("signed, but not installed: ")
     assert signers(other) == ["Hospital A", "Hospital B"]
@@ -132,12 +132,14 @@ def test_a_home_of_another_federation_signs_and_keeps_its_charter(pair: Pair) ->
 
 def test_who_drafts_for_others_signs_nothing(made: Pair, tmp_path: Path) -> None:
     make_home(tmp_path / "c", "Hospital C")
-    out = tmp_path / "charter.note"
-    for words in (
-        [tmp_path / "nobody"],
-        [tmp_path / "c"],
-        [made.root / "a", "--no-sign"],
+    for number, words in enumerate(
+        (
+            [tmp_path / "nobody"],
+            [tmp_path / "c"],
+            [made.root / "a", "--no-sign"],
+        )
     ):
+        out = tmp_path / f"charter{number}.note"
         result = quidnunc("--no-input", "--home", words[0], *CREATE, *cards(made.root), "--out", out, *words[1:])
         assert result.code == 0, result.err
         assert signers(out) == []
@@ -146,6 +148,7 @@ def test_who_drafts_for_others_signs_nothing(made: Pair, tmp_path: Path) -> None
 
 def test_a_root_key_that_is_elsewhere_leaves_a_draft_and_says_how_to_sign(pair: Pair, tmp_path: Path) -> None:
     pair.home("a").root_key.rename(tmp_path / "root.key")
+    pair.file.unlink()
     result = pair.run("a", *CREATE, *cards(pair.root), "--out", pair.file)
     assert result.code == 0, result.err
     assert "is not here: sign with federation sign" in result.err
@@ -167,6 +170,31 @@ def test_a_locked_or_foreign_root_key_is_found_out_before_the_task_is_built(pair
     assert not out.exists()
 
 
+def test_create_replaces_no_charter_no_draft_and_no_key(pair: Pair) -> None:
+    home = pair.home("a")
+    link = pair.root / "dangling.note"
+    link.symlink_to(pair.root / "nothing")
+    before = {path: path.read_bytes() for path in (pair.file, home.root_key, home.card)}
+    for path in (*before, link, pair.root):
+        result = pair.run("a", *CREATE, *cards(pair.root), "--out", path)
+        assert (result.code, f"{path}: is there already" in result.err) == (64, True)
+        assert "name another path, or remove that one" in result.err
+        assert "building task" not in result.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (pair.root / "nothing").exists()
+
+
+def test_sign_replaces_the_file_that_it_signs_and_no_other(pair: Pair) -> None:
+    home = pair.home("b")
+    before = home.root_key.read_bytes()
+    refused = pair.run("b", "federation", "sign", "--yes", pair.file, "--out", home.root_key)
+    assert (refused.code, "is there already" in refused.err) == (64, True)
+    assert (home.root_key.read_bytes(), signers(pair.file)) == (before, ["Hospital A"])
+    same = pair.root / "b" / ".." / "charter.note"
+    assert pair.run("b", "federation", "sign", "--yes", pair.file, "--out", same).code == 0
+    assert signers(pair.file) == ["Hospital A", "Hospital B"]
+
+
 def test_a_stale_card_of_our_own_is_refused_before_the_task_is_built(pair: Pair, tmp_path: Path) -> None:
     from quidnunc.crypto.identity import SecretKey
     from quidnunc.gossip.federation.card import make_card, open_card
@@ -181,7 +209,22 @@ def test_a_stale_card_of_our_own_is_refused_before_the_task_is_built(pair: Pair,
     assert "building task" not in result.err
 
 
+def test_no_root_key_signs_unasked(pair: Pair) -> None:
+    """In-process there is no terminal, as under cron: nobody can answer."""
+    before = pair.file.read_bytes()
+    for more in ([], ["--no-input"], ["--json"]):
+        refused = quidnunc("--home", pair.root / "b", "federation", "sign", pair.file, *more)
+        assert (refused.code, "nobody can answer" in refused.err, "add --yes" in refused.err) == (2, True, True)
+    assert pair.file.read_bytes() == before
+    assert not pair.home("b").charter.exists()
+    new = pair.root / "new.note"
+    refused = quidnunc("--home", pair.root / "a", *CREATE, *cards(pair.root), "--out", new)
+    assert (refused.code, "add --yes, or --no-sign to draft only" in refused.err) == (2, True)
+    assert not new.exists()
+
+
 def test_a_person_who_drafts_is_asked_and_may_decline(pair: Pair) -> None:
+    pair.file.unlink()
     command = [*COMMAND, "--home", str(pair.root / "a"), *CREATE, *map(str, cards(pair.root)), "--out", str(pair.file)]
     with Terminal(command) as terminal:
         assert terminal.ends({"[y/N]": "n"}) == 0
@@ -193,7 +236,7 @@ def test_a_person_who_drafts_is_asked_and_may_decline(pair: Pair) -> None:
 def test_hints_leave_the_usual_home_out(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIDNUNC_HOME", str(pair.root / "b"))
     assert default_home() == str(pair.root / "b")
-    signed = quidnunc("federation", "sign", pair.file, "--no-input")
+    signed = quidnunc("federation", "sign", "--yes", pair.file, "--no-input")
     assert "next, on this machine:\n  quidnunc run\n" in signed.out
 
 

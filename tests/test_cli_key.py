@@ -217,7 +217,10 @@ def draft(locked: Home, home: Home) -> Path:
 def test_every_source_opens_a_key(locked: Home, draft: Path, phrase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def signed(*words: str | Path) -> int:
         fresh = draft.with_name("fresh.note")
-        result = quidnunc("--home", locked.root, "federation", "sign", draft, "--out", fresh, "--no-input", *words)
+        fresh.unlink(missing_ok=True)
+        result = quidnunc(
+            "--home", locked.root, "federation", "sign", "--yes", draft, "--out", fresh, "--no-input", *words
+        )
         assert result.code == 0, result.err
         return len(open_charter(fresh.read_bytes()).signed)
 
@@ -239,7 +242,7 @@ def test_without_a_source_a_locked_key_ends_with_77_naming_the_ways(
     for name in ("QUIDNUNC_PASSPHRASE", "PASSPHRASE", "QUIDNUNC_KEY_PASSPHRASE"):
         monkeypatch.setenv(name, PHRASE)
     before = draft.read_bytes()
-    for words in (["federation", "sign", draft], ["run"], ["run", "--check"], ["key", "unlock"]):
+    for words in (["federation", "sign", "--yes", draft], ["run"], ["run", "--check"], ["key", "unlock"]):
         result = quidnunc("--home", locked.root, *words, "--no-input", "--json")
         assert result.code == 77
         error = result.envelope["error"]
@@ -252,7 +255,7 @@ def test_without_a_source_a_locked_key_ends_with_77_naming_the_ways(
 def test_a_wrong_passphrase_ends_with_77_naming_the_file(locked: Home, draft: Path, tmp_path: Path) -> None:
     wrong = private(tmp_path / "wrong", "wrong horse")
     before = draft.read_bytes()
-    for words in (["federation", "sign", draft], ["run", "--check"], ["run"]):
+    for words in (["federation", "sign", "--yes", draft], ["run", "--check"], ["run"]):
         result = quidnunc("--home", locked.root, *words, "--passphrase-file", wrong)
         assert result.code == 77
         assert ".key: the passphrase does not open the key file" in result.err

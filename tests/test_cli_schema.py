@@ -65,7 +65,9 @@ def test_every_member_sees_the_schema_it_signs(draft: Path, cards: list[Path], t
     digest = hashlib.sha256(TEXT.encode()).hexdigest()[:16]
     line = f"data       schema of {len(TEXT)} bytes, SHA-256 {digest}, signed as it stands"
     shown = quidnunc("federation", "show", draft)
-    signed = quidnunc("--home", cards[0].parent, "federation", "sign", draft, "--out", tmp_path / "signed.note")
+    signed = quidnunc(
+        "--home", cards[0].parent, "federation", "sign", "--yes", draft, "--out", tmp_path / "signed.note"
+    )
     assert line in shown.out
     assert line in signed.err
     assert quidnunc("--json", "federation", "show", draft).data["task"]["data_schema"] == TEXT
@@ -95,7 +97,7 @@ def test_a_schema_of_tables_is_shown_by_its_columns_before_it_is_signed(cards: l
     result = quidnunc("federation", "create", *cards, *words)
     assert result.code == 0, result.err
     # ``create`` may sign at once: what is signed must be seen by whoever signs later, too.
-    signed = quidnunc("--home", cards[1].parent, "federation", "sign", tmp_path / "c.note")
+    signed = quidnunc("--home", cards[1].parent, "federation", "sign", "--yes", tmp_path / "c.note")
     assert signed.code == 0, signed.err
     for text in (result.out, signed.err):
         lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -138,7 +140,7 @@ def test_a_schema_that_cannot_be_used_is_shown_as_such_and_not_signed(
     assert shown.code == 0, shown.err
     assert ("which this program cannot use" in shown.out) == bool(text)
     before = file.read_bytes()
-    signed = quidnunc("--home", cards[0].parent, "federation", "sign", file)
+    signed = quidnunc("--home", cards[0].parent, "federation", "sign", "--yes", file)
     assert (signed.code, "the charter's schema" in signed.err) == (64, True), signed.err
     assert file.read_bytes() == before
 

@@ -276,7 +276,8 @@ def test_a_proof_carries_the_checkpoint_that_most_have_cosigned(ledger: Ledger, 
     # Entry 3 came after that checkpoint: one cosigned it, which is no quorum.
     later = prove(ledger, 3, tmp_path / "q")
     assert (later["size"], later["verdict"], len(later["cosigned"])) == (4, "SELF-ATTESTED", 1)
-    assert (prove(ledger, 4, tmp_path / "r")["size"], prove(ledger, 4, tmp_path / "r")["cosigned"]) == (5, [])
+    made = prove(ledger, 4, tmp_path / "r")
+    assert (made["size"], made["cosigned"]) == (5, [])
     checked = ("--home", tmp_path / "nowhere", "--json", "ledger", "verify-proof")
     found = quidnunc(*checked, tmp_path / "p", "--policy", tmp_path / "policy").data
     assert (found["verdict"], found["quorum_met"]) == ("WITNESSED 3 of 4", True)

@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     with pytest.raises(ConfigError, match=r"config\.toml: no such file") as caught:
         load(path)
-    assert "quidnunc init" in caught.value.hint
+    assert "init --config-only" in caught.value.hint
     path.write_bytes(b"version = 1 # \xff")
     with pytest.raises(ConfigError, match="not UTF-8 at byte 14"):
         load(path)

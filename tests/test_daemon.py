@@ -84,7 +84,7 @@ def test_a_charter_that_is_not_fully_signed_is_refused_and_who_is_missing_is_nam
     draft = federation.root / "draft.note"
     cards = [str(each.home.card) for each in federation.actors]
     command("federation", "create", *cards, "--task", daemons.TASK, "--out", str(draft))
-    command("federation", "sign", str(draft), home=actor.home.root)
+    command("federation", "sign", "--yes", str(draft), home=actor.home.root)
     assert cli(actor, "federation", "install", str(draft))["code"] == 41
     actor.home.charter.write_bytes(draft.read_bytes())
     error = refused(actor, 41)
@@ -479,7 +479,7 @@ def test_peers_on_two_charters_do_not_talk(federation: Rehearsal) -> None:
     cards = [str(each.home.card) for each in federation.actors]
     command("federation", "create", *cards, "--task", daemons.TASK, "--purpose", "another", "--out", str(charter))
     for actor in federation.actors:
-        command("federation", "sign", str(charter), home=actor.home.root)
+        command("federation", "sign", "--yes", str(charter), home=actor.home.root)
     # The second home is moved to the other charter before its first start.
     actors[1].home.charter.write_bytes(charter.read_bytes())
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from daemons import until
 
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.client import NotReachable, ask
-from quidnunc.peer.commands.demo_view import table, verdict_lines
+from quidnunc.peer.commands.demo_view import next_commands, table, verdict_lines
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.rehearsal import COMMAND, command
@@ -111,6 +112,8 @@ def _counted_alike(peer: dict[str, Any]) -> None:
         # Regression: what the command that builds the model kept in temporary files was left.
         ("building", signal.SIGINT, 130),
         ("starting", signal.SIGTERM, 143),
+        # Regression: a terminal that was closed left the homes behind.
+        ("founding", signal.SIGHUP, 143),
         ("running", signal.SIGINT, 130),
     ],
 )
@@ -263,6 +266,10 @@ def test_the_verdict_names_who_ended_and_how_to_start_it_again() -> None:
         "peer-b ended with exit code -9 before the end; start it again:",
         "  quidnunc --home /h/peer-b run",
     ]
+    rows[1]["home"] = "/two words/it's"
+    quoted = [str(line) for line in (*verdict_lines(rows, 0.9, 0.8, 8.0, "example")[-1:], *next_commands("/a b")[2:])]
+    words = [shlex.split(line.partition("   (")[0])[:3] for line in quoted]
+    assert words == [["quidnunc", "--home", "/two words/it's"], *[["quidnunc", "--home", "/a b"]] * 5]
     assert verdict_lines(rows, None, None, 8.0, "example")[0] == ("no honest peer ran to the end", "bad")
     drawn = [line if isinstance(line, str) else line.text for line in table(rows)]
     assert drawn[3].startswith("peer-b!")

@@ -50,6 +50,16 @@ def test_it_finds_what_the_peer_has_counted(tmp_path: Path, privacy: PrivacySpec
     assert float(match[2]) == pytest.approx(float(match[1]), abs=2e-3)
 
 
+def test_what_is_no_ledger_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root:x:0:0\n" * 40)
+    for name in ("passwd", "none", "."):
+        done = subprocess.run(
+            [sys.executable, "-I", str(TOOL), str(tmp_path / name)], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (65, "", 1)
+        assert done.stderr.startswith(f"error: {tmp_path / name}: no ledger that can be read: ")
+
+
 def test_noise_at_half_scale_under_the_claim_of_the_whole_is_caught(tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -125,7 +125,7 @@ CASES: dict[str, tuple[Spoil, int, str]] = {
     "a port that is none": (
         lambda pair: configured(pair.a, free(pair.a), 'listen = ["/ip4/127.0.0.1/tcp/99999"]'),
         64,
-        "network.listen: address '/ip4/127.0.0.1/tcp/99999': port 99999 is not in 1..65535",
+        "network.listen: address '/ip4/127.0.0.1/tcp/99999': port 99999 is not in 0..65535",
     ),
     "an address of another machine": (
         lambda pair: configured(pair.a, free(pair.a), 'listen = ["/ip4/192.0.2.7/tcp/4901"]'),
@@ -195,6 +195,29 @@ def test_a_port_in_use_is_found_unless_it_is_this_daemons_own(pair: Pair) -> Non
         assert (result.code, "address already in use" in result.err) == (64, True)
         with pair.a.lock():
             assert pair.check().code == 0
+
+
+def test_a_damaged_page_is_one_clean_line_that_names_the_file(pair: Pair) -> None:
+    """Regression: ``ledger entry -1: *** in database main ***\\nPage 12: ...``."""
+    data = bytearray(pair.a.ledger.read_bytes())
+    size = int.from_bytes(data[16:18], "big")
+    page = len(data) // size + 1
+    data[28:32] = page.to_bytes(4, "big")  # SQLite's file format, section 1.3: pages in the file
+    pair.a.ledger.write_bytes(data + bytes(size))
+    result = pair.check()
+    assert result.code == 65
+    first = result.err.splitlines()[0]
+    assert first.startswith(f"error: {pair.a.ledger}: ")
+    assert f"page {page}" in first.lower()
+    assert not any(each in first for each in ("\\n", "***", "entry -1"))
+    verified = quidnunc("--home", pair.a.root, "ledger", "verify")
+    assert verified.code in (30, 65)
+    assert not any(each in verified.out + verified.err for each in ("\\n", "***", "-1"))
+
+
+def test_a_charter_that_is_refused_is_named(pair: Pair) -> None:
+    pair.a.charter.write_bytes(b"broken")
+    assert f"error: {pair.a.charter}: charter refused: " in pair.check().err
 
 
 def test_a_charter_that_is_gone_is_told_from_one_that_never_was(pair: Pair) -> None:

@@ -3,15 +3,16 @@
     python recompute_epsilon.py LEDGER.db...
 
 One line per ledger and unit of privacy (a record, or the whole site): releases, epsilon claimed and recomputed, delta.
-Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed. Written from docs/wire.md, entry
-0x18 and the accountants of section 5: it shares no line with the program. That the entries are the signed ones is for
-``quidnunc ledger verify``. All spends of a ledger count.
+Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed, 65: a file is no ledger.
+Written from docs/wire.md, entry 0x18 and the accountants of section 5: it shares no line with the program. That the
+entries are the signed ones is for ``quidnunc ledger verify``. All spends of a ledger count.
 """
 
 import math
 import sqlite3
 import sys
 from collections import Counter
+from urllib.parse import quote
 
 import msgpack
 
@@ -23,7 +24,7 @@ SLACK_U = 1_000
 
 def spends(path):
     """The dp.spend maps of the ledger database at ``path``, in order."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+    with sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True) as db:
         rows = db.execute("SELECT payload FROM entry WHERE type = ? ORDER BY seq", (SPEND,)).fetchall()
     return [msgpack.unpackb(row[0], strict_map_key=True) for row in rows]
 
@@ -101,7 +102,11 @@ def main(paths):
     """Print a line per ledger; the exit code."""
     bad = False
     for path in paths:
-        found = spends(path)
+        try:
+            found = spends(path)
+        except (sqlite3.Error, ValueError, msgpack.UnpackException) as error:
+            print(f"error: {path}: no ledger that can be read: {error}", file=sys.stderr)
+            return 65
         if not found:
             print(f"{path}: nothing was released, epsilon 0")
             continue

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ from quidnunc.peer import keys
 from quidnunc.peer.backup import contents
 from quidnunc.peer.backup.archive import FORMAT, VERSION, Manifest, Writer
 from quidnunc.peer.blobs import blob_names, open_blob
-from quidnunc.peer.home import PRIVATE_FILE, Home, fsync_dir, read_capped, unwritable
+from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.new_file import new_file
 from quidnunc.peer.release import program_version
 
 _ATTEMPTS = 4
@@ -64,7 +64,7 @@ def make(home: Home, member: Member, path: Path, made: str) -> Made:
     for name in contents.REQUIRED:
         if name != contents.LEDGER and small.get(name) is None:
             raise ConfigError(f"{contents.place(home.root, name)}: not there, and no peer can be restored without it")
-    with _new_file(path) as temporary:
+    with new_file(path) as temporary:
         copy = temporary.with_suffix(".db")
         try:
             with contextlib.ExitStack() as stack:
@@ -171,22 +171,3 @@ def _blobs(home: Home, held: dict[bytes, BinaryIO]) -> Iterator[tuple[bytes, Bin
         if file is not None:
             with file:
                 yield name, file
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A private file to fill, which then appears at ``path``, whole and synced, or not at all."""
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
-    try:
-        if os.path.lexists(path):
-            raise FileExistsError
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
-        yield temporary
-        os.link(temporary, path, follow_symlinks=False)
-        fsync_dir(path.parent)
-    except FileExistsError:
-        raise ConfigError(f"{path}: is there already", hint="a backup replaces no file: name another") from None
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

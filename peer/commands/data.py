@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.files import PUBLIC_FILE, read_charter, require_home
+from quidnunc.peer.commands.files import PUBLIC_FILE, read_charter, require_home, same_file
 from quidnunc.peer.config import load
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.output import Outcome, UsageError
@@ -59,7 +59,7 @@ def check(args: argparse.Namespace, context: Context) -> Outcome:
     from quidnunc.peer.csv_task import examine_file
 
     source = _source(args, context)
-    if args.write_schema is not None and _same(args.write_schema, source.path):
+    if args.write_schema is not None and same_file(args.write_schema, source.path):
         raise UsageError(f"--write-schema {args.write_schema} is the table itself", hint="name another file")
     if args.target and source.schema:
         raise UsageError("--target is for an inferred schema", hint=f"the target stands in {source.schema_source}")
@@ -106,14 +106,6 @@ def _source(args: argparse.Namespace, context: Context) -> _Source:
 
         text, name = load_schema_text(args.schema), str(args.schema)
     return _Source(path, text, name if text else "", {**options, **flags})
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether both name one file that is there."""
-    try:
-        return expanded(one).samefile(expanded(other))
-    except (OSError, ValueError):
-        return False
 
 
 def _write(path: Path, schema: Schema, context: Context) -> None:

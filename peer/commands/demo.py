@@ -24,9 +24,11 @@ from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
 from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, check_site, finite_or_inf
 from quidnunc.peer.commands.rule_words import add_rule, rule_options
-from quidnunc.peer.home import unwritable
+from quidnunc.peer.home import Home, unwritable
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Plan, Rehearsal, RehearsalFailed
+from quidnunc.peer.stop_signals import stop_signals
 from quidnunc.peer.task_loader import CSV
 
 PEERS_MAX = 16
@@ -95,7 +97,9 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
             context.out.warn(warning)
         for line in silo_lines(found.silos):
             context.out.talk(line)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _terminated)
     root, ours = _root(args, context)
     began = time.monotonic()
     rehearsal = Rehearsal(plan, root)
@@ -113,7 +117,9 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _terminated(number: int, frame: object) -> None:
-    """SIGTERM ends the demo as Ctrl-C does: in order, with nothing left behind."""
+    """SIGTERM, or a terminal that goes, ends the demo as Ctrl-C does: in order, with nothing left behind."""
+    if number == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes again: that would end the cleaning up
     raise SystemExit(ExitCode.TERMINATED)
 
 
@@ -332,7 +338,9 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
     if ended:
         names = ", ".join(row["name"] for row in ended)
         what = f"{len(ended)} of {len(rows)} daemons ended before the end: {names}"
-        return Outcome(data, lines, ExitCode.DEGRADED, what, f"start it again: quidnunc --home {ended[0]['home']} run")
+        return Outcome(
+            data, lines, ExitCode.DEGRADED, what, f"start it again: {quidnunc(Home.at(ended[0]['home']))} run"
+        )
     return Outcome(data, lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import Context
+from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import Line, Styled
 
 PLAIN_LINE_EVERY_S = 3.0
@@ -68,20 +71,21 @@ def verdict_lines(
     for row in rows:
         if row["ended"] is not None:
             what = f"{row['name']} ended with exit code {row['ended']} before the end; start it again:"
-            lines += [Styled(what, "warn"), f"  quidnunc --home {row['home']} run"]
+            lines += [Styled(what, "warn"), f"  {quidnunc(Home.at(row['home']))} run"]
     return lines
 
 
 def next_commands(home: str) -> list[Line]:
     """What to try next on one of the homes."""
+    called = quidnunc(Home.at(home))
     return [
         "",
         "look around in what it left behind:",
-        f"  quidnunc --home {home} ledger log -n 20",
-        f"  quidnunc --home {home} ledger verify",
-        f"  quidnunc --home {home} budget show",
-        f"  quidnunc --home {home} federation show",
-        f"  quidnunc --home {home} run        (and, beside it: status, peers)",
+        f"  {called} ledger log -n 20",
+        f"  {called} ledger verify",
+        f"  {called} budget show",
+        f"  {called} federation show",
+        f"  {called} run        (and, beside it: status, peers)",
     ]
 
 
@@ -132,6 +136,7 @@ class _LiveTable:
             )
         # A warning stands below a table that has lost a row: the next one begins under it.
         up = f"\x1b[{self._drawn}A" if self._drawn == len(lines) else ""
-        sys.stderr.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the terminal is gone, and says so by a signal
+            sys.stderr.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
+            sys.stderr.flush()
         self._drawn = len(lines)

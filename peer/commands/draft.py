@@ -39,13 +39,14 @@ from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import check_site, check_whole_numbers, epsilon, micro, millis
-from quidnunc.peer.commands.files import own_card, own_place, read_cards, write_public
+from quidnunc.peer.commands.files import own_card, own_place, read_cards, replace_public, write_public
 from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.rule_words import add_rule, rule_options, size_cap
-from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, show_terms
-from quidnunc.peer.home import atomic_write, expanded
+from quidnunc.peer.commands.signing import agreed_to, next_steps, root_key, show_terms
+from quidnunc.peer.home import expanded
 from quidnunc.peer.model_file import beside, read_model
+from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Outcome, Styled, UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def register(parser: CommandParser) -> None:
         metavar="FILE",
         help="begin with these params, or with those of the peer whose home this is; members get OUT.params to install",
     )
-    add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="default: charter.note")
+    add("--out", type=Path, default=Path("charter.note"), metavar="FILE", help="a new file (default: charter.note)")
     add("--no-sign", action="store_true", help="only draft, although this home is a member")
     unlocking.add_flags(parser)
     parser.set_defaults(command=create)
@@ -175,6 +176,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     if len(members) < 2:
         raise UsageError(f"{len(members)} card, a federation has at least 2 members", hint="name all founders' cards")
     check_whole_numbers(args)
+    for path in (args.out, *(() if args.from_model is None else (beside(args.out),))):
+        require_free(expanded(path))
     options = dict(_option(text) for text in args.option)
     personal = tuple(sorted(set(args.personal)))
     schema = read_schema(args.schema, args.task)
@@ -203,7 +206,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     if args.from_model is not None:
         model = read_model(expanded(args.from_model), described.dim)
         described = replace(described, genesis=hashlib.sha256(model).digest())
-        atomic_write(expanded(beside(args.out)).absolute(), model)
+        write_new(expanded(beside(args.out)).absolute(), model)
     charter = replace(
         unbuilt,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
@@ -213,12 +216,12 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     gates = warn_of_noise(charter, context)
     note = draft_note(charter)
     write_public(args.out, note)
-    if signer is not None and (not asks(context) or _agreed(charter, context)):
+    if signer is not None and _agreed(charter, context):
         note = sign_charter(note, signer)
-        write_public(args.out, note)
+        replace_public(args.out, note)
     opened = open_charter(note)
     lines = [
-        *charter_lines(opened, terms=signer is None or not asks(context)),
+        *charter_lines(opened, terms=signer is None or context.yes),
         Styled(f"wrote {args.out}{', signed by this home' if opened.signed else ', signed by nobody yet'}", "strong"),
         *next_steps(args.out, opened, context.home, installed=False),
     ]
@@ -240,8 +243,9 @@ def _merge(args: argparse.Namespace, privacy: PrivacySpec) -> MergeSpec:
 
 
 def _agreed(charter: Charter, context: Context) -> bool:
-    show_terms(charter, context)
-    return agreed(charter, context)
+    if not context.yes:  # said beside the question; without one, with the result
+        show_terms(charter, context)
+    return agreed_to(charter, context)
 
 
 def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> SecretKey | None:
@@ -256,6 +260,10 @@ def _signer(unbuilt: Charter, args: argparse.Namespace, context: Context) -> Sec
     if not home.root_key.exists():
         context.out.talk(f"{home.root_key} is not here: sign with federation sign {args.out} --key FILE")
         return None
+    if not (context.yes or context.interactive):
+        raise UsageError(
+            "the root key signs: this asks first, and nobody can answer", hint="add --yes, or --no-sign to draft only"
+        )
     return root_key(home.root_key, mine, unlocking.source(args, context).present)
 
 

@@ -25,9 +25,14 @@ from quidnunc.peer.commands.files import (
     own_place,
     read_charter,
     read_charter_note,
+    replace_public,
+    same_file,
     write_public,
 )
-from quidnunc.peer.commands.signing import agreed, asks, next_steps, quidnunc, root_key, show_terms
+from quidnunc.peer.commands.signing import agreed_to, next_steps, root_key, show_terms
+from quidnunc.peer.home import expanded
+from quidnunc.peer.home_name import quidnunc
+from quidnunc.peer.new_file import require_free
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 
@@ -42,7 +47,7 @@ def register(parser: CommandParser) -> None:
         "--merge", type=Path, nargs="+", default=[], metavar="OTHER", help="take signatures from these too"
     )
     below.add_argument("--key", type=Path, metavar="FILE", help="the root key, if it is not in the home")
-    below.add_argument("--out", type=Path, metavar="FILE", help="write here instead of into FILE")
+    below.add_argument("--out", type=Path, metavar="FILE", help="write to this new file instead of into FILE")
     below.add_argument(
         "--install",
         action="store_true",
@@ -77,13 +82,15 @@ def sign(args: argparse.Namespace, context: Context) -> Outcome:
         data = merge_notes(data, [read_charter(path)[0] for path in args.merge])
     if args.install:
         check_federation(context.home, opened.charter)
+    target = args.file if args.out is None or same_file(args.out, args.file) else args.out
+    if target != args.file:
+        require_free(expanded(target))
     show_terms(opened.charter, context)
-    if asks(context) and not agreed(opened.charter, context):
+    if not agreed_to(opened.charter, context):
         raise CharterError("not signed", hint="nothing was written")
     root = root_key(args.key or context.home.root_key, member, unlocking.source(args, context).present)
     data = sign_charter(data, root)
-    target = args.out or args.file
-    write_public(target, data)
+    (replace_public if target == args.file else write_public)(target, data)
     opened = open_charter(data)
     lines: list[Line] = [f"signed {target} as {member.name}", signature_line(opened)]
     installed = not opened.missing and _install_after_signing(data, opened, target, args, context)

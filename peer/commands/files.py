@@ -12,6 +12,8 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
+from quidnunc.peer.home_name import quidnunc
+from quidnunc.peer.new_file import write_new
 from quidnunc.peer.output import ExitCode, UsageError
 
 PUBLIC_FILE = 0o644
@@ -31,9 +33,25 @@ def read_file(path: Path, limit: int) -> bytes:
         ) from None
 
 
-def write_public(path: Path, data: bytes) -> None:
-    """Put a file that is meant to be handed on at ``path``, whole or not at all; raises StoreUnwritable."""
+def replace_public(path: Path, data: bytes) -> None:
+    """Put a file that is meant to be handed on at ``path``, in place of its earlier form; raises StoreUnwritable."""
     atomic_write(expanded(path).absolute(), data, PUBLIC_FILE)
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """Make a new file that is meant to be handed on at ``path``, whole or not at all.
+
+    Raises ConfigError when something is there already, StoreUnwritable.
+    """
+    write_new(expanded(path).absolute(), data, PUBLIC_FILE)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both name one file that is there."""
+    try:
+        return expanded(one).samefile(expanded(other))
+    except (OSError, ValueError):
+        return False
 
 
 def read_card(path: Path) -> Member:
@@ -99,9 +117,7 @@ class CardMissing(ConfigError):
 def require_home(home: Home) -> None:
     """Raise ConfigError unless ``quidnunc init`` has been here."""
     if not home.exists():
-        raise ConfigError(
-            f"{home.root}: no peer lives here", hint='make one with: quidnunc --home DIR init --name "..."'
-        )
+        raise ConfigError(f"{home.root}: no peer lives here", hint=f'make one with: {quidnunc(home)} init --name "..."')
 
 
 def own_place(home: Home, charter: Charter) -> Member:
@@ -150,7 +166,7 @@ def install_charter(home: Home, data: bytes, opened: Opened, source: Path, model
         model = beside(source)
     if model is not None:
         install_model(expanded(model), home, charter.task.genesis, charter.task.dim)
-    write_public(home.charter, data)
+    replace_public(home.charter, data)
 
 
 def _named(path: Path, parse: Callable[[bytes], T], data: bytes) -> T:

@@ -20,12 +20,14 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
-from quidnunc.peer.commands.files import PUBLIC_FILE
+from quidnunc.peer.commands.files import PUBLIC_FILE, present_card
 from quidnunc.peer.config import Data, Network, render_default_config
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write, expanded
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.network.address import parse_address
+from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
 _NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
@@ -59,6 +61,11 @@ def register(parser: CommandParser) -> None:
         metavar="FILE",
         help="an organization's root key that is there already (default: a new one)",
     )
+    add(
+        "--config-only",
+        action="store_true",
+        help="write the config.toml that a home has lost anew, from its card and these flags; keys and ledger stay",
+    )
     unlocking.add_flags(parser)
     add("--no-passphrase", action="store_true", help="leave the key files unlocked, and do not ask")
     parser.set_defaults(command=init)
@@ -67,11 +74,13 @@ def register(parser: CommandParser) -> None:
 def init(args: argparse.Namespace, context: Context) -> Outcome:
     """Make the home; refuses one that is there."""
     home = context.home
+    if args.config_only:
+        return _config_only(args, context)
     if home.exists():
-        raise ConfigError(
-            f"{home.root}: a peer lives here already",
-            hint="name another directory with --home; show this one with: quidnunc id",
-        )
+        hint = f"name another directory with --home; show this one with: {quidnunc(home)} id"
+        if not home.config.exists():
+            hint = f"its config.toml is gone; write one anew with: {quidnunc(home)} init --config-only"
+        raise ConfigError(f"{home.root}: a peer lives here already", hint=hint)
     if args.examples is not None and args.examples < 0:
         raise UsageError(f"--examples is {args.examples}, must be 0 or more")
     table, rows = data_at(args.data)
@@ -120,6 +129,41 @@ def write_home(
         for path, data, mode in files:
             atomic_write(path, data, mode, replace=False)
     return member
+
+
+def _config_only(args: argparse.Namespace, context: Context) -> Outcome:
+    """A new ``config.toml`` for a home that lost it, as ``init`` would have written it for the peer on its card."""
+    home = context.home
+    if args.examples is not None or args.root_key is not None:
+        raise UsageError("--config-only changes no card and no key", hint="leave --examples and --root-key out")
+    member = present_card(home)
+    require_free(home.config)
+    table, _ = data_at(args.data)
+    _check_addresses("--listen", args.listen, listen=True)
+    _check_addresses("--announce", args.announce, listen=False)
+    listen = tuple(args.listen) or tuple(each for each in member.addresses if _can_listen(each))
+    network = Network(listen=listen or Network().listen, announce=tuple(args.announce))
+    text = render_default_config(args.name or member.name, network=network, data=Data(path=table))
+    write_new(home.config, text.encode(), PRIVATE_FILE)
+    context.out.warn(
+        "all that stood in the lost file and was not named now is at its default: look at privacy.epsilon_cap, "
+        "privacy.shared_homes, network, data and limits before the peer runs"
+    )
+    data = {"name": args.name or member.name, "config": str(home.config), "listen": list(network.listen), "data": table}
+    lines: list[Line] = [
+        f"wrote {home.config} for {data['name']}",
+        f"  listens on {', '.join(network.listen)}",
+        f"check it with: {quidnunc(home)} run --check",
+    ]
+    return Outcome(data, lines)
+
+
+def _can_listen(address: str) -> bool:
+    try:
+        parse_address(address, listen=True)
+    except ConfigError:
+        return False
+    return True
 
 
 def data_at(path: Path | None) -> tuple[str, int]:
@@ -173,7 +217,7 @@ def _name(args: argparse.Namespace, context: Context) -> str:
     if name is None and context.interactive:
         name = context.ask("name of this organization:")
     if not name:
-        raise UsageError("no name given", hint='quidnunc --home DIR init --name "Hospital A"')
+        raise UsageError("no name given", hint=f'{quidnunc(context.home)} init --name "Hospital A"')
     return checked_name(unicodedata.normalize("NFC", name))
 
 

@@ -170,7 +170,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         )
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
-        why = f"entry {first.seq}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
+        why = f"{first.place}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", NO_OLD_COPY)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
@@ -221,7 +221,8 @@ def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed) -> list[
             continue
         lines.append(Styled(f"  {layer.name:<15} BAD   {layer.failed} of {layer.checked}", "bad"))
         for problem in layer.problems[:_SHOWN_PROBLEMS]:
-            lines.append(Styled(f"      {problem.code} at {problem.seq}: {problem.why}", "bad"))
+            place = problem.seq if problem.seq >= 0 else problem.place
+            lines.append(Styled(f"      {problem.code} at {place}: {problem.why}", "bad"))
         if layer.failed > _SHOWN_PROBLEMS:
             lines.append(f"      and {layer.failed - _SHOWN_PROBLEMS} more; all with --json")
     lines.append(f"  root            {report.root.hex()}")

@@ -7,6 +7,7 @@ signed, that is a proof of equivocation. Logs of two members are compared where 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -113,7 +114,7 @@ def _copies(ours: Store, theirs: Store, names: Mapping[bytes, str], out: Path | 
         )
     if out is not None:
         write_public(out, proof)
-        lines.append(f"  the proof is in {out}; check it with: quidnunc ledger evidence verify {out}")
+        lines.append(f"  the proof is in {out}; check it with: quidnunc ledger evidence verify {shlex.quote(str(out))}")
     data["proof"] = proof.hex()
     why = f"the key of {who(ours.log_id, names)} signed two histories that part at entry {low}"
     return Outcome(

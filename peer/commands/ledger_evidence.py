@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def export(args: argparse.Namespace, context: Context) -> Outcome:
     path = args.out or Path(f"{record.proof.hex()[:16]}.proof")
     write_public(path, data)
     shown = {"file": str(path), "proof": record.proof.hex(), "bytes": len(data)}
-    return Outcome(shown, [f"wrote {path}, {len(data)} bytes", f"  check with: quidnunc ledger evidence verify {path}"])
+    check = f"quidnunc ledger evidence verify {shlex.quote(str(path))}"
+    return Outcome(shown, [f"wrote {path}, {len(data)} bytes", f"  check with: {check}"])
 
 
 def verify(args: argparse.Namespace, context: Context) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,7 +149,7 @@ def _bundle(args: argparse.Namespace, context: Context) -> Outcome:
     lines: list[Line] = [
         f"{size} entries are in {path}",
         "  without keys and private parts; read it with, for example",
-        f"  quidnunc ledger verify --ledger {path}",
+        f"  quidnunc ledger verify --ledger {shlex.quote(str(path))}",
     ]
     if not report.ok:
         lines.append(Styled("  the ledger does not verify: see quidnunc ledger verify", "bad"))

@@ -167,7 +167,7 @@ def _lines(each: Verdict, report: Report | None) -> list[Line]:
 def _place(problem: Problem) -> str:
     """Where: an entry, for I7 and what else is about checkpoints the size of one, or the database as a whole."""
     if problem.seq < 0:
-        return "the database"
+        return problem.place
     summed = problem.why.startswith("summary")
     sized = problem.why.startswith("checkpoint") or (problem.code == "I16" and not summed)
     return f"{'size' if sized else 'entry'} {problem.seq}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from quidnunc.peer.commands.files import read_file, write_public
 from quidnunc.peer.commands.ledger_home import electorate, find_entry, opened, readable
 from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
 from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
+from quidnunc.peer.home import expanded
 from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.new_file import require_free
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 _NO_KEY = "name the log's key with --key VKEY, or a policy with --policy FILE"
@@ -62,12 +65,15 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     policy = trust([], None, Keybook(known), key.name, size)._replace(logs=(key,))
     verdict = judge(proof.note, policy, latest=latest_time())
     path = args.out or Path(f"entry-{seq}.tlog-proof")
+    if args.policy_out is not None:
+        # Before the proof is written: half of what was asked for would only be in the way of a second try.
+        require_free(expanded(args.policy_out))
     write_public(path, data)
     vkey = format_vkey(key)
-    recipe = f"quidnunc ledger verify-proof {path.name} --key {vkey}"
+    recipe = f"quidnunc ledger verify-proof {shlex.quote(path.name)} --key {vkey}"
     if args.policy_out is not None:
         write_public(args.policy_out, format_policy(_portable(policy)))
-        recipe += f" --policy {args.policy_out.name}"
+        recipe += f" --policy {shlex.quote(args.policy_out.name)}"
     shown = {"file": str(path), "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
     shown |= {
         "verdict": verdict.label,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.signing import quidnunc
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import Line, Outcome, Styled
 
 

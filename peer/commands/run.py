@@ -23,6 +23,7 @@ from quidnunc.peer.commands.files import check_federation, install_charter, read
 from quidnunc.peer.config import Config, Log, load
 from quidnunc.peer.memory import give_back_large_blocks
 from quidnunc.peer.output import Outcome, UsageError
+from quidnunc.peer.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from quidnunc.peer import daemon
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, context: Context) -> Outcome:
 def early_signals() -> Iterator[list[int]]:
     """Collects signals until the daemon itself can hear them: one that comes during its imports is not lost."""
     early: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = stop_signals()
     before = [signal.signal(number, lambda number, frame: early.append(number)) for number in numbers]
     try:
         yield early

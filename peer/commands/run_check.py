@@ -16,6 +16,7 @@ from quidnunc.peer import keys
 from quidnunc.peer.commands.files import own_card
 from quidnunc.peer.config import Config
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.database import DatabaseCorrupt
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.network.address import Endpoint, parse_address
@@ -84,7 +85,8 @@ def check_ledger(home: Home, member: Member) -> int:
         report = store.verify()
     for layer in report.layers:
         for problem in layer.problems:
-            raise LedgerCorrupt(problem.seq, f"{problem.why} ({problem.code})")
+            why = f"{problem.why.removeprefix(f'{home.ledger}: ')} ({problem.code})"
+            raise LedgerCorrupt(problem.seq, why) if problem.seq >= 0 else DatabaseCorrupt(home.ledger, why)
     return report.size
 
 

@@ -11,11 +11,12 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
-from quidnunc.peer.cli import Context, default_home
+from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.charter_view import terms_lines
 from quidnunc.peer.commands.data_schema import check_schema
 from quidnunc.peer.commands.promise import check_promise
 from quidnunc.peer.home import Home
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import Line, Styled
 
 
@@ -39,21 +40,10 @@ def show_terms(charter: Charter, context: Context) -> None:
         context.out.talk(line.text if isinstance(line, Styled) else line)
 
 
-def asks(context: Context) -> bool:
-    """Whether a person is asked before a root key signs; nobody is where nobody can answer, or with ``--yes``."""
-    return context.interactive and not context.yes
-
-
-def agreed(charter: Charter, context: Context) -> bool:
-    """Ask a person whether the root key shall sign; call it only if :func:`asks`."""
-    answer = context.ask(f"sign charter {charter.federation_id.hex()[:16]} with the root key? [y/N]")
-    return answer.lower() in ("y", "yes")
-
-
-def quidnunc(home: Home) -> str:
-    """How the command is called for this home: ``quidnunc``, with ``--home`` unless it is the usual one."""
-    usual = Home.at(default_home()).root
-    return "quidnunc" if home.root == usual else f"quidnunc --home {shlex.quote(str(home.root))}"
+def agreed_to(charter: Charter, context: Context) -> bool:
+    """Whether the root key may sign ``charter``: ``--yes``, or a person says so. UsageError if nobody can."""
+    question = f"sign charter {charter.federation_id.hex()[:16]} with the root key?"
+    return context.agreed("the root key signs: this", question)
 
 
 def next_steps(target: Path, opened: Opened, home: Home, *, installed: bool) -> list[Line]:
@@ -62,15 +52,18 @@ def next_steps(target: Path, opened: Opened, home: Home, *, installed: bool) -> 
         first = opened.missing[0].name
         return [
             f"next: hand {target} to {first}; on the machine of {first}:",
-            f"  quidnunc federation sign {target.name}",
+            f"  quidnunc federation sign {shlex.quote(target.name)}",
         ]
     lines: list[Line] = []
     if installed:
         lines += ["next, on this machine:", f"  {quidnunc(home)} run"]
     else:
-        lines += ["next, on this machine, unless that was done:", f"  {quidnunc(home)} federation install {target}"]
+        lines += [
+            "next, on this machine, unless that was done:",
+            f"  {quidnunc(home)} federation install {shlex.quote(str(target))}",
+        ]
     return [
         *lines,
         f"and hand {target} to every other member, to start with it; on each of their machines:",
-        f"  quidnunc run --charter {target.name}",
+        f"  quidnunc run --charter {shlex.quote(target.name)}",
     ]

@@ -10,6 +10,7 @@ from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.client import DEFAULT_TIMEOUT_S, NotReachable, ask
 from quidnunc.peer.commands.files import require_home
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 
 RECENT_SHOWN = 3
@@ -41,7 +42,7 @@ def fetch(context: Context, target: str) -> Any:
     home = context.home
     require_home(home)
     try:
-        return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
+        return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S, command=quidnunc(home))
     except NotReachable as error:
         holder = home.locked_by()
         if holder is None or error.__cause__ is None:

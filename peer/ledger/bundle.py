@@ -21,12 +21,13 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from quidnunc.crypto.errors import ConfigError, LedgerCorrupt
+from quidnunc.crypto.errors import LedgerCorrupt
 from quidnunc.crypto.merkle import MAX_SIZE
 from quidnunc.crypto.tiles import ENTRIES, TILE_HEIGHT, bundle_entries, tile_bytes, tile_path, tiles_of
-from quidnunc.peer.home import Home, fsync_dir, unwritable
+from quidnunc.peer.home import Home, unwritable
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
+from quidnunc.peer.new_file import new_file, require_free
 
 CHECKPOINT = "checkpoint"
 
@@ -73,26 +74,16 @@ def write_tiles(reader: LedgerReader, note: bytes, size: int, path: Path) -> int
 def write_lines(path: Path, lines: Iterable[str], mode: int) -> tuple[int, int]:
     """Write ``lines`` to a file at ``path``, whole or not at all, without holding them; (lines, bytes).
 
-    A file that is there is replaced, as by every command that writes one. Raises StoreUnwritable when the disk fails.
+    Raises ConfigError when something is there already, StoreUnwritable when the disk fails.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     count = 0
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            os.fchmod(descriptor, mode)
-            for line in lines:
-                file.write(f"{line}\n")
-                count += 1
-            file.flush()
-            os.fsync(descriptor)
-            size = os.fstat(descriptor).st_size
-        temporary.rename(path)
-        fsync_dir(path.parent)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path, mode) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(f"{line}\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
     return count, size
 
 
@@ -104,12 +95,12 @@ def _put(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _new_directory(path: Path) -> Iterator[Path]:
     """A directory to fill, which then appears at ``path``, or not at all."""
-    if path.exists() or path.is_symlink():
-        raise ConfigError(f"{path}: is there already", hint="an export never overwrites: name another path with --out")
+    require_free(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir()
         yield temporary
+        # Never in place of a file; what gets there meanwhile can be replaced only if it is an empty directory.
         temporary.rename(path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -162,7 +162,11 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     Raises ConfigError when there is none, StoreNewer, DatabaseCorrupt, StoreLocked or StoreUnwritable.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no ledger here", hint="make one with: quidnunc init")
+        what = "not a file, so no ledger" if path.exists() else "no ledger here"
+        raise ConfigError(
+            f"{path}: {what}",
+            hint="check the path; a ledger that was lost comes back by quidnunc restore alone, into an empty home",
+        )
     with translated(path):
         connection = _connect(path, _readonly_mode(path) if readonly else "rw")
         try:
@@ -205,12 +209,18 @@ def stored_hashes(connection: sqlite3.Connection, level: int, start: int, stop: 
 
 def quick_check(connection: sqlite3.Connection) -> list[str]:
     """What SQLite finds wrong with its own pages; empty when nothing is."""
-    return [row[0] for row in connection.execute("PRAGMA quick_check(10)") if row[0] != "ok"]
+    return _findings(connection.execute("PRAGMA quick_check(10)"))
 
 
 def integrity_check(connection: sqlite3.Connection) -> list[str]:
     """What :func:`quick_check` finds, and entries of indexes that are not those of their tables."""
-    return [row[0] for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+    return _findings(connection.execute("PRAGMA integrity_check(10)"))
+
+
+def _findings(rows: Iterable[tuple[str]]) -> list[str]:
+    """One finding a line; SQLite puts several into one row, under a heading that says nothing here."""
+    lines = [line for (row,) in rows for line in row.split("\n") if line and line != "ok"]
+    return [line for line in lines if not line.startswith("***")] or lines
 
 
 def sound(rows: Iterable[tuple[Any, ...]], *kinds: type | UnionType) -> Iterator[tuple[Any, ...]]:

@@ -64,6 +64,11 @@ class Problem:
     seq: int
     why: str
 
+    @property
+    def place(self) -> str:
+        """``entry SEQ``, or the database as a whole."""
+        return f"entry {self.seq}" if self.seq >= 0 else "the database"
+
 
 @dataclass(slots=True)
 class Layer:

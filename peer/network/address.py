@@ -62,8 +62,9 @@ def parse_address(text: str, *, listen: bool = False) -> Endpoint:
     if not (parts[4].isascii() and parts[4].isdigit() and len(parts[4]) <= 5):
         raise ConfigError(f"address {text!r}: port {parts[4]!r} is not a number", hint=_EXAMPLE)
     port = int(parts[4])
-    if not (0 if listen else 1) <= port <= 65_535:
-        raise ConfigError(f"address {text!r}: port {port} is not in 1..65535", hint=_EXAMPLE)
+    least = 0 if listen else 1
+    if not least <= port <= 65_535:
+        raise ConfigError(f"address {text!r}: port {port} is not in {least}..65535", hint=_EXAMPLE)
     return Endpoint(kind, host, port)
 
 

@@ -135,7 +135,7 @@ def _book(store: Store, charter: Charter | None) -> Keybook:
 def _seen(store: Store, names: dict[bytes, str], context: Context) -> Seen:
     report = store.verify(context.out.progress(f"checked of {store.path}", "entries"))
     first = next((problem for layer in report.layers for problem in layer.problems), None)
-    problem = f"entry {first.seq}: {first.why} ({first.code})" if first else ""
+    problem = f"{first.place}: {first.why} ({first.code})" if first else ""
     name = names.get(store.log_id, store.log_id.hex()[:16])
     vouched = witnessed(store, members(context), electorate(context, store.log_id))
     return Seen(store.log_id, name, report.size, report.root, problem, vouched)

@@ -112,7 +112,12 @@ def _write(path: Path, found: list[tuple[Topology, Measures]]) -> None:
     from quidnunc.sim.topology.picture import svg
 
     try:
-        path.write_text(svg(found), encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(svg(found))
+    except FileExistsError:
+        raise ConfigError(
+            f"{path}: is there already", hint="nothing is overwritten: name another path, or remove that one first"
+        ) from None
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise StoreUnwritable(f"{path}: cannot be written: {why}", hint="choose another place with --svg") from None
