@@ -52,6 +52,7 @@ from quidnunc.peer.model_file import installed_model
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
+from quidnunc.peer.reach import card_addresses, known_addresses, without_address
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.shared_account import spent_elsewhere
@@ -162,12 +163,8 @@ def make_overlay(charter: Charter, member: Member, keys: Keys, config: Config) -
     """The overlay to this member's neighbors; the local address book wins over the charter's addresses."""
     from quidnunc.peer.network.overlay import Libp2pOverlay
 
-    book = config.network.peers
     neighbors = [
-        overlay_api.Member(
-            neighbor.transport,
-            book.get(neighbor.name) or book.get(neighbor.log_id.hex()) or neighbor.addresses,
-        )
+        overlay_api.Member(neighbor.transport, known_addresses(neighbor, config))
         for neighbor in charter.neighbors(member.log_id)
     ]
     settings = overlay_api.OverlaySettings(
@@ -267,8 +264,8 @@ def build_node(
 class Daemon:
     """A running peer. Implements what the control API asks."""
 
-    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay, room: Room) -> None:
-        self.health = Health(host, computer, overlay.stats, room)
+    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay, health: Health) -> None:
+        self.health = health
         self._host = host
         self._home = home
         self._computer = computer
@@ -448,7 +445,9 @@ async def _run(
                     return build(*parts, anew, current=True)[0]
 
                 host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
-                await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)
+                unknown = without_address(charter, member, config)
+                health = Health(host, computer, overlay.stats, room, unknown, dialable=bool(card_addresses(member)))
+                await serve(home, host, Daemon(host, home, computer, overlay, health), stop, ready)
 
 
 def discard_unused(blobs: FileBlobs, node: Node) -> None:

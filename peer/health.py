@@ -7,7 +7,7 @@ looks once a second, tells the node when there is no room on the disk, and keeps
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +150,19 @@ def with_link_reasons(found: list[Condition], why: Mapping[str, str]) -> list[Co
     ]
 
 
+def address_conditions(found: Sequence[Condition], unknown: Iterable[str], *, dialable: bool) -> list[Condition]:
+    """What to say of neighbors, by name, that are not connected and that nobody here has an address of.
+
+    ``dialable`` says that the own card has one, so that they can dial; else it is as bad as their absence in ``found``.
+    """
+    gone = {each.subject: each.severity for each in found if each.id == "neighbor-disconnected"}
+    text = "no address of it is known: there is none on its card, and none under [network.peers] in config.toml"
+    if dialable:
+        return [Condition("neighbor-no-address", Severity.NOTE, name, f"{text}; it has to dial") for name in unknown]
+    text += "; nor is there one on our own card, so that neither can dial the other"
+    return [Condition("neighbor-no-address", gone.get(name, Severity.NOTE), name, text) for name in unknown]
+
+
 def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
     """One remark for all that the task ``task`` remarks on the local data; the first stands for the rest."""
     if not notes:
@@ -162,8 +175,20 @@ def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
 class Health:
     """The conditions of one running daemon."""
 
-    def __init__(self, host: Host, computer: Any, stats: Callable[[], Mapping[bytes, PeerStats]], room: Room) -> None:
+    def __init__(
+        self,
+        host: Host,
+        computer: Any,
+        stats: Callable[[], Mapping[bytes, PeerStats]],
+        room: Room,
+        unknown: Set[bytes] = frozenset(),
+        *,
+        dialable: bool = True,
+    ) -> None:
+        """``unknown`` are neighbors, by transport key, without an address; ``dialable``: the own card has one."""
         self._host = host
+        self._unknown = unknown
+        self._dialable = dialable
         self._computer = computer
         self._stats = stats
         self._room = room
@@ -192,11 +217,20 @@ class Health:
                 *self._room.conditions(),
                 *clock_conditions(host.clock.drift()),
                 *with_link_reasons(found, why),
+                *address_conditions(found, self._strangers(), dialable=self._dialable),
                 *link_conditions(backlogs, now),
                 *data_conditions(self._computer.notes, host.node.charter.task.reference),
             ],
             now,
         )
+
+    def _strangers(self) -> list[str]:
+        """Neighbors that are missed, and that this peer could not even dial."""
+        return [
+            n.member.name
+            for n in self._host.node.neighbors.values()
+            if n.member.transport in self._unknown and not n.connected and not n.quarantined and n.retired is None
+        ]
 
     def tell(self) -> dict[str, Any]:
         """``conditions`` now and ``recent_conditions`` that have passed, JSON-ready."""

@@ -19,6 +19,7 @@ from quidnunc.peer.health import (
     SHOWN_S,
     Backlog,
     Room,
+    address_conditions,
     clock_conditions,
     data_conditions,
     free_bytes,
@@ -132,6 +133,20 @@ def test_a_lost_connection_is_told_with_the_transports_last_words() -> None:
     assert [each.text for each in found] == ["gone (last: connection refused)", "slow"]
     assert with_link_reasons([gone], {"b": ""}) == [gone]
     assert with_link_reasons([gone], {}) == [gone]
+
+
+def test_a_neighbor_without_an_address_is_told_and_is_a_loss_only_if_neither_can_dial() -> None:
+    """Regression: two homes without addresses ran side by side for ever, and status had no word for it."""
+    gone = Condition("neighbor-disconnected", Severity.DEGRADED, "b", "gone")
+    (waits,) = address_conditions([gone], ["b"], dialable=True)
+    assert ids([waits]) == [("neighbor-no-address", "note")]
+    assert "[network.peers]" in waits.text
+    assert "it has to dial" in waits.text
+    assert ids(address_conditions([], ["b"], dialable=False)) == [("neighbor-no-address", "note")]
+    (never,) = address_conditions([gone], ["b"], dialable=False)
+    assert ids([never]) == [("neighbor-no-address", "degraded")]
+    assert "neither can dial the other" in never.text
+    assert address_conditions([gone], [], dialable=False) == []
 
 
 def test_kills_for_want_of_memory_are_read_from_the_own_control_group(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from quidnunc.peer.commands.signing import agreed, asks, next_steps, root_key, s
 from quidnunc.peer.home import atomic_write, expanded
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.output import Outcome, Styled, UsageError
+from quidnunc.peer.reach import warnings_of_cards
 
 if TYPE_CHECKING:
     from quidnunc.gossip.learning.builtin import Defaults
@@ -210,6 +211,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
+    for sentence in warnings_of_cards(charter):
+        context.out.warn(sentence)
     gates = warn_of_noise(charter, context)
     note = draft_note(charter)
     write_public(args.out, note)

@@ -93,6 +93,7 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     from quidnunc.peer import daemon
     from quidnunc.peer.commands.robustness import gate_of, plain, warn
     from quidnunc.peer.commands.run_check import check_home
+    from quidnunc.peer.reach import warnings_at_home
 
     home = context.home
     if args.charter is not None:
@@ -102,6 +103,8 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
     warn(gate, member, context)
+    for sentence in warnings_at_home(charter, member, config):
+        context.out.warn(sentence)
     data = {"name": member.name, "federation": federation, "entries": entries, "robustness": plain(gate, member)}
     return Outcome(data, [f"{member.name} is ready to run in federation {federation[:16]}"])
 
