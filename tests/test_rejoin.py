@@ -13,7 +13,9 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind, Reason
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import health
+from quidnunc.gossip.conditions import Severity
 from quidnunc.gossip.events import PeerUp, Rebuild, Started, TimerFired
+from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import LogRecover, NodeStart
@@ -85,6 +87,20 @@ def test_with_history_nothing_is_signed_before_somebody_answers_however_long_it_
     assert known(bench, bench.authors[2]) == []
     assert starts(bench) == 2
     assert state_of(bench.node, bench.now)[0] != "recovering"
+
+
+def test_who_never_comes_is_missed_from_the_start_on_while_the_peer_still_asks() -> None:
+    """Regression: the time was counted from the first signature, which such a start never came to."""
+    bench = returning()
+    wait(bench, bench.settings.reconnect_s - 0.1)
+    assert conditions(bench.node, bench.now) == []
+    bench.connect(bench.authors[0])
+    wait(bench, 0.2)
+    assert bench.node.rejoin.active
+    found = {(each.id, each.subject, each.severity) for each in conditions(bench.node, bench.now)}
+    missed = {("neighbor-disconnected", each.member.name, Severity.DEGRADED) for each in bench.authors[1:]}
+    assert found == missed
+    assert "never connected since the start 15 s ago" in conditions(bench.node, bench.now)[0].text
 
 
 def test_a_quorum_is_enough_and_all_that_are_connected_after_a_while_with_a_note() -> None:
