@@ -209,6 +209,7 @@ class Node:
         rounds.round = resume.round
         rounds.trained = resume.trained
         rounds.merges = resume.merges
+        rounds.steps_back, rounds.withheld = resume.steps_back, resume.withheld
         if self.recalls.lost:
             self.publisher.lost = True
             rounds.phase, rounds.blocked = Phase.RECOVERING, self.recalls.why

@@ -118,7 +118,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
         f"privacy      {spent}",
         *_robustness(privacy),
         f"ledger       {data['ledger_entries']} entries, {data['witnessed']['verdict']}",
-        f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
+        f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received since the start",
         _lag(data["loop_lag"]),
         *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),
         *([f"trainer      {data['trainer']['last_exit']}; started again"] if data["trainer"]["last_exit"] else []),
