@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -281,6 +281,7 @@ class Daemon:
         data["bytes_sent"] = sum(s.bytes_sent for s in stats.values())
         data["bytes_received"] = sum(s.bytes_received for s in stats.values())
         data["addresses"] = self.addresses
+        data["strangers"] = asdict(self._overlay.strangers())
         # What is durable, not what the node has in mind: this much can be held against the peer later.
         data["ledger_entries"], root = self._host.durable
         data["ledger_root"] = root.hex()
@@ -446,7 +447,7 @@ async def _run(
 
                 host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
                 unknown = without_address(charter, member, config)
-                health = Health(host, computer, overlay.stats, room, unknown, dialable=bool(card_addresses(member)))
+                health = Health(host, computer, overlay, room, unknown, dialable=bool(card_addresses(member)))
                 await serve(home, host, Daemon(host, home, computer, overlay, health), stop, ready)
 
 

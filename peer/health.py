@@ -7,7 +7,7 @@ looks once a second, tells the node when there is no room on the disk, and keeps
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from quidnunc.peer.task_loader import CSV
 
 if TYPE_CHECKING:
     from quidnunc.peer.host import Host
-    from quidnunc.peer.network.overlay_api import PeerStats
+    from quidnunc.peer.network.overlay_api import DoorStats, Overlay
 
 LOOK_S = 1.0
 """Seconds between two looks."""
@@ -163,6 +163,18 @@ def address_conditions(found: Sequence[Condition], unknown: Iterable[str], *, di
     return [Condition("neighbor-no-address", gone.get(name, Severity.NOTE), name, text) for name in unknown]
 
 
+def door_conditions(door: DoorStats, displaced_at: float | None, now: float) -> list[Condition]:
+    """What to say of connections that nobody has authenticated, the last displaced at ``displaced_at``."""
+    if displaced_at is None or now - displaced_at > SHOWN_S:
+        return []
+    text = (
+        f"{door.displaced} connections of strangers gave way to newer ones so far, the last to one from "
+        f"{door.last_source or 'an address that is gone'}: something floods this port; neighbors get in from other "
+        "addresses than that"
+    )
+    return [Condition("door-full", Severity.NOTE, "network", text)]
+
+
 def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
     """One remark for all that the task ``task`` remarks on the local data; the first stands for the rest."""
     if not notes:
@@ -179,7 +191,7 @@ class Health:
         self,
         host: Host,
         computer: Any,
-        stats: Callable[[], Mapping[bytes, PeerStats]],
+        overlay: Overlay,
         room: Room,
         unknown: Set[bytes] = frozenset(),
         *,
@@ -190,7 +202,9 @@ class Health:
         self._unknown = unknown
         self._dialable = dialable
         self._computer = computer
-        self._stats = stats
+        self._overlay = overlay
+        self._displaced = 0
+        self._displaced_at: float | None = None
         self._room = room
         self._conditions = Conditions()
 
@@ -210,7 +224,7 @@ class Health:
         found = node_health.conditions(host.node, now)
         found = trainer_conditions(found, self._computer.trouble(now), now)
         members = {n.member.transport: n.member.name for n in host.node.neighbors.values()}
-        why = {members[peer]: stats.last_trouble for peer, stats in self._stats().items() if peer in members}
+        why = {members[peer]: stats.last_trouble for peer, stats in self._overlay.stats().items() if peer in members}
         backlogs = {members[peer]: backlog for peer, backlog in host.backlogs().items() if peer in members}
         self._conditions.observe(
             [
@@ -219,10 +233,18 @@ class Health:
                 *with_link_reasons(found, why),
                 *address_conditions(found, self._strangers(), dialable=self._dialable),
                 *link_conditions(backlogs, now),
+                *self._door(now),
                 *data_conditions(self._computer.notes, host.node.charter.task.reference),
             ],
             now,
         )
+
+    def _door(self, now: float) -> list[Condition]:
+        """Whether strangers have crowded each other out of the door of late."""
+        door = self._overlay.strangers()
+        if door.displaced > self._displaced:
+            self._displaced, self._displaced_at = door.displaced, now
+        return door_conditions(door, self._displaced_at, now)
 
     def _strangers(self) -> list[str]:
         """Neighbors that are missed, and that this peer could not even dial."""

@@ -22,11 +22,13 @@ from quidnunc.peer.health import (
     address_conditions,
     clock_conditions,
     data_conditions,
+    door_conditions,
     free_bytes,
     link_conditions,
     trainer_conditions,
     with_link_reasons,
 )
+from quidnunc.peer.network.overlay_api import DoorStats
 from quidnunc.peer.oom import oom_kills
 
 MIB = 2**20
@@ -147,6 +149,17 @@ def test_a_neighbor_without_an_address_is_told_and_is_a_loss_only_if_neither_can
     assert ids([never]) == [("neighbor-no-address", "degraded")]
     assert "neither can dial the other" in never.text
     assert address_conditions([gone], [], dialable=False) == []
+
+
+def test_a_full_door_is_a_note_for_a_while_and_names_the_source() -> None:
+    """Regression: no counter and no condition said that strangers flooded the port."""
+    door = DoorStats(limit=64, waiting=64, refused=900, displaced=812, last_source="203.0.113.7")
+    assert door_conditions(door, None, 1000.0) == []
+    (note,) = door_conditions(door, 980.0, 980.0 + SHOWN_S)
+    assert ids([note]) == [("door-full", "note")]
+    assert "812 connections" in note.text
+    assert "203.0.113.7" in note.text
+    assert door_conditions(door, 980.0, 980.1 + SHOWN_S) == []
 
 
 def test_kills_for_want_of_memory_are_read_from_the_own_control_group(tmp_path: Path) -> None:
