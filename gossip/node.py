@@ -264,6 +264,8 @@ class Node:
         """Nothing may be signed: whatever this key signed now could be a second history."""
         if isinstance(event, Started):
             self._await_neighbors(now)
+        if isinstance(event, Paused):
+            self.rounds.paused = event.paused
         out = self.lobby.handle(event, sender, now)
         rounds = self.rounds
         if self.rejoin.active:

@@ -421,7 +421,8 @@ async def _run(
     setup = compute_setup(charter, config, home)
     elsewhere = await trio.to_thread.run_sync(spent_elsewhere, home, config)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
-    await wait_for_room(home, charter, member, room)
+    asked = await wait_for_room(home, charter, member, room)
+    paused = paused if asked is None else asked
     with (
         closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,

@@ -14,7 +14,7 @@ from quidnunc.crypto.errors import LedgerBehind, Reason
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import health
 from quidnunc.gossip.conditions import Severity
-from quidnunc.gossip.events import PeerUp, Rebuild, Started, TimerFired
+from quidnunc.gossip.events import Paused, PeerUp, Rebuild, Started, Storage, TimerFired
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest
 from quidnunc.gossip.node import Node
@@ -101,6 +101,25 @@ def test_who_never_comes_is_missed_from_the_start_on_while_the_peer_still_asks()
     missed = {("neighbor-disconnected", each.member.name, Severity.DEGRADED) for each in bench.authors[1:]}
     assert found == missed
     assert "never connected since the start 15 s ago" in conditions(bench.node, bench.now)[0].text
+
+
+def test_what_is_said_while_the_peer_asks_holds_when_it_starts() -> None:
+    """Regression: the first of two words won, on a pause as on the room on the disk, and was never taken back."""
+    bench = returning()
+    for event in (Paused(True), Paused(False), Storage(False), Storage(True)):
+        bench.feed(event)
+    bench.connect()
+    for author in bench.authors:
+        assert known(bench, author) == []
+    assert starts(bench) == 2
+    assert not bench.node.rounds.paused
+    assert not bench.node.frugal.active
+    bench.restart()
+    bench.feed(Paused(True))
+    bench.connect()
+    for author in bench.authors:
+        assert known(bench, author) == []
+    assert state_of(bench.node, bench.now)[0] == "paused"
 
 
 def test_a_quorum_is_enough_and_all_that_are_connected_after_a_while_with_a_note() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def register(parser: CommandParser) -> None:
     """The daemon's few flags; everything lasting stands in config.toml."""
-    parser.add_argument("--paused", action="store_true", help="start without training; resume over the control API")
+    parser.add_argument("--paused", action="store_true", help="start without training; go on with: quidnunc resume")
     parser.add_argument("--until-eof", action="store_true", help="stop in order when standard input ends")
     parser.add_argument(
         "--charter", type=Path, metavar="FILE", help="first make this fully signed charter the home's, as install does"

@@ -36,12 +36,12 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(data, _lines(data, code), code)
 
 
-def fetch(context: Context, target: str) -> Any:
+def fetch(context: Context, target: str, method: str = "GET") -> Any:
     """Ask this home's daemon; raises NotReachable, or Starting while a process holds this home and is not up yet."""
     home = context.home
     require_home(home)
     try:
-        return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
+        return ask(home.socket(), target, method=method, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S)
     except NotReachable as error:
         holder = home.locked_by()
         if holder is None or error.__cause__ is None:
