@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from founders import private
 from node_helpers import Author, Bench, header_of, start_all, toy_world
 
 from quidnunc.crypto.entry import Entry
@@ -15,6 +17,7 @@ from quidnunc.crypto.log import Log
 from quidnunc.gossip import health
 from quidnunc.gossip.conditions import Severity
 from quidnunc.gossip.events import Paused, PeerUp, Rebuild, Started, Storage, TimerFired
+from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest
 from quidnunc.gossip.node import Node
@@ -23,9 +26,9 @@ from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.status import state_of
 
 
-def returning(members: int = 4) -> Bench:
+def returning(members: int = 4, **changes: Any) -> Bench:
     """A node with some history that starts again and has not asked yet."""
-    bench = Bench(members)
+    bench = Bench(members, **changes)
     bench.greet()
     bench.turn()
     bench.current = False
@@ -91,8 +94,9 @@ def test_with_history_nothing_is_signed_before_somebody_answers_however_long_it_
 
 def test_who_never_comes_is_missed_from_the_start_on_while_the_peer_still_asks() -> None:
     """Regression: the time was counted from the first signature, which such a start never came to."""
-    bench = returning()
+    bench = returning(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"))
     wait(bench, bench.settings.reconnect_s - 0.1)
+    assert state_of(bench.node, bench.now)[0] == "recovering"
     assert conditions(bench.node, bench.now) == []
     bench.connect(bench.authors[0])
     wait(bench, 0.2)
