@@ -30,7 +30,7 @@ PENALIZED = frozenset(
 
 
 def standing_class(neighbor: Neighbor) -> StandingClass:
-    """The public class of a neighbor: quarantined by proof, or what its standing says."""
+    """The public class of a neighbor: the lowest where it is quarantined by proof, else what its standing says."""
     return StandingClass.QUARANTINED if neighbor.quarantined else classify(neighbor.standing)
 
 

@@ -177,8 +177,8 @@ def _rounds(node: Node, now: float) -> list[Condition]:
         found.append(Condition("trainer-failing", severity, "trainer", text))
     if node.evaluation_failure:
         found.append(Condition("evaluation-failing", Severity.NOTE, "trainer", node.evaluation_failure))
-    if rounds.finished or rounds.paused or rounds.phase == Phase.STARTING:
-        return found
+    if rounds.finished or rounds.paused or rounds.phase in (Phase.STARTING, Phase.RECOVERING):
+        return found  # whoever has not come since the start is told one by one, after a while
     if node.budget.private and rounds.alone(now):
         text = "no neighbor is connected and live: no budget is spent while nobody would hear of it"
         found.append(Condition("isolated", Severity.DEGRADED, "rounds", text))

@@ -12,7 +12,6 @@ from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.gossip.events import (
     Effect,
     Event,
-    Paused,
     PeerDown,
     PeerUp,
     Rebuild,
@@ -91,8 +90,8 @@ class Lobby:
             case Started():
                 self._kept.append(event)
                 out = self._rejoin.start(now)
-            case Paused() | Storage():
-                self._kept.insert(0, event)
+            case Storage():  # only how it is now counts; whoever starts must know it first
+                self._kept = [event, *(each for each in self._kept if not isinstance(each, Storage))]
             case PeerUp() if neighbor is not None:
                 neighbor.link(True, now)
                 out = self._rejoin.ask(neighbor)

@@ -54,9 +54,9 @@ class Neighbor:
     at the assumed rate. ``spoke_at`` is when any message of its came last; ``level`` is when, and at which number, we
     had last applied all that it had published, and ``gaps`` are the seconds each update took from one such moment to
     the next; ``behind_since`` is when we first knew of one after it. ``resting`` says that the update last applied was
-    a heartbeat. ``link_since`` is when the
-    connection came or went last, ``returned`` says that it came back and nothing has been applied since;
-    ``offended_at`` is when a message or update of its was last refused for a fault, ``offence`` for which.
+    a heartbeat. ``link_since`` is when the connection came or went last, before that when this peer started;
+    ``returned`` says that it came back and nothing has been applied since; ``offended_at`` is when a message or update
+    of its was last refused for a fault, ``offence`` for which.
     ``doubts`` are what spoke against its newest state (:class:`quidnunc.gossip.jobs.Doubt`).
     ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
     """
@@ -139,6 +139,11 @@ class Neighbor:
         self.last_reason = reason.label
         if reason not in HARMLESS:
             self.offence, self.offended_at = reason.label, now
+
+    def awaited(self, now: float) -> None:
+        """This peer has started: from now on the neighbor is missed, unless it was here already."""
+        if self.link_since is None:
+            self.link_since = now
 
     def link(self, connected: bool, now: float) -> None:
         """The connection came or went."""

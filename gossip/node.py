@@ -211,6 +211,7 @@ class Node:
         rounds.round = resume.round
         rounds.trained = resume.trained
         rounds.merges = resume.merges
+        rounds.steps_back, rounds.withheld = resume.steps_back, resume.withheld
         if self.recalls.lost:
             self.publisher.lost = True
             rounds.phase, rounds.blocked = Phase.RECOVERING, self.recalls.why
@@ -263,6 +264,10 @@ class Node:
 
     def _in_lobby(self, event: Event, sender: Neighbor | None, now: float) -> list[Effect]:
         """Nothing may be signed: whatever this key signed now could be a second history."""
+        if isinstance(event, Started):
+            self._await_neighbors(now)
+        if isinstance(event, Paused):
+            self.rounds.paused = event.paused
         out = self.lobby.handle(event, sender, now)
         rounds = self.rounds
         if self.rejoin.active:
@@ -292,8 +297,7 @@ class Node:
     def _start(self, now: float) -> list[Effect]:
         """First entries of a fresh log, and one ``node.start`` per start."""
         own = self.own
-        for neighbor in self.neighbors.values():
-            neighbor.link_since = now
+        self._await_neighbors(now)
         if self.recorder.size == 0:
             self.recorder.append_raw(EntryType.GENESIS, own.genesis, now)
         if self._resume.charter != self.charter.federation_id:
@@ -315,6 +319,11 @@ class Node:
         )
         self.recorder.append(start, now)
         return [*committed(self.recorder.flush()), *self.notices.resting(), SetTimer(ROUND_TIMER, 0.0)]
+
+    def _await_neighbors(self, now: float) -> None:
+        """Whoever does not come from now on is missed, also while nothing may be signed yet."""
+        for neighbor in self.neighbors.values():
+            neighbor.awaited(now)
 
     def _turn(self, now: float) -> list[Effect]:
         """One turn of the own rounds, and again what logs were asked and have not answered."""

@@ -67,9 +67,12 @@ class Decision(IntEnum):
 
 _STANDING_CODES = (StandingClass.NORMAL, StandingClass.REDUCED, StandingClass.QUARANTINED)
 
+STANDING_LABELS = ("normal", "reduced", "excluded")
+"""What the classes are called, by their numbers. Quarantine is a fact of its own: two histories, proven, and final."""
+
 
 def standing_code(standing: StandingClass) -> int:
-    """The number of a public standing class in signed entries: 0 normal, 1 reduced, 2 quarantined."""
+    """The number of a public standing class in signed entries: 0 normal, 1 reduced, 2 excluded."""
     return _STANDING_CODES.index(standing)
 
 

@@ -91,6 +91,8 @@ def neighbors(charter: Charter, me: bytes, resume: Resume, keys: Keybook) -> dic
             neighbor.standing = standing
         neighbor.suspected = resume.suspected.get(member.log_id)
         neighbor.quarantined = member.log_id in resume.quarantined
+        neighbor.accepted = resume.accepted_of[member.log_id]
+        neighbor.refused = resume.refused_of[member.log_id]
         known[member.log_id] = neighbor
     return known
 

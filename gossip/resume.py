@@ -3,6 +3,7 @@ other start-up path, a fresh peer merely folds an empty ledger."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from quidnunc.gossip.attestation import Suspected, SuspicionCleared, SuspicionRa
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.evidence import PENALIZED
-from quidnunc.gossip.jobs import Release, Standing, Unit
+from quidnunc.gossip.jobs import WITHHELD, Release, Standing, Unit
 from quidnunc.gossip.key_change import KeyRevoke, KeyRotate
 from quidnunc.gossip.neighbor import CONVICTED, LEAVES_KEPT
 from quidnunc.gossip.personal import parse_personal
@@ -34,6 +35,9 @@ from quidnunc.gossip.provenance import (
 )
 from quidnunc.gossip.reputation import FOUNDER, punish
 from quidnunc.gossip.retirement import LogRetire
+
+QUARTER, NONE = 1, 2
+"""Steps of a merge that went back part of the way, or all of it."""
 
 
 @dataclass(slots=True)
@@ -71,6 +75,9 @@ class Resume:
     of other logs are kept, from the first up to the one
     before the second number, and the leaf hash of the last.
 
+    ``accepted_of`` and ``refused_of`` count, by log id, the updates taken and all that was refused; ``refused`` has
+    those of unknown senders, too.
+
     ``current`` says that neighbors have just been asked: this is all there is of the own log. Of a ledger without
     entries the host says whether it may have had some: ``copied``, this home was restored from a copy; ``lost``, its
     ledger is lost, and begins only with what neighbors give back.
@@ -93,7 +100,11 @@ class Resume:
     standings: dict[bytes, Standing] = field(default_factory=dict)
     quarantined: set[bytes] = field(default_factory=set)
     refused: int = 0
+    accepted_of: Counter[bytes] = field(default_factory=Counter)
+    refused_of: Counter[bytes] = field(default_factory=Counter)
     merges: int = 0
+    steps_back: int = 0
+    withheld: int = 0
     tokens: list[tuple[int, bytes]] = field(default_factory=list)
     recall: tuple[UpdatePublished, ...] = ()
     missing: set[bytes] = field(default_factory=set)
@@ -175,6 +186,8 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
             _apply_rejected(state, record)
         case MessageRefused():
             state.refused += record.count
+            if record.sender is not None:
+                state.refused_of[record.sender] += record.count
 
 
 def _apply_published(state: Resume, record: UpdatePublished, seq: int, entry: Entry) -> None:
@@ -196,12 +209,14 @@ def _apply_accepted(state: Resume, record: UpdateReceived) -> None:
     leaves[record.number] = record.leaf
     for old in [n for n in leaves if n <= record.number - LEAVES_KEPT]:
         del leaves[old]
+    state.accepted_of[record.sender] += 1
     state.tracked[record.sender] = Tracked(record.number, record.seq, record.replica, leaves)
 
 
 def _apply_rejected(state: Resume, record: UpdateReceived) -> None:
     """A refusal changes a standing at once; later merges record the standings they lead to."""
     state.refused += 1
+    state.refused_of[record.sender] += 1
     standing = state.standings.get(record.sender, FOUNDER)
     if Reason.EQUIVOCATION in record.reasons:
         state.quarantined.add(record.sender)
@@ -214,5 +229,7 @@ def _apply_merge(state: Resume, record: Merge, entry: Entry) -> None:
     state.base, state.inputs = record.result, record.rows
     state.unmerged = False
     state.merges += 1
+    state.steps_back += record.step in (QUARTER, NONE)
+    state.withheld += record.step == WITHHELD
     if entry.private:
         state.standings.update(parse_standings(entry.private))

@@ -11,6 +11,7 @@ from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
+from quidnunc.gossip.provenance import STANDING_LABELS, standing_code
 from quidnunc.gossip.retirement import retired_data
 from quidnunc.gossip.rounds import Phase
 
@@ -150,7 +151,7 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "last_weight": neighbor.last_weight / PPB,
         "last_clip": neighbor.last_clip / PPB,
         "merge_reasons": _reasons(node, neighbor),
-        "standing": str(standing_class(neighbor)),
+        "standing": _standing(neighbor),
         "suspected": neighbor.suspected is not None,
         "suspicion": suspicion(neighbor),
         "retired": None if neighbor.retired is None else retired_data(neighbor.retired),
@@ -158,6 +159,11 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
         "refused": neighbor.refused,
         "last_reason": neighbor.last_reason,
     }
+
+
+def _standing(neighbor: Neighbor) -> str:
+    """What its standing is called; only of one that signed two histories it is said that it is quarantined."""
+    return "quarantined" if neighbor.quarantined else STANDING_LABELS[standing_code(standing_class(neighbor))]
 
 
 def _reasons(node: Node, neighbor: Neighbor) -> list[str]:

@@ -65,12 +65,16 @@ def application(daemon: Daemon) -> Starlette:
         return JSONResponse({"peers": daemon.peers()})
 
     async def pause(request: Request) -> Response:
-        await daemon.pause(True)
-        return JSONResponse({"paused": True})
+        return await paused(request, True)
 
     async def resume(request: Request) -> Response:
-        await daemon.pause(False)
-        return JSONResponse({"paused": False})
+        return await paused(request, False)
+
+    async def paused(request: Request, wanted: bool) -> Response:
+        if _has_body(request):
+            return JSONResponse({"error": f"{request.url.path} takes no body"}, status_code=413)
+        await daemon.pause(wanted)
+        return JSONResponse({"paused": wanted})
 
     async def health(request: Request) -> Response:
         return JSONResponse({"ok": True})
@@ -84,6 +88,11 @@ def application(daemon: Daemon) -> Starlette:
             Route("/v1/resume", resume, methods=["POST"]),
         ]
     )
+
+
+def _has_body(request: Request) -> bool:
+    """Whether a body is announced, whole or not. A request that ends before its body was never meant to be obeyed."""
+    return request.headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in request.headers
 
 
 async def serve(

@@ -48,6 +48,8 @@ GROUPS = (
     Group("run", "be this home's peer until stopped", f"{COMMANDS}.run"),
     Group("status", "what the running daemon says of itself", f"{COMMANDS}.status"),
     Group("peers", "what it says of its neighbors", f"{COMMANDS}.peers"),
+    Group("pause", "stop the running daemon's training; it goes on merging", f"{COMMANDS}.pause"),
+    Group("resume", "have it train again", f"{COMMANDS}.resume"),
     Group("id", "who this peer is: log id, PeerID, fingerprint, paths", f"{COMMANDS}.identity"),
     Group("key", "lock, unlock and show this home's key files", f"{COMMANDS}.key"),
     Group("federation", "create, sign, show, verify and install a charter", f"{COMMANDS}.federation"),

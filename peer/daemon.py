@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ from quidnunc.peer.model_file import installed_model
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
+from quidnunc.peer.reach import card_addresses, known_addresses, without_address
 from quidnunc.peer.recovery import restore
 from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.shared_account import spent_elsewhere
@@ -175,12 +176,8 @@ def make_overlay(
     """
     from quidnunc.peer.network.overlay import Libp2pOverlay
 
-    book = config.network.peers
     neighbors = [
-        overlay_api.Member(
-            neighbor.transport,
-            book.get(neighbor.name) or book.get(neighbor.log_id.hex()) or neighbor.addresses,
-        )
+        overlay_api.Member(neighbor.transport, known_addresses(neighbor, config))
         for neighbor in charter.neighbors(member.log_id)
     ]
     settings = overlay_api.OverlaySettings(
@@ -283,8 +280,8 @@ def build_node(
 class Daemon:
     """A running peer. Implements what the control API asks."""
 
-    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay, room: Room) -> None:
-        self.health = Health(host, computer, overlay.stats, room)
+    def __init__(self, host: Host, home: Home, computer: Any, overlay: Overlay, health: Health) -> None:
+        self.health = health
         self._host = host
         self._home = home
         self._computer = computer
@@ -300,6 +297,7 @@ class Daemon:
         data["bytes_sent"] = sum(s.bytes_sent for s in stats.values())
         data["bytes_received"] = sum(s.bytes_received for s in stats.values())
         data["addresses"] = self.addresses
+        data["strangers"] = asdict(self._overlay.strangers())
         # What is durable, not what the node has in mind: this much can be held against the peer later.
         data["ledger_entries"], root = self._host.durable
         data["ledger_root"] = root.hex()
@@ -441,7 +439,8 @@ async def _run(
     setup = compute_setup(charter, config, home)
     elsewhere = await trio.to_thread.run_sync(spent_elsewhere, home, config)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
-    await wait_for_room(home, charter, member, room)
+    asked = await wait_for_room(home, charter, member, room)
+    paused = paused if asked is None else asked
     with (
         closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
@@ -467,7 +466,9 @@ async def _run(
                     return build(*parts, anew, current=True)[0]
 
                 host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
-                await serve(home, host, Daemon(host, home, computer, overlay, room), stop, ready)
+                unknown = without_address(charter, member, config)
+                health = Health(host, computer, overlay, room, unknown, dialable=bool(card_addresses(member)))
+                await serve(home, host, Daemon(host, home, computer, overlay, health), stop, ready)
 
 
 def discard_unused(blobs: FileBlobs, node: Node) -> None:

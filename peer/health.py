@@ -7,7 +7,7 @@ looks once a second, tells the node when there is no room on the disk, and keeps
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from quidnunc.peer.task_loader import CSV
 
 if TYPE_CHECKING:
     from quidnunc.peer.host import Host
-    from quidnunc.peer.network.overlay_api import PeerStats
+    from quidnunc.peer.network.overlay_api import DoorStats, Overlay
 
 LOOK_S = 1.0
 """Seconds between two looks."""
@@ -150,6 +150,31 @@ def with_link_reasons(found: list[Condition], why: Mapping[str, str]) -> list[Co
     ]
 
 
+def address_conditions(found: Sequence[Condition], unknown: Iterable[str], *, dialable: bool) -> list[Condition]:
+    """What to say of neighbors, by name, that are not connected and that nobody here has an address of.
+
+    ``dialable`` says that the own card has one, so that they can dial; else it is as bad as their absence in ``found``.
+    """
+    gone = {each.subject: each.severity for each in found if each.id == "neighbor-disconnected"}
+    text = "no address of it is known: there is none on its card, and none under [network.peers] in config.toml"
+    if dialable:
+        return [Condition("neighbor-no-address", Severity.NOTE, name, f"{text}; it has to dial") for name in unknown]
+    text += "; nor is there one on our own card, so that neither can dial the other"
+    return [Condition("neighbor-no-address", gone.get(name, Severity.NOTE), name, text) for name in unknown]
+
+
+def door_conditions(door: DoorStats, displaced_at: float | None, now: float) -> list[Condition]:
+    """What to say of connections that nobody has authenticated, the last displaced at ``displaced_at``."""
+    if displaced_at is None or now - displaced_at > SHOWN_S:
+        return []
+    text = (
+        f"{door.displaced} connections of strangers gave way to newer ones so far, the last to one from "
+        f"{door.last_source or 'an address that is gone'}: something floods this port; neighbors get in from other "
+        "addresses than that"
+    )
+    return [Condition("door-full", Severity.NOTE, "network", text)]
+
+
 def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
     """One remark for all that the task ``task`` remarks on the local data; the first stands for the rest."""
     if not notes:
@@ -162,10 +187,24 @@ def data_conditions(notes: Sequence[str], task: str) -> list[Condition]:
 class Health:
     """The conditions of one running daemon."""
 
-    def __init__(self, host: Host, computer: Any, stats: Callable[[], Mapping[bytes, PeerStats]], room: Room) -> None:
+    def __init__(
+        self,
+        host: Host,
+        computer: Any,
+        overlay: Overlay,
+        room: Room,
+        unknown: Set[bytes] = frozenset(),
+        *,
+        dialable: bool = True,
+    ) -> None:
+        """``unknown`` are neighbors, by transport key, without an address; ``dialable``: the own card has one."""
         self._host = host
+        self._unknown = unknown
+        self._dialable = dialable
         self._computer = computer
-        self._stats = stats
+        self._overlay = overlay
+        self._displaced = 0
+        self._displaced_at: float | None = None
         self._room = room
         self._conditions = Conditions()
 
@@ -185,18 +224,35 @@ class Health:
         found = node_health.conditions(host.node, now)
         found = trainer_conditions(found, self._computer.trouble(now), now)
         members = {n.member.transport: n.member.name for n in host.node.neighbors.values()}
-        why = {members[peer]: stats.last_trouble for peer, stats in self._stats().items() if peer in members}
+        why = {members[peer]: stats.last_trouble for peer, stats in self._overlay.stats().items() if peer in members}
         backlogs = {members[peer]: backlog for peer, backlog in host.backlogs().items() if peer in members}
         self._conditions.observe(
             [
                 *self._room.conditions(),
                 *clock_conditions(host.clock.drift()),
                 *with_link_reasons(found, why),
+                *address_conditions(found, self._strangers(), dialable=self._dialable),
                 *link_conditions(backlogs, now),
+                *self._door(now),
                 *data_conditions(self._computer.notes, host.node.charter.task.reference),
             ],
             now,
         )
+
+    def _door(self, now: float) -> list[Condition]:
+        """Whether strangers have crowded each other out of the door of late."""
+        door = self._overlay.strangers()
+        if door.displaced > self._displaced:
+            self._displaced, self._displaced_at = door.displaced, now
+        return door_conditions(door, self._displaced_at, now)
+
+    def _strangers(self) -> list[str]:
+        """Neighbors that are missed, and that this peer could not even dial."""
+        return [
+            n.member.name
+            for n in self._host.node.neighbors.values()
+            if n.member.transport in self._unknown and not n.connected and not n.quarantined and n.retired is None
+        ]
 
     def tell(self) -> dict[str, Any]:
         """``conditions`` now and ``recent_conditions`` that have passed, JSON-ready."""

@@ -29,6 +29,8 @@ class Waiting:
         self._room = room
         self._clock = Clock()
         self._conditions = Conditions()
+        self.paused: bool | None = None
+        """What was asked for last, None for nothing."""
 
     def status(self) -> dict[str, Any]:
         """Who waits, and what for."""
@@ -52,20 +54,26 @@ class Waiting:
         return []
 
     async def pause(self, paused: bool) -> None:
-        """Nothing is trained anyway; ``--paused`` is for the next start."""
+        """Nothing is trained yet: the start that follows is told."""
+        self.paused = paused
 
 
-async def wait_for_room(home: Home, charter: Charter, member: Member, room: Room) -> None:
-    """Return once there is room on the disk. Raises StoreUnwritable when the disk fails, or has none for a socket."""
+async def wait_for_room(home: Home, charter: Charter, member: Member, room: Room) -> bool | None:
+    """Return once there is room on the disk: whether it was asked to pause meanwhile, None for no word.
+
+    Raises StoreUnwritable when the disk fails, or has none for a socket.
+    """
     if await trio.to_thread.run_sync(room.measure):
-        return
+        return None
+    waiting = Waiting(home, charter, member, room)
     log.warning("disk-full: %s", room.conditions()[0].text)
     sock = api.bind(home.prepare_socket())
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(api.serve, Waiting(home, charter, member, room), sock)
+            await nursery.start(api.serve, waiting, sock)
             while not await trio.to_thread.run_sync(room.measure):
                 await trio.sleep(LOOK_S)
             nursery.cancel_scope.cancel()
     finally:
         home.remove_socket()
+    return waiting.paused

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import trio
+from cli_helpers import make_home, quidnunc
+from founders import charter
 
 from quidnunc.crypto.errors import StoreUnwritable
-from quidnunc.peer import api
+from quidnunc.peer import api, health, waiting
 from quidnunc.peer.client import NotReachable, ask
+from quidnunc.peer.home import Home
 
 pytestmark = pytest.mark.trio
 
@@ -93,6 +96,47 @@ async def test_the_socket_belongs_to_its_owner_alone(tmp_path: Path) -> None:
         os.umask(previous)
 
 
+async def test_pause_and_resume_are_commands(tmp_path: Path) -> None:
+    """Regression: run --paused named the control API, and no command spoke to it."""
+    make_home(tmp_path / "a", "A")
+    home, puppet = Home.at(tmp_path / "a"), Puppet()
+    with home.lock():
+        async with serving(puppet, home.prepare_socket()):
+            for verb, paused in (("pause", True), ("pause", True), ("resume", False)):
+                result = await trio.to_thread.run_sync(quidnunc, "--home", home.root, "--json", verb)
+                assert result.data == {"paused": paused}
+            told = await trio.to_thread.run_sync(quidnunc, "--home", home.root, "pause")
+            assert "go on with: quidnunc resume" in told.out
+        assert puppet.paused == [True, True, False, True]
+        home.remove_socket()
+        assert (await trio.to_thread.run_sync(quidnunc, "--home", home.root, "pause")).code == 11, "starting"
+    assert (await trio.to_thread.run_sync(quidnunc, "--home", home.root, "resume")).code == 3
+
+
+async def test_a_pause_that_comes_before_there_is_room_holds_for_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was acknowledged and forgotten."""
+    free = 0
+    monkeypatch.setattr(waiting, "LOOK_S", 0.01)
+    monkeypatch.setattr(health, "free_bytes", lambda paths: free)
+    home, rules = Home.at(tmp_path), charter(2)
+    told: list[bool | None] = []
+
+    async def start() -> None:
+        told.append(await waiting.wait_for_room(home, rules, rules.members[0], health.Room((tmp_path,), 100)))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            while not home.socket().exists():
+                await trio.sleep(0.001)
+            assert await asked(home.socket(), "/v1/pause", method="POST") == {"paused": True}
+            free = 1000
+    await start()
+    assert told == [True, None]
+
+
 async def test_a_change_needs_a_post_and_a_wrong_path_is_not_found(tmp_path: Path) -> None:
     puppet, path = Puppet(), tmp_path / "s"
     async with serving(puppet, path):
@@ -106,6 +150,31 @@ async def test_a_change_needs_a_post_and_a_wrong_path_is_not_found(tmp_path: Pat
             with pytest.raises(NotReachable, match=f"answered {code}"):
                 await asked(path, target, method=method)
         assert puppet.paused == []
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 4\r\n\r\n{  }",
+        b"Content-Length: 400\r\n\r\n{",
+        b"Content-Length: 99999999999\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\n{  }\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n4\r\n{",
+    ],
+    ids=["whole", "half", "huge", "chunked", "half a chunk"],
+)
+async def test_a_body_is_refused_and_nothing_is_done(tmp_path: Path, verb: str, rest: bytes) -> None:
+    """Regression: a request to pause was obeyed whatever came with it, before it was all there."""
+    puppet, path = Puppet(), tmp_path / "s"
+    async with serving(puppet, path):
+        stream = await trio.open_unix_socket(str(path))
+        await stream.send_all(f"POST /v1/{verb} HTTP/1.1\r\nHost: x\r\n".encode() + rest)
+        with trio.fail_after(10):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 413")
+        await stream.aclose()
+        assert puppet.paused == []
+        assert await asked(path, f"/v1/{verb}", method="POST") == {"paused": verb == "pause"}
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,18 @@ BAD_HOMES = [
     ("~nobody-of-this-name/home", 64),
 ]
 VERBS = (
-    *(["run"], ["run", "--check"], ["status"], ["peers"], ["id"], ["budget", "show"], ["federation", "show"]),
-    *(["budget", "forecast"], ["budget", "history"]),
+    *(
+        ["run"],
+        ["run", "--check"],
+        ["status"],
+        ["peers"],
+        ["pause"],
+        ["resume"],
+        ["id"],
+        ["budget", "show"],
+        ["federation", "show"],
+    ),
+    *(["budget", "forecast"], ["budget", "history"], ["pause"], ["resume"]),
     *(["ledger", "status"], ["ledger", "verify"], ["ledger", "fsck"], ["ledger", "log"]),
 )
 

@@ -121,6 +121,10 @@ def test_init_tells_a_person_what_comes_next(tmp_path: Path) -> None:
     card = open_card((tmp_path / "a" / "card.note").read_bytes())
     for expected in (card.log_id.hex(), "PeerID       12D3KooW", "keys/root.key", "offline", "federation create"):
         assert expected in result.out
+    # Regression: the default listens on a port of this machine alone, and nothing said that nobody can dial it.
+    assert result.out.splitlines()[-1].startswith("warning: the card has no address that others can dial")
+    told = quidnunc("--home", tmp_path / "b", "init", "--name", "Hospital B", "--listen", "/ip4/192.0.2.7/tcp/4901")
+    assert "no address" not in told.out
 
 
 def test_init_twice_is_two_identities_and_never_one_home(tmp_path: Path) -> None:
@@ -331,9 +335,11 @@ def test_create_warns_when_delta_is_too_large_for_the_data(made: Founding, tmp_p
     result = quidnunc(
         "federation", "create", card, made.home("a") / "card.note", "--out", tmp_path / "c.note", "--json"
     )
-    assert result.envelope["warnings"] == [
+    assert result.envelope["warnings"][0] == (
         "Big has at least 65536 records: delta 1e-05 is above a tenth of one over that; raise --delta-exp"
-    ]
+    )
+    # Regression: homes made without --listen founded a federation that could never meet, and nothing said so.
+    assert result.envelope["warnings"][1].startswith("no two neighbors can ever meet: neither card has an address")
 
 
 # sign, verify, install, show: the path.

@@ -189,7 +189,7 @@ def test_log_is_one_line_per_entry(written: Path) -> None:
     assert told[6][1] == "update 1 of 6f6f6f6f refused (bad_signature, reason-99)"
     assert told[7][1] == "3 messages of a stranger refused (malformed)"
     assert told[8][1] == "round 1: 7a7a7a7a from 6f6f6f6f 0.400 (full step)"
-    assert told[9][1] == "6f6f6f6f: normal to quarantined"
+    assert told[9][1] == "6f6f6f6f: normal to excluded"
     assert "no more training is published" in told[12][1]
     assert lines[13].split(maxsplit=3)[3].startswith("type 0x7f (unknown)")
 

@@ -66,7 +66,7 @@ def test_a_daemon_that_holds_the_lock_and_says_nothing_is_not_to_be_started(tmp_
     with home.lock(), socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(home.prepare_socket()))
         silent.listen()
-        for verb in ("status", "peers"):
+        for verb in ("status", "peers", "pause", "resume"):
             result = quidnunc("--home", tmp_path, "--timeout", "0.1", "--json", verb)
             error = result.envelope["error"]
             assert (result.code, error["id"]) == (3, "not_reachable")

@@ -76,7 +76,7 @@ STANDINGS = write_standings({B.member.log_id: Standing(3.0, 1.0, 0.5)})
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two merges: B whole, C clipped, D quarantined and once refused, E never heard of."""
+    """Two merges: B whole, C clipped, D excluded and once refused, E never heard of."""
     made = Author(tmp_path_factory.mktemp("why") / "a")
     made.write(received(B, 1, STATE["b"]), received(C, 1, STATE["c"]), received(D, 1, STATE["d"]))
     made.write(ReputationChange(D.member.log_id, 0, 2, (2,)), received(D, 2, STATE["x"], 2))
@@ -106,13 +106,13 @@ def test_why_tells_of_every_member_what_the_merge_made_of_it(home: Path) -> None
     (merge,) = ledger(home, "why", "4", "--private")["merges"]
     inputs = {each["name"]: each for each in merge["inputs"]}
     assert (merge["entry"], merge["round"], merge["step"], merge["own"]) == (5, 4, "full step", 0.7)
-    whole, clipped, quarantined = (inputs[each.member.name] for each in (B, C, D))
+    whole, clipped, excluded = (inputs[each.member.name] for each in (B, C, D))
     assert (whole["weight"], whole["effective"], whole["clip"], whole["reasons"]) == (0.2, 0.2, 1.0, [])
     assert (whole["update"], whole["entry"], whole["new"]) == (1, 0, True)
     assert clipped["reasons"] == ["its difference was longer than the clip radius: 50% of it counts"]
-    assert quarantined["standing"] == "quarantined"
-    assert quarantined["reasons"][0] == "its standing is quarantined"
-    assert quarantined["reasons"][-1] == "it was not used"
+    assert excluded["standing"] == "excluded"
+    assert excluded["reasons"][0] == "its standing is excluded"
+    assert excluded["reasons"][-1] == "it was not used"
     assert [(each["name"], each["entry"], each["reason"]) for each in merge["refused"]] == [
         (D.member.name, 4, "bad_signature")
     ]
@@ -191,7 +191,7 @@ def test_peers_sums_up_every_member(home: Path) -> None:
     b, c, d, e = (rows[each.member.name] for each in (B, C, D, E))
     assert (b["accepted"], b["refused"], b["update"]) == (1, 3, 1)
     assert (c["accepted"], c["refused"], c["update"]) == (2, 0, 2)
-    assert (d["accepted"], d["refused"], d["standing"], d["frozen"]) == (1, 1, "quarantined", 8)
+    assert (d["accepted"], d["refused"], d["standing"], d["frozen"]) == (1, 1, "excluded", 8)
     assert (e["accepted"], e["update"], e["cosigned"], e["last"]) == (0, None, None, None)
     assert "EXPOSED" in quidnunc("--home", home, "ledger", "peers").out
 

@@ -258,7 +258,7 @@ def _what_is_imported(actor: Actor) -> None:
 
 
 def _paused_and_resumed(actor: Actor) -> None:
-    ask(actor.home.socket(), "/v1/pause", method="POST")
+    assert cli(actor, "pause")["data"] == {"paused": True}
     envelope = cli(actor, "status")
     assert (envelope["code"], envelope["data"]["state"]) == (11, "paused")
     trained = envelope["data"]["trained"]
@@ -266,7 +266,7 @@ def _paused_and_resumed(actor: Actor) -> None:
     # A turn that was under way may still count; after it there are heartbeats only.
     after = reaches(actor, published + 4)
     assert after["trained"] <= trained + 1
-    ask(actor.home.socket(), "/v1/resume", method="POST")
+    assert cli(actor, "resume")["data"] == {"paused": False}
     until(lambda: (actor.status() or {}).get("trained", 0) > trained + 2, "trains again", [actor])
 
 

@@ -19,13 +19,16 @@ from quidnunc.peer.health import (
     SHOWN_S,
     Backlog,
     Room,
+    address_conditions,
     clock_conditions,
     data_conditions,
+    door_conditions,
     free_bytes,
     link_conditions,
     trainer_conditions,
     with_link_reasons,
 )
+from quidnunc.peer.network.overlay_api import DoorStats
 from quidnunc.peer.oom import oom_kills
 
 MIB = 2**20
@@ -132,6 +135,31 @@ def test_a_lost_connection_is_told_with_the_transports_last_words() -> None:
     assert [each.text for each in found] == ["gone (last: connection refused)", "slow"]
     assert with_link_reasons([gone], {"b": ""}) == [gone]
     assert with_link_reasons([gone], {}) == [gone]
+
+
+def test_a_neighbor_without_an_address_is_told_and_is_a_loss_only_if_neither_can_dial() -> None:
+    """Regression: two homes without addresses ran side by side for ever, and status had no word for it."""
+    gone = Condition("neighbor-disconnected", Severity.DEGRADED, "b", "gone")
+    (waits,) = address_conditions([gone], ["b"], dialable=True)
+    assert ids([waits]) == [("neighbor-no-address", "note")]
+    assert "[network.peers]" in waits.text
+    assert "it has to dial" in waits.text
+    assert ids(address_conditions([], ["b"], dialable=False)) == [("neighbor-no-address", "note")]
+    (never,) = address_conditions([gone], ["b"], dialable=False)
+    assert ids([never]) == [("neighbor-no-address", "degraded")]
+    assert "neither can dial the other" in never.text
+    assert address_conditions([gone], [], dialable=False) == []
+
+
+def test_a_full_door_is_a_note_for_a_while_and_names_the_source() -> None:
+    """Regression: no counter and no condition said that strangers flooded the port."""
+    door = DoorStats(limit=64, waiting=64, refused=900, displaced=812, last_source="203.0.113.7")
+    assert door_conditions(door, None, 1000.0) == []
+    (note,) = door_conditions(door, 980.0, 980.0 + SHOWN_S)
+    assert ids([note]) == [("door-full", "note")]
+    assert "812 connections" in note.text
+    assert "203.0.113.7" in note.text
+    assert door_conditions(door, 980.0, 980.1 + SHOWN_S) == []
 
 
 def test_kills_for_want_of_memory_are_read_from_the_own_control_group(tmp_path: Path) -> None:

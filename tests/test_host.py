@@ -283,7 +283,7 @@ async def test_without_room_nothing_is_committed_and_it_goes_on_by_itself(
     monkeypatch.setattr(health, "free_bytes", lambda paths: free)
     table = Table(tmp_path, 2, rounds=1000)
     seat = table.seats[0]
-    watch = health.Health(seat.host, seat.computer, seat.overlay.stats, health.Room((tmp_path,), 100))
+    watch = health.Health(seat.host, seat.computer, seat.overlay, health.Room((tmp_path,), 100))
 
     def told() -> set[str]:
         return {each["id"] for each in watch.tell()["conditions"]}

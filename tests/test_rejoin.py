@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from founders import private
 from node_helpers import Author, Bench, header_of, start_all, toy_world
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind, Reason
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import health
-from quidnunc.gossip.events import PeerUp, Rebuild, Started, TimerFired
+from quidnunc.gossip.conditions import Severity
+from quidnunc.gossip.events import Paused, PeerUp, Rebuild, Started, Storage, TimerFired
+from quidnunc.gossip.federation.charter import RoundSpec
+from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import LogRecover, NodeStart
@@ -21,9 +26,9 @@ from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.status import state_of
 
 
-def returning(members: int = 4) -> Bench:
+def returning(members: int = 4, **changes: Any) -> Bench:
     """A node with some history that starts again and has not asked yet."""
-    bench = Bench(members)
+    bench = Bench(members, **changes)
     bench.greet()
     bench.turn()
     bench.current = False
@@ -85,6 +90,40 @@ def test_with_history_nothing_is_signed_before_somebody_answers_however_long_it_
     assert known(bench, bench.authors[2]) == []
     assert starts(bench) == 2
     assert state_of(bench.node, bench.now)[0] != "recovering"
+
+
+def test_who_never_comes_is_missed_from_the_start_on_while_the_peer_still_asks() -> None:
+    """Regression: the time was counted from the first signature, which such a start never came to."""
+    bench = returning(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"))
+    wait(bench, bench.settings.reconnect_s - 0.1)
+    assert state_of(bench.node, bench.now)[0] == "recovering"
+    assert conditions(bench.node, bench.now) == []
+    bench.connect(bench.authors[0])
+    wait(bench, 0.2)
+    assert bench.node.rejoin.active
+    found = {(each.id, each.subject, each.severity) for each in conditions(bench.node, bench.now)}
+    missed = {("neighbor-disconnected", each.member.name, Severity.DEGRADED) for each in bench.authors[1:]}
+    assert found == missed
+    assert "never connected since the start 15 s ago" in conditions(bench.node, bench.now)[0].text
+
+
+def test_what_is_said_while_the_peer_asks_holds_when_it_starts() -> None:
+    """Regression: the first of two words won, on a pause as on the room on the disk, and was never taken back."""
+    bench = returning()
+    for event in (Paused(True), Paused(False), Storage(False), Storage(True)):
+        bench.feed(event)
+    bench.connect()
+    for author in bench.authors:
+        assert known(bench, author) == []
+    assert starts(bench) == 2
+    assert not bench.node.rounds.paused
+    assert not bench.node.frugal.active
+    bench.restart()
+    bench.feed(Paused(True))
+    bench.connect()
+    for author in bench.authors:
+        assert known(bench, author) == []
+    assert state_of(bench.node, bench.now)[0] == "paused"
 
 
 def test_a_quorum_is_enough_and_all_that_are_connected_after_a_while_with_a_note() -> None:

@@ -21,6 +21,7 @@ from quidnunc.gossip.message import Hello
 from quidnunc.gossip.neighbor import CONVICTED
 from quidnunc.gossip.provenance import NodeStart, payload_of
 from quidnunc.gossip.resume import Resume, fold
+from quidnunc.gossip.status import status
 
 PRIVATE: dict[str, Any] = {"privacy": private(rounds=6), "rounds": RoundSpec(6, 0, 0, "majority")}
 
@@ -48,7 +49,7 @@ def standing_of(bench: Bench) -> dict[str, Any]:
         "base": rounds.base,
         "unmerged": rounds.unmerged,
         "trained": rounds.trained,
-        "merges": rounds.merges,
+        "merges": (rounds.merges, rounds.steps_back, rounds.withheld),
         "finished": rounds.finished,
         "replica": publisher.replica,
         "number": publisher.number,
@@ -56,7 +57,8 @@ def standing_of(bench: Bench) -> dict[str, Any]:
         "budget": (budget.releases, budget.cumulative_u, budget.exhausted),
         "refused": node.refused_total,
         "neighbors": [
-            (n.number, n.state, n.seq, n.quarantined, n.leaves, rounded(n.standing)) for n in node.neighbors.values()
+            (n.number, n.state, n.seq, n.quarantined, n.leaves, rounded(n.standing), n.accepted, n.refused)
+            for n in node.neighbors.values()
         ],
         "in_use": set(node.in_use()),
     }
@@ -86,6 +88,13 @@ def test_a_restarted_node_stands_where_it_stood(turns: int, changes: dict[str, A
     assert before["refused"] == 3
     bench.restart()
     assert standing_of(bench) == before
+    # Regression: what was received began at nothing with every start, beside counts of the whole life.
+    told = status(bench.node, bench.now)
+    assert (told["updates_accepted"], told["updates_refused"], told["merges"]) == (
+        3 * turns + 1,
+        3,
+        before["merges"][0],
+    )
 
 
 def test_a_punishment_survives_a_crash_before_the_next_merge() -> None:

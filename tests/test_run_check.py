@@ -32,6 +32,7 @@ values = [0, 1]
 kind = "number"
 range = [0, 120]
 """
+AT_B = "/ip4/192.0.2.9/tcp/4901"
 TABLE = "age,sick\n" + "".join(f"{age},{age % 2}\n" for age in range(20, 90))
 
 
@@ -63,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     root = tmp_path_factory.mktemp("check")
     (root / "table.csv").write_text(TABLE)
     pair = Pair(root)
-    for home, more in ((pair.a, ("--data", str(root / "table.csv"))), (pair.b, ())):
+    for home, more in ((pair.a, ("--data", str(root / "table.csv"))), (pair.b, ("--announce", AT_B))):
         make_home(home.root, f"Hospital {home.root.name.upper()}", *more)
     both = sorted((founder_of(pair.a), founder_of(pair.b)), key=lambda each: each.member.log_id)
     task = TaskSpec("csv", b"s" * 32, b"g" * 32, 650, 0, {}, SCHEMA)
@@ -96,6 +97,17 @@ def test_a_home_that_is_fit_passes(pair: Pair) -> None:
     result = pair.check()
     assert (result.code, result.err) == (0, "")
     assert "Hospital A is ready to run" in result.out
+
+
+def test_a_home_whose_neighbor_has_no_address_passes_and_is_told(pair: Pair) -> None:
+    """Regression: nothing said that such a peer only waits, and listens where nobody looks for it."""
+    table = next(line for line in pair.a.config.read_text().splitlines() if line.startswith("path ="))
+    configured(pair.b, 'path = ""', table)
+    result = quidnunc("--json", "--home", pair.b.root, "run", "--check")
+    assert result.code == 0, result.err
+    waits, nowhere = result.envelope["warnings"]
+    assert waits.startswith("Hospital A: no address is known to dial; this peer waits")
+    assert nowhere.startswith(f"network.listen is ['/ip4/127.0.0.1/tcp/0'], the card says ['{AT_B}']")
 
 
 Spoil = Callable[[Pair], Any]

@@ -10,7 +10,9 @@ from node_helpers import Bench, header_of
 
 from quidnunc.gossip.events import Frame, Paused
 from quidnunc.gossip.federation.charter import RoundSpec
+from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Hello
+from quidnunc.gossip.neighbor import CONVICTED
 from quidnunc.gossip.status import peers, state_of, status
 
 
@@ -72,6 +74,20 @@ def test_counts_are_those_of_the_ledger() -> None:
     assert (rows[author.member.name]["number"], rows[author.member.name]["accepted"]) == (1, 1)
     assert rows[author.member.name]["last_reason"] == "malformed"
     assert rows[bench.authors[1].member.name]["last_reason"] == "wrong_schema"
+
+
+def test_only_who_signed_two_histories_is_called_quarantined() -> None:
+    """Regression: the same word stood for a low standing, which is no proof and may be regained."""
+    bench = Bench()
+    low, forked = (bench.neighbor(author) for author in bench.authors[:2])
+    low.standing = CONVICTED
+    forked.freeze()
+    standings = {row["name"]: row["standing"] for row in peers(bench.node, bench.now)}
+    assert (standings[low.member.name], standings[forked.member.name]) == ("excluded", "quarantined")
+    assert ("neighbor-quarantined", forked.member.name) in {
+        (c.id, c.subject) for c in conditions(bench.node, bench.now)
+    }
+    assert low.member.name not in {c.subject for c in conditions(bench.node, bench.now)}
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])

@@ -48,6 +48,7 @@ from quidnunc.peer.home import expanded
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Outcome, Styled, UsageError
+from quidnunc.peer.reach import warnings_of_cards
 
 if TYPE_CHECKING:
     from quidnunc.gossip.learning.builtin import Defaults
@@ -213,6 +214,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
     _warn_of_delta(members, privacy, context)
+    for sentence in warnings_of_cards(charter):
+        context.out.warn(sentence)
     gates = warn_of_noise(charter, context)
     note = draft_note(charter)
     write_public(args.out, note)

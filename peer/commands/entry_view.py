@@ -17,7 +17,7 @@ from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.retirement import LogRetire, retired_data
 from quidnunc.peer.commands.charter_view import when
 
-STANDINGS = ("normal", "reduced", "quarantined")
+STANDINGS = provenance.STANDING_LABELS
 ERASE_REASONS = tuple(reason.name.lower() for reason in EraseReason)
 STEPS = ("full step", "quarter step", "no step", "median adopted", "too few rows")
 _SHORT = 8

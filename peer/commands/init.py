@@ -29,8 +29,12 @@ from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.network.address import parse_address
 from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
+from quidnunc.peer.reach import card_addresses, is_dialable
 
-_NOWHERE = ("/0.0.0.0/", "/::/", "/tcp/0")
+_NO_ADDRESS = (
+    "warning: the card has no address that others can dial: this peer can only dial others; unless that is meant, "
+    "make the home in another directory with --listen /ip4/ADDRESS/tcp/PORT or --announce"
+)
 _COUNTED = (".csv", ".tsv", ".txt")
 _CHUNK_BYTES = 1024 * 1024
 
@@ -91,7 +95,7 @@ def init(args: argparse.Namespace, context: Context) -> Outcome:
     network = Network(listen=tuple(args.listen) or Network().listen, announce=tuple(args.announce))
     text = render_default_config(name, network=network, data=Data(path=table))
     root = SecretKey(_root_seed(args, context))
-    addresses = args.announce or [each for each in args.listen if not any(part in f"{each}/" for part in _NOWHERE)]
+    addresses = args.announce or [each for each in args.listen if is_dialable(each)]
     phrase = _passphrase(args, context)
     size_bucket = max(0, examples.bit_length() - 1)
     member = write_home(home, name, root, text, phrase, size_bucket, tuple(addresses), keep_root=True)
@@ -306,5 +310,6 @@ def _outcome(home: Home, member: Member, path: str, rows: int, *, locked: bool) 
         *([f"  size         {size}: this the card tells the others; change it with --examples"] if path else []),
         "next: hand the card to whoever drafts the charter; on the drafter's machine:",
         "  quidnunc federation create CARD CARD ...",
+        *([] if card_addresses(member) else [Styled(_NO_ADDRESS, "warn")]),
     ]
     return Outcome(data, lines)

@@ -10,9 +10,9 @@ from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import own_card, own_place, read_charter
-from quidnunc.peer.commands.signing import quidnunc
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.home import Home, fsync_dir, unwritable
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 

@@ -15,10 +15,11 @@ from quidnunc.peer.commands.files import own_card, require_home
 from quidnunc.peer.commands.init import write_home
 from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.ledger_retire import end_log, spent_data
-from quidnunc.peer.commands.signing import quidnunc, root_key
+from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.config_text import with_values
 from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
+from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Line, Outcome, Styled

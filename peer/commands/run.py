@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def register(parser: CommandParser) -> None:
     """The daemon's few flags; everything lasting stands in config.toml."""
-    parser.add_argument("--paused", action="store_true", help="start without training; resume over the control API")
+    parser.add_argument("--paused", action="store_true", help="start without training; go on with: quidnunc resume")
     parser.add_argument("--until-eof", action="store_true", help="stop in order when standard input ends")
     parser.add_argument(
         "--charter", type=Path, metavar="FILE", help="first make this fully signed charter the home's, as install does"
@@ -94,6 +94,7 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     from quidnunc.peer import daemon
     from quidnunc.peer.commands.robustness import gate_of, plain, warn
     from quidnunc.peer.commands.run_check import check_home
+    from quidnunc.peer.reach import warnings_at_home
 
     home = context.home
     if args.charter is not None:
@@ -103,6 +104,8 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
     warn(gate, member, context)
+    for sentence in warnings_at_home(charter, member, config):
+        context.out.warn(sentence)
     data = {"name": member.name, "federation": federation, "entries": entries, "robustness": plain(gate, member)}
     return Outcome(data, [f"{member.name} is ready to run in federation {federation[:16]}"])
 

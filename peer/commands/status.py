@@ -37,12 +37,13 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(data, _lines(data, code), code)
 
 
-def fetch(context: Context, target: str) -> Any:
+def fetch(context: Context, target: str, method: str = "GET") -> Any:
     """Ask this home's daemon; raises NotReachable, or Starting while a process holds this home and is not up yet."""
     home = context.home
     require_home(home)
     try:
-        return ask(home.socket(), target, timeout_s=context.timeout_s or DEFAULT_TIMEOUT_S, command=quidnunc(home))
+        timeout_s = context.timeout_s or DEFAULT_TIMEOUT_S
+        return ask(home.socket(), target, method=method, timeout_s=timeout_s, command=quidnunc(home))
     except NotReachable as error:
         holder = home.locked_by()
         if holder is None or error.__cause__ is None:
@@ -119,7 +120,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
         f"privacy      {spent}",
         *_robustness(privacy),
         f"ledger       {data['ledger_entries']} entries, {data['witnessed']['verdict']}",
-        f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received",
+        f"traffic      {_size(data['bytes_sent'])} sent, {_size(data['bytes_received'])} received since the start",
         _lag(data["loop_lag"]),
         *([f"last failure {data['last_failure']}"] if data["last_failure"] else []),
         *([f"trainer      {data['trainer']['last_exit']}; started again"] if data["trainer"]["last_exit"] else []),

@@ -10,7 +10,7 @@ import trio
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Frame
-from quidnunc.peer.network.overlay_api import Member, OverlayEvents, OverlaySettings, PeerStats, SendFailed
+from quidnunc.peer.network.overlay_api import DoorStats, Member, OverlayEvents, OverlaySettings, PeerStats, SendFailed
 from quidnunc.peer.network.transfer import Offer, digest_of, judge
 
 if TYPE_CHECKING:
@@ -187,6 +187,10 @@ class MemoryOverlay:
     def stats(self) -> Mapping[bytes, PeerStats]:
         """A copy of the counters of every peer ever connected; bytes without any framing."""
         return deepcopy(self._stats)
+
+    def strangers(self) -> DoorStats:
+        """There is no door."""
+        return DoorStats()
 
     def _stats_of(self, peer: bytes) -> PeerStats:
         return self._stats.setdefault(peer, PeerStats())

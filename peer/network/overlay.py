@@ -20,9 +20,10 @@ import trio
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
 from quidnunc.peer.network.address import Endpoint, parse_address
-from quidnunc.peer.network.door import Door
+from quidnunc.peer.network.door import Door, source_of
 from quidnunc.peer.network.link import Link
 from quidnunc.peer.network.overlay_api import (
+    DoorStats,
     Member,
     Overlay,
     OverlayEvents,
@@ -54,6 +55,7 @@ class _Neighbor:
     def __init__(self, public: bytes, endpoints: tuple[Endpoint, ...]) -> None:
         self.public = public
         self.endpoints = endpoints
+        self.came_from = ""
         self.link: Link | None = None
         self.changed = trio.Event()
         self.tending: trio.CancelScope | None = None
@@ -92,6 +94,8 @@ class Libp2pOverlay:
         self._neighbors: dict[bytes, _Neighbor] = {}
         self._stats: dict[bytes, PeerStats] = {}
         self._links: dict[Link, None] = {}
+        self._door: Door | None = None
+        self._sources: frozenset[str] = frozenset()
         self._bulk = trio.Semaphore(self._settings.inbound_transfers)
         self._random = random.Random(self.public)
         self._bound: tuple[str, ...] = ()
@@ -111,7 +115,7 @@ class Libp2pOverlay:
         self._transport = Transport(
             self._seed, self._neighbors.__contains__, buffer_bytes_max=self._settings.buffer_bytes_max
         )
-        door = Door(self._transport, self._settings, self._admit)
+        door = self._door = Door(self._transport, self._settings, self._admit, self._expects)
         self._bound = await door.bind(self._listen)
         try:
             async with trio.open_nursery() as nursery:
@@ -180,6 +184,7 @@ class Libp2pOverlay:
             elif known.endpoints != endpoints:
                 known.endpoints = endpoints
                 known.wake()
+        self._note_sources()
 
     def rest(self, peer: bytes) -> None:
         """Do not dial ``peer`` any more; it is let in as before should it come."""
@@ -188,11 +193,26 @@ class Libp2pOverlay:
             neighbor.resting = True
             neighbor.wake()
 
-    async def _admit(self, connection: Connection) -> None:
+    def strangers(self) -> DoorStats:
+        """Counters of inbound connections that are not authenticated, since the overlay serves."""
+        return DoorStats() if self._door is None else self._door.stats()
+
+    def _expects(self, source: str) -> bool:
+        """Whether a member listens at that source, by its addresses, or has come from there before."""
+        return source in self._sources
+
+    def _note_sources(self) -> None:
+        """Of a member with a name for an address nothing is expected before it has come."""
+        found = {source_of(endpoint.host) for each in self._neighbors.values() for endpoint in each.endpoints}
+        self._sources = frozenset(found | {each.came_from for each in self._neighbors.values()})
+
+    async def _admit(self, connection: Connection, source: str) -> None:
         neighbor = self._neighbors.get(connection.peer)
         if neighbor is None:
             connection.abort()
         else:
+            neighbor.came_from = source
+            self._note_sources()
             await self._carry(neighbor, connection)
 
     # Connections going out

@@ -66,7 +66,9 @@ class OverlaySettings:
     dial_timeout_s: float = 10.0
     handshake_timeout_s: float = 3.0
     handshakes_max: int = 64
-    """Unauthenticated connections held at once; the oldest gives way to the newest."""
+    """Unauthenticated connections held at once; then the oldest of the source with most of them gives way."""
+    handshakes_per_source: int = 16
+    """Those of one source address; then its own oldest gives way."""
     unproven_per_peer: int = 2
     """Authenticated connections of one peer that have not answered a ping yet; the oldest gives way to the newest."""
     redial_min_s: float = 0.5
@@ -112,6 +114,21 @@ class PeerStats:
     refused_by_peer: dict[Reason, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class DoorStats:
+    """Inbound connections not authenticated: ``waiting`` now, of at most ``limit``; the others since the start.
+
+    ``refused`` are all that came to nothing, ``displaced`` those that gave way to newer ones; ``last_source`` is where
+    the last connection came from that displaced another.
+    """
+
+    limit: int = 0
+    waiting: int = 0
+    refused: int = 0
+    displaced: int = 0
+    last_source: str = ""
+
+
 class OverlayEvents(Protocol):
     """What an overlay tells its host. Calls about one peer are in order, except ``received``."""
 
@@ -150,3 +167,6 @@ class Overlay(Protocol):
 
     def stats(self) -> Mapping[bytes, PeerStats]:
         """A copy of the counters of every peer ever dialed or connected."""
+
+    def strangers(self) -> DoorStats:
+        """Counters of inbound connections by nobody who is known yet."""
