@@ -31,7 +31,7 @@ PENALIZED = frozenset(
 
 def standing_class(neighbor: Neighbor) -> StandingClass:
     """The public class of a neighbor: the lowest where it is quarantined by proof, else what its standing says."""
-    return StandingClass.QUARANTINED if neighbor.quarantined else classify(neighbor.standing)
+    return StandingClass.EXCLUDED if neighbor.quarantined else classify(neighbor.standing)
 
 
 class Evidence:

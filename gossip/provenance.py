@@ -65,9 +65,9 @@ class Decision(IntEnum):
     REJECT = 1
 
 
-_STANDING_CODES = (StandingClass.NORMAL, StandingClass.REDUCED, StandingClass.QUARANTINED)
+_STANDING_CODES = (StandingClass.NORMAL, StandingClass.REDUCED, StandingClass.EXCLUDED)
 
-STANDING_LABELS = ("normal", "reduced", "excluded")
+STANDING_LABELS = tuple(map(str, _STANDING_CODES))
 """What the classes are called, by their numbers. Quarantine is a fact of its own: two histories, proven, and final."""
 
 

@@ -36,7 +36,7 @@ class StandingClass(StrEnum):
 
     NORMAL = "normal"
     REDUCED = "reduced"
-    QUARANTINED = "quarantined"
+    EXCLUDED = "excluded"
 
 
 def mean_reputation(standing: Standing) -> float:
@@ -67,10 +67,10 @@ def punish(standing: Standing) -> Standing:
 
 
 def classify(standing: Standing) -> StandingClass:
-    """Normal at s = 1 (or without any evidence yet), quarantined at s = 0, reduced between."""
+    """Normal at s = 1 (or without any evidence yet), excluded at s = 0, reduced between."""
     weight = standing_weight(standing)
     if weight <= 0.0:
-        return StandingClass.QUARANTINED
+        return StandingClass.EXCLUDED
     if weight >= 1.0 or (standing.bad == 0.0 and standing.good <= 1.0):
         return StandingClass.NORMAL
     return StandingClass.REDUCED

@@ -11,7 +11,6 @@ from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.provenance import STANDING_LABELS, standing_code
 from quidnunc.gossip.retirement import retired_data
 from quidnunc.gossip.rounds import Phase
 
@@ -163,7 +162,7 @@ def _peer(node: Node, neighbor: Neighbor, now: float) -> dict[str, Any]:
 
 def _standing(neighbor: Neighbor) -> str:
     """What its standing is called; only of one that signed two histories it is said that it is quarantined."""
-    return "quarantined" if neighbor.quarantined else STANDING_LABELS[standing_code(standing_class(neighbor))]
+    return "quarantined" if neighbor.quarantined else str(standing_class(neighbor))
 
 
 def _reasons(node: Node, neighbor: Neighbor) -> list[str]:

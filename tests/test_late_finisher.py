@@ -53,6 +53,6 @@ def test_a_peer_that_is_back_after_the_end_keeps_its_standing(epsilon: float | N
     for peer in world.peers[:LATE]:
         changes = [record for _, record in parsed(peer.disk.entries) if isinstance(record, ReputationChange)]
         # The step from where it was killed to where the others are is a long one: it may cost something for a moment.
-        assert all(change.new < standing_code(StandingClass.QUARANTINED) for change in changes)
+        assert all(change.new < standing_code(StandingClass.EXCLUDED) for change in changes)
         if epsilon is not None:
             assert all(change.new == 0 for change in changes)

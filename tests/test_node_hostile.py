@@ -235,7 +235,7 @@ def test_two_updates_under_one_number_are_proof_and_end_it(bench: Bench) -> None
     rejects(bench, author, second, Reason.EQUIVOCATION)
     neighbor = bench.neighbor(author)
     assert neighbor.quarantined
-    assert standing_class(neighbor) == StandingClass.QUARANTINED
+    assert standing_class(neighbor) == StandingClass.EXCLUDED
     changes = [r for r in bench.records() if isinstance(r, ReputationChange)]
     assert [(c.who, c.new) for c in changes] == [(author.member.log_id, 2)]
     kept = [token for commit in bench.commits for token in commit.tokens]

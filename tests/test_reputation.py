@@ -94,13 +94,13 @@ def test_more_bad_evidence_never_raises_a_weight(good: float, bad: float, eviden
 
 def test_classes_show_no_numbers() -> None:
     assert classify(FOUNDER) is StandingClass.NORMAL
-    assert classify(JOINER) is StandingClass.QUARANTINED
+    assert classify(JOINER) is StandingClass.EXCLUDED
     assert classify(Standing(4.0, 4.0, 0.0)) is StandingClass.REDUCED
     assert classify(Standing(GOOD_CAP, 0.0, 0.0)) is StandingClass.NORMAL
 
 
 def test_a_proven_offense_quarantines() -> None:
-    assert classify(punish(FOUNDER)) is StandingClass.QUARANTINED
+    assert classify(punish(FOUNDER)) is StandingClass.EXCLUDED
     assert punish(punish(punish(punish(punish(FOUNDER))))).bad == BAD_CAP
 
 

@@ -209,6 +209,20 @@ def test_a_port_in_use_is_found_unless_it_is_this_daemons_own(pair: Pair) -> Non
             assert pair.check().code == 0
 
 
+def test_all_that_is_wrong_is_told_at_once(pair: Pair) -> None:
+    """Regression: with the port taken, a ledger that was gone was not mentioned."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        configured(pair.a, free(pair.a), f'listen = ["{address}"]')
+        pair.a.ledger.unlink()
+        result = quidnunc("--json", "--home", pair.a.root, "run", "--check")
+    assert result.envelope["error"]["message"].startswith(f"ledger entry 0: {pair.a.ledger} is missing")
+    (other,) = result.envelope["warnings"]
+    assert other.startswith(f"also: network.listen: {address} cannot be listened on")
+
+
 def test_a_damaged_page_is_one_clean_line_that_names_the_file(pair: Pair) -> None:
     """Regression: ``ledger entry -1: *** in database main ***\\nPage 12: ...``."""
     data = bytearray(pair.a.ledger.read_bytes())

@@ -100,7 +100,7 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     if args.charter is not None:
         check_federation(home, read_charter(args.charter)[1].charter)
     charter, member, _ = daemon.load_charter(args.charter or home.charter, role_keys)
-    entries = check_home(home, config, charter, member)
+    entries = check_home(home, config, charter, member, context.out.warn)
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
     warn(gate, member, context)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
-from quidnunc.crypto.errors import CharterError, ConfigError, KeyFileError, LedgerCorrupt
+from quidnunc.crypto.errors import CharterError, ConfigError, KeyFileError, LedgerCorrupt, QuidnuncError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.keyfile import KeyFile
 from quidnunc.gossip.federation.charter import Charter
@@ -24,18 +25,32 @@ from quidnunc.peer.shared_account import spent_elsewhere
 from quidnunc.peer.task_loader import CSV
 
 
-def check_home(home: Home, config: Config, charter: Charter, member: Member) -> int:
+def check_home(home: Home, config: Config, charter: Charter, member: Member, tell: Callable[[str], None]) -> int:
     """Whether ``home`` is that of ``member`` and fit to run under ``charter``; the number of its ledger entries.
 
     ``member`` is whose log key the home's operational key gives. Raises KeyFileError, CharterError, ConfigError or
-    LedgerCorrupt for the first thing that is wrong.
+    LedgerCorrupt for the first thing that is wrong, after the others were told. With other keys than its own nothing
+    else in a home can be judged.
     """
     check_keys(home, member)
-    check_network(home, config)
-    entries = check_ledger(home, member)
-    check_data(config, charter)
-    spent_elsewhere(home, config)
-    return entries
+    entries: list[int] = []
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: entries.append(check_ledger(home, member)),
+        lambda: check_network(home, config),
+        lambda: check_data(config, charter),
+        lambda: spent_elsewhere(home, config),
+    )
+    faults: list[QuidnuncError] = []
+    for check in checks:
+        try:
+            check()
+        except QuidnuncError as error:
+            faults.append(error)
+    for other in faults[1:]:
+        tell(f"also: {other.message}" + (f" ({other.hint})" if other.hint else ""))
+    if faults:
+        raise faults[0]
+    return entries[0]
 
 
 def check_keys(home: Home, member: Member) -> None:
