@@ -48,7 +48,7 @@ from quidnunc.sim.trials import PACE
 PEERS, DEGREE, ROUNDS = 8, 4, 50
 EPSILONS = (8.0, 4.0, 2.0, 1.0)
 SPLITS = {"iid": 100.0, "Dirichlet 0.5": 0.5}
-RATES, QUICK_RATES = (2.0, 1.0, 0.5, 0.25, 0.1), (1.0, 0.25)
+RATES, QUICK_RATES = (2.0, 1.0, 0.7, 0.5, 0.25, 0.1), (1.0, 0.25)
 """Learning rates tried, as parts of the default one."""
 
 STUDY: dict[tuple[str, str, str], tuple[float, float, float, float]] = {
