@@ -155,7 +155,7 @@ def test_a_disk_that_fills_up_stops_work_and_nothing_else(small_disk: Path, dril
     ballast = small_disk / "ballast"
     room = os.statvfs(small_disk)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - 2 * 2**20)
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - 7 * 2**19)
     tells(first, ("disk-full", "disk"), code=12)
     pid, held = answers(first)["pid"], answers(first)["ledger_entries"]
     for actor in (second, third):
