@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import daemons
 import pytest
 from daemons import check_ledger, cli, found, ledger, plan, reaches, records, running, until
 
+from quidnunc.crypto.entry import Entry
 from quidnunc.gossip.provenance import LogRecover, PrivacySpend, Recovery, UpdatePublished
+from quidnunc.peer.rehearsal import Actor
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 200
+
+
+def goes_on(actor: Actor, lost: list[Entry]) -> None:
+    """Wait until ``actor`` has taken its entries back and publishes past the updates of ``lost``."""
+    until(lambda: records(ledger(actor), LogRecover), "it takes its entries back", [actor])
+    reaches(actor, len(records(lost, UpdatePublished)) + 1)
+
+
+def kept(actor: Actor, lost: list[Entry]) -> list[Entry]:
+    """The ledger of ``actor``, which begins with exactly the entries of ``lost``."""
+    entries = check_ledger(actor)
+    assert [each.header for each in entries[: len(lost)]] == [each.header for each in lost]
+    return entries
+
+
+def verify(actors: Sequence[Actor]) -> None:
+    """Every ledger is sound, by its entries and by the command."""
+    for each in actors:
+        check_ledger(each)
+        verdict = cli(each, "ledger", "verify")
+        assert verdict["code"] == 0, verdict
 
 
 def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywhere(tmp_path: Path) -> None:
@@ -37,18 +61,13 @@ def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywh
         shutil.copytree(copy, actor.home.root)
         had = len(ledger(actor))
         actor.start()
-        until(lambda: records(ledger(actor), LogRecover), "it takes its entries back", [actor])
-        reaches(actor, len(records(lost, UpdatePublished)) + 1)
-        assert [(actor.status() or {})["frozen"] for actor in federation.actors] == [[], [], []]
-    entries = check_ledger(actor)
-    assert [each.header for each in entries[: len(lost)]] == [each.header for each in lost]
+        goes_on(actor, lost)
+        assert [(each.status() or {})["frozen"] for each in federation.actors] == [[], [], []]
+    entries = kept(actor, lost)
     (record,) = records(entries, LogRecover)
     assert (record.had, record.to) == (had, len(lost))
     assert len(records(entries, PrivacySpend)) > len(records(lost, PrivacySpend))
-    for each in others:
-        check_ledger(each)
-        verdict = cli(each, "ledger", "verify")
-        assert verdict["code"] == 0, verdict
+    verify(others)
 
 
 def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(tmp_path: Path) -> None:
@@ -65,16 +84,11 @@ def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(tmp_path
         assert cli(actor, "ledger", "status")["code"] == 32
         assert cli(actor, "ledger", "recover", "--yes")["code"] == 0
         actor.start()
-        until(lambda: records(ledger(actor), LogRecover), "it takes its entries back", [actor])
-        reaches(actor, len(records(lost, UpdatePublished)) + 1)
-        assert [(actor.status() or {})["frozen"] for actor in federation.actors] == [[], [], []]
-    entries = check_ledger(actor)
-    assert [each.header for each in entries[: len(lost)]] == [each.header for each in lost]
+        goes_on(actor, lost)
+        assert [(each.status() or {})["frozen"] for each in federation.actors] == [[], [], []]
+    entries = kept(actor, lost)
     (record,) = records(entries, LogRecover)
     assert (record.had, record.to, record.why) == (0, len(lost), Recovery.LOST)
     spent = [records(some, PrivacySpend)[-1].release for some in (lost, entries)]
     assert spent[1] > spent[0]
-    for each in (actor, *others):
-        check_ledger(each)
-        verdict = cli(each, "ledger", "verify")
-        assert verdict["code"] == 0, verdict
+    verify([actor, *others])
