@@ -349,7 +349,7 @@ def test_a_task_that_fails_stalls_the_peer_and_it_recovers(federation: Rehearsal
         for each in federation.actors:
             each.start()
         reaches(actor, 2)
-        assert cli(actor, "status")["code"] == 0
+        until(lambda: cli(actor, "status")["code"] == 0, "all is well", [actor])
         (tmp_path / "fail").touch()
         until(lambda: (actor.status() or {}).get("failures", 0) >= 3, "three failures", [actor])
         envelope = cli(actor, "status")
