@@ -7,7 +7,7 @@ Of a note only the lines that the proof needs are kept, so that a proof stays sm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from quidnunc.crypto.checkpoint import Checkpoint, parse_checkpoint
 from quidnunc.crypto.entry import EntryType, parse_header
@@ -79,6 +79,28 @@ def fork_of_prefix(older: bytes, newer: bytes, tree: Tree) -> PrefixFork | None:
         return None
     path = tuple(tree.consistency(checkpoint_a.size, checkpoint_b.size))
     return PrefixFork(_trimmed(a, checkpoint_a.origin), _trimmed(b, checkpoint_a.origin), root, path)
+
+
+def fork_of_kept(notes: Iterable[bytes], headers: Iterable[bytes]) -> SizeFork | PrefixFork | None:
+    """Kind A or B2 from checkpoints of one log and its first entries, as somebody else keeps them.
+
+    One of the ``notes`` must be a checkpoint of these entries, and one that is no larger must not be. Notes over more
+    entries than there are say nothing. The entries need no proof: the one note is it.
+    """
+    tree = Tree()
+    for header in headers:
+        tree.append(leaf_hash(header))
+    sizes = {note: parse_checkpoint(parse_note(note).text) for note in notes}
+    within = {note: each for note, each in sizes.items() if 0 < each.size <= tree.size}
+    ours = [note for note, each in within.items() if tree.root(each.size) == each.root]
+    if not ours:
+        return None
+    newest = max(ours, key=lambda note: within[note].size)
+    for note in within.keys() - set(ours):
+        proof = fork_of_notes(note, newest) or fork_of_prefix(note, newest, tree)
+        if proof is not None:
+            return proof
+    return None
 
 
 def fork_of_tokens(token_a: bytes, token_b: bytes) -> SizeFork | EntryFork | TwiceFault | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.fork_proof import ForkProof
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.jobs import Job, Result
 
@@ -92,11 +93,18 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """What a :class:`Compare` found: a proof that the log signed two histories, None for nothing of the kind."""
+
+    proof: ForkProof | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The host is about to stop: whatever was accepted and not yet recorded is recorded now."""
 
 
-Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused | Storage | Stopping
+Event = Started | PeerUp | PeerDown | Received | TimerFired | Finished | Paused | Storage | Compared | Stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,18 @@ class Supply:
     log_id: bytes
     first: int
     last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Hold checkpoints of another log against the entries of it that are kept here, as far as they reach.
+
+    ``notes`` are as its key signed them; the answer comes back as :class:`Compared`
+    (:func:`~quidnunc.crypto.fork_build.fork_of_kept`).
+    """
+
+    log_id: bytes
+    notes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,5 +246,18 @@ class Report:
 
 
 Effect = (
-    Commit | Witness | Mirror | Supply | Rebuild | StoreBlob | Forget | Send | SetTimer | Run | Rest | Refuse | Report
+    Commit
+    | Witness
+    | Mirror
+    | Supply
+    | Compare
+    | Rebuild
+    | StoreBlob
+    | Forget
+    | Send
+    | SetTimer
+    | Run
+    | Rest
+    | Refuse
+    | Report
 )

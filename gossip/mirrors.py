@@ -17,10 +17,10 @@ from quidnunc.crypto.errors import Malformed
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.events import Commit, Effect, Mirror, Send, Supply
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX, Entries, Fetch, entries_frame, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.settings import Settings
-from quidnunc.gossip.witness import Head
 
 
 class Mirrors:

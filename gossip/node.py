@@ -16,6 +16,7 @@ from quidnunc.crypto.errors import LocalProtocolError, Reason, RemoteProtocolErr
 from quidnunc.crypto.log import Log
 from quidnunc.gossip import rebuild
 from quidnunc.gossip.events import (
+    Compared,
     Effect,
     Event,
     Finished,
@@ -121,6 +122,7 @@ class Node:
             charter, own, resume, self.keys, self.recorder, self.settings, self._retention.let_go
         )
         self.exposure = Exposure(charter, own.log_id, self.neighbors, self.recorder, evidence, self.keys, resume.proofs)
+        self.mirrors = Mirrors(charter, own.log_id, self.neighbors, self.settings, resume.mirrors)
         self.witnesses = Witnesses(
             charter,
             own.log_id,
@@ -130,6 +132,7 @@ class Node:
             self.exposure,
             self.recorder,
             self.settings,
+            self.mirrors.span,
             resume.heads,
             resume.cosigned,
         )
@@ -171,7 +174,6 @@ class Node:
         self.recalls = RecallDesk(
             charter, own.log_id, self.neighbors, self.settings, self._retention.let_go, resume.recall
         )
-        self.mirrors = Mirrors(charter, own.log_id, self.neighbors, self.settings, resume.mirrors)
         self.rejoin = Rejoin(
             charter.federation_id,
             own.log_id,
@@ -253,6 +255,8 @@ class Node:
                 out = self.rounds.pause(paused, now)
             case Storage(room):
                 out = self._storage(room, now)
+            case Compared(proof):
+                out = self.exposure.prove(proof, now)
             case Started():
                 out = self._start(now)
             case Stopping():
@@ -506,7 +510,7 @@ class Node:
     def _finished(self, result: Result, now: float) -> list[Effect]:
         match result:
             case Trained():
-                out = [*self.rounds.on_trained(result, now), *self.witnesses.pollinate()]
+                out = [*self.rounds.on_trained(result, now), *self.witnesses.pollinate(now)]
                 out += self._prune()
             case Merged():
                 out = self.rounds.on_merged(result, now)

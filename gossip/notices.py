@@ -17,6 +17,7 @@ from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.token import Token, open_token, parse_token
 from quidnunc.gossip.events import Effect, Forget, Report, Rest, Send
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Notice, frame
@@ -25,7 +26,7 @@ from quidnunc.gossip.provenance import MemberNotice, parse_record
 from quidnunc.gossip.publisher import committed
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.retirement import LogRetire, check_retirement
-from quidnunc.gossip.witness import Head, Witnesses
+from quidnunc.gossip.witness import Witnesses
 
 
 class SignedNotice(NamedTuple):

@@ -19,6 +19,7 @@ from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtoc
 from quidnunc.crypto.policy import quorum_of
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import names
+from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
 from quidnunc.gossip.mirrors import Mirrors, check_chain
@@ -26,7 +27,7 @@ from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
-from quidnunc.gossip.witness import Head, Witnesses
+from quidnunc.gossip.witness import Witnesses
 
 REJOIN_TIMER = "rejoin"
 GROWTHS = 3

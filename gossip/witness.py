@@ -8,6 +8,8 @@ another root, or a beginning that is another one, is a proof of equivocation mad
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from enum import IntEnum
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import cosign_checkpoint, open_checkpoint, origin_of, parse_checkpoint, witness_verifier
@@ -30,22 +32,12 @@ from quidnunc.gossip.attestation import (
 from quidnunc.gossip.events import Effect, Report, Send, Witness
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.hearsay import SEEN_MAX, Head, Hearsay
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
-
-SEEN_MAX = 64
-"""Checkpoints of one log that are remembered to be compared with others of the same size."""
-
-
-class Head(NamedTuple):
-    """A checkpoint of another log, and the note that its key signed."""
-
-    size: int
-    root: bytes
-    note: bytes
 
 
 class _Asked(NamedTuple):
@@ -55,6 +47,14 @@ class _Asked(NamedTuple):
     newer: Head
     due: float
     kind: SuspicionKind = SuspicionKind.NO_CONSISTENCY
+
+
+class _Kind(IntEnum):
+    """Which of a log's checkpoints is told to others."""
+
+    SHOWN = 0
+    NEWEST = 1
+    STRAGGLER = 2
 
 
 _OWED = {
@@ -82,6 +82,7 @@ class Witnesses:
         exposure: Exposure,
         recorder: Recorder,
         settings: Settings,
+        kept: Callable[[bytes], tuple[int, int]],
         heads: dict[bytes, tuple[int, bytes, bytes]],
         cosigned: dict[bytes, tuple[int, bytes]],
     ) -> None:
@@ -96,11 +97,13 @@ class Witnesses:
         self._settings = settings
         self.heads = {log_id: Head(*each) for log_id, each in heads.items()}
         self.cosigned = dict(cosigned)
+        self._hearsay = Hearsay(kept)
         self._newest = dict(self.heads)
+        self._shown = dict(self.heads)
         self._seen = {log_id: {head.size: head} for log_id, head in self.heads.items()}
         self._asked: dict[bytes, _Asked] = {}
         self._doubt: dict[bytes, Head] = {}
-        self._polled: dict[tuple[bytes, bytes, bool], int] = {}
+        self._polled: dict[tuple[bytes, bytes, _Kind], tuple[int, float]] = {}
         self._unsummed: dict[bytes, CosignatureRow] = {}
         self._uncounted = 0
         self.unanswered: dict[bytes, int] = {}
@@ -138,11 +141,12 @@ class Witnesses:
             if member.log_id == self._me:
                 self.compare_own(found.size, found.root)
             else:
-                hearsay = member.log_id != neighbor.log_id
-                out += self._observe(member.log_id, Head(found.size, found.root, note), now, hearsay=hearsay)
+                source = neighbor.log_id if member.log_id != neighbor.log_id else b""
+                out += self._observe(member.log_id, Head(found.size, found.root, note), now, source)
         return out
 
-    def _observe(self, log_id: bytes, head: Head, now: float, *, hearsay: bool = False) -> list[Effect]:
+    def _observe(self, log_id: bytes, head: Head, now: float, source: bytes = b"") -> list[Effect]:
+        """A checkpoint as its log shows it, or as the neighbor ``source`` has seen it."""
         if self._exposure.frozen(log_id) or head.size == 0:
             return []
         seen = self._seen.setdefault(log_id, {})
@@ -159,10 +163,22 @@ class Witnesses:
         newest = self._newest.get(log_id)
         if newest is None or head.size > newest.size:
             self._newest[log_id] = head
-        if hearsay:
+        if source:
             self._doubt[log_id] = head
-            return [] if log_id not in self.heads else self._follow(log_id, self.heads[log_id], now)
+            self._hearsay.hear(log_id, head, source)
+            asked = [] if log_id not in self.heads else self._follow(log_id, self.heads[log_id], now)
+            return [*asked, *self._compare(log_id, now)]
+        if log_id not in self._shown or head.size > self._shown[log_id].size:
+            self._shown[log_id] = head
         return self._follow(log_id, head, now)
+
+    def _compare(self, log_id: bytes, now: float) -> list[Effect]:
+        """Where a log does not say itself how what was heard of it fits, what is kept of it may."""
+        neighbor, asked = self._neighbors.get(log_id), self._asked.get(log_id)
+        silent = neighbor is not None and (not neighbor.connected or (asked is not None and now >= asked.due))
+        if not silent or self._exposure.frozen(log_id):
+            return []
+        return list(self._hearsay.compare(log_id, self._seen[log_id].values(), now, self._settings.witness_s))
 
     def _follow(self, log_id: bytes, head: Head, now: float) -> list[Effect]:
         """Ask the log how ``head`` fits with what it showed before, or take it where nothing was seen before.
@@ -216,7 +232,7 @@ class Witnesses:
             elif asked.kind is not SuspicionKind.STALE_HEAD:
                 question = question._replace(kind=SuspicionKind.NO_ANSWER)
             out += self._ask(neighbor, asked, question, now)
-        return out
+        return [*(effect for log_id in self._seen for effect in self._compare(log_id, now)), *out]
 
     def _suspect(self, neighbor: Neighbor, asked: _Asked | None, now: float) -> list[Effect]:
         """Take note of a log that will not show how it grew; it is not merged until it does."""
@@ -252,6 +268,7 @@ class Witnesses:
             return [*cleared, *self._exposure.prove(PrefixFork(older.note, newer.note, answer.root, answer.path), now)]
         if self._doubt.get(neighbor.log_id) in (older, newer):
             del self._doubt[neighbor.log_id]
+        self._hearsay.place(neighbor.log_id, older.size, newer.size)
         grown = newer.size > self.heads[neighbor.log_id].size
         out = self._advance(neighbor, newer, now) if grown else []
         return [*cleared, *out, *self._follow(neighbor.log_id, newer, now)]
@@ -334,6 +351,7 @@ class Witnesses:
 
         One that comes only to show the end of its log will show nothing more: it is asked at once.
         """
+        self._polled = {key: said for key, said in self._polled.items() if key[0] != neighbor.log_id}
         newest, head = self._newest.get(neighbor.log_id), self.heads.get(neighbor.log_id)
         if newest is None:
             return []
@@ -341,26 +359,32 @@ class Witnesses:
         asked = self._follow(neighbor.log_id, newest, now) if last else []
         return [*asked, Send(neighbor.member.transport, frame(Heads(self._federation, (newest.note,))))]
 
-    def pollinate(self) -> list[Effect]:
-        """The newest checkpoints of other logs, to every neighbor those it has not been told yet.
+    def pollinate(self, now: float) -> list[Effect]:
+        """The newest checkpoints of other logs, to every neighbor those it has not been told, or not for long.
 
-        Of a log that shows itself here both what it showed and what others heard of it: they may be two stories, and
-        the shorter one would else stay behind the longer.
+        Of a log that shows itself here both what it showed and what others heard of it, and of any what some neighbor
+        alone stays at: they may be two stories, and the shorter one would else stay behind the longer.
         """
         out: list[Effect] = []
-        known = [(log_id, True, head) for log_id, head in self.heads.items()]
-        known += [(log_id, False, head) for log_id, head in self._newest.items() if head != self.heads.get(log_id)]
+        shown = self._shown
+        known = [(log_id, _Kind.SHOWN, head) for log_id, head in shown.items()]
+        known += [(log_id, _Kind.NEWEST, head) for log_id, head in self._newest.items() if head != shown.get(log_id)]
+        known += [(log_id, _Kind.STRAGGLER, head) for log_id, head in self._hearsay.stragglers(self._newest)]
         for neighbor in self._neighbors.values():
             if not neighbor.connected or neighbor.quarantined:
                 continue
             fresh = [
                 (key, head)
-                for log_id, direct, head in sorted(known)
-                if log_id != neighbor.log_id
-                and self._polled.get(key := (neighbor.log_id, log_id, direct), 0) < head.size
+                for log_id, kind, head in sorted(known)
+                if log_id != neighbor.log_id and not self._told(key := (neighbor.log_id, log_id, kind), head, now)
             ][:HEADS_MAX]
-            self._polled.update((key, head.size) for key, head in fresh)
+            self._polled.update((key, (head.size, now)) for key, head in fresh)
             if fresh:
                 notes = tuple(head.note for _, head in fresh)
                 out.append(Send(neighbor.member.transport, frame(Heads(self._federation, notes))))
         return out
+
+    def _told(self, key: tuple[bytes, bytes, _Kind], head: Head, now: float) -> bool:
+        """Whether that was said lately; a word may be lost, and of a log that has ended there is no newer one."""
+        size, at = self._polled.get(key, (0, now))
+        return size == head.size and now < at + self._settings.reminder_s

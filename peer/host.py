@@ -17,10 +17,14 @@ import trio
 
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.fork_build import fork_of_kept
+from quidnunc.crypto.fork_proof import ForkProof
 from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.events import (
     Commit,
+    Compare,
+    Compared,
     Effect,
     Event,
     Finished,
@@ -133,7 +137,7 @@ class Host:
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
         self._send_heavy, self._heavy = trio.open_memory_channel[Job](float("inf"))
-        self._send_light, self._light = trio.open_memory_channel[Job](float("inf"))
+        self._send_light, self._light = trio.open_memory_channel[Job | Compare](float("inf"))
         self._outboxes: dict[bytes, _Outbox] = {}
         self._timers: dict[str, float] = {}
         self._timer_changed = trio.Event()
@@ -240,6 +244,8 @@ class Host:
                 await self._in_writer(lambda: self._mirrors.keep(log_id, first, kept))
             case Supply(peer, log_id, first, last):
                 await self._supply(peer, log_id, first, last)
+            case Compare():
+                self._send_light.send_nowait(effect)
             case Rebuild():
                 await self._replace_node(pending)
             case StoreBlob(data):
@@ -305,7 +311,14 @@ class Host:
     async def _run_light(self) -> None:
         dim, codec = self.node.charter.task.dim, self.node.charter.codec
         async for job in self._light:
-            await self.feed(Finished(await trio.to_thread.run_sync(advance, job, self._blobs, dim, codec)))
+            if isinstance(job, Compare):
+                await self.feed(Compared(await trio.to_thread.run_sync(self._compare, job)))
+            else:
+                await self.feed(Finished(await trio.to_thread.run_sync(advance, job, self._blobs, dim, codec)))
+
+    def _compare(self, asked: Compare) -> ForkProof | None:
+        """Hold checkpoints of another log against what is kept of it."""
+        return fork_of_kept(asked.notes, self._mirrors.headers(asked.log_id))
 
     async def _run_timers(self) -> None:
         while not self._draining:

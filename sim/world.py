@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from quidnunc.crypto.entry import Entry, EntryType, parse_header
 from quidnunc.crypto.errors import LocalProtocolError
+from quidnunc.crypto.fork_build import fork_of_kept
 from quidnunc.crypto.identity import SecretKey, tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.noise import NoiseStream
@@ -22,6 +23,8 @@ from quidnunc.crypto.token import parse_token
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.events import (
     Commit,
+    Compare,
+    Compared,
     Effect,
     Event,
     Finished,
@@ -108,6 +111,11 @@ class Disk:
         """The entries to be sent."""
         first, entries = (0, self.entries) if wanted.log_id == me else self.mirrors[wanted.log_id]
         return entries[wanted.first - first : wanted.last - first]
+
+    def headers(self, log_id: bytes) -> list[bytes]:
+        """The headers kept of another log, from its first entry on."""
+        _, entries = self.mirrors[log_id]
+        return [entry.header for entry in entries]
 
     def fold(self, keep: int) -> Resume:
         """Where the peer stands."""
@@ -348,6 +356,9 @@ class World:
                 peer.disk.mirror(effect)
             case Supply():
                 self._supply(peer, effect)
+            case Compare():
+                found = fork_of_kept(effect.notes, peer.disk.headers(effect.log_id))
+                self.at(self.now, lambda: self._feed(peer, Compared(found)))
             case Rebuild():
                 self._rebuild(peer)
             case Send():

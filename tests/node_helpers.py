@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from founders import Founder, charter, founders
 
-from quidnunc.crypto.entry import EntryType, Header, open_entry
+from quidnunc.crypto.entry import Entry, EntryType, Header, open_entry
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.log import Log
@@ -22,6 +22,7 @@ from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.events import (
     Commit,
+    Compare,
     Effect,
     Event,
     Finished,
@@ -226,7 +227,13 @@ class Author:
         self.log = Log(founder.member.log_id)
         self.vector = np.zeros(DIM, np.float32)
         self.number = 0
-        self.log.append(EntryType.GENESIS, founder.member.genesis, salt=bytes(16), t_ms=0)
+        self.entries: list[Entry] = []
+        self.append(EntryType.GENESIS, founder.member.genesis)
+
+    def append(self, kind: int, payload: bytes) -> Entry:
+        """Any entry, the next of this author's log."""
+        self.entries.append(self.log.append(kind, payload, salt=bytes(16), t_ms=0))
+        return self.entries[-1]
 
     @property
     def transport(self) -> bytes:
@@ -234,7 +241,7 @@ class Author:
 
     def sign(self, record: Record, key: SecretKey | None = None) -> bytes:
         """The token of ``record`` as the next entry of this author's log."""
-        entry = self.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=0)
+        entry = self.append(record.TYPE, payload_of(record))
         return make_token(entry, self.log.inclusion(self.log.size - 1), self.log.checkpoint(key or self.key))
 
     def update(
@@ -271,8 +278,8 @@ class Author:
         """The same author as it stands, about to tell another story."""
         other = Author.__new__(Author)
         other.__dict__.update(self.__dict__)
-        other.log = Log(self.log.log_id)
-        other.log.append(EntryType.GENESIS, self.member.genesis, salt=bytes(16), t_ms=0)
+        other.log, other.entries = Log(self.log.log_id), []
+        other.append(EntryType.GENESIS, self.member.genesis)
         return other
 
 
@@ -310,6 +317,7 @@ class Bench:
         self.timers: dict[str, float] = {}
         self.reports: list[Report] = []
         self.commits: list[Commit] = []
+        self.compares: list[Compare] = []
         self.supplies: list[Supply] = []
         self.forgotten: list[bytes] = []
         self.lives = 0
@@ -392,6 +400,8 @@ class Bench:
                 self.disk.witness(effect)
             case Mirror():
                 self.disk.mirror(effect)
+            case Compare():
+                self.compares.append(effect)
             case Supply():
                 self.supplies.append(effect)
             case Send():

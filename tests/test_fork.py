@@ -18,6 +18,7 @@ from quidnunc.crypto.fork_build import (
     against_witness,
     fault_of_headers,
     fork_of_headers,
+    fork_of_kept,
     fork_of_notes,
     fork_of_prefix,
     fork_of_tokens,
@@ -499,6 +500,36 @@ def test_every_fork_is_found_and_every_honest_pair_left_alone(at: int, a: int, b
         assert found.seq in (None, at)
     else:
         assert proof is None
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=6),
+    st.integers(0, 20),
+    st.integers(0, 20),
+)
+@settings(deadline=None, max_examples=60)
+def test_what_is_kept_of_one_history_proves_every_fork_below_a_checkpoint_of_it(
+    at: int, heard: list[tuple[bool, int]], shown: int, kept: int
+) -> None:
+    """Of the other history no entry is needed; what is over more entries than are kept says nothing."""
+    trunk = History("guilty").grow(at)
+    ours, theirs = trunk.fork(at).grow(20, "a"), trunk.fork(at).grow(20, "b")
+    notes = [(theirs if other else ours).note(at + more) for other, more in heard] + [ours.note(at + shown)]
+    sizes = [at + more for other, more in heard if not other] + [at + shown]
+    newest = max((size for size in sizes if size <= at + kept), default=0)
+    forked = any(other and at < at + more <= newest for other, more in heard)
+    proof = fork_of_kept(notes, ours.headers[: at + kept])
+    assert (proof is not None) == forked
+    if proof is not None:
+        assert convicted(proof).culprit == trunk.origin
+
+
+def test_checkpoints_of_another_history_alone_prove_nothing_against_what_is_kept() -> None:
+    """What is kept is not signed: it must be under a checkpoint itself."""
+    assert fork_of_kept([THEIRS.note(20), THEIRS.note(30)], OURS.headers) is None
+    assert fork_of_kept([], OURS.headers) is None
+    assert fork_of_kept([OURS.note(20), THEIRS.note(30)], []) is None
 
 
 # Suspicion.

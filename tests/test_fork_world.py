@@ -23,6 +23,7 @@ from quidnunc.gossip.status import state_of
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Disk, Peer, World
 
+ENDLESS = RoundSpec(1_000_000, 0, 2, "majority")
 PERIOD_S = 1.0
 TWO_ROUNDS_S = 2 * PERIOD_S * 1.1 + 0.5
 """Two trainings of the slowest peer, and the time of a few messages."""
@@ -123,6 +124,53 @@ def test_a_copied_home_that_asks_finds_that_its_log_grows_on_and_signs_nothing(s
     assert len(twin.disk.entries) == entries
     assert published(twin) == before
     assert not frozen_by(world, twin)
+
+
+def split(world: World, sides: tuple[set[int], set[int]], seconds: float) -> None:
+    """Let the two sides, one instance in each, go on for a while without a word between them, then lose both."""
+    crossing = [(a, b) for a in sides[0] for b in sides[1]]
+    instances = {min(sides[0]), max(sides[1])}
+    for a, b in crossing:
+        world.cut(a, b)
+        if not instances & {a, b}:
+            world.disconnect(a, b)
+    world.run(world.now + seconds)
+    for each in instances:
+        world.crash(each)
+    for a, b in crossing:
+        world.heal(a, b)
+        world.connect(a, b)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_halves_of_a_proof_are_joined_though_both_instances_are_gone(seed: int) -> None:
+    world, _ = toy_world(4, seed=seed, watch=False, link=Link(jitter_s=0.05), rounds=ENDLESS)
+    start_all(world)
+    world.run(4.0 + seed / 8)
+    culprit = world.peers[0]
+    run_twice(world, 0)
+    split(world, ({0, 3}, {1, 2, 4}), 4.0 + seed)
+    assert not frozen_by(world, culprit)
+    world.run(world.now + 2 * TWO_ROUNDS_S)
+    assert len(frozen_by(world, culprit)) == 3
+    check_proofs(world, culprit)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_halves_of_a_proof_find_each_other_around_a_ring(seed: int) -> None:
+    """Those that saw one history each are no neighbors: the peers between them keep no entries of that log."""
+    ring = tuple(sorted((min(a, b), max(a, b)) for a, b in ((i, (i + 1) % 8) for i in range(8))))
+    world, _ = toy_world(8, seed=seed, watch=False, link=Link(jitter_s=0.05), rounds=ENDLESS, edges=ring)
+    start_all(world)
+    world.run(4.0 + seed / 8)
+    culprit = world.peers[0]
+    run_twice(world, 0)
+    shorter, longer = ({0, 5, 6, 7}, {1, 2, 3, 4, 8})
+    split(world, (shorter, longer), 4.0 + seed)
+    assert not frozen_by(world, culprit)
+    world.run(world.now + 8 * TWO_ROUNDS_S)
+    assert len(frozen_by(world, culprit)) == 7
+    check_proofs(world, culprit)
 
 
 def test_a_peer_whose_own_log_is_frozen_says_so_and_why() -> None:

@@ -37,6 +37,8 @@ def test_what_is_kept_is_there_after_a_restart_and_read_as_far_as_one_message_ta
     part = store.read(LOG, 10, 300)
     assert part == entries[10 : 10 + len(part)]
     assert 100 < len(part) < 290
+    assert list(store.headers(LOG)) == [each.header for each in entries]
+    assert list(store.headers(OTHER)) == [], "not from its beginning"
     assert store.read(LOG, 300, 301) == store.read(b"i" * 32, 0, 9) == store.read(OTHER, 0, 6) == []
     store.close()
 

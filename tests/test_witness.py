@@ -12,12 +12,13 @@ from quidnunc.crypto.checkpoint import Checkpoint, cosign_checkpoint, open_check
 from quidnunc.crypto.entry import open_entry
 from quidnunc.crypto.errors import LocalProtocolError, Reason
 from quidnunc.crypto.fork import verify_fork
+from quidnunc.crypto.fork_build import fork_of_kept
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.note import parse_note, verify_note
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.conditions import Severity
-from quidnunc.gossip.events import Frame, Received, Send
+from quidnunc.gossip.events import Compared, Frame, Received, Send
 from quidnunc.gossip.exposure import keys_of
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
@@ -108,6 +109,66 @@ def test_questions_to_one_log_are_at_most_one_in_witness_s(bench: Bench) -> None
     bench.now += bench.settings.witness_s
     bench.receive(author, author.update().frame)
     assert count(bench, author, Prove) == 2
+
+
+def heard(bench: Bench, told: Author, by: Author) -> None:
+    """A neighbor says what it has seen of another author's log."""
+    note = sign_checkpoint(Checkpoint(told.log.origin, told.log.size, told.log.root_at(told.log.size)), told.key)
+    assert bench.receive(by, frame(Heads(bench.charter.federation_id, (note,)))) == []
+
+
+def test_what_is_heard_of_a_silent_log_is_held_against_what_is_kept_of_it(bench: Bench) -> None:
+    author, other = bench.authors[0], bench.authors[1]
+    twin, log_id = author.twin(), author.member.log_id
+    for _ in range(3):
+        author.append(0x80, b"\xc0")
+        bench.receive(author, author.update().frame)
+        bench.settle()
+    kept = tuple(author.entries)
+    assert bench.receive(author, frame(Entries(bench.charter.federation_id, log_id, 0, kept, b""))) == []
+    twin.update(2.0)
+    heard(bench, twin, other)
+    assert bench.compares == [], "it is asked first"
+    bench.disconnect(author)
+    bench.tick()
+    (asked,) = bench.compares
+    assert asked.log_id == log_id
+    sizes = [open_checkpoint(note, author.log.origin, author.member.log).size for note in asked.notes]
+    assert twin.log.size in sizes
+    assert max(sizes) <= len(kept)
+    bench.tick()
+    assert len(bench.compares) == 1, "it is held against them once"
+    found = fork_of_kept(asked.notes, [each.header for each in kept])
+    bench.feed(Compared(None))
+    assert not bench.neighbor(author).quarantined
+    bench.feed(Compared(found))
+    assert bench.neighbor(author).quarantined
+    bench.tick()
+    assert len(bench.compares) == 1
+
+
+def test_what_others_stay_at_is_said_again_until_all_have_heard_it() -> None:
+    """A word may be lost: a log that has ended gives no newer one."""
+    bench = Bench(4)
+    bench.greet()
+    author, other = bench.authors[0], bench.authors[1]
+    bench.receive(author, author.update().frame)
+    bench.settle()
+
+    def told() -> int:
+        heads = [each for each in bench.messages(other) if isinstance(each, Heads)]
+        return sum(author.log.origin.encode() in note for each in heads for note in each.notes)
+
+    for _ in range(3):
+        bench.turn()
+    assert told() == 1
+    bench.turn(bench.settings.reminder_s)
+    bench.turn()
+    assert told() == 2
+    bench.disconnect(other)
+    bench.connect(other)
+    bench.turn()
+    assert told() == 3
 
 
 def test_a_path_that_leads_elsewhere_is_refused_and_proves_nothing(bench: Bench) -> None:

@@ -134,6 +134,18 @@ class MirrorStore:
                 size += len(header) + len(payload) + len(salt)
         return found
 
+    def headers(self, log_id: bytes) -> Iterator[bytes]:
+        """The headers of a log from its first entry on, read as they are asked for; none if that is gone."""
+        select = "SELECT seq, header FROM entry WHERE log_id = ? AND seq >= ? ORDER BY seq LIMIT ?"
+        first = 0
+        while True:
+            with self._guarded():
+                rows = self._connection.execute(select, (log_id, first, ENTRIES_MAX)).fetchall()
+            if not rows or rows[0][0] != first:
+                return
+            yield from (header for _, header in rows)
+            first += len(rows)
+
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         with self._lock, translated(self._path):
