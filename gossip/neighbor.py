@@ -94,6 +94,7 @@ class Neighbor:
     tokens: dict[int, bytes] = field(default_factory=dict)
     fetch_until: float | None = None
     fetch_attempts: int = 0
+    unheard: int = 0
     requests: int = 0
     polled_at: float | None = None
     asked: set[int] = field(default_factory=set)
@@ -156,6 +157,9 @@ class Neighbor:
     def count_message(self, now: float, settings: Settings) -> bool:
         """Count a message of its; False if it is one too many for the current window."""
         self.spoke_at = now
+        if self.unheard > settings.silent_requests:
+            self.fetch_until = None  # the next request need not wait as long as the last one to a silent neighbor
+        self.unheard = 0
         if now - self.window_since >= settings.window_s:
             self.window_since, self.messages, self.served = now, 0, 0
         self.messages += 1

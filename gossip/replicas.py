@@ -26,8 +26,6 @@ REPAIR_TIMER = "repair"
 SNAPSHOTS_DUE_MAX = 8
 RECEIVED_MAX = 4096
 """Seqs of accepted updates that one merge entry lists; of more, the newest."""
-BACKOFF_AFTER = 50
-"""Unanswered requests before the pauses between them double: no loss alone explains so many."""
 BACKOFF_DOUBLINGS = 6
 TIMER_SLACK_S = 0.001
 """A timer may fire this much early by its clock's rounding."""
@@ -61,7 +59,7 @@ class Replicas:
         self._keys = keys
         self.neighbors = neighbors
         self._received: deque[int] = deque(maxlen=RECEIVED_MAX)
-        self._armed = False
+        self._fires_at: float | None = None
         self.repairs = 0
 
     def take_received(self) -> tuple[int, ...]:
@@ -164,23 +162,23 @@ class Replicas:
 
     def repair(self, now: float) -> list[Effect]:
         """The repair timer fired: ask again for what is still missing."""
-        self._armed = False
+        self._fires_at = None
         lacking = [n for n in self.neighbors.values() if self.lacks(n)]
         out = [effect for neighbor in lacking for effect in self.fetch(neighbor, now)]
         due = min((n.fetch_until for n in lacking if n.fetch_until is not None), default=None)
-        return out if due is None else [*out, *self._arm(due - now)]
+        return out if due is None else [*out, *self._arm(due, now)]
 
     def lacks(self, neighbor: Neighbor) -> bool:
         """Whether there is something to ask a neighbor for, and anybody to ask."""
         expected = neighbor.connected and not neighbor.quarantined and neighbor.retired is None
         return expected and (neighbor.behind or neighbor.missing)
 
-    def _arm(self, delay: float) -> list[Effect]:
-        """One repair timer for all neighbors; no neighbor can put it off."""
-        if self._armed:
+    def _arm(self, due: float, now: float) -> list[Effect]:
+        """One repair timer for all neighbors; a neighbor can bring it forward and not put it off."""
+        if self._fires_at is not None and self._fires_at <= due:
             return []
-        self._armed = True
-        return [SetTimer(REPAIR_TIMER, max(TIMER_SLACK_S, delay))]
+        self._fires_at = due
+        return [SetTimer(REPAIR_TIMER, max(TIMER_SLACK_S, due - now))]
 
     def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Ask for what is missing, one request at a time and neighbor."""
@@ -210,10 +208,11 @@ class Replicas:
         pause = self._pause(neighbor, self._charter.state_bytes if snapshot else span * self._charter.delta_bytes)
         neighbor.fetch_until = now + pause
         neighbor.fetch_attempts += 1
+        neighbor.unheard += 1
         neighbor.requests += 1
         self.repairs += 1
         want = frame(Want(self._charter.federation_id, first, last, snapshot))
-        return [Send(neighbor.member.transport, want), *self._arm(pause)]
+        return [Send(neighbor.member.transport, want), *self._arm(now + pause, now)]
 
     def _pause(self, neighbor: Neighbor, size: int) -> float:
         """Seconds until an unanswered request for ``size`` bytes is repeated.
@@ -223,7 +222,8 @@ class Replicas:
         than a few copies are ever sent.
         """
         settings, attempts = self._settings, neighbor.fetch_attempts
-        silence = settings.repair_retry_s * 2.0 ** min(max(0, attempts - BACKOFF_AFTER), BACKOFF_DOUBLINGS)
+        silent = max(0, neighbor.unheard - settings.silent_requests)
+        silence = settings.repair_retry_s * 2.0 ** min(silent, BACKOFF_DOUBLINGS)
         return silence + size / settings.repair_bytes_per_s * 2.0 ** min(attempts, BACKOFF_DOUBLINGS)
 
     # -- applying -----------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ class Settings:
     ``keep_deltas``: own deltas kept for repair; ``fetch_deltas``: longest gap repaired by deltas, else a snapshot.
     ``future_updates``: how far ahead of the known number an update may claim to be.
     ``buffered_updates``: updates held back per neighbor while a gap is repaired.
-    ``repair_retry_s``: pause before an unanswered request or poll is repeated; it grows after fifty.
+    ``repair_retry_s``: pause before an unanswered request or poll is repeated; ``silent_requests``: so many to one that
+    says nothing at all before the pauses double.
     ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
     ``reminder_s``: how long such a question waits for its answer before it is asked again although nothing new
     was shown.
@@ -59,6 +60,7 @@ class Settings:
     future_updates: int = 1_000_000
     buffered_updates: int = 8
     repair_retry_s: float = 1.0
+    silent_requests: int = 50
     witness_s: float = 1.0
     reminder_s: float = 10.0
     rejoin_s: float = 2.0

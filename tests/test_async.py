@@ -185,10 +185,10 @@ def test_the_dead_do_not_hold_back_the_living() -> None:
 # -- joining and returning --------------------------------------------------------------------------------------
 
 
-def join_at_half_time(settings: Settings) -> tuple[float, float, World]:
+def join_at_half_time(settings: Settings, seed: int = 0) -> tuple[float, float, World]:
     """Accuracy of a genesis joiner half a round after its first turn, of the others, and the world."""
     joiner = 4
-    scenario = digits_trial(peers=8, start="majority", settings=settings)
+    scenario = digits_trial(peers=8, start="majority", settings=settings, seed=seed)
     half = time_for(scenario.periods_s, 75)
     world = begin(scenario, 2 * half, absent=(joiner,))
     world.run(half)
@@ -203,11 +203,17 @@ def join_at_half_time(settings: Settings) -> tuple[float, float, World]:
 
 @pytest.mark.slow
 def test_a_joiner_is_level_with_its_neighbors_at_once() -> None:
-    """S9: it adopts the median of its neighbors; one that keeps its own params is still guessing then."""
-    joined, others, world = join_at_half_time(PACE)
-    assert joined >= others - 0.03
-    world.run(world.now + 20)
-    assert min(accuracy(peer) for peer in world.peers) >= others - 0.06, "nobody is harmed"
+    """S9: it adopts the median of its neighbors; one that keeps its own params is still guessing then.
+
+    One joiner's accuracy moves by some .03 from seed to seed, so that it takes the mean of three.
+    """
+    found = []
+    for seed in range(3):
+        joined, others, world = join_at_half_time(PACE, seed)
+        found.append(joined - others)
+        world.run(world.now + 20)
+        assert min(accuracy(peer) for peer in world.peers) >= others - 0.06, "nobody is harmed"
+    assert fmean(found) >= -0.03
     keeping, _, _ = join_at_half_time(replace(PACE, absent_rounds=1_000_000))
     assert keeping <= 0.3
 

@@ -59,8 +59,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run(happenings: Iterable[Happening] = ()) -> Run:
+def run(happenings: Iterable[Happening] = (), seed: int = 0) -> Run:
     scenario = digits_trial(
+        seed=seed,
         peers=8,
         ratio=1.0,
         loss=0.0,
@@ -95,8 +96,8 @@ def look(world: World) -> set[tuple[int, str, str]]:
 
 
 @cache
-def undisturbed() -> Run:
-    return run()
+def undisturbed(seed: int = 0) -> Run:
+    return run(seed=seed)
 
 
 def check_nothing_was_wasted(done: Run) -> None:
@@ -152,12 +153,15 @@ def test_if_nobody_notices_the_lead_bound_is_what_it_costs() -> None:
 
     Two rounds are ahead of it by then, so the others lose at most the three that are left, and a round that is begun.
     """
-    control = undisturbed()
-    silent = run([(CUT_AT, split(*ALONE)), (CUT_AT + CUT_S, rejoin(*ALONE))])
-    check_nothing_was_wasted(silent)
-    for index in ALONE[1]:
-        assert silent.finished_at[index] <= control.finished_at[index] + 4 * ROUND_S
-    assert silent.mean >= control.mean - TOLERANCE
+    lost = []
+    for seed in range(2):
+        control = undisturbed(seed)
+        silent = run([(CUT_AT, split(*ALONE)), (CUT_AT + CUT_S, rejoin(*ALONE))], seed)
+        check_nothing_was_wasted(silent)
+        for index in ALONE[1]:
+            assert silent.finished_at[index] <= control.finished_at[index] + 4 * ROUND_S
+        lost.append(control.mean - silent.mean)
+    assert fmean(lost) <= TOLERANCE
 
 
 def test_six_minutes_in_halves_cost_nobody_time() -> None:
