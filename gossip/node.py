@@ -186,6 +186,7 @@ class Node:
             current=resume.current,
             copied=resume.copied,
             lost=resume.lost,
+            log_key=own.log_key,
         )
         self.lobby = Lobby(
             charter.federation_id,
@@ -291,7 +292,8 @@ class Node:
         """What a neighbor may ask at any time, because the answer needs neither a signature nor room."""
         match message:
             case Newest():
-                return self.rejoin.answer(neighbor)
+                # Its own key changes go first: it may have lost them, and what follows is signed by the newest key.
+                return [*self.notices.about(neighbor), *self.rejoin.answer(neighbor)]
             case Fetch():
                 return self.mirrors.serve(neighbor, message, self.recorder.signed, now)
             case Prove():

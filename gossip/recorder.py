@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from quidnunc.crypto.checkpoint import Checkpoint, sign_checkpoint
 from quidnunc.crypto.entry import Entry, EntryType, commit_private, parse_header
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
@@ -179,13 +180,25 @@ class Recorder:
         self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)
         return self._commit(note), token, seq
 
+    def sign_with(self, key: SecretKey, epoch: int) -> None:
+        """Sign with ``key``, the log key of ``epoch``, from here on."""
+        self._key, self._key_epoch = key, epoch
+
     def recover(
-        self, entries: Sequence[Entry], note: bytes, author: bytes, record: LogRecover, now: float, keep: int
+        self,
+        entries: Sequence[Entry],
+        note: bytes,
+        author: bytes,
+        record: LogRecover,
+        now: float,
+        keep: int,
+        changed: Sequence[tuple[int, SecretKey]] = (),
     ) -> Commit:
         """Make ``entries``, which ``note`` signed long ago, the next ones of this log, and ``record`` that.
 
-        The newest ``keep`` updates among them get tokens under ``note``, to be served again. Raises LedgerCorrupt for
-        entries that do not follow.
+        The newest ``keep`` updates among them get tokens under ``note``, to be served again. ``changed`` are (seq, key)
+        of those that changed the log keys: the checkpoint that ends with such an entry, which ``key`` signed, is made
+        again, byte for byte, since others are shown it. Raises LedgerCorrupt for entries that do not follow.
         """
         for entry in entries:
             self.log.replay(entry)
@@ -200,7 +213,10 @@ class Recorder:
             token = make_token(entry, self.log.inclusion(seq, record.to), note)
             self.keep_token(hashlib.sha256(token).digest(), author, number, token)
         self.append(record, now)
-        return self._commit(self.log.checkpoint(self._key))
+        commit = self._commit(self.log.checkpoint(self._key))
+        ends = (Checkpoint(self.log.origin, seq + 1, self.log.root_at(seq + 1)) for seq, _ in changed)
+        earlier = tuple((end.size, sign_checkpoint(end, key)) for end, (_, key) in zip(ends, changed, strict=True))
+        return replace(commit, earlier=earlier)
 
     def _commit(self, note: bytes) -> Commit:
         self.signed = self.log.size
