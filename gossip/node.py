@@ -69,6 +69,8 @@ from quidnunc.gossip.message import (
     Snapshot,
     Unavailable,
     Update,
+    Vouch,
+    Vouched,
     Want,
     parse_message,
 )
@@ -86,6 +88,7 @@ from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
 from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.vouching import Vouching
 from quidnunc.gossip.witness import Witnesses
 
 
@@ -135,6 +138,7 @@ class Node:
             self.mirrors.span,
             resume.heads,
             resume.cosigned,
+            lambda log_id: log_id in self.notices.retired,
         )
         self.notices = Notices(
             charter.federation_id,
@@ -145,6 +149,18 @@ class Node:
             self.witnesses,
             resume.own_notices,
             notices,
+        )
+        self.vouching = Vouching(
+            charter,
+            own.log_id,
+            self.keys,
+            own.witness,
+            self.neighbors,
+            self.exposure,
+            self.recorder,
+            self.settings,
+            self.witnesses,
+            lambda log_id: log_id in self.notices.retired,
         )
         self.replicas = Replicas(
             charter,
@@ -335,7 +351,7 @@ class Node:
         """One turn of the own rounds, and again what logs were asked and have not answered."""
         if self.recalls.lost:
             return self._recover(now)
-        return [*self.rounds.tick(now), *self.witnesses.remind(now)]
+        return [*self.rounds.tick(now), *self.witnesses.remind(now), *self.vouching.ask(now)]
 
     def _recover(self, now: float) -> list[Effect]:
         """Ask for the lost own replica; no turn starts before it is back."""
@@ -432,8 +448,12 @@ class Node:
             case Consistency():
                 out = self.witnesses.on_consistency(neighbor, message, now)
             case Cosigned(note=note):
-                self.witnesses.on_cosigned(neighbor, note, now)
+                self.witnesses.on_cosigned(neighbor.member, note, now)
                 out = self._ahead([])
+            case Vouch():
+                out = self._ahead(self.vouching.on_vouch(neighbor, message, now))
+            case Vouched():
+                out = self._ahead(self.vouching.on_vouched(neighbor, message, now))
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)
             case Notice(token=token):

@@ -40,7 +40,8 @@ class Recorder:
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
     ``refused`` counts every refusal of this log, those without an entry of their own included.
-    ``signed`` is the size of the newest commit. ``key_epoch`` is that of ``key``.
+    ``signed`` is the size of the newest commit, ``note`` its checkpoint once there was one in this run.
+    ``key_epoch`` is that of ``key``.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Recorder:
         self._refusals_per_round = refusals_per_round
         self.refused = refused
         self.signed = log.size
+        self.note = b""
 
     @property
     def size(self) -> int:
@@ -219,7 +221,7 @@ class Recorder:
         return replace(commit, earlier=earlier)
 
     def _commit(self, note: bytes) -> Commit:
-        self.signed = self.log.size
+        self.signed, self.note = self.log.size, note
         cosigned = tuple((witness, *each) for witness, each in self._cosigned.items())
         commit = Commit(tuple(self._pending), note, tuple(self._tokens), tuple(self._proofs), cosigned)
         for kept in (self._pending, self._tokens, self._proofs, self._cosigned):

@@ -18,6 +18,7 @@ class Settings:
     ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
     ``reminder_s``: how long such a question waits for its answer before it is asked again although nothing new
     was shown.
+    ``vouch_s``: shortest time between two questions of one log to the witnesses that are not its neighbors.
     ``rejoin_s``: how long a starting peer looks for a quorum of neighbors that say what they know of its log, before it
     goes on with all that are connected; and how long it watches whether its log grows before it goes on from a copy.
     ``recover_bytes``: bytes of own entries taken back from neighbors; ``mirror_entries``: how many of a neighbor's
@@ -61,6 +62,7 @@ class Settings:
     repair_retry_s: float = 1.0
     witness_s: float = 1.0
     reminder_s: float = 10.0
+    vouch_s: float = 30.0
     rejoin_s: float = 2.0
     recover_bytes: int = 268_435_456
     mirror_entries: int = 65_536
