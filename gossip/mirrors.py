@@ -45,6 +45,7 @@ class Mirrors:
         self.held = dict(held)
         self._sizes: dict[bytes, int] = {}
         self._due: dict[bytes, float] = {}
+        self._vain: dict[bytes, tuple[int, Fetch]] = {}
         self._fresh: list[Entry] = []
 
     # -- the own log --------------------------------------------------------------------------------------------
@@ -87,6 +88,8 @@ class Mirrors:
         if message.first > held:
             return self._ask(neighbor, now)
         fresh = message.entries[held - message.first :]
+        if message.entries:
+            self._vain.pop(neighbor.log_id, None)
         if not fresh:
             return []
         if leaf and parse_header(fresh[0].header).prev != leaf:
@@ -103,6 +106,11 @@ class Mirrors:
         self._sizes[neighbor.log_id] = max(size, before)
         return late
 
+    def owed(self, log_id: bytes) -> Fetch | None:
+        """The newest request for entries of a log that was in vain, once so many before it were as is too often."""
+        times, asked = self._vain.get(log_id, (0, None))
+        return asked if times >= self._settings.suspect_omissions else None
+
     def _place(self, log_id: bytes, size: int) -> tuple[int, int, bytes]:
         start = max(0, size - self._settings.mirror_entries)
         return self.held.get(log_id, (start, start, b""))
@@ -114,7 +122,9 @@ class Mirrors:
         if held >= size or not neighbor.connected or neighbor.quarantined or now < self._due.get(neighbor.log_id, 0.0):
             return []
         self._due[neighbor.log_id] = now + self._settings.repair_retry_s
-        return [Send(neighbor.member.transport, frame(Fetch(self._federation, neighbor.log_id, held, size)))]
+        asked = Fetch(self._federation, neighbor.log_id, held, size)
+        self._vain[neighbor.log_id] = (self._vain.get(neighbor.log_id, (0, asked))[0] + 1, asked)
+        return [Send(neighbor.member.transport, frame(asked))]
 
     # -- giving -------------------------------------------------------------------------------------------------
 

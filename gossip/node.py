@@ -21,6 +21,7 @@ from quidnunc.gossip.events import (
     Event,
     Finished,
     Forget,
+    Mirror,
     Paused,
     PeerDown,
     PeerUp,
@@ -477,12 +478,16 @@ class Node:
             raise RemoteProtocolError(Reason.RETIRED, f"{neighbor.member.name} ended its log with entry {end.last}")
         head = check_note(neighbor, self.keys.counting(neighbor.log_id), message)
         out = self.mirrors.on_entries(neighbor, message, now)
+        if any(isinstance(effect, Mirror) for effect in out):
+            out += self.witnesses.shows(neighbor, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
 
     def _observe(self, signed: SignedUpdate, now: float) -> list[Effect]:
         """A verified update shows how far its log has come."""
+        neighbor = self.neighbors[signed.author]
         seen = self.witnesses.on_update(signed, now)
-        return [*seen, *self.mirrors.on_size(self.neighbors[signed.author], signed.token.size, now)]
+        asked = self.mirrors.on_size(neighbor, signed.token.size, now)
+        return [*seen, *asked, *self.witnesses.omits(neighbor, self.mirrors.owed(signed.author), now)]
 
     def _ahead(self, out: list[Effect]) -> list[Effect]:
         """Say so when others hold more of the own log than this disk does; nothing is signed from there on."""

@@ -24,7 +24,8 @@ class Settings:
     ``recover_bytes``: bytes of own entries taken back from neighbors; ``mirror_entries``: how many of a neighbor's
     newest entries are asked for where none are kept yet.
     ``summary_cosignatures``: cosignatures under own checkpoints that one entry sums up.
-    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected.
+    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected;
+    ``suspect_omissions``: requests in a row for entries under its own checkpoints that brought none.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -68,6 +69,7 @@ class Settings:
     mirror_entries: int = 65_536
     summary_cosignatures: int = 64
     suspect_unanswered: int = 32
+    suspect_omissions: int = 64
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

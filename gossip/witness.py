@@ -35,7 +35,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.hearsay import SEEN_MAX, Head, Hearsay
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
+from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Fetch, Heads, Prove, SignedUpdate, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
@@ -254,13 +254,36 @@ class Witnesses:
         return [Report("suspicion", f"{neighbor.member.name} {owed}; it is not merged")]
 
     def _clear(self, neighbor: Neighbor, now: float) -> list[Effect]:
-        """The log has answered: whatever was suspected is taken back."""
+        """The log has answered: whatever was suspected for want of that is taken back."""
         self.unanswered.pop(neighbor.log_id, None)
-        if neighbor.suspected is None:
+        if neighbor.suspected is None or neighbor.suspected.kind == SuspicionKind.OMISSION:
             return []
+        return self._take_back(neighbor, "has shown how its log grew", now)
+
+    def _take_back(self, neighbor: Neighbor, why: str, now: float) -> list[Effect]:
+        assert neighbor.suspected is not None
         self._recorder.append(SuspicionCleared(neighbor.log_id, neighbor.suspected.seq), now)
         neighbor.suspected = None
-        return [Report("suspicion", f"{neighbor.member.name} has shown how its log grew: no longer suspected")]
+        return [Report("suspicion", f"{neighbor.member.name} {why}: no longer suspected")]
+
+    def omits(self, neighbor: Neighbor, asked: Fetch | None, now: float) -> list[Effect]:
+        """Take note of a log that signs checkpoints and does not show the entries that were ``asked`` for, if any were.
+
+        Whoever keeps no entry of it could neither prove its fork nor give it back.
+        """
+        if asked is None or neighbor.suspected is not None:
+            return []
+        kind, due = SuspicionKind.OMISSION.value, int((now + self._settings.repair_retry_s) * 1000)
+        record = SuspicionRaised(neighbor.log_id, kind, hashlib.sha256(frame(asked).header).digest(), due)
+        neighbor.suspected = Suspected(self._recorder.append(record, now), kind, due)
+        owed = f"does not show its entries from {asked.first} on, of {asked.last}"
+        return [Report("suspicion", f"{neighbor.member.name} {owed}; it is not merged")]
+
+    def shows(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """The log has shown entries that were asked for."""
+        if neighbor.suspected is None or neighbor.suspected.kind != SuspicionKind.OMISSION:
+            return []
+        return self._take_back(neighbor, "has shown its entries", now)
 
     def on_consistency(self, neighbor: Neighbor, answer: Consistency, now: float) -> list[Effect]:
         """How a log's newer checkpoint continues the older one, or that it does not; raises RemoteProtocolError."""
