@@ -38,6 +38,8 @@ TAIL_ROWS = 256
 ORIGIN = "origin"
 LOST, RESTORED = b"lost", b"restored"
 """The key in ``meta`` that says how a ledger without entries came here, and what it says; without it, it is new."""
+RESTORED_AT = "restored-at"
+"""The key in ``meta`` that says how many entries a ledger had when it came out of a backup."""
 
 _REPLAY_ROWS = 256
 _RESERVED = ("log_id", "public")
