@@ -15,6 +15,7 @@ from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed
 from quidnunc.crypto.log_keys import LogKeys
+from quidnunc.gossip.erasure import ERASABLE
 from quidnunc.gossip.events import Commit, Effect, Mirror, Send, Supply
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.hearsay import Head
@@ -155,10 +156,12 @@ def check_note(neighbor: Neighbor, keys: LogKeys, message: Entries) -> Head | No
 def check_chain(log_id: bytes, seq: int, leaf: bytes, entries: Iterable[Entry]) -> bytes:
     """The leaf hash of the last of ``entries``, which begin at ``seq`` and follow the entry ``leaf`` ("" if unknown).
 
-    Raises Malformed when one is of another log, out of its place, or not whole.
+    Raises Malformed when one is of another log, out of its place, or not whole: a payload may only lack where it may be
+    erased. Whether it was, a later entry must say; that is for who gets it back.
     """
     for place, entry in enumerate(entries, seq):
-        header = open_entry(entry)
+        gone = entry.erased and parse_header(entry.header).type in ERASABLE
+        header = parse_header(entry.header) if gone else open_entry(entry)
         if header.log_id != log_id or header.seq != place:
             raise Malformed(f"entry {header.seq} of log {header.log_id.hex()[:16]}, expected {place}")
         if leaf and header.prev != leaf:

@@ -19,6 +19,7 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.policy import quorum_of
+from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import names
 from quidnunc.gossip.hearsay import Head
@@ -312,6 +313,10 @@ class Rejoin:
         if self._recorder.log.root_with(entry.leaf for entry in self._gathered) != target.root:
             self._give_up_on(self._from)
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"{target.size} own entries are not what was signed")
+        stripped = unexplained(self._gathered, self._recorder.size)
+        if stripped:
+            self._give_up_on(self._from)
+            raise Malformed(f"own entry {min(stripped)} without its payload, and no later entry says it was erased")
         self.stage = Stage.WATCHING
         self._answers.clear()
         self._since = now + self._settings.rejoin_s

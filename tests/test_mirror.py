@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from node_helpers import Author, Bench, header_of
 
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, EntryType
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Mirror
@@ -56,6 +56,21 @@ def test_the_oldest_give_way_at_the_bound_and_not_before(tmp_path: Path) -> None
     assert store.held()[LOG] == (1, 21, more[-1].leaf)
     assert store.read(LOG, 0, 21) == []
     store.close()
+
+
+def test_an_erased_payload_is_no_gap_and_only_what_may_be_erased_may_lack_it() -> None:
+    """Regression: who began to keep a log anew refused its first erased entry, and all behind it, for ever."""
+    bench = Bench(3)
+    bench.connect()
+    author = bench.authors[0]
+    for kind in (EntryType.NODE_START, EntryType.UPDATE_PUBLISHED):
+        author.append(kind, b"\x80")
+    bare = [each._replace(payload=b"", salt=b"") for each in author.entries]
+    assert say(bench, author, 0, [author.entries[0], bare[1]]) == []
+    assert bench.disk.mirrors[author.member.log_id] == (0, [author.entries[0], bare[1]])
+    assert say(bench, author, 2, [bare[2]]) == [Reason.MALFORMED]
+    assert say(bench, author, 2, [author.entries[2]]) == []
+    assert bench.node.mirrors.span(author.member.log_id) == (0, 3)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "gap"])

@@ -26,7 +26,7 @@ from quidnunc.gossip.health import conditions
 from quidnunc.gossip.key_change import rotate
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, Notice
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.provenance import LogRecover, NodeStart, payload_of
+from quidnunc.gossip.provenance import LogRecover, NodeStart, PayloadErased, payload_of
 from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.status import state_of
 from quidnunc.peer.ledger.ending import entry_notice
@@ -368,6 +368,49 @@ def test_entries_that_its_key_did_not_sign_are_refused_and_others_are_asked() ->
     assert give(bench, honest, whole) == []
     assert len(bench.disk.entries) == had
     assert "all are back" in bench.node.rejoin.why
+
+
+def erased(named: bool) -> tuple[Bench, int, list[Entry], bytes]:
+    """A lost ledger of which entry 2, a ``node.start``, was erased, as a later entry says if ``named``; all of it."""
+    bench = Bench(4)
+    bench.greet()
+    bench.turn()
+    log = Log(bench.own.log_id)
+    for entry in bench.disk.entries:
+        log.replay(entry)
+    first = next(header.seq for header, record in bench.entries() if isinstance(record, NodeStart))
+    told = PayloadErased((first if named else first + 1,), 1)
+    whole = [*bench.disk.entries, log.append(told.TYPE, payload_of(told), salt=bytes(16), t_ms=0)]
+    whole[first] = whole[first]._replace(payload=b"", salt=b"")
+    bench.disk.entries.clear()
+    bench.disk.lost, bench.current = True, False
+    bench.sent.clear()
+    bench.restart()
+    bench.connect()
+    return bench, first, whole, log.checkpoint(bench.own.key)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_entry_comes_back_without_its_payload_only_if_a_later_one_says_it_was_erased(
+    named: bool, tmp_path: Path
+) -> None:
+    """Regression: a log with an erased payload could not come back; and nobody else may strip one."""
+    bench, first, whole, note = erased(named)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    (source,) = [author for author in bench.authors if isinstance(bench.messages(author)[-1], Fetch)]
+    assert give(bench, source, whole) == ([] if named else [Reason.MALFORMED])
+    wait(bench, bench.settings.rejoin_s)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    assert bool(bench.disk.entries) == named
+    if named:
+        commit = bench.commits[-1]
+        with Store.create(tmp_path / "l.db", bench.own.log_id, bench.own.key.public, lost=True) as store:
+            store.commit(commit.entries, commit.note, commit.tokens)
+            assert store.entry(first).erased
+            assert not [each for layer in (*store.verify().layers, *store.meaning()) for each in layer.problems]
+        Store.open(tmp_path / "l.db").close()
 
 
 def test_a_checkpoint_that_its_key_did_not_sign_is_no_answer() -> None:

@@ -23,7 +23,7 @@ from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed,
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.tiles import TILE_HEIGHT
-from quidnunc.gossip.erasure import Erasures, erased_by
+from quidnunc.gossip.erasure import Erasures, erased_by, unexplained
 from quidnunc.gossip.provenance import UpdateReceived, parse_record
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
@@ -130,7 +130,7 @@ class Store(LedgerReader):
         self._check_writable()
         if not entries:
             raise LocalProtocolError("a commit without entries")
-        if any(entry.erased for entry in entries):
+        if any(entry.erased for entry in entries) and unexplained(entries, self.size):
             raise LocalProtocolError("a commit of an entry without its payload")
         rows = [_token_row(*token) for token in tokens]
         with self._guarded():
