@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 from founders import charter, founders
+from fuzzing import SEED, mutate
 from node_helpers import Author, Bench, header_of, line, start_all, toy_world, witness_key
 
 from quidnunc.crypto.checkpoint import cosign_checkpoint, open_checkpoint, origin_of, witness_verifier
@@ -15,10 +17,10 @@ from quidnunc.crypto.errors import Malformed, Reason
 from quidnunc.crypto.fork import verify_fork
 from quidnunc.crypto.note import parse_note, verify_note
 from quidnunc.crypto.policy import quorum_of
-from quidnunc.gossip.events import Send, Witness
+from quidnunc.gossip.events import Frame, Send, Witness
 from quidnunc.gossip.federation.charter import WITNESSES_ALL, WITNESSES_LEAST
 from quidnunc.gossip.federation.terms import RoundSpec
-from quidnunc.gossip.message import VOUCHES_MAX, Hello, Vouch, Vouched, VouchRow, parse_message
+from quidnunc.gossip.message import VOUCHES_MAX, Hello, Vouch, Vouched, VouchRow, parse_message, write_message
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Hooks, Peer
@@ -361,3 +363,27 @@ def test_limits_of_the_message_are_exact() -> None:
     for bad in ([bytes(31), 0, bytes(32), []], [bytes(32), -1, bytes(32), []], [bytes(32), True, bytes(32), []], [0]):
         with pytest.raises(Malformed):
             parse_message(encode([tag, fed, b"note", [bad]]), fed)
+
+
+@pytest.mark.parametrize("seed", [SEED])
+def test_spoiled_questions_and_answers_raise_nothing_convict_nobody_and_are_never_cosigned(seed: int) -> None:
+    rng = random.Random(f"vouch {seed}")
+    bench, between = Far(), Between()
+    first = bench.grow(bench.log)
+    bench.ask(bench.log, 0)
+    newest = bench.grow(bench.log)
+    log = bench.log.log
+    row = VouchRow(bench.own.log_id, first, log.root_at(first), tuple(log.consistency(first)))
+    question = write_message(Vouch(bench.charter.federation_id, log.checkpoint(bench.log.key), (row,)))
+    answer = write_message(between.answer())
+    corpus = [question, answer]
+    for number in range(1500):
+        for node, near, data in ((bench, bench.near, question), (between, between.right, answer)):
+            node.now += 31.0
+            node.receive(near, Frame(mutate(data, corpus, rng), b""))
+            assert not node.node.exposure.proofs, number
+    sizes = bench.said()
+    assert set(sizes) <= {first, newest}, "a checkpoint is what its log signed, whatever stands around it"
+    assert bench.disk.heads[bench.log.member.log_id][1] in (log.root_at(first), log.root_at(newest))
+    assert bench.ask(bench.log, first) == []
+    assert bench.disk.heads[bench.log.member.log_id][0] == newest
