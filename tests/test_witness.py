@@ -429,6 +429,10 @@ def test_a_log_that_shows_its_roots_and_not_its_entries_is_suspected_until_it_do
     neighbor = bench.neighbor(author)
     assert (neighbor.suspected is not None, neighbor.quarantined) == (suspected, False)
     if suspected:
+        told = [each.text for each in conditions(bench.node, bench.now) if each.id == "neighbor-suspected"]
+        assert ["suspicion F (omission)" in each and "the entries under its checkpoints" in each for each in told] == [
+            True
+        ]
         bench.restart()
         bench.connect()
         assert bench.neighbor(author).suspected is not None, "a restart forgives nothing"
