@@ -8,11 +8,11 @@ import pytest
 from node_helpers import Author, Bench, header_of
 
 from quidnunc.crypto.entry import Entry, EntryType
-from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.errors import Reason, StoreNewer
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Mirror
 from quidnunc.gossip.message import Entries, Fetch
-from quidnunc.peer.ledger.mirror import MirrorStore
+from quidnunc.peer.ledger.mirror import MIRROR_VERSION, MirrorStore
 
 LOG = b"g" * 32
 OTHER = b"h" * 32
@@ -86,6 +86,23 @@ def test_a_damaged_mirror_is_begun_anew(tmp_path: Path, damage: str) -> None:
     store = MirrorStore.open(path)
     assert store.held() == {}
     store.close()
+
+
+@pytest.mark.parametrize(("version", "newer"), [(MIRROR_VERSION, False), (MIRROR_VERSION + 1, True)])
+def test_a_mirror_of_a_later_version_is_left_alone(tmp_path: Path, version: int, newer: bool) -> None:
+    """Regression: it was read, and written, as if it were of this one."""
+    path = tmp_path / "m.db"
+    store = MirrorStore.open(path)
+    store.keep(LOG, 0, history(9))
+    store._connection.execute(f"PRAGMA user_version={version}")
+    store.close()
+    before = path.read_bytes()
+    if newer:
+        with pytest.raises(StoreNewer, match="version 1, known is 0"):
+            MirrorStore.open(path)
+        assert path.read_bytes() == before
+    else:
+        MirrorStore.open(path).close()
 
 
 # The node's side.
