@@ -48,7 +48,7 @@ def mirrored(quick: bool) -> list[Row]:
     published = sum(peer.node.publisher.number for peer in world.peers if peer.node is not None)
     links = published * (peers - 1)
     keeping = sent["Entries"] + sent["Fetch"]
-    cosigning = sum(sent[each] for each in ("Heads", "Prove", "Consistency", "Cosigned"))
+    cosigning = sum(sent[each] for each in ("Heads", "Prove", "Consistency", "Cosigned", "Vouch", "Vouched"))
     label = f"{peers} peers, {world.charter.task.dim:,} params"
     total = sum(sent.values())
     return [

@@ -2,11 +2,12 @@
 
 Every accepted input must be written again byte for byte (a policy, which people write, must read back), every refusal
 must be the decoder's one exception type; the first input that breaks this ends the run. ``--quick``: 40 seconds.
-QUIDNUNC_FUZZ_SEED repeats a run.
+QUIDNUNC_FUZZ_SEED repeats a run; QUIDNUNC_FUZZ_SECONDS ends it after that time, each decoder having had its share.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import time
@@ -20,6 +21,7 @@ from fuzzing import SEED, Decoder, decoders, mutate
 
 TOTAL = 10_000_000
 QUICK_S = 40.0
+SECONDS = float(os.environ.get("QUIDNUNC_FUZZ_SECONDS") or 0)
 _BATCH = 500
 
 
@@ -28,10 +30,10 @@ def measure(quick: bool) -> list[Row]:
     known = decoders()
     rows: list[Row] = []
     total = 0
+    within = SECONDS or (QUICK_S if quick else None)
+    share = within / len(known) if within else None
     for decoder in known:
-        done, accepted, seconds = _fuzz(
-            decoder, known, QUICK_S / len(known) if quick else None, TOTAL // len(known) + 1
-        )
+        done, accepted, seconds = _fuzz(decoder, known, share, TOTAL // len(known) + 1)
         total += done
         name = decoder.name
         rows += [

@@ -6,8 +6,8 @@ merging, and takes it back (``suspicion.cleared``) when it is answered.
 
 A canonical array ``["quidnunc/v1/suspicion", kind, log id, deadline, challenge, material]``: the time in
 milliseconds by which an answer was due, the SHA-256 of the request that was sent, and what it was about: the
-checkpoint note that no consistency proof came for (kinds E, E2, E3), or the receipt token whose entry the log
-will not show (kind F).
+checkpoint note that no consistency proof came for (kinds E, E2, E3), or the token under whose checkpoint the log
+does not show its entries (kind F).
 """
 
 from __future__ import annotations

@@ -50,6 +50,14 @@ class Erasures:
         return False
 
 
+def unexplained(entries: Iterable[Entry], start: int) -> set[int]:
+    """The entries without a payload, among ``entries`` from number ``start`` on, that no later one of them erases."""
+    found = Erasures()
+    for seq, entry in enumerate(entries, start):
+        found.read(seq, parse_header(entry.header).type, entry)
+    return found.unexplained
+
+
 def erased_by(kind: int, payload: bytes) -> tuple[int, ...]:
     """The entries that a payload of type ``kind`` calls erased."""
     if kind != EntryType.PAYLOAD_ERASED:

@@ -112,7 +112,8 @@ class Commit:
     """Make ``entries`` and the signed checkpoint ``note`` over them durable, with the tokens kept for repair.
 
     ``tokens`` are (hash, author log id, update number, token bytes), ``proofs`` proofs of equivocation and notices
-    that entries name, ``cosigned`` are (witness log id, size, note) of cosignatures under own checkpoints.
+    that entries name, ``cosigned`` are (witness log id, size, note) of cosignatures under own checkpoints. ``earlier``
+    are (size, note) of own checkpoints between the last commit and this one: those that come back with their entries.
     """
 
     entries: tuple[Entry, ...]
@@ -120,6 +121,7 @@ class Commit:
     tokens: tuple[tuple[bytes, bytes, int, bytes], ...] = ()
     proofs: tuple[bytes, ...] = ()
     cosigned: tuple[tuple[bytes, int, bytes], ...] = ()
+    earlier: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ def _neighbor(node: Node, neighbor: Neighbor, now: float) -> list[Condition]:
 def _owes(name: str, suspected: Suspected, now: float) -> Condition:
     """Its log owes an answer, and is not merged until it gives it."""
     seq, kind, since_ms = suspected
-    owed = f"for {max(0.0, now - since_ms / 1000):.0f} s its log has owed an answer that shows how it grew"
+    what = "the entries under its checkpoints" if kind == SuspicionKind.OMISSION else "an answer that shows how it grew"
+    owed = f"for {max(0.0, now - since_ms / 1000):.0f} s its log has owed {what}"
     text = f"suspicion {kind} ({SuspicionKind(kind).label}): {owed}; it is not merged until then, see entry {seq}"
     return Condition("neighbor-suspected", Severity.DEGRADED, name, text)
 

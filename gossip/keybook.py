@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from quidnunc.crypto.checkpoint import origin_of
+from quidnunc.crypto.entry import Entry, EntryType, parse_header
 from quidnunc.crypto.fork import KnownKeys
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow
+from quidnunc.gossip.provenance import parse_record
 
 
 class Keybook:
@@ -54,3 +56,15 @@ def own_changes(book: Keybook, log_id: bytes, changes: Mapping[int, KeyRotate | 
     for seq, record in sorted(changes.items()):
         book.put(log_id, book.after(log_id, record, seq))
     return book.of(log_id)
+
+
+def key_changes(entries: Iterable[Entry]) -> dict[int, KeyRotate | KeyRevoke]:
+    """The changes of log keys among ``entries``, by ``seq``; raises Malformed for one that does not parse."""
+    found: dict[int, KeyRotate | KeyRevoke] = {}
+    for entry in entries:
+        header = parse_header(entry.header)
+        if header.type in (EntryType.KEY_ROTATE, EntryType.KEY_REVOKE):
+            record = parse_record(header.type, entry.payload)
+            assert isinstance(record, KeyRotate | KeyRevoke)
+            found[header.seq] = record
+    return found

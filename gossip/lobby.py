@@ -132,9 +132,12 @@ class Lobby:
                     return self._exposure.on_proof(proof, now, neighbor)
                 return self._put_off(event)
             case Notice(token=token) if not self.stopped:
-                if self._notices.is_about_us(token):
-                    return self._notices.on_notice(token, now, neighbor)
-                return self._put_off(event)
+                if not self._notices.is_about_us(token):
+                    return self._put_off(event)
+                head = self._notices.take_own(token) if self._rejoin.can_follow else None
+                if head is not None:
+                    return self._rejoin.on_own_head(neighbor, head, now)
+                return self._notices.on_notice(token, now, neighbor)
         return self._serve(neighbor, message, now)
 
     def _put_off(self, event: Event) -> list[Effect]:

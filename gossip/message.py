@@ -1,4 +1,4 @@
-"""Messages between peers: seventeen kinds of small canonical headers, some with a body.
+"""Messages between peers: nineteen kinds of small canonical headers, some with a body.
 
 Every header is a canonical array ``[tag, federation id, ...]``; ``docs/wire.md`` is normative. Parsers raise
 :class:`~quidnunc.crypto.errors.RemoteProtocolError` and nothing else.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from quidnunc.crypto.encoding import Encodable, Value, decode, encode
 from quidnunc.crypto.entry import Entry, EntryType
@@ -33,12 +34,16 @@ HEADS = "quidnunc/v1/heads"
 PROVE = "quidnunc/v1/prove"
 CONSISTENCY = "quidnunc/v1/consistency"
 COSIGNED = "quidnunc/v1/cosigned"
+VOUCH = "quidnunc/v1/vouch"
+VOUCHED = "quidnunc/v1/vouched"
 NEWEST = "quidnunc/v1/newest"
 KNOWN = "quidnunc/v1/known"
 FETCH = "quidnunc/v1/fetch"
 ENTRIES = "quidnunc/v1/entries"
 HEADS_MAX = 16
 """Checkpoints of other logs in one message."""
+VOUCHES_MAX = 8
+"""Witnesses that one message asks."""
 ENTRIES_MAX = 1024
 """Entries in one message."""
 ENTRIES_BYTES = 49_152
@@ -161,6 +166,32 @@ class Cosigned:
     note: bytes
 
 
+class VouchRow(NamedTuple):
+    """For ``witness``, a log id, which cosigned ``old`` entries: the log's root of these, and how it grew since."""
+
+    witness: bytes
+    old: int
+    root: bytes
+    path: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vouch:
+    """The log of the checkpoint in ``note`` asks witnesses that are not its neighbors to cosign it; handed on."""
+
+    federation: bytes
+    note: bytes
+    rows: tuple[VouchRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """The answer of one of them, handed on to the log: a checkpoint note of it with the cosignature."""
+
+    federation: bytes
+    note: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Newest:
     """Tell me the newest checkpoint of *my* log that you have seen."""
@@ -219,6 +250,8 @@ Message = (
     | Prove
     | Consistency
     | Cosigned
+    | Vouch
+    | Vouched
     | Newest
     | Known
     | Fetch
@@ -259,8 +292,13 @@ def write_message(message: Message) -> bytes:
             return _write_about_logs(message)
 
 
-def _write_about_logs(message: Newest | Known | Fetch | Entries) -> bytes:
+def _write_about_logs(message: Vouch | Vouched | Newest | Known | Fetch | Entries) -> bytes:
     match message:
+        case Vouch(federation, note, vouches):
+            asked: list[Encodable] = [[each.witness, each.old, each.root, list(each.path)] for each in vouches]
+            return encode([VOUCH, federation, note, asked])
+        case Vouched(federation, note):
+            return encode([VOUCHED, federation, note])
         case Newest(federation):
             return encode([NEWEST, federation])
         case Known(federation, note, first, last):
@@ -318,6 +356,10 @@ def _parse_kind(tag: str, federation: bytes, rest: list[Value]) -> Message:
             return Consistency(federation, *_growth(old, new), root, _all_bytes(path, MAX_PATH + 1, "hashes"))
         case "quidnunc/v1/cosigned", [bytes() as note]:
             return Cosigned(federation, note)
+        case "quidnunc/v1/vouch", [bytes() as note, list() as rows]:
+            return Vouch(federation, note, _vouches(rows))
+        case "quidnunc/v1/vouched", [bytes() as note]:
+            return Vouched(federation, note)
         case "quidnunc/v1/newest", []:
             return Newest(federation)
         case "quidnunc/v1/known", [bytes() as note, int() as first, int() as last]:
@@ -361,6 +403,20 @@ def _entries(rows: list[Value]) -> tuple[Entry, ...]:
                 found.append(Entry(header, payload, salt))
             case _:
                 raise Malformed("an entry must be an array of header, payload and salt")
+    return tuple(found)
+
+
+def _vouches(rows: list[Value]) -> tuple[VouchRow, ...]:
+    if not 1 <= len(rows) <= VOUCHES_MAX:
+        raise Malformed(f"{len(rows)} witnesses asked, expected 1 to {VOUCHES_MAX}")
+    found = []
+    for each in rows:
+        match each:
+            case [bytes(witness), int(old), bytes(root), list(path)] if len(witness) == len(root) == HASH_BYTES:
+                hashes = _all_bytes(path, MAX_PATH + 1, "hashes")
+                found.append(VouchRow(witness, _range(old, old)[0], root, hashes))
+            case _:
+                raise Malformed("a witness is asked by an array of log id, size, root and path")
     return tuple(found)
 
 

@@ -15,6 +15,7 @@ from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed
 from quidnunc.crypto.log_keys import LogKeys
+from quidnunc.gossip.erasure import ERASABLE
 from quidnunc.gossip.events import Commit, Effect, Mirror, Send, Supply
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.hearsay import Head
@@ -45,6 +46,7 @@ class Mirrors:
         self.held = dict(held)
         self._sizes: dict[bytes, int] = {}
         self._due: dict[bytes, float] = {}
+        self._vain: dict[bytes, tuple[int, Fetch]] = {}
         self._fresh: list[Entry] = []
 
     # -- the own log --------------------------------------------------------------------------------------------
@@ -87,6 +89,8 @@ class Mirrors:
         if message.first > held:
             return self._ask(neighbor, now)
         fresh = message.entries[held - message.first :]
+        if message.entries:
+            self._vain.pop(neighbor.log_id, None)
         if not fresh:
             return []
         if leaf and parse_header(fresh[0].header).prev != leaf:
@@ -103,6 +107,11 @@ class Mirrors:
         self._sizes[neighbor.log_id] = max(size, before)
         return late
 
+    def owed(self, log_id: bytes) -> Fetch | None:
+        """The newest request for entries of a log that was in vain, once so many before it were as is too often."""
+        times, asked = self._vain.get(log_id, (0, None))
+        return asked if times >= self._settings.suspect_omissions else None
+
     def _place(self, log_id: bytes, size: int) -> tuple[int, int, bytes]:
         start = max(0, size - self._settings.mirror_entries)
         return self.held.get(log_id, (start, start, b""))
@@ -114,7 +123,9 @@ class Mirrors:
         if held >= size or not neighbor.connected or neighbor.quarantined or now < self._due.get(neighbor.log_id, 0.0):
             return []
         self._due[neighbor.log_id] = now + self._settings.repair_retry_s
-        return [Send(neighbor.member.transport, frame(Fetch(self._federation, neighbor.log_id, held, size)))]
+        asked = Fetch(self._federation, neighbor.log_id, held, size)
+        self._vain[neighbor.log_id] = (self._vain.get(neighbor.log_id, (0, asked))[0] + 1, asked)
+        return [Send(neighbor.member.transport, frame(asked))]
 
     # -- giving -------------------------------------------------------------------------------------------------
 
@@ -145,10 +156,12 @@ def check_note(neighbor: Neighbor, keys: LogKeys, message: Entries) -> Head | No
 def check_chain(log_id: bytes, seq: int, leaf: bytes, entries: Iterable[Entry]) -> bytes:
     """The leaf hash of the last of ``entries``, which begin at ``seq`` and follow the entry ``leaf`` ("" if unknown).
 
-    Raises Malformed when one is of another log, out of its place, or not whole.
+    Raises Malformed when one is of another log, out of its place, or not whole: a payload may only lack where it may be
+    erased. Whether it was, a later entry must say; that is for who gets it back.
     """
     for place, entry in enumerate(entries, seq):
-        header = open_entry(entry)
+        gone = entry.erased and parse_header(entry.header).type in ERASABLE
+        header = parse_header(entry.header) if gone else open_entry(entry)
         if header.log_id != log_id or header.seq != place:
             raise Malformed(f"entry {header.seq} of log {header.log_id.hex()[:16]}, expected {place}")
         if leaf and header.prev != leaf:

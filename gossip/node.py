@@ -21,6 +21,7 @@ from quidnunc.gossip.events import (
     Event,
     Finished,
     Forget,
+    Mirror,
     Paused,
     PeerDown,
     PeerUp,
@@ -69,6 +70,8 @@ from quidnunc.gossip.message import (
     Snapshot,
     Unavailable,
     Update,
+    Vouch,
+    Vouched,
     Want,
     parse_message,
 )
@@ -86,6 +89,7 @@ from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
 from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.vouching import Vouching
 from quidnunc.gossip.witness import Witnesses
 
 
@@ -135,6 +139,7 @@ class Node:
             self.mirrors.span,
             resume.heads,
             resume.cosigned,
+            lambda log_id: log_id in self.notices.retired,
         )
         self.notices = Notices(
             charter.federation_id,
@@ -145,6 +150,18 @@ class Node:
             self.witnesses,
             resume.own_notices,
             notices,
+        )
+        self.vouching = Vouching(
+            charter,
+            own.log_id,
+            self.keys,
+            own.witness,
+            self.neighbors,
+            self.exposure,
+            self.recorder,
+            self.settings,
+            self.witnesses,
+            lambda log_id: log_id in self.notices.retired,
         )
         self.replicas = Replicas(
             charter,
@@ -186,6 +203,7 @@ class Node:
             current=resume.current,
             copied=resume.copied,
             lost=resume.lost,
+            log_key=own.log_key,
         )
         self.lobby = Lobby(
             charter.federation_id,
@@ -291,7 +309,8 @@ class Node:
         """What a neighbor may ask at any time, because the answer needs neither a signature nor room."""
         match message:
             case Newest():
-                return self.rejoin.answer(neighbor)
+                # Its own key changes go first: it may have lost them, and what follows is signed by the newest key.
+                return [*self.notices.about(neighbor), *self.rejoin.answer(neighbor)]
             case Fetch():
                 return self.mirrors.serve(neighbor, message, self.recorder.signed, now)
             case Prove():
@@ -333,7 +352,7 @@ class Node:
         """One turn of the own rounds, and again what logs were asked and have not answered."""
         if self.recalls.lost:
             return self._recover(now)
-        return [*self.rounds.tick(now), *self.witnesses.remind(now)]
+        return [*self.rounds.tick(now), *self.witnesses.remind(now), *self.vouching.ask(now)]
 
     def _recover(self, now: float) -> list[Effect]:
         """Ask for the lost own replica; no turn starts before it is back."""
@@ -430,8 +449,12 @@ class Node:
             case Consistency():
                 out = self.witnesses.on_consistency(neighbor, message, now)
             case Cosigned(note=note):
-                self.witnesses.on_cosigned(neighbor, note, now)
+                self.witnesses.on_cosigned(neighbor.member, note, now)
                 out = self._ahead([])
+            case Vouch():
+                out = self._ahead(self.vouching.on_vouch(neighbor, message, now))
+            case Vouched():
+                out = self._ahead(self.vouching.on_vouched(neighbor, message, now))
             case Proof(proof=proof):
                 out = self.exposure.on_proof(proof, now, neighbor)
             case Notice(token=token):
@@ -455,12 +478,16 @@ class Node:
             raise RemoteProtocolError(Reason.RETIRED, f"{neighbor.member.name} ended its log with entry {end.last}")
         head = check_note(neighbor, self.keys.counting(neighbor.log_id), message)
         out = self.mirrors.on_entries(neighbor, message, now)
+        if any(isinstance(effect, Mirror) for effect in out):
+            out += self.witnesses.shows(neighbor, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
 
     def _observe(self, signed: SignedUpdate, now: float) -> list[Effect]:
         """A verified update shows how far its log has come."""
+        neighbor = self.neighbors[signed.author]
         seen = self.witnesses.on_update(signed, now)
-        return [*seen, *self.mirrors.on_size(self.neighbors[signed.author], signed.token.size, now)]
+        asked = self.mirrors.on_size(neighbor, signed.token.size, now)
+        return [*seen, *asked, *self.witnesses.omits(neighbor, self.mirrors.owed(signed.author), now)]
 
     def _ahead(self, out: list[Effect]) -> list[Effect]:
         """Say so when others hold more of the own log than this disk does; nothing is signed from there on."""

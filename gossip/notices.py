@@ -122,6 +122,26 @@ class Notices:
         """Whether a notice is of the own log; raises RemoteProtocolError for bytes that are none."""
         return _place(data)[0] == self._me
 
+    def take_own(self, data: bytes) -> Head | None:
+        """Take in a change of the own keys that a ledger which is still to come back does not hold; raises
+        RemoteProtocolError for what is none.
+
+        Returns the checkpoint that ends with it, None for one that is known or another notice.
+        """
+        place = _place(data)
+        if place in self._known:
+            return None
+        notice = open_notice(data, self._keys)
+        if isinstance(notice.record, LogRetire):
+            return None
+        self._learn(notice)
+        return Head(notice.token.size, notice.token.root, notice.token.note)
+
+    def about(self, neighbor: Neighbor) -> list[Effect]:
+        """All notices about a neighbor's own log, for a neighbor whose ledger may lack these entries."""
+        known = sorted(self._known.items())
+        return [self._send(neighbor.member.transport, data) for (log_id, _), data in known if log_id == neighbor.log_id]
+
     def on_notice(self, data: bytes, now: float, sender: Neighbor | None) -> list[Effect]:
         """Take in a notice and hand it on to every neighbor but ``sender``; raises RemoteProtocolError.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quidnunc.crypto.errors import SchemaMismatch
 from quidnunc.crypto.identity import SecretKey
@@ -40,7 +40,8 @@ class Self:
     ``genesis`` is the payload of log entry 0, ``dataset`` the salted commitment to the local data, ``charter_note``
     the hash of the signed charter text, ``epsilon_cap_u`` the own cap (at most the charter's), ``accounted``
     what further releases cost where that takes a numerical accountant (:func:`account_job`), ``elsewhere`` what other
-    ledgers have spent of the same records.
+    ledgers have spent of the same records. ``log_key`` gives the log key of any epoch: with it a ledger comes back even
+    if its keys have changed since it was copied, or before it was lost; without it such a ledger signs nothing.
     """
 
     log_id: bytes
@@ -55,6 +56,7 @@ class Self:
     accounted: Accounted | None = None
     elsewhere: Spent = ()
     software: Software = Software()
+    log_key: Callable[[int], SecretKey] | None = field(default=None, repr=False)
 
 
 def check_task(charter: Charter, described: Described) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from quidnunc.crypto.checkpoint import Checkpoint, sign_checkpoint
 from quidnunc.crypto.entry import Entry, EntryType, commit_private, parse_header
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
@@ -39,7 +40,8 @@ class Recorder:
 
     ``entropy(n)`` returns n fresh random bytes (salts); it is the host's, because this layer has no randomness.
     ``refused`` counts every refusal of this log, those without an entry of their own included.
-    ``signed`` is the size of the newest commit. ``key_epoch`` is that of ``key``.
+    ``signed`` is the size of the newest commit, ``note`` its checkpoint once there was one in this run.
+    ``key_epoch`` is that of ``key``.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Recorder:
         self._refusals_per_round = refusals_per_round
         self.refused = refused
         self.signed = log.size
+        self.note = b""
 
     @property
     def size(self) -> int:
@@ -179,13 +182,25 @@ class Recorder:
         self.keep_token(hashlib.sha256(token).digest(), author, record.number, token)
         return self._commit(note), token, seq
 
+    def sign_with(self, key: SecretKey, epoch: int) -> None:
+        """Sign with ``key``, the log key of ``epoch``, from here on."""
+        self._key, self._key_epoch = key, epoch
+
     def recover(
-        self, entries: Sequence[Entry], note: bytes, author: bytes, record: LogRecover, now: float, keep: int
+        self,
+        entries: Sequence[Entry],
+        note: bytes,
+        author: bytes,
+        record: LogRecover,
+        now: float,
+        keep: int,
+        changed: Sequence[tuple[int, SecretKey]] = (),
     ) -> Commit:
         """Make ``entries``, which ``note`` signed long ago, the next ones of this log, and ``record`` that.
 
-        The newest ``keep`` updates among them get tokens under ``note``, to be served again. Raises LedgerCorrupt for
-        entries that do not follow.
+        The newest ``keep`` updates among them get tokens under ``note``, to be served again. ``changed`` are (seq, key)
+        of those that changed the log keys: the checkpoint that ends with such an entry, which ``key`` signed, is made
+        again, byte for byte, since others are shown it. Raises LedgerCorrupt for entries that do not follow.
         """
         for entry in entries:
             self.log.replay(entry)
@@ -200,10 +215,13 @@ class Recorder:
             token = make_token(entry, self.log.inclusion(seq, record.to), note)
             self.keep_token(hashlib.sha256(token).digest(), author, number, token)
         self.append(record, now)
-        return self._commit(self.log.checkpoint(self._key))
+        commit = self._commit(self.log.checkpoint(self._key))
+        ends = (Checkpoint(self.log.origin, seq + 1, self.log.root_at(seq + 1)) for seq, _ in changed)
+        earlier = tuple((end.size, sign_checkpoint(end, key)) for end, (_, key) in zip(ends, changed, strict=True))
+        return replace(commit, earlier=earlier)
 
     def _commit(self, note: bytes) -> Commit:
-        self.signed = self.log.size
+        self.signed, self.note = self.log.size, note
         cosigned = tuple((witness, *each) for witness, each in self._cosigned.items())
         commit = Commit(tuple(self._pending), note, tuple(self._tokens), tuple(self._proofs), cosigned)
         for kept in (self._pending, self._tokens, self._proofs, self._cosigned):

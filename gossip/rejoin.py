@@ -10,17 +10,20 @@ grows on, which would mean that it runs somewhere else as well, records ``log.re
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.policy import quorum_of
+from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import names
 from quidnunc.gossip.hearsay import Head
-from quidnunc.gossip.keybook import Keybook
+from quidnunc.gossip.keybook import Keybook, key_changes, own_changes
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
 from quidnunc.gossip.mirrors import Mirrors, check_chain
 from quidnunc.gossip.neighbor import Neighbor
@@ -71,10 +74,13 @@ class Rejoin:
         current: bool,
         copied: bool = False,
         lost: bool = False,
+        log_key: Callable[[int], SecretKey] | None = None,
     ) -> None:
         self._federation = federation
         self._me = me
         self._keys = keys
+        self._held_keys = keys.of(me)
+        self._log_key = log_key
         self._neighbors = neighbors
         self._witnesses = witnesses
         self._mirrors = mirrors
@@ -108,6 +114,11 @@ class Rejoin:
     def active(self) -> bool:
         """Whether nothing may be signed yet."""
         return self.stage != Stage.DONE
+
+    @property
+    def can_follow(self) -> bool:
+        """Whether keys that have changed behind what this ledger holds can be taken in: nothing was signed yet."""
+        return self.active and self._log_key is not None
 
     @property
     def _trusted(self) -> list[Neighbor]:
@@ -190,6 +201,14 @@ class Rejoin:
             return []  # it was asked before the watch began
         self._answers[neighbor.log_id] = _Answer(message.first, message.last)
         return self._go_on(now)
+
+    def on_own_head(self, neighbor: Neighbor, head: Head, now: float) -> list[Effect]:
+        """A checkpoint of the own log that came with a change of its keys, which this ledger does not hold."""
+        if head.size > self._recorder.size:
+            self._learn(neighbor, head)
+            return self._go_on(now)
+        self._witnesses.compare_own(head.size, head.root)
+        return []
 
     def _learn(self, neighbor: Neighbor, head: Head) -> None:
         target = self._target
@@ -294,6 +313,10 @@ class Rejoin:
         if self._recorder.log.root_with(entry.leaf for entry in self._gathered) != target.root:
             self._give_up_on(self._from)
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"{target.size} own entries are not what was signed")
+        stripped = unexplained(self._gathered, self._recorder.size)
+        if stripped:
+            self._give_up_on(self._from)
+            raise Malformed(f"own entry {min(stripped)} without its payload, and no later entry says it was erased")
         self.stage = Stage.WATCHING
         self._answers.clear()
         self._since = now + self._settings.rejoin_s
@@ -314,7 +337,31 @@ class Rejoin:
         kept = self._settings.keep_deltas
         sources = tuple(RecoveredFrom(who, note) for who, note in sorted(self._told.items()))
         record = LogRecover(had, to, sources, Recovery.LOST if self.lost else Recovery.OLDER_COPY)
-        commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept)
+        changed = self._follow_keys()
+        if self._witnesses.ahead:
+            return [Report("behind", self._witnesses.ahead)]
+        commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept, changed)
         self.stage = Stage.DONE
         told = f"this ledger held {had} entries, neighbors knew {to}: all are back, and what they spent is counted"
         return [commit, Report("recovered", told), Rebuild()]
+
+    def _follow_keys(self) -> list[tuple[int, SecretKey]]:
+        """Sign with the key that the entries which came back lead to; (seq, key that signed it) of each change.
+
+        The entries say it, not the notices that were needed to believe them.
+        """
+        self._keys.put(self._me, self._held_keys)
+        try:
+            changes = key_changes(self._gathered)
+            keys = own_changes(self._keys, self._me, changes)
+        except RemoteProtocolError as error:
+            self._witnesses.ahead = f"the key of this log signed a change of keys that does not hold: {error.message}"
+            return []
+        if not changes:
+            return []
+        key = None if self._log_key is None else self._log_key(keys.epoch)
+        if self._log_key is None or key is None or key.public != keys.spans[-1].public:
+            self._witnesses.ahead = f"its key of epoch {keys.epoch} signs this log, which this peer does not have"
+            return []
+        self._recorder.sign_with(key, keys.epoch)
+        return [(seq, self._log_key(keys.epoch_at(seq + 1))) for seq in sorted(changes)]

@@ -19,12 +19,14 @@ class Settings:
     ``witness_s``: shortest time between two questions to one log how its checkpoints follow each other.
     ``reminder_s``: how long such a question waits for its answer before it is asked again although nothing new
     was shown.
+    ``vouch_s``: shortest time between two questions of one log to the witnesses that are not its neighbors.
     ``rejoin_s``: how long a starting peer looks for a quorum of neighbors that say what they know of its log, before it
     goes on with all that are connected; and how long it watches whether its log grows before it goes on from a copy.
     ``recover_bytes``: bytes of own entries taken back from neighbors; ``mirror_entries``: how many of a neighbor's
     newest entries are asked for where none are kept yet.
     ``summary_cosignatures``: cosignatures under own checkpoints that one entry sums up.
-    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected.
+    ``suspect_unanswered``: such questions in a row without an answer after which a log is suspected;
+    ``suspect_omissions``: requests in a row for entries under its own checkpoints that brought none.
     ``repair_bytes_per_s``: slowest link reckoned with: a request for much is repeated after the time the answer takes
     at this rate, and no neighbor is served more than this in the long run.
     ``snapshot_attempts``: unanswered requests for deltas before a snapshot is asked for instead.
@@ -63,11 +65,13 @@ class Settings:
     silent_requests: int = 50
     witness_s: float = 1.0
     reminder_s: float = 10.0
+    vouch_s: float = 30.0
     rejoin_s: float = 2.0
     recover_bytes: int = 268_435_456
     mirror_entries: int = 65_536
     summary_cosignatures: int = 64
     suspect_unanswered: int = 32
+    suspect_omissions: int = 64
     repair_bytes_per_s: float = 1_048_576.0
     snapshot_attempts: int = 16
     messages_per_window: int = 4096

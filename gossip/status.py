@@ -102,7 +102,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
 
 
 def _witnessed(node: Node) -> dict[str, Any]:
-    """Who vouches for the own log: a quorum of the neighbors that go on at ``size``, or nobody but itself."""
+    """Who vouches for the own log: a quorum of the witnesses that go on at ``size``, or nobody but itself."""
     of, (k, size) = len(node.witnesses.counting), node.witnesses.witnessed()
     verdict = f"WITNESSED {k} of {of}" if k else "SELF-ATTESTED"
     return {"verdict": verdict, "cosigners": k, "witnesses": of, "quorum": node.witnesses.quorum, "size": size}

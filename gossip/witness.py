@@ -32,9 +32,10 @@ from quidnunc.gossip.attestation import (
 from quidnunc.gossip.events import Effect, Report, Send, Witness
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
+from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.hearsay import SEEN_MAX, Head, Hearsay
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
+from quidnunc.gossip.message import HEADS_MAX, Consistency, Cosigned, Fetch, Heads, Prove, SignedUpdate, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
@@ -65,10 +66,10 @@ _OWED = {
 
 
 class Witnesses:
-    """Watches the logs of others, cosigns those of neighbors, and keeps what they cosign of the own log.
+    """Watches the logs of others, cosigns those of neighbors, and keeps what witnesses cosign of the own log.
 
     ``heads`` are the checkpoints that were shown to continue each other and are durable, by log id; ``cosigned`` the
-    (size, note) of the newest cosignature of each neighbor; ``ahead`` says why the own log cannot be gone on with, ""
+    (size, note) of the newest cosignature of each witness; ``ahead`` says why the own log cannot be gone on with, ""
     while it can.
     """
 
@@ -85,9 +86,12 @@ class Witnesses:
         kept: Callable[[bytes], tuple[int, int]],
         heads: dict[bytes, tuple[int, bytes, bytes]],
         cosigned: dict[bytes, tuple[int, bytes]],
+        retired: Callable[[bytes], bool],
     ) -> None:
         self._federation = charter.federation_id
         self._members = {origin_of(each.log_id): each for each in charter.members}
+        self._voters = [each.log_id for each in charter.witnesses(me)]
+        self._retired = retired
         self._me = me
         self._keys = keys
         self._key = key
@@ -141,9 +145,12 @@ class Witnesses:
             if member.log_id == self._me:
                 self.compare_own(found.size, found.root)
             else:
-                source = neighbor.log_id if member.log_id != neighbor.log_id else b""
-                out += self._observe(member.log_id, Head(found.size, found.root, note), now, source)
+                out += self.on_heard(neighbor, member.log_id, Head(found.size, found.root, note), now)
         return out
+
+    def on_heard(self, neighbor: Neighbor, log_id: bytes, head: Head, now: float) -> list[Effect]:
+        """A checkpoint of another log that a neighbor has seen, or of its own, and whose signature holds."""
+        return self._observe(log_id, head, now, neighbor.log_id if log_id != neighbor.log_id else b"")
 
     def _observe(self, log_id: bytes, head: Head, now: float, source: bytes = b"") -> list[Effect]:
         """A checkpoint as its log shows it, or as the neighbor ``source`` has seen it."""
@@ -247,13 +254,36 @@ class Witnesses:
         return [Report("suspicion", f"{neighbor.member.name} {owed}; it is not merged")]
 
     def _clear(self, neighbor: Neighbor, now: float) -> list[Effect]:
-        """The log has answered: whatever was suspected is taken back."""
+        """The log has answered: whatever was suspected for want of that is taken back."""
         self.unanswered.pop(neighbor.log_id, None)
-        if neighbor.suspected is None:
+        if neighbor.suspected is None or neighbor.suspected.kind == SuspicionKind.OMISSION:
             return []
+        return self._take_back(neighbor, "has shown how its log grew", now)
+
+    def _take_back(self, neighbor: Neighbor, why: str, now: float) -> list[Effect]:
+        assert neighbor.suspected is not None
         self._recorder.append(SuspicionCleared(neighbor.log_id, neighbor.suspected.seq), now)
         neighbor.suspected = None
-        return [Report("suspicion", f"{neighbor.member.name} has shown how its log grew: no longer suspected")]
+        return [Report("suspicion", f"{neighbor.member.name} {why}: no longer suspected")]
+
+    def omits(self, neighbor: Neighbor, asked: Fetch | None, now: float) -> list[Effect]:
+        """Take note of a log that signs checkpoints and does not show the entries that were ``asked`` for, if any were.
+
+        Whoever keeps no entry of it could neither prove its fork nor give it back.
+        """
+        if asked is None or neighbor.suspected is not None:
+            return []
+        kind, due = SuspicionKind.OMISSION.value, int((now + self._settings.repair_retry_s) * 1000)
+        record = SuspicionRaised(neighbor.log_id, kind, hashlib.sha256(frame(asked).header).digest(), due)
+        neighbor.suspected = Suspected(self._recorder.append(record, now), kind, due)
+        owed = f"does not show its entries from {asked.first} on, of {asked.last}"
+        return [Report("suspicion", f"{neighbor.member.name} {owed}; it is not merged")]
+
+    def shows(self, neighbor: Neighbor, now: float) -> list[Effect]:
+        """The log has shown entries that were asked for."""
+        if neighbor.suspected is None or neighbor.suspected.kind != SuspicionKind.OMISSION:
+            return []
+        return self._take_back(neighbor, "has shown its entries", now)
 
     def on_consistency(self, neighbor: Neighbor, answer: Consistency, now: float) -> list[Effect]:
         """How a log's newer checkpoint continues the older one, or that it does not; raises RemoteProtocolError."""
@@ -291,20 +321,21 @@ class Witnesses:
         answer = Consistency(self._federation, prove.old, prove.new, log.root_at(prove.old), path)
         return [Send(neighbor.member.transport, frame(answer))]
 
-    def on_cosigned(self, neighbor: Neighbor, note: bytes, now: float) -> None:
-        """A neighbor's cosignature under an own checkpoint; raises RemoteProtocolError."""
+    def on_cosigned(self, witness: Member, note: bytes, now: float) -> bool:
+        """A witness's cosignature under an own checkpoint, False if that is not held; raises RemoteProtocolError."""
         found = open_checkpoint(note, origin_of(self._me), self._keys.of(self._me))
         if not self.compare_own(found.size, found.root):
-            return
-        key, parsed = witness_verifier(neighbor.log_id, neighbor.member.witness), parse_note(note)
+            return False
+        key, parsed = witness_verifier(witness.log_id, witness.witness), parse_note(note)
         if not verify_note(parsed, [key]):
-            raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"{neighbor.member.name} did not cosign this checkpoint")
-        if found.size > self.cosigned.get(neighbor.log_id, (0, b""))[0]:
-            self.cosigned[neighbor.log_id] = (found.size, note)
-            self._recorder.keep_cosigned(neighbor.log_id, found.size, note)
+            raise RemoteProtocolError(Reason.BAD_SIGNATURE, f"{witness.name} did not cosign this checkpoint")
+        if found.size > self.cosigned.get(witness.log_id, (0, b""))[0]:
+            self.cosigned[witness.log_id] = (found.size, note)
+            self._recorder.keep_cosigned(witness.log_id, found.size, note)
             made = next(line for line in parsed.signatures if (line.name, line.key_id) == (key.name, key.id))
-            self._unsummed[neighbor.log_id] = CosignatureRow(neighbor.log_id, found.size, made.signature)
+            self._unsummed[witness.log_id] = CosignatureRow(witness.log_id, found.size, made.signature)
             self._sum_up(now)
+        return True
 
     def _sum_up(self, now: float) -> None:
         """One entry for many cosignatures; it waits for the next commit."""
@@ -326,8 +357,8 @@ class Witnesses:
 
     @property
     def counting(self) -> list[bytes]:
-        """The neighbors whose cosignatures count: not those that have ended their log, and so will give no more."""
-        return [log_id for log_id, neighbor in self._neighbors.items() if neighbor.retired is None]
+        """The witnesses whose cosignatures count: not those that have ended their log, and so will give no more."""
+        return [log_id for log_id in self._voters if not self._retired(log_id)]
 
     @property
     def quorum(self) -> int:

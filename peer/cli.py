@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO, cast
 
-from quidnunc.crypto.errors import KeyFileError, QuidnuncError
+from quidnunc.crypto.errors import ConfigError, KeyFileError, QuidnuncError
 from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import default_home
 from quidnunc.peer.output import ExitCode, Outcome, Output, StdoutUnwritable, UsageError, wants_color
@@ -176,6 +176,8 @@ def _run(arguments: list[str], out: Output) -> int:
         return out.fail(error)
     except KeyboardInterrupt:
         return out.fail_as(ExitCode.INTERRUPTED, "interrupted", "interrupted", "")
+    except PermissionError as error:
+        return out.fail(_forbidden(error))
     except BrokenPipeError as error:
         return int(ExitCode.OK) if _reader_left() else _unexpected(error, out, home)
     except SystemExit as leaving:
@@ -309,6 +311,13 @@ def _reader_left() -> bool:
                 _discard(stream)
                 left = True
     return left
+
+
+def _forbidden(error: PermissionError) -> ConfigError:
+    """What a file or directory means, mostly one on the way to a home, that whoever runs this may not enter or read."""
+    reason = (error.strerror or "permission denied").lower()
+    hint = "give the user that runs quidnunc this path and the directories above it (chown), or run it as their owner"
+    return ConfigError(f"{error.filename or 'a file'}: cannot be reached: {reason}", hint=hint)
 
 
 def _unexpected(error: Exception, out: Output, home: Home | None) -> int:

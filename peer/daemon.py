@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +87,17 @@ class Keys:
     log: SecretKey
     witness: SecretKey
     transport: SecretKey
+    log_of: Callable[[int], SecretKey] = field(repr=False)
+    """The log key of any epoch: which one it is, the ledger says, and it may come back with a later one."""
 
     @classmethod
-    def derive(cls, secret: bytes, log_epoch: int = 0) -> Keys:
-        """Role keys: the log key of ``log_epoch``, the others of epoch 0."""
-        epochs = {Role.LOG: log_epoch, Role.WITNESS: 0, Role.TRANSPORT: 0}
-        made = [SecretKey.from_seed(derive_seed(secret, role, epoch)) for role, epoch in epochs.items()]
-        return cls(*made)
+    def derive(cls, secret: bytes) -> Keys:
+        """The role keys of epoch 0."""
+
+        def key(role: Role, epoch: int = 0) -> SecretKey:
+            return SecretKey.from_seed(derive_seed(secret, role, epoch))
+
+        return cls(key(Role.LOG), key(Role.WITNESS), key(Role.TRANSPORT), partial(key, Role.LOG))
 
 
 def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
@@ -262,7 +266,7 @@ def build_node(
     cap = config.privacy.epsilon_cap
     own = Self(
         log_id=member.log_id,
-        key=keys.log,
+        key=keys.log_of(store.keys.epoch),
         witness=keys.witness,
         genesis=member.genesis,
         charter_note=note_hash,
@@ -272,6 +276,7 @@ def build_node(
         accounted=accounted,
         elsewhere=elsewhere,
         software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
+        log_key=keys.log_of,
     )
     clock = Clock(node_log.last_t_ms / 1000)
     return Node(charter, own, node_log, resume, os.urandom, Settings()), clock
@@ -432,8 +437,7 @@ async def _run(
     paused: bool,
 ) -> None:
     """Start-up, which is also recovery, then service; long steps leave the loop free to hear signals."""
-    secret = await trio.to_thread.run_sync(opener)
-    keys = Keys.derive(secret)
+    keys = Keys.derive(await trio.to_thread.run_sync(opener))
     charter, member, note_hash = load_charter(home.charter, keys)
     overlay = make_overlay(charter, member, keys, config)
     setup = compute_setup(charter, config, home)
@@ -445,8 +449,6 @@ async def _run(
         closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
     ):
-        keys = Keys.derive(secret, store.keys.epoch)
-        del secret
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)

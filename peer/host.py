@@ -235,8 +235,8 @@ class Host:
 
     async def _perform(self, effect: Effect, pending: _Pending) -> None:
         match effect:
-            case Commit(entries, note, tokens, proofs, cosigned):
-                await self._in_writer(lambda: self._store.commit(entries, note, tokens, proofs, cosigned))
+            case Commit(entries, note, tokens, proofs, cosigned, earlier):
+                await self._in_writer(lambda: self._store.commit(entries, note, tokens, proofs, cosigned, earlier))
                 self.durable = (self._store.size, self._store.root)
             case Witness(log_id, size, root, seen):
                 await self._in_writer(lambda: self._store.witness(log_id, size, root, seen))

@@ -34,6 +34,7 @@ from quidnunc.crypto.errors import (
     LedgerForked,
     LogRetired,
     QuidnuncError,
+    Reason,
     RemoteProtocolError,
     SchemaMismatch,
     StoreLocked,
@@ -112,6 +113,8 @@ def exit_code_of(error: QuidnuncError) -> ExitCode:
     own = getattr(error, "exit_code", None)
     if own is not None:
         return ExitCode(own)
+    if isinstance(error, RemoteProtocolError) and error.reason is Reason.VERSION:
+        return ExitCode.INCOMPATIBLE
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.UNEXPECTED)
 
 

@@ -94,7 +94,8 @@ def test_what_comes_back_is_what_was_there(peer: Home, backup: Path, tmp_path: P
     for path in root.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     said, before = (quidnunc("--home", each, "ledger", "verify") for each in (root, peer.root))
-    assert (said.code, said.out) == (before.code, before.out)
+    both = [[line for line in each.out.splitlines() if "side tables" not in line] for each in (said, before)]
+    assert (said.code, both[0]) == (before.code, both[1]), "but for one row, which says that it was restored"
     assert not list(root.rglob(".*"))
 
 

@@ -158,6 +158,9 @@ def test_what_is_refused_changes_nothing(home: Home, tmp_path: Path) -> None:
     assert quidnunc("--home", home.root, "--no-input", "key", "rotate").code == 2
     assert run(home, "key", "revoke", "--epoch", "0", "--since", "1").code == 2, "rotate first"
     assert run(home, "key", "revoke", "--epoch", "-1", "--since", "1").code == 2
+    for epoch, since in ((2**64, 1), (0, 2**64), (10**38, 10**38), (2**64 - 1, 2**64 - 1)):
+        refused = run(home, "key", "revoke", "--epoch", str(epoch), "--since", str(since))
+        assert refused.code == 2, "regression: what no entry can hold ended as a bug"
     with home.lock():
         assert run(home, "key", "rotate").code == 4
     assert run(Home.at(tmp_path / "c"), "key", "rotate").code == 2, "nothing was signed yet"

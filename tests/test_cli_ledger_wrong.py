@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +143,46 @@ def test_a_ledger_without_entries_is_incomplete_everywhere(ledger: Ledger) -> No
     assert codes["ledger verify"] == 32
     assert codes["ledger fsck"] == 0, "nothing is wrong with it"
     assert codes["ledger show"] == codes["ledger trace"] == codes["ledger prove"] == 2
+
+
+@pytest.mark.parametrize("count", [10**38, 2**63, 2**63 - 1, 1])
+def test_the_last_so_many_entries_of_a_log_that_has_fewer(ledger: Ledger, count: int) -> None:
+    """Regression: a number beyond what a machine word holds ended in a traceback."""
+    found = quidnunc("--home", ledger.path, "--json", "ledger", "log", "-n", str(count))
+    assert (found.code, len(found.data["log"])) == (0, min(count, ledger.log.size))
+
+
+def without_privilege(*words: str | Path) -> tuple[int, str]:
+    """Exit code and stderr of a command line for which modes of files count, also where the tests run as root."""
+    drop = "-dac_override,-dac_read_search"
+    tool = ["setpriv", "--bounding-set", drop, "--inh-caps", drop] if os.geteuid() == 0 else []
+    if tool and shutil.which("setpriv") is None:
+        pytest.skip("as root modes of files do not count, and setpriv is not there")
+    command = [*tool, sys.executable, "-P", "-m", "quidnunc.peer", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "what", "words", "code", "said"),
+    [
+        (0o000, "state", ["ledger", "verify"], 64, "state/ledger.db: cannot be reached: permission denied"),
+        (0o000, "state/ledger.db", ["ledger", "log"], 64, "state/ledger.db: cannot be read: permission denied"),
+        (0o000, "charter.note", ["run", "--check"], 64, "charter.note: cannot be reached: permission denied"),
+    ],
+    ids=["state", "ledger", "charter"],
+)
+def test_what_may_not_be_read_is_told_as_such(
+    ledger: Ledger, mode: int, what: str, words: list[str], code: int, said: str
+) -> None:
+    """Regression: a directory or a charter of somebody else's ended in a traceback, a ledger "cannot be written"."""
+    before = snapshot(ledger.path)
+    path = ledger.path / what
+    was = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        found, told = without_privilege("--home", ledger.path, *words)
+    finally:
+        path.chmod(was)
+    assert (found, said in told) == (code, True), told
+    assert snapshot(ledger.path) == before

@@ -33,19 +33,22 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home.at(root)
     member = open_card(home.card.read_bytes())
     log = Log(member.log_id)
-    key = SecretKey(derive_seed(keys.load(home.operational_key, "operational"), Role.LOG, 0))
     entries = [
         log.append(EntryType.GENESIS, member.genesis, salt=b"s" * 16, t_ms=1),
         log.append(SPEND.TYPE, payload_of(SPEND), salt=b"t" * 16, t_ms=2),
     ]
     with Store.open(home.ledger) as store:
-        store.commit(entries, log.checkpoint(key))
+        store.commit(entries, log.checkpoint(key_of(home)))
     return root
 
 
 @pytest.fixture
 def home(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "a"))
+
+
+def key_of(home: Home) -> SecretKey:
+    return SecretKey(derive_seed(keys.load(home.operational_key, "operational"), Role.LOG, 0))
 
 
 def ledger(home: Path, *words: Any) -> Any:
@@ -99,3 +102,53 @@ def test_the_entry_is_the_last_leaf_under_a_checkpoint_of_the_log_key(home: Path
     assert retire(home).data["successor"] is None
     with Store.open(Home.at(home).ledger) as store:
         assert parse_header(store.entry(store.size - 1).header).type == EntryType.LOG_RETIRE
+
+
+SIGNING = [
+    ("ledger", "retire", "--reason", "ended"),
+    ("ledger", "erase", "1", "--reason", "request"),
+    ("key", "rotate"),
+    ("key", "revoke", "--epoch", "0", "--since", "1"),
+]
+
+
+@pytest.mark.parametrize("words", SIGNING, ids=" ".join)
+def test_a_restored_ledger_signs_nothing_before_its_peer_has_asked(
+    home: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Regression: what was written into a restored home beside its peer could be a second entry at its place."""
+    assert quidnunc("--home", home, "backup", tmp_path / "file").code == 0
+    restored = Home.at(tmp_path / "r")
+    assert quidnunc("--home", restored.root, "restore", tmp_path / "file").code == 0
+    assert quidnunc("--home", restored.root, "--json", "--yes", "ledger", "fsck").code == 0
+    with restored.lock():
+        before = restored.ledger.read_bytes()
+    result = quidnunc("--home", restored.root, "--json", "--yes", *words)
+    assert result.code == 40
+    if words[1] != "erase":  # this one has been refused for what it would erase
+        assert result.envelope["error"]["id"] == "never_asked"
+        assert "start the peer" in result.envelope["error"]["hint"]
+    assert restored.ledger.read_bytes() == before
+    log = Log(open_card(restored.card.read_bytes()).log_id)
+    with Store.open(restored.ledger) as store:
+        for entry in store.entries():
+            log.replay(entry)
+        more = log.append(EntryType.EVAL, b"\x80", salt=bytes(16), t_ms=3)
+        store.commit([more], log.checkpoint(key_of(restored)))
+    assert quidnunc("--home", restored.root, "--json", "--yes", "ledger", "retire", "--reason", "ended").code == 0
+
+
+def test_a_ledger_that_is_to_come_back_or_has_not_begun_cannot_be_ended(home: Path, tmp_path: Path) -> None:
+    """Regression: the end of an empty ledger was its entry 0, beside the genesis that others had seen there."""
+    fresh = Home.at(tmp_path / "b")
+    make_home(fresh.root, "Hospital B")
+    assert ledger(fresh.root, "retire", "--reason", "ended").code == 2
+    lost = Home.at(home)
+    member = open_card(lost.card.read_bytes())
+    lost.ledger.unlink()
+    Store.create(lost.ledger, member.log_id, member.log, lost=True).close()
+    result = retire(home)
+    assert (result.code, result.envelope["error"]["id"]) == (40, "never_asked")
+    for each in (fresh, lost):
+        with Store.open(each.ledger, readonly=True) as store:
+            assert store.size == 0

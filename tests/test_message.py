@@ -35,6 +35,9 @@ from quidnunc.gossip.message import (
     Snapshot,
     Unavailable,
     Update,
+    Vouch,
+    Vouched,
+    VouchRow,
     Want,
     entries_frame,
     open_update,
@@ -50,6 +53,7 @@ TOKENS = st.binary(max_size=200)
 SPANS = st.tuples(NUMBERS, NUMBERS).map(sorted)
 RANGES = st.tuples(st.integers(0, NUMBER_MAX), st.integers(0, NUMBER_MAX)).map(sorted)
 HASHES = st.binary(min_size=32, max_size=32)
+PATHS = st.lists(HASHES, max_size=3).map(tuple)
 GROWTH = SPANS.filter(lambda span: span[0] < span[1])
 MESSAGES = st.one_of(
     TOKENS.map(lambda token: Update(FEDERATION, token)),
@@ -62,6 +66,12 @@ MESSAGES = st.one_of(
     TOKENS.map(lambda proof: Proof(FEDERATION, proof)),
     TOKENS.map(lambda token: Notice(FEDERATION, token)),
     TOKENS.map(lambda note: Cosigned(FEDERATION, note)),
+    TOKENS.map(lambda note: Vouched(FEDERATION, note)),
+    st.builds(
+        lambda note, rows: Vouch(FEDERATION, note, tuple(rows)),
+        TOKENS,
+        st.lists(st.builds(VouchRow, HASHES, st.integers(0, NUMBER_MAX), HASHES, PATHS), min_size=1, max_size=8),
+    ),
     st.just(Newest(FEDERATION)),
     st.builds(lambda note, span: Known(FEDERATION, note, *span), TOKENS, RANGES),
     st.builds(lambda log_id, span: Fetch(FEDERATION, log_id, *span), HASHES, RANGES),

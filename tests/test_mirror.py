@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from node_helpers import Author, Bench, header_of
 
-from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import Reason
+from quidnunc.crypto.entry import Entry, EntryType
+from quidnunc.crypto.errors import Reason, StoreNewer
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.events import Mirror
 from quidnunc.gossip.message import Entries, Fetch
-from quidnunc.peer.ledger.mirror import MirrorStore
+from quidnunc.peer.ledger.mirror import MIRROR_VERSION, MirrorStore
 
 LOG = b"g" * 32
 OTHER = b"h" * 32
@@ -58,6 +58,21 @@ def test_the_oldest_give_way_at_the_bound_and_not_before(tmp_path: Path) -> None
     store.close()
 
 
+def test_an_erased_payload_is_no_gap_and_only_what_may_be_erased_may_lack_it() -> None:
+    """Regression: who began to keep a log anew refused its first erased entry, and all behind it, for ever."""
+    bench = Bench(3)
+    bench.connect()
+    author = bench.authors[0]
+    for kind in (EntryType.NODE_START, EntryType.UPDATE_PUBLISHED):
+        author.append(kind, b"\x80")
+    bare = [each._replace(payload=b"", salt=b"") for each in author.entries]
+    assert say(bench, author, 0, [author.entries[0], bare[1]]) == []
+    assert bench.disk.mirrors[author.member.log_id] == (0, [author.entries[0], bare[1]])
+    assert say(bench, author, 2, [bare[2]]) == [Reason.MALFORMED]
+    assert say(bench, author, 2, [author.entries[2]]) == []
+    assert bench.node.mirrors.span(author.member.log_id) == (0, 3)
+
+
 @pytest.mark.parametrize("damage", ["garbage", "gap"])
 def test_a_damaged_mirror_is_begun_anew(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "m.db"
@@ -71,6 +86,23 @@ def test_a_damaged_mirror_is_begun_anew(tmp_path: Path, damage: str) -> None:
     store = MirrorStore.open(path)
     assert store.held() == {}
     store.close()
+
+
+@pytest.mark.parametrize(("version", "newer"), [(MIRROR_VERSION, False), (MIRROR_VERSION + 1, True)])
+def test_a_mirror_of_a_later_version_is_left_alone(tmp_path: Path, version: int, newer: bool) -> None:
+    """Regression: it was read, and written, as if it were of this one."""
+    path = tmp_path / "m.db"
+    store = MirrorStore.open(path)
+    store.keep(LOG, 0, history(9))
+    store._connection.execute(f"PRAGMA user_version={version}")
+    store.close()
+    before = path.read_bytes()
+    if newer:
+        with pytest.raises(StoreNewer, match="version 1, known is 0"):
+            MirrorStore.open(path)
+        assert path.read_bytes() == before
+    else:
+        MirrorStore.open(path).close()
 
 
 # The node's side.

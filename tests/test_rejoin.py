@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from founders import private
 from node_helpers import Author, Bench, header_of, start_all, toy_world
 
-from quidnunc.crypto.entry import Entry
+from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import LedgerBehind, Reason
+from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
+from quidnunc.crypto.token import make_token, parse_token
 from quidnunc.gossip import health
 from quidnunc.gossip.conditions import Severity
 from quidnunc.gossip.events import Paused, PeerUp, Rebuild, Started, Storage, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
-from quidnunc.gossip.message import Entries, Fetch, Known, Newest
+from quidnunc.gossip.key_change import rotate
+from quidnunc.gossip.message import Entries, Fetch, Known, Newest, Notice
 from quidnunc.gossip.node import Node
-from quidnunc.gossip.provenance import LogRecover, NodeStart
+from quidnunc.gossip.provenance import LogRecover, NodeStart, PayloadErased, payload_of
 from quidnunc.gossip.rejoin import REJOIN_TIMER
 from quidnunc.gossip.status import state_of
+from quidnunc.peer.ledger.ending import entry_notice
+from quidnunc.peer.ledger.store import Store
 
 
 def returning(members: int = 4, **changes: Any) -> Bench:
@@ -176,6 +183,127 @@ def test_a_restored_home_without_entries_does_not_begin_alone() -> None:
     assert starts(bench) == 1, "whoever is there knows of nothing"
 
 
+def log_key_of(bench: Bench) -> Callable[[int], SecretKey]:
+    founder = next(each for each in bench.founders if each.member.log_id == bench.own.log_id)
+    return lambda epoch: SecretKey(derive_seed(founder.secret, Role.LOG, epoch))
+
+
+def rotated(lost: bool, *, keys: bool = True) -> tuple[Bench, list[Entry], list[bytes], bytes]:
+    """A node whose disk is from before its log key changed twice, or is ``lost``.
+
+    Besides it all that it once signed, the notices of both changes, and the newest checkpoint, by the third key.
+    """
+    bench = Bench(4)
+    bench.greet()
+    copied = copy.deepcopy(bench.disk)
+    bench.turn()
+    log = Log(bench.own.log_id)
+    for entry in bench.disk.entries:
+        log.replay(entry)
+    log_key, root = log_key_of(bench), bench.founders[0].root
+    entries, notices = list(bench.disk.entries), []
+    for epoch in (1, 2):
+        record = rotate(root, log.log_id, log.size, epoch, log_key(epoch))
+        entries.append(log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=0, key_epoch=epoch - 1))
+        note = log.checkpoint(log_key(epoch - 1))
+        notices.append(make_token(entries[-1], log.inclusion(log.size - 1), note))
+        start = NodeStart(epoch + 1, "0.1.0", "3.11.7", "2.13.0", "cpu")
+        entries.append(log.append(start.TYPE, payload_of(start), salt=bytes(16), t_ms=0, key_epoch=epoch))
+    bench.disk = copied
+    if lost:
+        bench.disk.entries.clear()
+        bench.disk.lost = True
+    bench.own = replace(bench.own, log_key=log_key if keys else None)
+    bench.current = False
+    bench.sent.clear()
+    bench.restart()
+    bench.connect()
+    return bench, entries, notices, log.checkpoint(log_key(2))
+
+
+def tell(bench: Bench, author: Author, notices: Sequence[bytes]) -> None:
+    for notice in notices:
+        assert bench.receive(author, header_of(Notice(bench.charter.federation_id, notice))) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_ledger_from_before_its_key_changed_comes_back_and_signs_with_the_newest_key(
+    lost: bool, tmp_path: Path
+) -> None:
+    """Regression: whoever had rotated its key could neither come back from an older copy nor from nothing."""
+    bench, whole, notices, note = rotated(lost)
+    had = len(bench.disk.entries)
+    assert known(bench, bench.authors[0], note, len(whole)) == [Reason.BAD_SIGNATURE], "nobody has named that key yet"
+    for author in bench.authors:
+        tell(bench, author, notices)
+        assert known(bench, author, note, len(whole)) == []
+    (source,) = [author for author in bench.authors if isinstance(bench.messages(author)[-1], Fetch)]
+    assert give(bench, source, whole) == []
+    wait(bench, bench.settings.rejoin_s)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    (record,) = [each for each in bench.records() if isinstance(each, LogRecover)]
+    assert (record.had, record.to) == (had, len(whole))
+    commit = bench.commits[-1]
+    header = parse_header(commit.entries[-1].header)
+    assert (header.type, header.key_epoch) == (LogRecover.TYPE, 2)
+    shown = [parse_token(each).note for each in notices]
+    assert [each for _, each in commit.earlier] == shown, "what neighbors are shown of it is what they saw"
+    store = Store.create(tmp_path / "ledger.db", bench.own.log_id, log_key_of(bench)(0).public, lost=lost)
+    with store:
+        if not lost:
+            for old in Bench(4).commits[:1]:
+                store.commit(old.entries, old.note)
+            assert store.size == had
+        store.commit(commit.entries, commit.note, commit.tokens, earlier=commit.earlier)
+    with Store.open(tmp_path / "ledger.db") as store:
+        assert store.keys.epoch == 2
+        assert [entry_notice(store, parse_header(parse_token(each).header).seq) for each in notices] == notices
+        assert not [each for layer in (*store.verify().layers, *store.meaning()) for each in layer.problems]
+
+
+def test_a_change_of_keys_that_this_peer_cannot_follow_leaves_everything_as_it_is() -> None:
+    """Without a source of other keys, and with another operational secret's."""
+    bench, whole, notices, note = rotated(False, keys=False)
+    tell(bench, bench.authors[0], notices[:1])
+    assert state_of(bench.node, bench.now)[0] == "behind"
+    bench, whole, notices, note = rotated(False)
+    bench.own = replace(bench.own, log_key=lambda epoch: SecretKey(bytes([epoch]) * 32))
+    bench.restart()
+    bench.connect()
+    had = len(bench.disk.entries)
+    for author in bench.authors:
+        tell(bench, author, notices)
+        known(bench, author, note, len(whole))
+    for author in bench.authors:
+        if isinstance(bench.messages(author)[-1], Fetch):
+            give(bench, author, whole)
+    wait(bench, bench.settings.rejoin_s)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    assert state_of(bench.node, bench.now)[0] == "behind"
+    assert "its key of epoch 2 signs this log, which this peer does not have" in bench.node.witnesses.ahead
+    assert len(bench.disk.entries) == had
+
+
+def test_who_is_asked_for_a_log_tells_first_which_keys_it_has() -> None:
+    """Also while it starts itself: two peers that both start again would else wait for each other."""
+    for current in (True, False):
+        bench = Bench(3)
+        bench.greet()
+        author = bench.authors[0]
+        record = rotate(bench.founders[1].root, author.log.log_id, author.log.size, 1, SecretKey(b"k" * 32))
+        notice = author.sign(record)
+        tell(bench, bench.authors[1], [notice])
+        bench.current = current
+        bench.restart()
+        bench.connect()
+        bench.sent.clear()
+        assert bench.receive(author, header_of(Newest(bench.charter.federation_id))) == []
+        kinds = [type(each) for each in bench.messages(author)]
+        assert kinds[-2:] == [Notice, Known], current
+
+
 def test_a_lost_ledger_never_begins_anew() -> None:
     bench = Bench(4, current=False)
     bench.disk.lost = True
@@ -240,6 +368,49 @@ def test_entries_that_its_key_did_not_sign_are_refused_and_others_are_asked() ->
     assert give(bench, honest, whole) == []
     assert len(bench.disk.entries) == had
     assert "all are back" in bench.node.rejoin.why
+
+
+def erased(named: bool) -> tuple[Bench, int, list[Entry], bytes]:
+    """A lost ledger of which entry 2, a ``node.start``, was erased, as a later entry says if ``named``; all of it."""
+    bench = Bench(4)
+    bench.greet()
+    bench.turn()
+    log = Log(bench.own.log_id)
+    for entry in bench.disk.entries:
+        log.replay(entry)
+    first = next(header.seq for header, record in bench.entries() if isinstance(record, NodeStart))
+    told = PayloadErased((first if named else first + 1,), 1)
+    whole = [*bench.disk.entries, log.append(told.TYPE, payload_of(told), salt=bytes(16), t_ms=0)]
+    whole[first] = whole[first]._replace(payload=b"", salt=b"")
+    bench.disk.entries.clear()
+    bench.disk.lost, bench.current = True, False
+    bench.sent.clear()
+    bench.restart()
+    bench.connect()
+    return bench, first, whole, log.checkpoint(bench.own.key)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_entry_comes_back_without_its_payload_only_if_a_later_one_says_it_was_erased(
+    named: bool, tmp_path: Path
+) -> None:
+    """Regression: a log with an erased payload could not come back; and nobody else may strip one."""
+    bench, first, whole, note = erased(named)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    (source,) = [author for author in bench.authors if isinstance(bench.messages(author)[-1], Fetch)]
+    assert give(bench, source, whole) == ([] if named else [Reason.MALFORMED])
+    wait(bench, bench.settings.rejoin_s)
+    for author in bench.authors:
+        known(bench, author, note, len(whole))
+    assert bool(bench.disk.entries) == named
+    if named:
+        commit = bench.commits[-1]
+        with Store.create(tmp_path / "l.db", bench.own.log_id, bench.own.key.public, lost=True) as store:
+            store.commit(commit.entries, commit.note, commit.tokens)
+            assert store.entry(first).erased
+            assert not [each for layer in (*store.verify().layers, *store.meaning()) for each in layer.problems]
+        Store.open(tmp_path / "l.db").close()
 
 
 def test_a_checkpoint_that_its_key_did_not_sign_is_no_answer() -> None:

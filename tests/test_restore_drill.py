@@ -41,8 +41,20 @@ def verify(actors: Sequence[Actor]) -> None:
         assert verdict["code"] == 0, verdict
 
 
-def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywhere(tmp_path: Path) -> None:
-    """Stop, copy the home, run on, stop, put the copy back, start."""
+def rotate(actor: Actor) -> None:
+    """Change the log key of a peer that is down, and let it sign with the new one before it is stopped again."""
+    assert cli(actor, "--yes", "key", "rotate")["code"] == 0
+    actor.start()
+    reaches(actor, len(records(ledger(actor), UpdatePublished)) + 3)
+    actor.signal(signal.SIGTERM)
+    assert actor.wait() == 0
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywhere(
+    rotated: bool, tmp_path: Path
+) -> None:
+    """Stop, copy the home, run on, stop, put the copy back, start; with a change of its log key in between or not."""
     copy = tmp_path / "copy"
     with daemons.importable():
         federation = found(tmp_path / "f", plan(3, ROUNDS, interval=0.05))
@@ -56,6 +68,8 @@ def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywh
         reaches(actor, 6)
         actor.signal(signal.SIGTERM)
         assert actor.wait() == 0
+        if rotated:
+            rotate(actor)
         lost = ledger(actor)
         shutil.rmtree(actor.home.root)
         shutil.copytree(copy, actor.home.root)
@@ -70,8 +84,9 @@ def test_a_home_restored_from_an_older_copy_rejoins_without_a_second_entry_anywh
     verify(others)
 
 
-def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(tmp_path: Path) -> None:
-    """Stop, lose ledger.db, ``ledger recover``, start."""
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(rotated: bool, tmp_path: Path) -> None:
+    """Stop, lose ledger.db, ``ledger recover``, start; also when its entries are of two key epochs."""
     with daemons.importable():
         federation = found(tmp_path / "f", plan(3, ROUNDS, interval=0.05))
     actor, *others = federation.actors
@@ -79,6 +94,8 @@ def test_a_home_whose_ledger_is_lost_gets_it_back_and_no_budget_with_it(tmp_path
         reaches(actor, 6)
         actor.signal(signal.SIGTERM)
         assert actor.wait() == 0
+        if rotated:
+            rotate(actor)
         lost = ledger(actor)
         actor.home.ledger.unlink()
         assert cli(actor, "ledger", "status")["code"] == 32

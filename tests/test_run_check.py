@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -194,6 +195,15 @@ def test_what_a_start_would_refuse_is_found(pair: Pair, case: str) -> None:
     assert (result.code, words in result.err, result.out) == (code, True, ""), result.err
     assert result.err.startswith("error: ")
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("what", ["state", "state/ledger.db"])
+def test_a_ledger_that_cannot_be_written_is_found(pair: Pair, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Regression: it passed, because a check reads, and a start then ended with exit 73."""
+    access, denied = os.access, str(pair.a.root / what)
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (str(path), mode) != (denied, os.W_OK))
+    result = pair.check()
+    assert (result.code, f"{denied}: cannot be written: permission denied" in result.err) == (73, True), result.err
 
 
 def test_a_port_in_use_is_found_unless_it_is_this_daemons_own(pair: Pair) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,6 +35,7 @@ from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.ledger_check import LAYERS, PROBLEMS_MAX
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import META_BYTES_MAX, Store
+from quidnunc.peer.output import exit_code_of
 
 FIXTURE = Path(__file__).parent / "vectors" / "ledger-v1.db.gz"
 
@@ -325,6 +327,80 @@ def test_a_full_disk_is_named_loses_nothing_and_ends_the_store(filled: Store, au
         filled.checkpoint()
     with Store.open(filled.path) as again:
         assert again.size >= 10
+        assert again.verify().ok
+
+
+class Failing:
+    """A connection of which one statement fails as SQLite tells it when the operating system does."""
+
+    def __init__(self, real: sqlite3.Connection, statement: str, code: int) -> None:
+        self.real, self.statement, self.code = real, statement, code
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql.startswith(self.statement):
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = self.code
+            raise error
+        return self.real.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO entry", "SELECT max(size)", "COMMIT"])
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_READONLY]
+)
+def test_a_disk_error_at_any_step_of_a_commit_ends_the_store_and_loses_nothing(
+    filled: Store, author: Author, statement: str, code: int
+) -> None:
+    """An fsync that failed may have lost what it should have kept: no second try, whatever it says then."""
+    size, root, real = filled.size, filled.root, filled._connection
+    filled._connection = Failing(real, statement, code)  # type: ignore[assignment]
+    with pytest.raises(StoreUnwritable, match="cannot be written") as caught:
+        filled.commit(author.entries(3), author.note())
+    assert exit_code_of(caught.value) == 73
+    filled._connection = real
+    for again in (lambda: filled.commit(author.entries(1), author.note()), filled.checkpoint, lambda: filled.size):
+        with pytest.raises(StoreUnwritable):
+            again()
+    filled.close()
+    with Store.open(filled.path) as reopened:
+        assert (reopened.size, reopened.root, reopened.verify().ok) == (size, root, True)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+def test_calls_that_really_fail_keep_what_was_committed(tmp_path: Path, call: str) -> None:
+    """Every such call of SQLite fails from some moment on, as on a disk that dies."""
+    script = """
+import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from ledgers import Author
+from quidnunc.crypto.errors import StoreUnwritable
+from quidnunc.peer.ledger.store import Store
+author, path = Author(), Path(sys.argv[1]) / "ledger.db"
+store = Store.open(path)
+author.entries(store.size)
+size = store.size
+try:
+    for _ in range(40):
+        store.commit(author.entries(3), author.note()); size = store.size
+except StoreUnwritable as error:
+    print(size, error.message)
+"""
+    author = Author()
+    with Store.create(tmp_path / "ledger.db", author.log_id, author.key.public) as store:
+        store.commit(author.entries(10), author.note())
+    inject = f"inject={call}:error=EIO:when=20+"
+    tool = ["strace", "-f", "-qq", "-o", str(tmp_path / "trace"), "-e", f"trace={call}", "-e", inject]
+    if shutil.which("strace") is None or subprocess.run([*tool, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("strace cannot be used here")
+    command = [*tool, sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    kept, _, why = done.stdout.partition(" ")
+    assert "cannot be written: disk I/O error" in why, done.stderr
+    with Store.open(tmp_path / "ledger.db") as again:
+        assert again.size in (int(kept), int(kept) + 3), "the last one was written, and not known to be synced"
+        assert again.size > 10
         assert again.verify().ok
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import os
 import random
 import subprocess
 import sys
@@ -149,6 +150,33 @@ def test_both_agree_on_every_proof(tmp_path: Path, seed: int) -> None:
     assert min(counts[0], counts[32]) >= 20
     assert all(wanted[number] == 30 for number in range(len(good()), len(good()) + len(bad())))
     assert code == 30
+
+
+def run(folder: Path, *words: object) -> tuple[int, str, str]:
+    command = [sys.executable, TOOL, "--log", format_vkey(LOG.verifier), *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=folder, timeout=30)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_is_no_file_proves_nothing_and_ends_no_run(tmp_path: Path) -> None:
+    """Regression: a missing file ended in a traceback, and a pipe never."""
+    (tmp_path / "good").write_bytes(proof(13, 37, "bc"))
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    code, out, err = run(tmp_path, "missing", "folder", "pipe", "/dev/null", "good")
+    assert (code, err) == (30, "")
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["30", "30", "30", "30", "0"]
+
+
+def test_one_witness_named_twice_is_one_and_a_quorum_is_a_small_number(tmp_path: Path) -> None:
+    """Regression: it made up a quorum of two, and -1 was one as well."""
+    (tmp_path / "proof").write_bytes(proof(13, 37, "b"))
+    twice = ["--witness", format_vkey(WITNESSES[0].verifier)] * 2
+    code, out, _ = run(tmp_path, *twice, "--quorum", "2", "proof")
+    assert (code, "1 of 1 witnesses" in out) == (32, True)
+    assert run(tmp_path, *twice, "--quorum", "1", "proof")[0] == 0
+    for quorum in ("-1", "65", "9" * 40, "x"):
+        assert run(tmp_path, *twice, "--quorum", quorum, "proof")[0] == 2
 
 
 def test_exit_codes_of_good_and_of_incomplete_proofs(tmp_path: Path) -> None:

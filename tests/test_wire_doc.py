@@ -55,6 +55,9 @@ from quidnunc.gossip.message import (
     Snapshot,
     Unavailable,
     Update,
+    Vouch,
+    Vouched,
+    VouchRow,
     Want,
     write_message,
 )
@@ -145,6 +148,8 @@ def test_the_message_headers_are_the_documents() -> None:
         "prove": Prove(fed, 1, 2),
         "consistency": Consistency(fed, 1, 2, b"r" * 32, ()),
         "cosigned": Cosigned(fed, b"note"),
+        "vouch": Vouch(fed, b"note", (VouchRow(fed, 1, fed, ()),)),
+        "vouched": Vouched(fed, b"note"),
         "newest": Newest(fed),
         "known": Known(fed, b"note", 1, 2),
         "fetch": Fetch(fed, fed, 1, 2),

@@ -26,6 +26,7 @@ from quidnunc.gossip.message import (
     Consistency,
     Cosigned,
     Entries,
+    Fetch,
     Heads,
     Hello,
     Message,
@@ -399,6 +400,68 @@ def test_a_log_that_shows_less_than_it_showed_others_is_asked_for_that_and_suspe
     assert bench.neighbor(author).suspected is None
     head = bench.node.witnesses.heads[author.log.log_id]
     assert (head.size, head.root) == (withheld.log.size, withheld.log.root_at(withheld.log.size))
+
+
+def shown(author: Author, first: int, last: int) -> Frame:
+    """Entries of an author's log as it would show them."""
+    return frame(
+        Entries(author.charter.federation_id, author.log.log_id, first, tuple(author.entries[first:last]), b"")
+    )
+
+
+@pytest.mark.parametrize(("vain", "suspected"), [(2, False), (3, True)])
+def test_a_log_that_shows_its_roots_and_not_its_entries_is_suspected_until_it_does(vain: int, suspected: bool) -> None:
+    """Kind F: it proves how it grew, and leaves out of what."""
+    bench = Bench(4, settings=Settings(suspect_omissions=3))
+    bench.greet()
+    author = bench.authors[0]
+    bench.receive(author, author.update().frame)
+    for number in range(vain):
+        bench.now += bench.settings.repair_retry_s
+        bench.receive(author, author.update().frame)
+        if count(bench, author, Prove) == number + 1:
+            bench.receive(author, answer(author, last(bench, author, Prove)))
+        if number % 2:
+            bench.receive(author, shown(author, 0, 0))
+    fetched = [each for each in bench.messages(author) if isinstance(each, Fetch)]
+    assert (len(fetched) >= 3) == suspected
+    assert suspicions(bench) == [(author.log.log_id, "F")] * suspected
+    neighbor = bench.neighbor(author)
+    assert (neighbor.suspected is not None, neighbor.quarantined) == (suspected, False)
+    if suspected:
+        told = [each.text for each in conditions(bench.node, bench.now) if each.id == "neighbor-suspected"]
+        assert ["suspicion F (omission)" in each and "the entries under its checkpoints" in each for each in told] == [
+            True
+        ]
+        bench.restart()
+        bench.connect()
+        assert bench.neighbor(author).suspected is not None, "a restart forgives nothing"
+        bench.now += 1.0
+        bench.receive(author, author.update().frame)
+        assert bench.neighbor(author).suspected is not None, "nor does another update"
+    bench.receive(author, shown(author, 0, author.log.size))
+    assert bench.neighbor(author).suspected is None
+    assert not bench.node.exposure.proofs
+    assert len([each for each in bench.records() if isinstance(each, SuspicionRaised)]) == suspected
+
+
+def test_an_answer_of_one_kind_takes_no_suspicion_of_the_other_back() -> None:
+    bench = Bench(4, settings=Settings(suspect_omissions=3))
+    bench.greet()
+    author = bench.authors[0]
+    for _ in range(5):
+        bench.now += bench.settings.repair_retry_s
+        bench.receive(author, author.update().frame)
+    assert suspicions(bench) == [(author.log.log_id, "F")]
+    bench.receive(author, answer(author, last(bench, author, Prove)))
+    assert bench.neighbor(author).suspected is not None
+    bench = Bench(4, settings=Settings(suspect_unanswered=3, suspect_omissions=100))
+    bench.greet()
+    silent(bench, 5)
+    author = bench.authors[0]
+    assert suspicions(bench) == [(author.log.log_id, "E")]
+    bench.receive(author, shown(author, 0, author.log.size))
+    assert bench.neighbor(author).suspected is not None
 
 
 def test_an_answer_takes_the_suspicion_back_also_after_a_restart() -> None:

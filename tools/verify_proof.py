@@ -9,6 +9,7 @@ Written from docs/wire.md, sections 2 and 4, by the formats and not from the cod
 import argparse
 import base64
 import hashlib
+import os
 import re
 import sys
 
@@ -66,8 +67,8 @@ def unpack(data, at=0):
 def parse_header(data):
     need(len(data) <= 256, "the header is too long")
     fields, end = unpack(data)
-    need(end == len(data) and isinstance(fields, list) and len(fields) == 9, "the header is no array of nine")
-    need(fields[0] == 1, "the header is not of version 1")
+    need(end == len(data) and isinstance(fields, list), "the header is no array")
+    need(len(fields) == 9 and fields[0] == 1, "the header is not of version 1")
     _, log_id, seq, prev, t_ms, kind, epoch, length, commitment = fields
     need(all(isinstance(each, bytes) and len(each) == 32 for each in (log_id, prev, commitment)), "a hash is none")
     limits = ((seq, 2**63 - 2), (t_ms, 2**64 - 1), (kind, 255), (epoch, 2**32 - 1), (length, 65535))
@@ -85,10 +86,8 @@ def parse_note(text):
     signatures = []
     for line in lines[:-1].split("\n"):
         words = line.split(" ")
-        need(len(words) == 3 and words[0] == "\u2014", "a signature line is malformed")
-        need(is_name(words[1]), "a signature line has no proper name")
-        raw = unbase64(words[2])
-        need(len(raw) > 4, "a signature line is too short")
+        need(len(words) == 3 and words[0] == "\u2014" and is_name(words[1]), "a signature line is malformed")
+        need(len(raw := unbase64(words[2])) > 4, "a signature line is too short")
         signatures.append((words[1], raw[:4], raw[4:]))
     need(len(signatures) <= 64, "too many signature lines")
     return body + "\n", signatures
@@ -181,15 +180,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=parse_vkey, required=True)
     parser.add_argument("--witness", type=parse_vkey, action="append", default=[])
-    parser.add_argument("--quorum", type=int, default=0)
+    parser.add_argument("--quorum", type=int, choices=range(65), metavar="K", default=0)
     parser.add_argument("files", nargs="+")
     args = parser.parse_args()
     codes = set()
     for name in args.files:
         try:
+            need(os.path.isfile(name), "there is no such file")
             with open(name, "rb") as file:
-                told, code = verify(file.read(131073), args.log, args.witness, args.quorum)
-        except (Invalid, UnicodeDecodeError) as error:
+                told, code = verify(file.read(131073), args.log, set(args.witness), args.quorum)
+        except (Invalid, UnicodeDecodeError, OSError) as error:
             told, code = f"INVALID: {error}", 30
         print(f"{code}\t{name}\t{told}")
         codes.add(code)

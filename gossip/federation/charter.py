@@ -8,7 +8,7 @@ to whom stands there edge by edge.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from quidnunc.crypto.encoding import Value, decode, encode
@@ -62,6 +62,8 @@ _KEYS = (
 
 WITNESSES_ALL = 8
 """Other members of a log up to which all are its witnesses."""
+WITNESSES_LEAST = 5
+"""Witnesses of a log among more members than those: its neighbors and, if they are fewer, the nearest."""
 
 
 def default_quorum(n: int) -> int:
@@ -231,12 +233,47 @@ class Charter:
         return tuple(self.members[i] for i in near)
 
     def witnesses(self, log_id: bytes) -> tuple[Member, ...]:
-        """Who may witness the log ``log_id``: all other members up to WITNESSES_ALL, else its neighbors.
+        """Who may witness the log ``log_id``: all other members up to WITNESSES_ALL.
 
-        Neighbors alone cosign, and a quorum of many more members than those could never be reached.
+        Of more, its neighbors; where these are fewer than WITNESSES_LEAST so many of the nearest, in the order of
+        ``members`` where they are equally near.
         """
-        others = tuple(member for member in self.members if member.log_id != log_id)
-        return others if len(others) <= WITNESSES_ALL else self.neighbors(log_id)
+        if len(self.members) - 1 <= WITNESSES_ALL:
+            return tuple(member for member in self.members if member.log_id != log_id)
+        near = self.neighbors(log_id)
+        if len(near) >= WITNESSES_LEAST:
+            return near
+        nearest = itertools.islice(self._outward(self.index(log_id)), 1, 1 + WITNESSES_LEAST)
+        return tuple(self.members[i] for i in sorted(i for i, _ in nearest))
+
+    def witness_distances(self, log_id: bytes) -> dict[bytes, int]:
+        """Links between the log ``log_id`` and each of its witnesses, by log id."""
+        wanted = {member.log_id for member in self.witnesses(log_id)}
+        found: dict[bytes, int] = {}
+        for i, distance in self._outward(self.index(log_id)):
+            if len(found) == len(wanted):
+                break
+            if self.members[i].log_id in wanted:
+                found[self.members[i].log_id] = distance
+        return found
+
+    def within(self, log_id: bytes, distance: int) -> frozenset[bytes]:
+        """The log ids of the members at most ``distance`` links from ``log_id``, itself among them."""
+        nearest = itertools.takewhile(lambda found: found[1] <= distance, self._outward(self.index(log_id)))
+        return frozenset(self.members[i].log_id for i, _ in nearest)
+
+    def _outward(self, start: int) -> Iterator[tuple[int, int]]:
+        """(member, links from ``start``) of all members, the nearest first."""
+        adjacent: dict[int, list[int]] = {i: [] for i in range(len(self.members))}
+        for i, j in self.edges:
+            adjacent[i].append(j)
+            adjacent[j].append(i)
+        seen, ring, distance = {start}, [start], 0
+        while ring:
+            yield from ((i, distance) for i in ring)
+            ring = sorted({j for i in ring for j in adjacent[i]} - seen)
+            seen.update(ring)
+            distance += 1
 
     def weights(self, log_id: bytes) -> dict[bytes, int]:
         """Mixing weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9.

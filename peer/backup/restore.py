@@ -33,7 +33,7 @@ from quidnunc.peer.backup.archive import (
 )
 from quidnunc.peer.backup.archive import Member as ArchiveMember
 from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, Home, fsync_dir, unwritable
-from quidnunc.peer.ledger.store import ORIGIN, RESTORED, Store
+from quidnunc.peer.ledger.store import ORIGIN, RESTORED, RESTORED_AT, Store
 
 _IGNORED = frozenset({"lost+found"})
 """What stands in the root of a fresh file system."""
@@ -121,6 +121,7 @@ def _checked(staging: Path, manifest: Manifest, path: Path) -> Restored:
             if not store.size and store.get_meta(ORIGIN) is None:
                 # The peer may have begun since: it must not begin again before a neighbor says that it has not.
                 store.put_meta(ORIGIN, RESTORED)
+            store.put_meta(RESTORED_AT, str(store.size).encode())
     except (BackupDamaged, StoreNewer, StoreUnwritable):
         raise
     except KeyFileError as error:

@@ -28,6 +28,7 @@ from quidnunc.peer.output import Outcome, Styled, UsageError
 
 Change = TypeVar("Change", KeyRotate, KeyRevoke)
 
+_UINT_MAX = 2**64 - 1
 _NEXT = "  start the peer: it shows its neighbors the entry, and they take the new key from it"
 
 
@@ -77,8 +78,8 @@ def rotate_key(args: argparse.Namespace, context: Context) -> Outcome:
 def revoke_key(args: argparse.Namespace, context: Context) -> Outcome:
     """Write the entry that takes an earlier key's word back; the peer must not run. Asks before."""
     signing = _open(args, context)
-    if min(args.epoch, args.since) < 0:
-        raise UsageError("--epoch and --since count from 0")
+    if not (0 <= args.epoch <= _UINT_MAX and 0 <= args.since <= _UINT_MAX):
+        raise UsageError(f"--epoch {args.epoch} and --since {args.since} count from 0 to {_UINT_MAX}")
     question = f"revoke log key {args.epoch} of {signing.member.name} from {args.since} entries on?"
     if not context.agreed("the root key signs: this", question):
         return Outcome({"revoked": False}, ["nothing was changed"])

@@ -22,7 +22,7 @@ from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_file, write_public
 from quidnunc.peer.commands.ledger_home import opened, readable
 from quidnunc.peer.commands.trust import add_keys, known_book, known_keys, known_members, named_keys
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError, exit_code_of
 
 _KINDS: Mapping[ForkKind, str] = {
     ForkKind.SIZE: "two roots at one size",
@@ -161,7 +161,7 @@ def _unproven(path: Path, error: RemoteProtocolError) -> Outcome:
     hint = "nobody is convicted by this file"
     if error.reason is Reason.VERSION:
         hint = "use a newer version of this program"
-    return Outcome(shown, [], ExitCode.VERIFY_FAILED, f"{path}: proves nothing: {error.message}", hint)
+    return Outcome(shown, [], exit_code_of(error), f"{path}: proves nothing: {error.message}", hint)
 
 
 def _data(found: Fork, names: Mapping[str, str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -62,7 +63,7 @@ def log(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         filters = _filters(args, names)
-        kept: deque[Entry] = deque(maxlen=args.n or None)
+        kept: deque[Entry] = deque(maxlen=min(args.n, sys.maxsize) or None)
         kept.extend(entry for entry in store.entries() if _passes(entry, filters))
         total = store.size
     data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}

@@ -30,7 +30,7 @@ from quidnunc.peer.commands.trust import add_keys, known_book, known_members, la
 from quidnunc.peer.home import expanded
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.new_file import require_free
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, exit_code_of
 
 _NO_KEY = "name the log's key with --key VKEY, or a policy with --policy FILE"
 
@@ -45,7 +45,9 @@ def register(add: Callable[..., CommandParser]) -> None:
     )
     readable(below, prove)
 
-    below = add("verify-proof", help="check such a file; exit 0 valid, 30 not, 32 below quorum or erased")
+    below = add(
+        "verify-proof", help="check such a file; exit 0 valid, 30 not, 32 below quorum or erased, 42 of a later version"
+    )
     below.add_argument("file", type=Path, metavar="FILE")
     add_keys(below)
     below.add_argument("--policy", type=Path, metavar="FILE", help="who must have cosigned (c2sp.org/tlog-policy)")
@@ -104,7 +106,7 @@ def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
         proof = open_proof(data, policy.logs)
         verdict = judge(proof.note, policy, latest=latest_time())
     except RemoteProtocolError as error:
-        return Outcome(None, [], ExitCode.VERIFY_FAILED, f"{args.file}: {error.message}", _hint(error))
+        return Outcome(None, [], exit_code_of(error), f"{args.file}: {error.message}", _hint(error))
     bounds = time_bounds(proof.header.seq, proof.header.t_ms, [verdict])
     if bounds.flag:
         context.out.warn(f"the entry claims {when(proof.header.t_ms)} and is {bounds.flag}")

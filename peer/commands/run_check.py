@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.commands.files import own_card
 from quidnunc.peer.config import Config
-from quidnunc.peer.home import Home
+from quidnunc.peer.home import Home, unwritable
 from quidnunc.peer.ledger.database import DatabaseCorrupt
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
@@ -98,6 +99,9 @@ def check_ledger(home: Home, member: Member) -> int:
             raise LedgerCorrupt(0, f"belongs to log {store.log_id.hex()[:16]}, this home is {member.log_id.hex()[:16]}")
         require_open(store)
         report = store.verify()
+    for path in (home.ledger, home.ledger.parent):
+        if not os.access(path, os.W_OK):
+            raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     for layer in report.layers:
         for problem in layer.problems:
             why = f"{problem.why.removeprefix(f'{home.ledger}: ')} ({problem.code})"

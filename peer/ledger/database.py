@@ -165,7 +165,7 @@ def open_database(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         what = "not a file, so no ledger" if path.exists() else "no ledger here"
         raise ConfigError(
             f"{path}: {what}",
-            hint="check the path; a ledger that was lost comes back by quidnunc restore alone, into an empty home",
+            hint="check the path; a ledger that was lost comes back by quidnunc restore, or by ledger recover",
         )
     with translated(path):
         connection = _connect(path, _readonly_mode(path) if readonly else "rw")
@@ -333,6 +333,8 @@ def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _is_full(path.parent):
             # Some calls that find no room are reported as errors of the disk, which nobody would look for there.
             return unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        case sqlite3.SQLITE_CANTOPEN if os.path.exists(path) and not os.access(path, os.R_OK):
+            return ConfigError(f"{path}: cannot be read: permission denied", hint="check who may read it (chown)")
         case primary if primary in _UNWRITABLE:
             return StoreUnwritable(f"{path}: cannot be written: {error}", hint=_UNWRITABLE[primary])
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import LedgerCorrupt
+from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX
 from quidnunc.peer.home import PRIVATE_FILE
@@ -30,6 +30,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entry (log_id BLOB NOT NULL, seq INTEGER NOT NULL, header BLOB NOT NULL, "
     "payload BLOB NOT NULL, salt BLOB NOT NULL, PRIMARY KEY (log_id, seq)) STRICT, WITHOUT ROWID"
 )
+MIRROR_VERSION = 0
+"""The ``user_version`` of these databases."""
 _SIZE = "length(header) + length(payload) + length(salt)"
 
 
@@ -46,7 +48,10 @@ class MirrorStore:
 
     @classmethod
     def open(cls, path: Path, *, bytes_max: int = MIRROR_BYTES) -> MirrorStore:
-        """The mirror at ``path``, made if there is none, and made anew if it is damaged; raises StoreUnwritable."""
+        """The mirror at ``path``, made if there is none, and made anew if it is damaged.
+
+        Raises StoreUnwritable, and StoreNewer for one that a later version of this program has made.
+        """
         try:
             return cls._open(path, bytes_max)
         except LedgerCorrupt as error:
@@ -62,6 +67,12 @@ class MirrorStore:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > MIRROR_VERSION:
+                    raise StoreNewer(
+                        f"{path}: what is kept for neighbors is of version {version}, known is {MIRROR_VERSION}",
+                        hint="use a newer version of this program",
+                    )
                 connection.execute("PRAGMA journal_mode=wal")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute(_SCHEMA)

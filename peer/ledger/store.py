@@ -23,7 +23,7 @@ from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed,
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.log_keys import LogKeys
 from quidnunc.crypto.tiles import TILE_HEIGHT
-from quidnunc.gossip.erasure import Erasures, erased_by
+from quidnunc.gossip.erasure import Erasures, erased_by, unexplained
 from quidnunc.gossip.provenance import UpdateReceived, parse_record
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal
@@ -38,6 +38,8 @@ TAIL_ROWS = 256
 ORIGIN = "origin"
 LOST, RESTORED = b"lost", b"restored"
 """The key in ``meta`` that says how a ledger without entries came here, and what it says; without it, it is new."""
+RESTORED_AT = "restored-at"
+"""The key in ``meta`` that says how many entries a ledger had when it came out of a backup."""
 
 _REPLAY_ROWS = 256
 _RESERVED = ("log_id", "public")
@@ -115,19 +117,20 @@ class Store(LedgerReader):
         tokens: Sequence[tuple[bytes, bytes, int, bytes]] = (),
         proofs: Sequence[bytes] = (),
         cosigned: Sequence[tuple[bytes, int, bytes]] = (),
+        earlier: Sequence[tuple[int, bytes]] = (),
     ) -> None:
         """Make ``entries``, the signed checkpoint ``note`` over them, and what comes with them durable, or
         nothing of it.
 
         ``tokens`` are (SHA-256 of the token, author's log id, update number, token bytes); known ones are
         kept. ``proofs`` are proofs of equivocation and notices, ``cosigned`` are (witness log id, size, note), of which
-        the newest of each witness is kept. Raises LedgerCorrupt when anything read back differs from what was meant,
-        StoreUnwritable when the disk fails.
+        the newest of each witness is kept. ``earlier`` are (size, note) of own checkpoints over some of the entries.
+        Raises LedgerCorrupt when anything read back differs from what was meant, StoreUnwritable when the disk fails.
         """
         self._check_writable()
         if not entries:
             raise LocalProtocolError("a commit without entries")
-        if any(entry.erased for entry in entries):
+        if any(entry.erased for entry in entries) and unexplained(entries, self.size):
             raise LocalProtocolError("a commit of an entry without its payload")
         rows = [_token_row(*token) for token in tokens]
         with self._guarded():
@@ -140,6 +143,8 @@ class Store(LedgerReader):
                 self._insert(connection, start, entries)
                 self._replay(start, start + len(entries))
                 self._check_note(note)
+                self._check_earlier(start, earlier)
+                connection.executemany("INSERT INTO checkpoint VALUES (?, ?)", earlier)
                 nodes = self._new_nodes(start, self._log.size)
                 connection.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
                 connection.execute("INSERT INTO checkpoint VALUES (?, ?)", (self._log.size, note))
@@ -312,6 +317,17 @@ class Store(LedgerReader):
                 f"its checkpoint is of size {checkpoint.size} and root {checkpoint.root.hex()[:16]}, "
                 f"the entries read back are {self._log.size} with root {self._log.root.hex()[:16]}",
             )
+
+    def _check_earlier(self, start: int, notes: Sequence[tuple[int, bytes]]) -> None:
+        for size, note in notes:
+            if not start < size < self._log.size:
+                raise LocalProtocolError(f"a checkpoint of {size} entries between {start} and {self._log.size}")
+            try:
+                found = open_checkpoint(note, self._log.origin, self.keys)
+            except RemoteProtocolError as error:
+                raise LedgerCorrupt(size - 1, f"its checkpoint does not verify: {error.message}") from error
+            if (found.size, found.root) != (size, self._log.root_at(size)):
+                raise LedgerCorrupt(size - 1, f"its checkpoint is of size {found.size} and another root")
 
     def _check_writable(self) -> None:
         if self.readonly:
