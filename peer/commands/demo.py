@@ -69,7 +69,7 @@ def register(parser: CommandParser) -> None:
     )
     add(
         "--privacy-unit",
-        choices=[unit.label for unit in Unit],
+        choices=[unit.label for unit in (Unit.EXAMPLE, Unit.SITE)],
         default=Unit.EXAMPLE.label,
         help="whom epsilon protects: one record (default: example), or all records of a peer together (site)",
     )
