@@ -38,11 +38,14 @@ def state_of(node: Node, now: float) -> tuple[str, str]:
     if rounds.finished:
         if rounds.trained < total and node.budget.exhausted:
             return "finished", f"privacy budget spent after {rounds.trained} of {total} rounds; merging goes on"
+        if rounds.trained < total:
+            return "finished", f"all {total} rounds are over, {rounds.trained} trained here; merging goes on"
         return "finished", f"all {total} rounds done; merging and publishing go on"
     live = len(rounds.live(now))
     if rounds.alone(now):
         return "isolated", "no neighbor is live: only signs of life are published, no budget is spent"
-    return "training", f"round {rounds.trained + 1} of {total}; {live} of {len(node.neighbors)} neighbors live"
+    number = rounds.following if node.charter.privacy.unit == Unit.SUM else rounds.trained + 1
+    return "training", f"round {number} of {total}; {live} of {len(node.neighbors)} neighbors live"
 
 
 def status(node: Node, now: float) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def summed_noise_u(noise_u: int, pair_u: int, honest: int) -> int:
 
         1 / [(a*I + b*L)^-1]_ii = 1 / (1/(h*a) + (1 - 1/h)/(a + h*b))
 
-    (Allouah et al. 2024, Theorem 1, without the last bound of its proof). With h up to 1 nothing is added.
+    (the term in which DECOR, Allouah et al. 2024, bounds its Renyi divergence). With h up to 1 nothing is added.
     """
     if honest <= 1 or not noise_u:
         return noise_u
