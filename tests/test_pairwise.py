@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,21 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from founders import founders
+from learners import blobs_task
 from nacl.utils import randombytes_deterministic
 from numpy.typing import NDArray
 from test_private_sum import sum_charter
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
+from quidnunc.crypto.noise import NoiseStream
 from quidnunc.crypto.pairwise import PairKey, check_transport, pair_key, x25519
+from quidnunc.gossip.blobs import MemoryBlobs
+from quidnunc.gossip.jobs import Described, DescribeJob, JobFailed, PrivacyStep, Trained, TrainJob, Unit
+from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.learning.pair_noise import pair_noise
 from quidnunc.gossip.private_sum import pair_keys
+from quidnunc.gossip.task import Plan, Site, Training
 
 P = 2**255 - 19
 LOW, HIGH, FEDERATION = b"\x01" * 32, b"\x02" * 32, b"f" * 32
@@ -134,3 +141,22 @@ def test_the_noise_of_all_members_cancels_and_differs_from_round_to_round() -> N
 def test_a_release_without_its_pairs_is_none() -> None:
     with pytest.raises(ConfigError, match="without the keys of its pairs"):
         pair_noise([], 1, 10)
+    blobs = MemoryBlobs()
+    plan = Plan(0, 0, Training(0.5), "mean", private=True, rounds=6)
+    compute = Compute(lambda site: blobs_task(), Site(0, 1, 1.0, 0), plan, blobs, NoiseStream(bytes(32), b"c"))
+    described = compute.handle(DescribeJob())
+    assert isinstance(described, Described)
+    start = described.genesis
+    job = TrainJob(1, 1, start, start, True, 1.0, PrivacyStep(1.0, 1.0, 1.0, 1, Unit.SUM, 2.0, 100))
+    failed = compute.handle(job)
+    assert isinstance(failed, JobFailed)
+    assert "without the keys of its pairs" in failed.why
+    compute.pairs = (PairKey(bytes(32), 1),)
+    first, again, idle = (compute.handle(each) for each in (job, job, replace(job, train=False)))
+    assert isinstance(first, Trained)
+    assert first == again, "a round that is computed again"
+    assert isinstance(idle, Trained)
+    assert idle.result != first.result
+    other = compute.handle(replace(job, round=2))
+    assert isinstance(other, Trained)
+    assert other.result != first.result

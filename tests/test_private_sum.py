@@ -537,6 +537,12 @@ def test_budget_show_says_against_whom_and_what_is_left_against_more(tmp_path: P
     assert (status_["epsilon"], status_["epsilon_sum"] > 0) == (0, True)
 
 
+def test_an_audit_of_a_sum_is_refused_with_the_reason(tmp_path: Path) -> None:
+    refused = quidnunc("--home", home_of(tmp_path / "a"), "--json", "privacy", "audit")
+    assert refused.code == 2
+    assert "without the pairs whose noise it rests on" in refused.envelope["error"]["message"]
+
+
 def test_the_accounts_stand_apart_and_understating_one_is_found(tmp_path: Path) -> None:
     few = budget(sum_charter(), 2.0)
     rounds = RoundSpec(6, 0, 2, "all")
