@@ -612,3 +612,29 @@ def test_flags_that_contradict_a_sum_are_refused_with_the_reason(
     result = quidnunc("--json", "federation", "create", *cards, *flags, "--no-sign")
     assert result.code in (2, 64), result.envelope
     assert why in json.dumps(result.envelope["error"]), result.envelope
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--private-sum", "1"), "takes the plain mean"),
+        (("--private-sum", "1", "--rule", "mean", "--personal", "bias"), "shares all tensors"),
+        (("--private-sum", "3", "--rule", "mean"), "must be 1 to 2"),
+        (("--private-sum", "1", "--rule", "mean", "--peers", "2"), "must be 3 to 32"),
+        (("--private-sum", "1", "--rule", "mean", "--epsilon", "inf"), "--epsilon inf"),
+        (("--private-sum", "1", "--rule", "mean", "--privacy-unit", "site"), "single records"),
+        (("--private-sum", "1", "--rule", "mean", "--local-steps", "2"), "does not go with full batches"),
+    ],
+)
+def test_a_demo_of_a_sum_refuses_what_contradicts_it(flags: tuple[str, ...], why: str) -> None:
+    result = quidnunc("--json", "demo", *flags)
+    assert (result.code, why in json.dumps(result.envelope["error"])) == (2, True), result.envelope
+
+
+def test_a_share_of_a_built_in_data_set_tells_what_to_divide_by_where_no_card_does(
+    cards: list[str], tmp_path: Path
+) -> None:
+    words = ["--private-sum", "1", "--rule", "mean", "--site-peers", "4", "--task", "breast-cancer", "--no-sign"]
+    made = quidnunc("--json", "federation", "create", *cards, *words, "--out", tmp_path / "draft.note")
+    assert made.code == 0, made.envelope
+    assert 50 < made.data["privacy"]["records"] < 150

@@ -232,8 +232,11 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         model = read_model(expanded(args.from_model), described.dim)
         described = replace(described, genesis=hashlib.sha256(model).digest())
         write_new(expanded(beside(args.out)).absolute(), model)
+    if complete and _records(args, members) is None:
+        privacy = replace(privacy, records=max(1, described.examples))
     charter = replace(
         unbuilt,
+        privacy=privacy,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
@@ -313,7 +316,11 @@ def _lead(privacy: PrivacySpec) -> int:
 
 
 def _privacy(args: argparse.Namespace, defaults: Defaults, members: tuple[Member, ...]) -> PrivacySpec:
-    check_sum(args, len(members))
+    if args.private_sum is None and args.records is not None:
+        raise UsageError("--records without --private-sum", hint="it names what the members of a sum divide by")
+    if args.private_sum is not None:
+        unit, rate = args.privacy_unit, args.sampling_rate
+        check_sum(args.private_sum, len(members), epsilon=args.epsilon, unit=unit, rate=rate)
     site = args.privacy_unit == Unit.SITE.label
     if site:
         check_site(args.epsilon, args.sampling_rate)
@@ -330,7 +337,7 @@ def _privacy(args: argparse.Namespace, defaults: Defaults, members: tuple[Member
             *(epsilon_u, args.delta_exp, clip_u, args.rounds),
             members=len(members),
             colluders=args.private_sum,
-            records=usual_records(members) if args.records is None else args.records,
+            records=_records(args, members) or 1,  # 1 until the task was built, if that has to tell
         )
     delta = 10.0**-args.delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
@@ -346,6 +353,17 @@ def _privacy(args: argparse.Namespace, defaults: Defaults, members: tuple[Member
         releases=args.rounds,
         unit=Unit.SITE if site else Unit.EXAMPLE,
     )
+
+
+def _records(args: argparse.Namespace, members: tuple[Member, ...]) -> int | None:
+    """What the members of a private sum divide by; None where only a share of a built-in data set can tell."""
+    records = usual_records(args.records, members)
+    if records is None and args.site_peers == 1:
+        raise UsageError(
+            "--private-sum: no card tells a number of records, and all members divide by the same one",
+            hint="give --records, about the mean number of a member's training records",
+        )
+    return records
 
 
 def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, clip_u: int) -> PrivacySpec:

@@ -82,16 +82,11 @@ def check_site(epsilon: float, rate: float | None) -> None:
         )
 
 
-def check_sum(args: argparse.Namespace, members: int) -> None:
-    """Raise UsageError for what contradicts ``--private-sum``, or needs it."""
-    colluders = args.private_sum
-    if colluders is None:
-        if args.records is not None:
-            raise UsageError("--records without --private-sum", hint="it names what the members of a sum divide by")
-        return
-    if args.epsilon == math.inf:
+def check_sum(colluders: int, members: int, *, epsilon: float, unit: str, rate: float | None) -> None:
+    """Raise UsageError for what contradicts ``--private-sum``."""
+    if epsilon == math.inf:
         raise UsageError("--private-sum without privacy: --epsilon inf", hint="give a finite --epsilon")
-    if args.privacy_unit != Unit.EXAMPLE.label or args.sampling_rate is not None:
+    if unit != Unit.EXAMPLE.label or rate is not None:
         raise UsageError(
             "--private-sum is about single records and takes all of them in every step",
             hint="leave --privacy-unit and --sampling-rate out",
@@ -102,18 +97,18 @@ def check_sum(args: argparse.Namespace, members: int) -> None:
         raise UsageError(
             f"--private-sum is {_short(colluders)}, must be 1 to {members - 2}: two of {members} members must be honest"
         )
-    if args.records is not None and not 1 <= args.records <= SUM_RECORDS_MAX:
-        raise UsageError(f"--records is {_short(args.records)}, must be 1 to {SUM_RECORDS_MAX}")
 
 
-def usual_records(members: Sequence[Member]) -> int:
-    """The mean number of records by the cards, which round theirs down to a power of two; raises UsageError."""
+def usual_records(given: int | None, members: Sequence[Member]) -> int | None:
+    """``--records`` or else the mean number by the cards, which round theirs down to a power of two; None without any.
+
+    Raises UsageError for a number out of range.
+    """
+    if given is not None and not 1 <= given <= SUM_RECORDS_MAX:
+        raise UsageError(f"--records is {_short(given)}, must be 1 to {SUM_RECORDS_MAX}")
     told = [member.size_bucket for member in members if member.size_bucket]
-    if not told:
-        raise UsageError(
-            "--private-sum: no card tells a number of records, and all members divide by the same one",
-            hint="give --records, about the mean number of a member's training records",
-        )
+    if given is not None or not told:
+        return given
     return round(fmean(1.5 * 2**bucket for bucket in told))
 
 
