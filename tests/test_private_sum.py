@@ -28,6 +28,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.federation.charter import Charter, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.federation.terms import SUM_MEMBERS_MAX, SUM_RECORDS_MAX
+from quidnunc.gossip.health import conditions
 from quidnunc.gossip.jobs import PrivacyStep, Release, Unit, against, counting
 from quidnunc.gossip.learning.accountant import epsilon_of, summed_noise_u
 from quidnunc.gossip.learning.builtin import DEFAULTS, breast_cancer
@@ -473,6 +474,9 @@ def test_the_others_go_on_without_one_that_is_gone_and_it_finds_their_round_agai
     assert min(reached) > 8
     assert max(reached) - min(reached) <= 1, "in step"
     assert spread(made) > 0.3, "what the lost one's pairs leave behind"
+    assert others[0].node is not None
+    told_of = [each.text for each in conditions(others[0].node, made.now) if each.id == "neighbor-disconnected"]
+    assert [text.endswith("and the noise of its pairs stays in the model") for text in told_of] == [True]
     made.start(3)
     made.run(300, stop=lambda: finished(made))
     rounds = [record.round for record in told(made.peers[3]) if isinstance(record, UpdatePublished) and record.steps]
