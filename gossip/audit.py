@@ -26,6 +26,7 @@ from quidnunc.gossip.provenance import (
     Decision,
     Merge,
     MergeRow,
+    PrivacyClaim,
     PrivacySpend,
     UpdatePublished,
     UpdateReceived,
@@ -196,9 +197,11 @@ class Audit:
         spend = self._unused_spends.pop(claim.spend_seq, None)
         if spend is None or spend.round != record.round:
             self._find("I10", seq, f"names entry {claim.spend_seq}, which is no unused spend of round {record.round}")
-        elif claim.site != spend.site:
-            units = Unit(claim.site).label, spend.unit.label
+        elif claim.unit != spend.unit:
+            units = claim.unit.label, spend.unit.label
             self._find("I10", seq, f"claims privacy of unit {units[0]}, its spend is of unit {units[1]}")
+        elif (claim.noise_u, *_pairs(claim)) != (spend.noise_u, *_pairs(spend)) and claim.unit == Unit.SUM:
+            self._find("I10", seq, "claims other noise, members or colluders than its spend")
         elif claim.cumulative_u < spend.cumulative_u:
             self._find("I10", seq, f"claims epsilon {claim.cumulative_u}, its spend says {spend.cumulative_u}")
 
@@ -219,3 +222,7 @@ class Audit:
 
     def _find(self, code: str, seq: int, why: str) -> None:
         self.findings.append(Finding(code, seq, why))
+
+
+def _pairs(record: PrivacyClaim | PrivacySpend) -> tuple[int, int, int]:
+    return record.pair_u, record.members, record.colluders

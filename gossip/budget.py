@@ -4,8 +4,9 @@ The node commits a ``dp.spend`` entry before it trains; what was spent is never 
 spends of a ledger add up, whatever charter and whatever version of the data they were under: a data set that has
 gained a record still holds the others.
 
-The two units are two accounts that never mix: an epsilon for the whole data set counts the site's releases alone, one
-for a record counts them as well, at half their noise (:func:`~quidnunc.gossip.jobs.counting`).
+The units are accounts that never mix: an epsilon for the whole data set counts the site's releases alone, one for a
+record counts them as well, at half their noise, and those of a private sum by their own noise alone; that of a private
+sum counts all of them against fewer (:func:`~quidnunc.gossip.jobs.counting`).
 
 Full batches are added up here, exactly. Sampled ones need a numerical accountant that this process does not load:
 the compute process is asked once, before the first training, for a table of what further releases will cost.
@@ -17,17 +18,19 @@ import math
 from dataclasses import dataclass
 
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_POISSON, DP_SITE
-from quidnunc.gossip.jobs import PrivacyStep, Spent, Unit, counting
+from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_POISSON, DP_SITE, PRIVATE_SUM
+from quidnunc.gossip.jobs import PrivacyStep, Spent, Unit, against, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
 from quidnunc.gossip.provenance import Mechanism, NoiseSource, PrivacyClaim, PrivacySpend
 
 ACCOUNTANT = "analytic-gaussian/1"
+SUM_ACCOUNTANT = "pairwise-gaussian/1"
 SAMPLED_ACCOUNTANT = "pld-poisson/1"
 _MECHANISMS = {
     DP_FULL_BATCH: Mechanism.DP_SGD_FULL_BATCH,
     DP_POISSON: Mechanism.DP_SGD_POISSON,
     DP_SITE: Mechanism.GAUSSIAN_DELTA,
+    PRIVATE_SUM: Mechanism.PRIVATE_SUM,
 }
 NEVER_U = 2**53
 """An epsilon above every cap."""
@@ -99,15 +102,17 @@ class Budget:
                 return self.cumulative_u
             return next((cost for number, cost in self.table if number >= further), NEVER_U)
         privacy = self.charter.privacy
-        counts = dict(counting(self.history, privacy.unit))
-        counts[privacy.release] = counts.get(privacy.release, 0) + further
+        counts = dict(counting(self.history, privacy.unit, privacy.colluders))
+        release = against(privacy.release, privacy.colluders)
+        counts[release] = counts.get(release, 0) + further
         return micro_up(full_batch_epsilon(tuple(counts.items()), 10.0**-privacy.delta_exp))
 
     @property
     def sampled(self) -> bool:
         """Whether any release so far or to come is of a sample, so that costs come from the table."""
-        kinds = [kind for kind, _ in counting(self.history, self.charter.privacy.unit)]
-        return self.private and any(kind.sampled for kind in (*kinds, self.charter.privacy.release))
+        privacy = self.charter.privacy
+        kinds = [kind for kind, _ in counting(self.history, privacy.unit, privacy.colluders)]
+        return self.private and any(kind.sampled for kind in (*kinds, privacy.release))
 
     def affords_next(self) -> bool:
         """Whether one more release stays within the cap."""
@@ -133,6 +138,9 @@ class Budget:
             rate_ppm=privacy.release.rate_ppm,
             steps=privacy.release.steps,
             site=privacy.unit == Unit.SITE,
+            pair_u=privacy.pair_u,
+            members=privacy.members,
+            colluders=privacy.colluders,
         )
 
     def step(self) -> PrivacyStep | None:
@@ -151,7 +159,17 @@ class Budget:
             delta_exp=spend.delta_exp,
             epsilon_u=spend.epsilon_u,
             cumulative_u=spend.cumulative_u,
-            accountant=SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT,
+            accountant=self._accountant,
             spend_seq=spend_seq,
             site=spend.site,
+            pair_u=spend.pair_u,
+            members=spend.members,
+            colluders=spend.colluders,
         )
+
+    @property
+    def _accountant(self) -> str:
+        """Who counts, as claims name it."""
+        if self.sampled:
+            return SAMPLED_ACCOUNTANT
+        return SUM_ACCOUNTANT if self.charter.privacy.unit == Unit.SUM else ACCOUNTANT

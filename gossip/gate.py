@@ -11,6 +11,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.events import Effect
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.neighbor import Neighbor, laggards
+from quidnunc.gossip.private_sum import awaited
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.settings import Settings
@@ -74,26 +75,38 @@ class Gate:
         """Whether to wait for a neighbor's replica, as it stood when we first heard of it."""
         reached = neighbor.number >= neighbor.goal and not neighbor.missing
         stuck = neighbor.requests >= self._settings.fetch_attempts
-        return self._replicas.lacks(neighbor) and not reached and not stuck
+        return self._replicas.lacks(neighbor) and not (reached or neighbor.deferred or stuck)
 
     def before_any(
-        self, live: frozenset[bytes], answering: list[Neighbor], now: float, patience_s: float, *, finished: bool
+        self,
+        live: frozenset[bytes],
+        answering: list[Neighbor],
+        now: float,
+        patience_s: float,
+        *,
+        finished: bool,
+        in_step: int | None = None,
     ) -> Hold:
         """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more.
+
+        In a private sum releases of round ``in_step`` are waited for instead, also by who trains no more.
 
         Nobody waits for a neighbor that is not connected: it could not be heard, and when it is back its numbers are
         compared from there. Nor does the lead bound for one of which nothing is heard, but where privacy is spent
         somebody must be there to hear of it, and a link that was cut unnoticed looks connected: one who is asked where
         it stands answers at once, whether it trains or not, so that two never wait for each other.
         """
-        if finished:
+        if finished and in_step is None:
             return FREE
         there = [n for n in answering if n.connected]
         live_there = [n for n in there if n.log_id in live]
-        slow = laggards(self._publisher.number, self._charter.rounds.lead, live_there, now, patience_s)
+        if in_step is None:
+            slow = laggards(self._publisher.number, self._charter.rounds.lead, live_there, now, patience_s)
+        else:
+            slow = awaited(live_there, in_step, now, patience_s)
         if slow:
             return Hold(f"waiting for {names(slow)}", slow, lead=True)
-        if self._budget.private and not there:
+        if self._budget.private and not finished and not there:
             connected = [n for n in self._neighbors if n.connected]
             why = f"{names(connected)} did not answer" if connected else "nobody is connected"
             return Hold(f"isolated: no budget is spent while nobody would hear of it ({why})", connected)

@@ -11,6 +11,7 @@ from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import Suspected
 from quidnunc.gossip.conditions import Condition, Severity
 from quidnunc.gossip.explain import doubt_reasons
+from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.neighbor import Neighbor, is_live, usual_interval
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.reputation import standing_weight
@@ -97,6 +98,8 @@ def _disconnected(node: Node, neighbor: Neighbor, now: float) -> Condition | Non
     if _both_finished(node, neighbor):
         severity = Severity.NOTE
     text = f"disconnected for {seconds:.0f} s, its last update is {neighbor.number}; nobody waits for it"
+    if node.charter.privacy.unit == Unit.SUM and not node.rounds.finished:
+        text += ", and the noise of its pairs stays in the model"
     return Condition("neighbor-disconnected", severity, name, text)
 
 

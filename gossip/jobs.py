@@ -15,6 +15,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from quidnunc.crypto.errors import Reason
+from quidnunc.gossip.learning.accountant import summed_noise_u
 
 PPM = 1_000_000
 """One, in parts per million: a sampling rate of 1 takes every example."""
@@ -24,10 +25,15 @@ PPB = 1_000_000_000
 
 
 class Unit(IntEnum):
-    """Whose presence an epsilon is about: one record of a peer, or all of its training records together."""
+    """Whose presence an epsilon is about: one record of a peer, or all of its training records together.
+
+    SUM is about one record as well, against fewer: whoever listens, and a stated number of curious members, not all
+    others together (gossip/private_sum.py). It is a unit of its own, because an epsilon of it is none of the others.
+    """
 
     EXAMPLE = 0
     SITE = 1
+    SUM = 2
 
     @property
     def label(self) -> str:
@@ -42,7 +48,9 @@ class PrivacyStep:
     Unit example: clip each example's gradient to ``clip``, add N(0, (noise*clip)^2) to their sum. A release is
     ``steps`` such steps, each on a Poisson sample in which every example is with probability ``rate``, independently
     of all others; rate 1 takes every example. All steps count as released. Unit site: train plainly, clip the whole
-    delta of the round to ``clip``, add the same noise once; ``rate`` and ``steps`` are 1.
+    delta of the round to ``clip``, add the same noise once; ``rate`` and ``steps`` are 1. Unit sum: one step on every
+    example, with noise of ``pair_multiplier`` for each pair of members on top, which cancels in their mean, and the sum
+    divided by ``records``, the same number for everybody, instead of the examples that there are.
     """
 
     clip: float
@@ -50,18 +58,24 @@ class PrivacyStep:
     rate: float = 1.0
     steps: int = 1
     unit: Unit = Unit.EXAMPLE
+    pair_multiplier: float = 0.0
+    records: int = 0
 
 
 class Release(NamedTuple):
     """How one release was noised, and for whom: multiplier and sampling rate in millionths, noisy steps, unit.
 
-    Clipping norms do not matter to its cost.
+    With unit sum ``noise_u`` is the noise of its own, ``pair_u`` that of each pair of ``members``, and up to
+    ``colluders`` of them are curious. Clipping norms do not matter to its cost.
     """
 
     noise_u: int
     rate_ppm: int = PPM
     steps: int = 1
     unit: Unit = Unit.EXAMPLE
+    pair_u: int = 0
+    members: int = 0
+    colluders: int = 0
 
     @property
     def sampled(self) -> bool:
@@ -73,19 +87,31 @@ Spent = tuple[tuple[Release, int], ...]
 """All releases of a peer so far, by kind, each kind with how many there were."""
 
 
-def counting(spent: Spent, unit: Unit) -> Spent:
+def counting(spent: Spent, unit: Unit, colluders: int = 0) -> Spent:
     """The releases among ``spent`` that an epsilon of ``unit`` adds up, each as what it is to that unit.
 
-    For a site only its own. For a record the others as well, as if noised half as much: with one record more or less a
-    clipped delta is another one within the same ball, at most twice the clip away.
+    For a site only its own. For a record those of a site as well, as if noised half as much: with one record more or
+    less a clipped delta is another one within the same ball, at most twice the clip away. A private sum counts for a
+    record against everybody by its own noise alone, and against ``colluders`` of its members (unit sum) by what the
+    noise of honest pairs adds to that; what holds against everybody holds against them.
     """
     found: Counter[Release] = Counter()
     for release, count in spent:
-        if release.unit == unit:
-            found[release] += count
-        elif unit == Unit.EXAMPLE:
-            found[Release(release.noise_u // 2)] += count
+        if release.unit == Unit.SITE:
+            if unit == Unit.SITE:
+                found[release] += count
+            else:
+                found[Release(release.noise_u // 2)] += count
+        elif unit != Unit.SITE:
+            found[against(release, colluders if unit == Unit.SUM else release.members)] += count
     return tuple(sorted(found.items()))
+
+
+def against(release: Release, colluders: int) -> Release:
+    """A release for records as the plain Gaussian release that it is against ``colluders`` of its members."""
+    if release.unit != Unit.SUM:
+        return release
+    return Release(summed_noise_u(release.noise_u, release.pair_u, release.members - colluders))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +161,8 @@ class TrainJob:
 
     With v = base + drag * (trained - base) - replica, the delta is quantize(v) and the new replica is
     replica + dequantize(delta). Answered by :class:`Trained`. All blobs are durable before the answer. ``personal`` is
-    the state of the personal tensors, empty for that of the genesis model.
+    the state of the personal tensors, empty for that of the genesis model. ``privacy`` without ``train`` is a release
+    of no record: its noise alone, which must be there to cancel that of others.
     """
 
     round: int

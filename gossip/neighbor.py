@@ -57,7 +57,8 @@ class Neighbor:
     a heartbeat. ``link_since`` is when the connection came or went last, before that when this peer started;
     ``returned`` says that it came back and nothing has been applied since; ``offended_at`` is when a message or update
     of its was last refused for a fault, ``offence`` for which.
-    ``doubts`` are what spoke against its newest state (:class:`quidnunc.gossip.jobs.Doubt`).
+    ``doubts`` are what spoke against its newest state (:class:`quidnunc.gossip.jobs.Doubt`). ``round`` is the one that
+    its newest applied update names; ``deferred`` says that the update after it waits for our own round.
     ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
     """
 
@@ -65,6 +66,8 @@ class Neighbor:
     weight: int
     state: bytes
     number: int = 0
+    round: int = 0
+    deferred: bool = False
     seq: int | None = None
     claim: Claim = INITIAL
     standing: Standing = field(default_factory=lambda: Standing(0.0, 0.0, 0.0))

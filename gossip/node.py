@@ -48,6 +48,7 @@ from quidnunc.gossip.jobs import (
     Rejected,
     Result,
     Trained,
+    Unit,
 )
 from quidnunc.gossip.keybook import Keybook, own_changes
 from quidnunc.gossip.lobby import Lobby
@@ -174,6 +175,7 @@ class Node:
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
             two_updates=self.exposure.two_updates,
             observe=self._observe,
+            horizon=(lambda: self.rounds.following - 1) if charter.privacy.unit == Unit.SUM else None,
         )
         self.rounds = Rounds(
             charter,
@@ -229,6 +231,7 @@ class Node:
         rounds.base_claim = rebuild.base_claim(self.charter, self.own.log_id, resume, self.keys)
         rounds.unmerged = resume.unmerged
         rounds.round = resume.round
+        rounds.released = resume.released
         rounds.trained = resume.trained
         rounds.merges = resume.merges
         rounds.steps_back, rounds.withheld = resume.steps_back, resume.withheld

@@ -42,6 +42,7 @@ class Mechanism(IntEnum):
     DP_SGD_FULL_BATCH = 1
     DP_SGD_POISSON = 2
     GAUSSIAN_DELTA = 3
+    PRIVATE_SUM = 4
 
 
 class NoiseSource(IntEnum):
@@ -159,6 +160,9 @@ class PrivacyClaim:
         "ac": ("accountant", WORD),
         "sp": ("spend_seq", UINT),
         "si": ("site", usually(BOOL, False)),
+        "pa_u": ("pair_u", usually(UINT, 0)),
+        "pm": ("members", usually(UINT, 0)),
+        "pq": ("colluders", usually(UINT, 0)),
     }
     mechanism: int
     noise_source: int
@@ -172,6 +176,20 @@ class PrivacyClaim:
     accountant: str
     spend_seq: int
     site: bool = False
+    pair_u: int = 0
+    members: int = 0
+    colluders: int = 0
+
+    @property
+    def unit(self) -> Unit:
+        """Whose presence its epsilon is about."""
+        return _unit(self.site, self.members > 0)
+
+
+def _unit(site: bool, sum_: bool) -> Unit:
+    if site:
+        return Unit.SITE
+    return Unit.SUM if sum_ else Unit.EXAMPLE
 
 
 CLAIM_ROWS_MAX = 64
@@ -359,7 +377,8 @@ class ReputationChange:
 class PrivacySpend:
     """0x18: one release of dataset ``dataset`` is about to happen. Committed before training, never refunded.
 
-    Epsilon is about one record or, with ``site``, about the whole data set; the two are separate accounts.
+    Epsilon is about one record or, with ``site``, about the whole data set; with ``members``, of a private sum, it is
+    about one record against ``colluders`` of them. The three are separate accounts.
     """
 
     TYPE: ClassVar[EntryType] = EntryType.DP_SPEND
@@ -377,6 +396,9 @@ class PrivacySpend:
         "q_ppm": ("rate_ppm", usually(UINT, PPM)),
         "st": ("steps", usually(UINT, 1)),
         "si": ("site", usually(BOOL, False)),
+        "pa_u": ("pair_u", usually(UINT, 0)),
+        "pm": ("members", usually(UINT, 0)),
+        "pq": ("colluders", usually(UINT, 0)),
     }
     round: int
     release: int
@@ -391,16 +413,20 @@ class PrivacySpend:
     rate_ppm: int = PPM
     steps: int = 1
     site: bool = False
+    pair_u: int = 0
+    members: int = 0
+    colluders: int = 0
 
     @property
     def kind(self) -> Release:
         """What its cost depends on."""
-        return Release(self.noise_u, self.rate_ppm, self.steps, self.unit)
+        pairs = self.pair_u, self.members, self.colluders
+        return Release(self.noise_u, self.rate_ppm, self.steps, self.unit, *pairs)
 
     @property
     def unit(self) -> Unit:
         """Whose presence its epsilon is about."""
-        return Unit(self.site)
+        return _unit(self.site, self.members > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +441,7 @@ class PrivacyExhausted:
         "de": ("delta_exp", UINT),
         "ds": ("dataset", HASH),
         "si": ("site", usually(BOOL, False)),
+        "su": ("sum", usually(BOOL, False)),
     }
     round: int
     cumulative_u: int
@@ -422,11 +449,12 @@ class PrivacyExhausted:
     delta_exp: int
     dataset: bytes
     site: bool = False
+    sum: bool = False
 
     @property
     def unit(self) -> Unit:
         """Which account has ended."""
-        return Unit(self.site)
+        return _unit(self.site, self.sum)
 
 
 @dataclass(frozen=True, slots=True)

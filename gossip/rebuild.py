@@ -12,7 +12,7 @@ from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.claims import INITIAL, NOTHING, Claim, believable, merged
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent, counting
+from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent, against, counting
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
@@ -88,6 +88,7 @@ def neighbors(charter: Charter, me: bytes, resume: Resume, keys: Keybook) -> dic
             neighbor.leaves, neighbor.tokens = dict(tracked.leaves), dict(tracked.tokens)
             neighbor.missing = tracked.state in resume.missing
             neighbor.claim = _claim_in(tracked.tokens.get(tracked.number), member, keys)
+            neighbor.round = _round_in(tracked.tokens.get(tracked.number), member, keys)
         standing = resume.standings.get(member.log_id)
         if standing is not None:
             neighbor.standing = standing
@@ -131,10 +132,10 @@ def history_of(resume: Resume, elsewhere: Spent) -> Spent:
 def account_job(charter: Charter, resume: Resume, elsewhere: Spent = ()) -> AccountJob | None:
     """What the compute process must be asked before the first training; None where the budget knows by itself."""
     privacy = charter.privacy
-    history = counting(history_of(resume, elsewhere), privacy.unit)
+    history = counting(history_of(resume, elsewhere), privacy.unit, privacy.colluders)
     if not privacy.private or not (privacy.sampled or any(kind.sampled for kind, _ in history)):
         return None
-    return AccountJob(history, privacy.release, charter.privacy.releases, privacy.delta_exp)
+    return AccountJob(history, against(privacy.release, privacy.colluders), charter.privacy.releases, privacy.delta_exp)
 
 
 def publisher(
@@ -179,6 +180,13 @@ def base_claim(charter: Charter, me: bytes, resume: Resume, keys: Keybook) -> Cl
         return _claim_in(resume.input_tokens.get((row.log_id, row.seq)), charter.member(row.log_id), keys)
 
     return merged((row.effective, claim(row)) for row in resume.inputs)
+
+
+def _round_in(token: bytes | None, member: Member, keys: Keybook) -> int:
+    """The round that the update in a kept token of ``member`` names; 0 without the token."""
+    if token is None:
+        return 0
+    return open_update(token, log_id=member.log_id, public=keys.of(member.log_id)).update.round
 
 
 def _claim_in(token: bytes | None, member: Member | None, keys: Keybook) -> Claim:

@@ -47,7 +47,10 @@ class Replicas:
         live: Callable[[Neighbor, float], bool],
         two_updates: Callable[[bytes | None, bytes, float], list[Effect]],
         observe: Callable[[SignedUpdate, float], list[Effect]],
+        horizon: Callable[[], int] | None = None,
     ) -> None:
+        """``horizon`` is the newest round whose updates may be applied now, None for any."""
+        self._horizon = horizon
         self._two_updates = two_updates
         self._observe = observe
         self._own_number = own_number
@@ -230,6 +233,7 @@ class Replicas:
 
     def _apply_next(self, neighbor: Neighbor, now: float) -> list[Effect]:
         """Start the job for the next update in order, or fetch what stands before it."""
+        neighbor.deferred = False
         if neighbor.in_flight is not None:
             return []
         for number in [n for n in neighbor.waiting if n <= neighbor.number]:
@@ -238,6 +242,9 @@ class Replicas:
         if following is None:
             return self.fetch(neighbor, now) if neighbor.behind else []
         update = following.signed.update
+        neighbor.deferred = self._horizon is not None and update.round > self._horizon()
+        if neighbor.deferred:
+            return []
         del neighbor.waiting[update.number]
         if neighbor.missing or update.replica_before != neighbor.state:
             self._forget(update.delta)
@@ -249,6 +256,11 @@ class Replicas:
         neighbor.in_flight = following
         job = AdvanceJob(neighbor.log_id, update.number, neighbor.state, update.delta, update.replica_after)
         return [Run(job)]
+
+    def resume(self, now: float) -> list[Effect]:
+        """Apply updates that waited for our own round and need not any more."""
+        held = [neighbor for neighbor in self.neighbors.values() if neighbor.deferred]
+        return [effect for neighbor in held for effect in self._apply_next(neighbor, now)]
 
     def on_advanced(self, result: Advanced, now: float) -> list[Effect]:
         """A replica advanced: record the update as received, go on with the next."""
@@ -262,6 +274,7 @@ class Replicas:
             self._forget(neighbor.state)
         was_live = self._live(neighbor, now)
         neighbor.advanced(result.number, result.result, signed.token.header.seq, now)
+        neighbor.round = signed.update.round
         neighbor.resting = signed.update.steps == 0
         neighbor.claim = believable(signed.update.claims, signed.author, signed.update.steps)
         self._align(neighbor, was_live)

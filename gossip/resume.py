@@ -87,6 +87,7 @@ class Resume:
     incarnation: int = 0
     round: int = 0
     number: int = 0
+    released: int = 0
     trained: int = 0
     replica: bytes | None = None
     replica_seq: int | None = None
@@ -193,6 +194,7 @@ def _apply(state: Resume, record: object, seq: int, entry: Entry) -> None:
 def _apply_published(state: Resume, record: UpdatePublished, seq: int, entry: Entry) -> None:
     state.round = max(state.round, record.round)
     state.number = record.number
+    state.released = record.round
     state.replica = record.replica_after
     state.replica_seq = seq
     state.unmerged = True

@@ -40,6 +40,7 @@ from quidnunc.gossip.neighbor import (
 )
 from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.personal import write_personal
+from quidnunc.gossip.private_sum import next_round, reads
 from quidnunc.gossip.provenance import (
     PrivacyClaim,
     PrivacyExhausted,
@@ -77,7 +78,8 @@ class Rounds:
     """The turn-taking of one peer.
 
     ``progressed_at`` is when a round of training was last published, or could first be expected; ``retry_at`` when a
-    failed turn is tried again.
+    failed turn is tried again; ``released`` is the round of the own newest update. In a private sum rounds are those of
+    all members (gossip/private_sum.py), else each peer counts its own turns.
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class Rounds:
         self.retry_at: float | None = None
         self.progressed_at: float | None = None
         self.phase = Phase.STARTING
+        self._sum = charter.privacy.unit == Unit.SUM
+        self.released = 0
         self.blocked = ""
         self.paused = False
         self.base = charter.task.genesis
@@ -139,7 +143,22 @@ class Rounds:
     @property
     def finished(self) -> bool:
         """Whether this peer has trained all its rounds, or may train no more."""
-        return self.trained >= self._charter.rounds.count or self._budget.exhausted
+        through = self.released if self._sum else self.trained
+        return through >= self._charter.rounds.count or self._budget.exhausted
+
+    @property
+    def following(self) -> int:
+        """The round of the next turn."""
+        if not self._sum:
+            return self.round + 1
+        if self._spend is not None and self._spend[0].round > self.released:
+            return self._spend[0].round  # a training that failed has paid for this round, and for no other
+        there = [n for n in self._neighbors if n.heard and n.connected and not n.quarantined and n.retired is None]
+        return next_round(self.released, there)
+
+    def _noised(self, round_: int) -> bool:
+        """Whether an update of that round carries the noise of pairs, trained or not."""
+        return self._sum and round_ <= self._charter.rounds.count
 
     def live(self, now: float) -> list[Neighbor]:
         """Neighbors inside their liveness window."""
@@ -152,7 +171,10 @@ class Rounds:
                 return hold
         answering = [n for n in self._neighbors if n.retired is None and n.answers(now, self._pace.silence_s)]
         live = frozenset(n.log_id for n in self.live(now))
-        return self._gate.before_any(live, answering, now, self._pace.patience_s, finished=self.finished)
+        before = self.following - 1
+        in_step = before if self._noised(before) else None
+        patience_s = self._pace.patience_s
+        return self._gate.before_any(live, answering, now, patience_s, finished=self.finished, in_step=in_step)
 
     def alone(self, now: float) -> bool:
         """Whether a turn now would spend privacy that nobody hears of."""
@@ -168,7 +190,7 @@ class Rounds:
         """The round timer fired, or a neighbor advanced while a turn was held back."""
         if self.phase not in (Phase.STARTING, Phase.IDLE):
             return []
-        out: list[Effect] = []
+        out: list[Effect] = self._replicas.resume(now)
         for neighbor in self._neighbors:
             if neighbor.behind or neighbor.missing:
                 out += self._replicas.fetch(neighbor, now)
@@ -209,7 +231,7 @@ class Rounds:
         if starting and self._fell_behind():
             self.unmerged = True  # what the last merge led to is old: merge what there is before training
         self.phase = Phase.IDLE
-        self.round += 1
+        self.round = self.following
         if self.unmerged:
             return self._merge(now)
         return self._train(now)
@@ -223,8 +245,10 @@ class Rounds:
         """Back from a long absence, or new among experienced peers, with enough states for a median.
 
         A joiner has nothing of its own to keep: if the charter gives it fewer neighbors than a median takes, all of
-        them are enough.
+        them are enough. In a private sum it is merging that takes their noise out, and no median does.
         """
+        if self._sum:
+            return False
         current = len(self._current())
         joins = not self._publisher.number and current == len(self._neighbors)
         return (current >= ADOPTION_MINIMUM or joins) and self._fell_behind()
@@ -252,7 +276,10 @@ class Rounds:
 
     def _usable(self, now: float) -> list[Neighbor]:
         """Neighbors whose replicas a merge may read now."""
-        return [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
+        there = [n for n in self._neighbors if usable(n, now, self.period, self._settings)]
+        if not self._sum:
+            return there
+        return [n for n in there if reads(n, self.round - 1, self._charter.rounds.count)]
 
     def wake(self, now: float) -> list[Effect]:
         """Somebody trains, or there is somebody new: an idle peer goes back to its usual pace at once."""
@@ -318,7 +345,10 @@ class Rounds:
 
     def _train(self, now: float) -> list[Effect]:
         train = not (self.paused or self.finished or self.alone(now))
+        train = train and (not self._sum or self._noised(self.round))
         out: list[Effect] = []
+        if self._sum and self._spend is not None and self._spend[0].round != self.round:
+            self._spend = None  # a round that was not trained after all, because of a pause: it stays spent
         if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():
                 spend = self._budget.spend(self.round)
@@ -337,8 +367,8 @@ class Rounds:
             base=self.base,
             replica=self._publisher.replica,
             train=train,
-            drag=self.drag * company(self.live(now)),
-            privacy=self._budget.step() if train else None,
+            drag=1.0 if self._sum else self.drag * company(self.live(now)),
+            privacy=self._budget.step() if train or self._noised(self.round) else None,
             personal=self.personal,
         )
         return [*out, Run(job)]
@@ -354,8 +384,9 @@ class Rounds:
     def _exhausted(self) -> PrivacyExhausted:
         budget = self._budget
         delta_exp = self._charter.privacy.delta_exp
-        site = self._charter.privacy.unit == Unit.SITE
-        return PrivacyExhausted(self.round, budget.cumulative_u, budget.cap_u, delta_exp, self._dataset, site)
+        unit = self._charter.privacy.unit
+        whose = self._dataset, unit == Unit.SITE, unit == Unit.SUM
+        return PrivacyExhausted(self.round, budget.cumulative_u, budget.cap_u, delta_exp, *whose)
 
     def on_trained(self, result: Trained, now: float) -> list[Effect]:
         """Publish what was trained; the next turn follows after the interval."""
@@ -383,12 +414,15 @@ class Rounds:
             claims=published(self.base_claim, self._me, steps),
         )
         self.trained += self._with_training
+        self.released = self.round
         out = self._publisher.publish(update, self._neighbors, now, self._keep_personal(result.personal))
         if before not in (self.base, result.result):
             self._forget(before)
         self.unmerged = True
         self.phase = Phase.IDLE
-        return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=self._with_training))]
+        out += self._replicas.resume(now)
+        in_pace = self._with_training or self._noised(self.round)
+        return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=in_pace))]
 
     def _keep_personal(self, state: bytes) -> bytes:
         """Go on with personal tensors ``state``; what the update's private part says of them, if there are any."""

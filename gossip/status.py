@@ -8,7 +8,7 @@ from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.evidence import standing_class
 from quidnunc.gossip.explain import STEP_REASONS, doubt_reasons, merge_reasons
 from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
-from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.jobs import PPB, Unit
 from quidnunc.gossip.neighbor import Neighbor, is_live
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.retirement import retired_data
@@ -36,13 +36,16 @@ def state_of(node: Node, now: float) -> tuple[str, str]:
     if rounds.phase == Phase.STARTING:
         return "starting", "starting"
     if rounds.finished:
-        if rounds.trained < total:
+        if rounds.trained < total and node.budget.exhausted:
             return "finished", f"privacy budget spent after {rounds.trained} of {total} rounds; merging goes on"
+        if rounds.trained < total:
+            return "finished", f"all {total} rounds are over, {rounds.trained} trained here; merging goes on"
         return "finished", f"all {total} rounds done; merging and publishing go on"
     live = len(rounds.live(now))
     if rounds.alone(now):
         return "isolated", "no neighbor is live: only signs of life are published, no budget is spent"
-    return "training", f"round {rounds.trained + 1} of {total}; {live} of {len(node.neighbors)} neighbors live"
+    number = rounds.following if node.charter.privacy.unit == Unit.SUM else rounds.trained + 1
+    return "training", f"round {number} of {total}; {live} of {len(node.neighbors)} neighbors live"
 
 
 def status(node: Node, now: float) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
             "epsilon": budget.epsilon if budget.private else None,
             "epsilon_cap": budget.cap_u / 1e6 if budget.private else None,
             "delta": 10.0**-charter.privacy.delta_exp if budget.private else None,
+            "colluders": charter.privacy.colluders if charter.privacy.unit == Unit.SUM else None,
             "releases": budget.made,
             "exhausted": budget.exhausted,
             "robustness": _robustness(node),

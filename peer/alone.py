@@ -17,7 +17,8 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import open_charter
-from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, Trained, TrainJob
+from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, PrivacyStep, Trained, TrainJob, Unit
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.task import Site
 from quidnunc.peer.config import Config, load
@@ -43,6 +44,9 @@ def train_alone(charter: Charter, config: Config) -> float:
         raise AloneFailed(f"the task cannot be built: {described}")
     state, personal = described.genesis, b""
     privacy = charter.privacy_step()
+    if privacy is not None and privacy.unit == Unit.SUM:
+        # Nobody is there whose noise would cancel: as much as the same promise takes by oneself.
+        privacy = PrivacyStep(privacy.clip, charter.privacy.total_u / MICRO)
     for number in range(1, charter.rounds.count + 1):
         trained = compute.handle(TrainJob(number, number, state, state, True, 1.0, privacy, personal))
         if not isinstance(trained, Trained):

@@ -30,6 +30,7 @@ from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, requir
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed, Spent
 from quidnunc.gossip.node import Node
+from quidnunc.gossip.private_sum import pair_keys
 from quidnunc.gossip.rebuild import Self, Software
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
@@ -440,7 +441,8 @@ async def _run(
     keys = Keys.derive(await trio.to_thread.run_sync(opener))
     charter, member, note_hash = load_charter(home.charter, keys)
     overlay = make_overlay(charter, member, keys, config)
-    setup = compute_setup(charter, config, home)
+    pairs = pair_keys(charter, member.log_id, keys.transport)
+    setup = replace(compute_setup(charter, config, home), pairs=pairs)
     elsewhere = await trio.to_thread.run_sync(spent_elsewhere, home, config)
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
     asked = await wait_for_room(home, charter, member, room)

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from quidnunc.crypto.errors import LocalProtocolError, Malformed
+from quidnunc.crypto.pairwise import PairKey
 from quidnunc.gossip import jobs
 from quidnunc.gossip.jobs import Job, JobFailed
 from quidnunc.gossip.task import Plan, Site, Training
@@ -40,7 +41,8 @@ class Setup:
     once.
 
     ``path`` to ``blank`` are a :class:`quidnunc.gossip.task.Site`; ``genesis_seed`` to
-    ``merge_options`` are the charter's plan; the rest is this site's configuration.
+    ``merge_options`` are the charter's plan; the rest is this site's configuration. ``pairs`` are secret as well: the
+    keys of a private sum's pairs.
     """
 
     task: str
@@ -70,6 +72,7 @@ class Setup:
     private: bool = False
     rounds: int = 0
     personal: tuple[str, ...] = ()
+    pairs: tuple[PairKey, ...] = field(default=(), repr=False)
     beat_s: float = 1.0
 
     def site(self) -> Site:

@@ -86,6 +86,7 @@ def build_compute(setup: Setup) -> Computer:
         FileBlobs(Path(setup.blobs), max_bytes=setup.blob_bytes_max),
         NoiseStream(setup.noise_key, b"compute"),
         attack=setup.attack,
+        pairs=setup.pairs,
     )
 
 

@@ -6,6 +6,8 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import fmean
 
 from quidnunc.crypto.entry import log_id_of
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
@@ -21,11 +23,13 @@ from quidnunc.gossip.federation.charter import (
     default_quorum,
 )
 from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.federation.sum_terms import LEAD
 from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_SITE
 from quidnunc.gossip.federation.topology import founding_edges
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.learning.accountant import noise_for
 from quidnunc.gossip.learning.compute import Compute
+from quidnunc.gossip.private_sum import pair_keys, summed
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.task import Plan, Site, TaskFunction, Training
 from quidnunc.sim.network import Link, Network
@@ -40,7 +44,8 @@ class Scenario:
 
     ``periods_s`` are the virtual seconds one training takes, per peer (one value for all, or one each). ``attackers``
     maps a peer index to the name of its attack. ``epsilon`` None means no privacy; with ``unit`` site it is about all
-    records of a peer together.
+    records of a peer together; with ``colluders`` it is a private sum against so many curious members, among peers that
+    are all linked.
     """
 
     task: TaskFunction
@@ -57,6 +62,7 @@ class Scenario:
     delta_exp: int = 5
     clip: float = 1.0
     unit: Unit = Unit.EXAMPLE
+    colluders: int = 0
     rule: str = "repute"
     rule_options: Mapping[str, float] = field(default_factory=dict)
     drag_cap: float = 1.5
@@ -84,10 +90,11 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
         rounds=scenario.rounds,
         personal=scenario.personal,
     )
-    peers = [_peer(scenario, index, periods[index], plan) for index in range(scenario.peers)]
+    made = [_peer(scenario, index, periods[index], plan) for index in range(scenario.peers)]
+    peers = [peer for peer, _ in made]
     members = _members(scenario, peers)
     place = {member.log_id: i for i, member in enumerate(members)}
-    edges = scenario.edges or founding_edges(scenario.peers, scenario.seed)
+    edges = scenario.edges or _edges(scenario)
     by_place = sorted(tuple(sorted((place[peers[a].log_id], place[peers[b].log_id]))) for a, b in edges)
     described = peers[0].described
     charter = Charter(
@@ -106,15 +113,24 @@ def build(scenario: Scenario, hooks: Hooks | None = None) -> World:
             round(_drag_cap(scenario) * MICRO),
             {key: round(value * MICRO) for key, value in scenario.rule_options.items()},
         ),
-        privacy=_privacy(scenario),
+        privacy=_privacy(scenario, [peer.described.examples for peer in peers]),
         rounds=RoundSpec(scenario.rounds, round(scenario.interval_s * 1000), _lead(scenario), scenario.start),
         edges=tuple((a, b) for a, b in by_place),
         codec=scenario.codec,
         quorum=default_quorum(scenario.peers),
         payload_bytes=max(1024, 8 * described.dim),
     )
+    for peer, compute in made:
+        secret = SecretKey(derive_seed(_seed(scenario, f"operational-{peer.index}"), Role.TRANSPORT, 0))
+        compute.pairs = pair_keys(charter, peer.log_id, secret)
     network = Network(scenario.link, random.Random(f"network-{scenario.seed}"))
     return World(charter, peers, network, seed=scenario.seed, settings=scenario.settings, hooks=hooks)
+
+
+def _edges(scenario: Scenario) -> tuple[tuple[int, int], ...]:
+    if scenario.colluders:
+        return tuple(combinations(range(scenario.peers), 2))
+    return founding_edges(scenario.peers, scenario.seed)
 
 
 def _drag_cap(scenario: Scenario) -> float:
@@ -124,6 +140,8 @@ def _drag_cap(scenario: Scenario) -> float:
 def _lead(scenario: Scenario) -> int:
     if scenario.lead is not None:
         return scenario.lead
+    if scenario.colluders:
+        return LEAD
     return 2 if scenario.epsilon is not None else 0
 
 
@@ -137,9 +155,19 @@ def _training_spec(training: Training) -> TrainingSpec:
     )
 
 
-def _privacy(scenario: Scenario) -> PrivacySpec:
+def _privacy(scenario: Scenario, examples: Sequence[int]) -> PrivacySpec:
     if scenario.epsilon is None:
         return PrivacySpec("none")
+    if scenario.colluders:
+        return summed(
+            round(scenario.epsilon * MICRO),
+            scenario.delta_exp,
+            round(scenario.clip * MICRO),
+            scenario.rounds,
+            members=scenario.peers,
+            colluders=scenario.colluders,
+            records=round(fmean(examples)),
+        )
     noise = noise_for(scenario.epsilon, scenario.rounds, 10.0**-scenario.delta_exp)
     return PrivacySpec(
         DP_SITE if scenario.unit == Unit.SITE else DP_FULL_BATCH,
@@ -152,7 +180,7 @@ def _privacy(scenario: Scenario) -> PrivacySpec:
     )
 
 
-def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> Peer:
+def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> tuple[Peer, Compute]:
     secret = _seed(scenario, f"operational-{index}")
     root = SecretKey.from_seed(_seed(scenario, f"root-{index}"))
     log_key = SecretKey.from_seed(derive_seed(secret, Role.LOG, 0))
@@ -164,7 +192,7 @@ def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> Peer:
     attack = scenario.attackers.get(index, "")
     compute = Compute(scenario.task, site, plan, disk.blobs, noise, attack)
     worker = compute.handle
-    return Peer(
+    made = Peer(
         index=index,
         secret=log_key,
         witness=SecretKey.from_seed(derive_seed(secret, Role.WITNESS, 0)),
@@ -176,6 +204,7 @@ def _peer(scenario: Scenario, index: int, period: float, plan: Plan) -> Peer:
         disk=disk,
         period_s=period,
     )
+    return made, compute
 
 
 def _members(scenario: Scenario, peers: list[Peer]) -> list[Member]:

@@ -446,3 +446,5 @@ def test_the_demo_says_whom_its_epsilon_protects() -> None:
     assert "each record is (8, 1e-05)" in said[Unit.EXAMPLE]
     assert "each peer's training data are (8, 1e-05)" in said[Unit.SITE]
     assert "record is" not in said[Unit.SITE]
+    assert "towards everybody" not in said[Unit.SUM]
+    assert "the few curious peers of a private sum" in said[Unit.SUM]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from founders import charter, founder
+from test_private_sum import sum_charter
 from wire_tables import WIRE, blocks, section, sections, table
 
 from quidnunc.crypto import merkle
@@ -218,6 +219,8 @@ def test_members_and_charters_hold_the_documents_keys() -> None:
         assert keys(f"charter.{name}") == body[name].keys()
     sampled = mapping(mapping(decode(charter(privacy=SAMPLED).body(), max_bytes=1 << 20))["privacy"])
     assert keys("charter.privacy") | keys("Sampled privacy") == sampled.keys()
+    summed = mapping(mapping(decode(sum_charter().body(), max_bytes=1 << 20))["privacy"])
+    assert keys("charter.privacy") | keys("Privacy of a private sum") == summed.keys()
     kept = mapping(mapping(decode(charter(task=PERSONAL).body(), max_bytes=1 << 20))["task"])
     assert keys("charter.task") | keys("Personal tensors") == kept.keys()
     proximal = mapping(mapping(decode(charter(training=PROXIMAL).body(), max_bytes=1 << 20))["training"])

@@ -2,7 +2,8 @@
 
     python recompute_epsilon.py LEDGER.db...
 
-One line per ledger and unit of privacy (a record, or the whole site): releases, epsilon claimed and recomputed, delta.
+One line per ledger and unit of privacy (a record, the whole site, or a record in a private sum, against few): releases,
+epsilon claimed and recomputed, delta.
 Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed, 65: a file is no ledger.
 Written from docs/wire.md, entry 0x18 and the accountants of section 5: it shares no line with the program. That the
 entries are the signed ones is for ``quidnunc ledger verify``. All spends of a ledger count.
@@ -61,15 +62,37 @@ def sampled(kinds, delta):
     return accountant.get_epsilon(delta)
 
 
-def counted(found, site):
-    """The spends that count for the newest one of that unit: all before it, of a site for a record at half noise."""
-    newest = max(at for at, each in enumerate(found) if each.get("si", False) == site)
+def unit(spend):
+    """Whom a spend's epsilon is about."""
+    return "site" if spend.get("si", False) else "sum" if spend.get("pm", 0) else "record"
+
+
+def summed(spend, colluders):
+    """The noise of a release of a private sum against that many members, who know the noise of their pairs.
+
+    The other h are left with the covariance a*I + b*L of the complete graph on them (eigenvalues a, once, and a + h*b):
+    one over the i-th element on the diagonal of its inverse, rounded down.
+    """
+    own, pair, honest = spend["sg_u"] ** 2, spend["pa_u"] ** 2, max(1, spend["pm"] - colluders)
+    whole = own + honest * pair
+    return math.isqrt(honest * own * whole // (whole + (honest - 1) * own))
+
+
+def counted(found, which):
+    """The spends that count for the newest one of that unit: all before it, each as what it is to that unit."""
+    newest = max(at for at, each in enumerate(found) if unit(each) == which)
+    colluders = found[newest].get("pq", 0)
     for each in found[: newest + 1]:
-        own = each.get("si", False)
-        if own == site:
-            yield each
-        elif own:
+        own = unit(each)
+        if which == "site":
+            if own == "site":
+                yield each
+        elif own == "site":
             yield each | {"sg_u": each["sg_u"] // 2}
+        elif own == "sum":
+            yield each | {"sg_u": summed(each, colluders if which == "sum" else each["pm"])}
+        else:
+            yield each
 
 
 def recompute(found):
@@ -83,19 +106,28 @@ def recompute(found):
     )
 
 
-def told(path, found, site):
+def told(path, found, which):
     """Print the account of one unit; whether it is understated or void."""
-    own = [each for each in found if each.get("si", False) == site]
-    claimed_u, real = own[-1]["ec_u"], recompute(list(counted(found, site)))
+    own = [each for each in found if unit(each) == which]
+    claimed_u, real = own[-1]["ec_u"], recompute(list(counted(found, which)))
     seeded = any(each["ns"] != OS_KEY for each in own)
     wrong = claimed_u + SLACK_U < real * 1e6
     verdict = "VOID: noise from a test seed" if seeded else "UNDERSTATED" if wrong else "ok"
-    whom = " for the whole site" if site else ""
+    whom = {"record": "", "site": " for the whole site", "sum": " of private sums"}[which]
+    if which == "sum":
+        whom += f" against {own[-1]['pq']} of {own[-1]['pm']} members (against all others: {alone(found):.4f})"
     print(
         f"{path}: {len(own)} releases{whom}, epsilon {claimed_u / 1e6:.4f} claimed, {real:.4f} recomputed, "
         f"delta 1e-{own[-1]['de']}: {verdict}"
     )
     return wrong or seeded
+
+
+def alone(found):
+    """The epsilon of the newest release of a private sum against any number of members."""
+    newest = max(at for at, each in enumerate(found) if unit(each) == "sum")
+    as_record = [each | {"sg_u": each["sg_u"] // 2 if unit(each) == "site" else each["sg_u"]} for each in found]
+    return recompute(as_record[: newest + 1])
 
 
 def main(paths):
@@ -110,8 +142,8 @@ def main(paths):
         if not found:
             print(f"{path}: nothing was released, epsilon 0")
             continue
-        for site in sorted({each.get("si", False) for each in found}):
-            bad = told(path, found, site) or bad
+        for which in [each for each in ("record", "site", "sum") if each in set(map(unit, found))]:
+            bad = told(path, found, which) or bad
     return 30 if bad else 0
 
 

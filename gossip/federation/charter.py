@@ -17,6 +17,7 @@ from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.federation.fields import Fields
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.mixing import capped_sizes, metropolis
+from quidnunc.gossip.federation.sum_terms import check_private_sum
 from quidnunc.gossip.federation.terms import (
     MICRO,
     MergeSpec,
@@ -127,6 +128,9 @@ class Charter:
                 f"privacy.releases is {self.privacy.releases}, must be at least rounds.count, {self.rounds.count}"
             )
         self._check_degrees()
+        if self.privacy.unit == Unit.SUM:
+            keys = [member.transport for member in self.members]
+            check_private_sum(self.privacy, self.merge, self.rounds, self.task, transports=keys, edges=len(self.edges))
 
     def _check_degrees(self) -> None:
         """Raise CharterError if somebody has fewer neighbors than the merge rule needs: it would never merge."""
@@ -301,7 +305,7 @@ class Charter:
             training,
             merge.rule,
             merge.values,
-            self.privacy.private and self.privacy.unit == Unit.EXAMPLE,
+            self.privacy.private and self.privacy.unit != Unit.SITE,
             self.rounds.count,
             self.task.personal,
         )
@@ -328,7 +332,7 @@ def _read_merge(fields: Fields) -> MergeSpec:
 
 
 def _read_privacy(fields: Fields) -> PrivacySpec:
-    mechanism = fields.open_map("privacy", len(PrivacySpec.SAMPLED_KEYS)).get("mechanism")
+    mechanism = fields.open_map("privacy", len(PrivacySpec.SUM_KEYS)).get("mechanism")
     return PrivacySpec.read(fields.inner("privacy", PrivacySpec.keys(mechanism)))
 
 

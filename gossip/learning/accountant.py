@@ -13,7 +13,7 @@ Nothing here is sampled, so no assumption on batching is made. Every answer errs
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import erfc, exp, inf, isfinite, pi, sqrt
+from math import erfc, exp, inf, isfinite, isqrt, pi, sqrt
 
 from quidnunc.crypto.errors import ConfigError
 
@@ -29,6 +29,26 @@ def combined_noise(noise_multipliers: Iterable[float]) -> float:
             return 0.0
         total += multiplier**-2
     return inf if total == 0 else total**-0.5
+
+
+def summed_noise_u(noise_u: int, pair_u: int, honest: int) -> int:
+    """The noise multiplier (``_u``, rounded down) that a private sum has against all but ``honest`` of its members.
+
+    Every member adds noise of its own (variance a, here and below in squared clips) and, for each other member, noise
+    of variance b that the two add and subtract. Members who are not honest know their pairs, so that h honest ones are
+    left with the covariance a*I + b*L, L being the Laplacian of the complete graph on h. It has the eigenvalue a once
+    and a + h*b else, and a record of one member moves one coordinate: the release is a Gaussian mechanism of variance
+
+        1 / [(a*I + b*L)^-1]_ii = 1 / (1/(h*a) + (1 - 1/h)/(a + h*b))
+
+    (the term in which DECOR, Allouah et al. 2024, bounds its Renyi divergence). With h up to 1 nothing is added.
+    """
+    if honest <= 1 or not noise_u:
+        return noise_u
+    own, pair = noise_u * noise_u, pair_u * pair_u
+    share = own + honest * pair
+    # 1/(1/(h*a) + (h-1)/(h*s)) = h*a*s / (s + (h-1)*a), and the root of the floor is the floor of the root.
+    return isqrt(honest * own * share // (share + (honest - 1) * own))
 
 
 def delta_of(epsilon: float, sigma_total: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from quidnunc.crypto.errors import ConfigError, QuidnuncError, Reason, RemoteProtocolError, StoreUnwritable
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
+from quidnunc.crypto.pairwise import PairKey
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.jobs import (
     Accounted,
@@ -40,6 +42,7 @@ from quidnunc.gossip.jobs import (
     Result,
     Trained,
     TrainJob,
+    Unit,
     is_exhaustion,
 )
 from quidnunc.gossip.learning import codec
@@ -48,6 +51,7 @@ from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
+from quidnunc.gossip.learning.pair_noise import pair_noise
 from quidnunc.gossip.learning.params import build, schema_of, to_vector
 from quidnunc.gossip.learning.privacy import refuse_batch_statistics
 from quidnunc.gossip.learning.sampled import costs
@@ -78,7 +82,8 @@ class Compute:
 
     ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer
     or run has. ``attack`` names a drill of ``gossip/learning/attack.py``. Raises ConfigError for an unknown attack.
-    ``notes`` are the task's remarks on the local data, once it is built.
+    ``pairs`` are the keys that a private sum takes. ``notes`` are the task's remarks on the local data, once it is
+    built.
     """
 
     def __init__(
@@ -89,8 +94,10 @@ class Compute:
         blobs: Blobs,
         noise: NoiseStream,
         attack: str = "",
+        pairs: Sequence[PairKey] = (),
     ) -> None:
         check_attack(attack)
+        self.pairs = tuple(pairs)
         self._task_function = task_function
         self._site = site
         self._plan = plan
@@ -186,8 +193,13 @@ class Compute:
         stream = self._noise.child(name + job.base + job.replica)
         start = base if self._honest is None else self._honest
         kept = job.personal
-        if job.train:
-            whole, loss = train(net, task.train, split.join(start, personal), self._plan.training, job.privacy, stream)
+        pairs = None
+        if job.privacy is not None and job.privacy.unit == Unit.SUM:
+            pairs = pair_noise(self.pairs, job.round, net.dim)
+        if job.train or pairs is not None:
+            rows = len(task.train[0]) if job.train else 0  # none: a release of noise alone
+            data = task.train[0][:rows], task.train[1][:rows]
+            whole, loss = train(net, data, split.join(start, personal), self._plan.training, job.privacy, stream, pairs)
             trained = split.shared(whole)
             self._stride = float(np.linalg.norm((trained - start).astype(np.float64)))
             if split.personal_dim:

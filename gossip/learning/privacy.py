@@ -11,6 +11,9 @@ With unit site a round releases clip(delta, C) + N(0, (m*C)^2) once, delta being
 (McMahan et al. 2018, with every organization in every round). The unit is all training records of one peer, there or
 absent: without them there is nothing to train on, and the delta is zero. So one release is a Gaussian mechanism with
 noise multiplier m, whatever the training does inside; between any two data sets it is one with m/2.
+
+With unit sum a step is (sum_i clip(grad_i, C) + N(0, (m*C)^2) + p*C*pairs) / N: ``pairs`` is the noise that members add
+and subtract (``pair_noise.py``), N the same number of records for all of them.
 """
 
 from __future__ import annotations
@@ -35,19 +38,28 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def private_gradient(
-    net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, step: PrivacyStep, noise: NoiseStream
+    net: Functional,
+    vector: Vector,
+    inputs: Tensor,
+    targets: Tensor,
+    step: PrivacyStep,
+    noise: NoiseStream,
+    pairs: NDArray[np.float64] | None = None,
 ) -> tuple[Vector, float]:
     """One noised gradient [d] at ``vector`` [d], and the (unprotected, local) mean loss on the sample, 0 on none.
 
-    Raises ConfigError for a model in which one example's gradient depends on others (batch normalization).
+    ``pairs`` [d] is the standard normal noise of a private sum's pairs. Raises ConfigError for a model in which one
+    example's gradient depends on others (batch normalization).
     """
     refuse_batch_statistics(net.module)
-    expected = step.rate * len(inputs)
+    expected = step.records or step.rate * len(inputs)
     if step.rate < 1:
         drawn = torch.from_numpy(poisson_sample(len(inputs), step.rate, noise.child(b"sample")))
         inputs, targets = inputs[drawn], targets[drawn]
     total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
     total = total + noise.gaussian(net.dim) * (step.noise_multiplier * step.clip)
+    if pairs is not None:
+        total = total + pairs * (step.pair_multiplier * step.clip)
     return (total / expected).astype(np.float32), loss / max(1, len(inputs))
 
 

@@ -26,21 +26,23 @@ def train(
     training: Training,
     privacy: PrivacyStep | None,
     stream: NoiseStream,
+    pairs: NDArray[np.float64] | None = None,
 ) -> tuple[Vector, float]:
     """Params [d] after one round of training from ``vector`` [d], and the mean loss seen on the way.
 
     Without ``privacy``: ``local_steps`` of minibatch SGD with heavy-ball momentum, which starts from zero. The gradient
     of the proximal term ``prox/2 * |params - vector|^2`` (FedProx, Li et al. 2020) is added to that of every step.
     With it: ``privacy.steps`` private steps; momentum then runs over noised gradients, which is post-processing. With
-    unit site: the steps without privacy, and then their delta clipped and noised.
+    unit site: the steps without privacy, and then their delta clipped and noised. ``pairs`` [d] is the noise of a
+    private sum's pairs, which goes with unit sum.
     All randomness comes from ``stream``. Exceptions of the user's model pass through; ConfigError if the params are
     no longer finite.
     """
     if net.layers is None:
         with scoped_rng(int.from_bytes(stream.child(b"torch").bytes(8), "big") >> 1):
-            result, loss = _train(net, data, vector, training, privacy, stream)
+            result, loss = _train(net, data, vector, training, privacy, stream, pairs)
     else:
-        result, loss = _train(net, data, vector, training, privacy, stream)
+        result, loss = _train(net, data, vector, training, privacy, stream, pairs)
     if not np.isfinite(result).all():
         raise ConfigError(
             f"training left params that are not finite (learning_rate {training.learning_rate})",
@@ -56,9 +58,10 @@ def _train(
     training: Training,
     privacy: PrivacyStep | None,
     stream: NoiseStream,
+    pairs: NDArray[np.float64] | None,
 ) -> tuple[Vector, float]:
-    if privacy is not None and privacy.unit == Unit.EXAMPLE:
-        return _train_privately(net, data, vector, training, privacy, stream.child(b"noise"))
+    if privacy is not None and privacy.unit != Unit.SITE:
+        return _train_privately(net, data, vector, training, privacy, stream.child(b"noise"), pairs)
     trained, loss = _train_plainly(net, data, vector, training, stream)
     if privacy is None:
         return trained, loss
@@ -92,6 +95,7 @@ def _train_privately(
     training: Training,
     privacy: PrivacyStep,
     noise: NoiseStream,
+    pairs: NDArray[np.float64] | None,
 ) -> tuple[Vector, float]:
     """The private steps of one round, every one with noise (and a sample) of its own."""
     anchor = vector
@@ -99,7 +103,7 @@ def _train_privately(
     total = 0.0
     for step in range(privacy.steps):
         fresh = noise if privacy.steps == 1 else noise.child(b"step/%d" % step)
-        gradient, loss = private_gradient(net, vector, *data, privacy, fresh)
+        gradient, loss = private_gradient(net, vector, *data, privacy, fresh, pairs)
         if training.prox:
             # Outside of clip and noise: it depends on what was noised already, and on no record.
             gradient = gradient + np.float32(training.prox) * (vector - anchor)

@@ -18,7 +18,13 @@ from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 UNITS = {
     Unit.EXAMPLE: "one record, add or remove",
     Unit.SITE: "all training records of this peer together, there or absent",
+    Unit.SUM: "one record, add or remove, in private sums",
 }
+SUM_NOT_COVERED = (
+    "for a private sum: members who do not follow the protocol, of whom one is enough to spoil the model unseen; "
+    "nothing is screened, and no robustness is claimed",
+    "for a private sum: more curious members than are named, against whom the larger epsilon above is all that holds",
+)
 NOT_COVERED = (
     "holdout records, which judge neighbors' models, unless they are public",
     "when and whether this peer takes part, and how many records it has (taken as public)",
@@ -41,11 +47,13 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         found = accounts(store)
     promise = _promise(context)
+    summed = any(account.unit == Unit.SUM for account in found)
+    not_covered = [*NOT_COVERED, *(SUM_NOT_COVERED if summed else ())]
     usual = found[0].accountant if found else ACCOUNTANT
     data = {
         "promise": promise,
         "datasets": [_account_data(account, promise) for account in found],
-        "not_covered": list(NOT_COVERED),
+        "not_covered": not_covered,
         "accountant": next((account.accountant for account in found if account.sampled), usual),
     }
     if not found:
@@ -60,9 +68,12 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         lines += _account_lines(account)
     if len({account.dataset for account in found}) > 1:
         lines.append("each data set's epsilon includes what was spent on those before it")
-    if len({account.unit for account in found}) > 1:
+    units = {account.unit for account in found}
+    if Unit.SITE in units and len(units) > 1:
         lines.append("an epsilon for one record and one for all of them are two promises: neither stands for the other")
-    lines += ["not covered:", *(f"  - {text}" for text in NOT_COVERED)]
+    if {Unit.EXAMPLE, Unit.SUM} <= units:
+        lines.append("an epsilon against everybody and one against few are two promises: neither stands for the other")
+    lines += ["not covered:", *(f"  - {text}" for text in not_covered)]
     wrong = [account for account in found if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:
         message = (
@@ -84,6 +95,7 @@ def _promise(context: Context) -> dict[str, Any] | None:
     return {
         "mechanism": privacy.mechanism,
         "unit": privacy.unit.label,
+        **({"colluders": privacy.colluders} if privacy.unit == Unit.SUM else {}),
         "epsilon": privacy.epsilon_u / MICRO,
         "delta": privacy.delta,
         "releases": privacy.releases,
@@ -111,12 +123,49 @@ def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str,
         "privacy_unit": account.unit.label,
         "unit": UNITS[account.unit],
         **({"epsilon_exchanged": account.exchanged()} if site else {}),
-        "releases_of_other_unit": {"before": account.others, "since": account.since, "counted": not site},
-        "adversary": "everybody but this peer",
+        **(_sum_data(account) if account.unit == Unit.SUM else {}),
+        "releases_of_other_unit": {
+            "before": account.others.total(),
+            "since": account.since.total(),
+            "counted": not site,
+        },
+        "adversary": _adversary(account),
         "noise_source": "test seed" if account.void else "ChaCha20 under a key of the operating system",
         "void": account.void,
         "exhausted": account.exhausted,
     }
+
+
+def _sum_data(account: Account) -> dict[str, Any]:
+    last = account.spends[-1] if account.spends else None
+    return {
+        "colluders": account.colluders,
+        "members": None if last is None else last.members,
+        "pair_multiplier": None if last is None else last.pair_u / MICRO,
+        "epsilon_alone": account.alone(),
+    }
+
+
+def _adversary(account: Account) -> str:
+    """Against whom the epsilon of an account holds."""
+    if account.unit != Unit.SUM:
+        return "everybody but this peer"
+    return f"whoever listens, and up to {account.colluders} members who are curious and follow the protocol"
+
+
+def _adversary_lines(account: Account) -> list[Line]:
+    if account.unit != Unit.SUM:
+        text = "against everybody outside: all other members together, whoever reads the wire, whoever reads the ledger"
+        return [f"  {text}"]
+    last = account.spends[-1]
+    return [
+        f"  of a private sum of {last.members} members: against whoever reads the wire or the ledger, together with up "
+        f"to {last.colluders} curious members who follow the protocol",
+        Styled(
+            f"  against more members than that, up to all others together: only epsilon {account.alone():.4f}", "warn"
+        ),
+        "  a member that is away or leaves takes nothing from this: noise of its pairs stays in the others' model",
+    ]
 
 
 def _unit_line(account: Account) -> str:
@@ -132,15 +181,32 @@ def _unit_line(account: Account) -> str:
 def _other_unit_lines(account: Account) -> list[Line]:
     """What releases of the other unit are to this account."""
     if account.unit == Unit.SITE:
-        count = account.others + account.since
+        count = account.others.total() + account.since.total()
         text = "releases under a promise for single records, which bound nothing for all of them together"
         return [Styled(f"  not counted: {count} {text}", "warn")] if count else []
     lines: list[Line] = []
-    if account.others:
-        lines.append(f"  counted as well: {account.others} releases for the whole site, each at half of its noise")
-    if account.since:
-        lines.append(Styled(f"  not counted: {account.since} releases for the whole site that came since", "warn"))
+    for unit, count in sorted(account.others.items()):
+        lines.append(f"  counted as well: {count} releases {_AS[unit]}")
+    for unit, count in sorted(account.since.items()):
+        if count:
+            lines.append(Styled(f"  not counted: {count} releases {_OF[unit]} that came since", "warn"))
     return lines
+
+
+_OF = {
+    Unit.EXAMPLE: "against everybody",
+    Unit.SITE: "for the whole site",
+    Unit.SUM: "of private sums",
+}
+_AS = {
+    Unit.EXAMPLE: "against everybody, as they are",
+    Unit.SITE: "for the whole site, each at half of its noise",
+    Unit.SUM: "of private sums, each at this peer's own noise, without that of pairs",
+}
+
+
+def _pairs(spend: PrivacySpend) -> str:
+    return f" and {spend.pair_u / MICRO:g} for each pair" if spend.unit == Unit.SUM else ""
 
 
 def _sampling(spend: PrivacySpend) -> str:
@@ -159,9 +225,9 @@ def _account_lines(account: Account) -> list[Line]:
             "strong",
         ),
         _unit_line(account),
-        "  against everybody outside: all other members together, whoever reads the wire, whoever reads the ledger",
+        *_adversary_lines(account),
         f"  through round {last.round}, {len(account.spends)} releases; clip {last.clip_u / MICRO:g}, noise multiplier "
-        f"{last.noise_u / MICRO:g}{_sampling(last)}",
+        f"{last.noise_u / MICRO:g}{_pairs(last)}{_sampling(last)}",
         f"  accountant: {account.accountant}; recomputed here: {account.recomputed():.4f}",
         *_other_unit_lines(account),
         "  noise: ChaCha20 under a key of the operating system; everything after the noise is post-processing",

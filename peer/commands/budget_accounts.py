@@ -16,6 +16,7 @@ from quidnunc.peer.ledger.ledger_reader import LedgerReader
 
 SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
+SUM_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch, with honest pairs' noise"
 SITE_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), one noised delta a round"
 
 
@@ -42,8 +43,8 @@ def spends(store: LedgerReader) -> list[Spend]:
 class Account:
     """The spends of one data set under one unit, and ``before`` the newest of them all others of the ledger.
 
-    Those of the same unit add up, and those of a site count for a record as well (gossip/jobs.py, ``counting``).
-    ``since`` counts releases of the other unit after the newest here.
+    Those of the same unit add up, and for a record those of other units count as well (gossip/jobs.py, ``counting``).
+    ``since`` counts releases of other units after the newest here.
     """
 
     dataset: bytes
@@ -51,7 +52,7 @@ class Account:
     spends: list[PrivacySpend] = field(default_factory=list)
     exhausted: bool = False
     before: Counter[Release] = field(default_factory=Counter)
-    since: int = 0
+    since: Counter[Unit] = field(default_factory=Counter)
 
     @property
     def claimed_u(self) -> int:
@@ -78,16 +79,40 @@ class Account:
         noise = combined_noise(kind.noise_u / MICRO / 2 for kind in self.kinds.elements())
         return epsilon_of_total(noise, 10.0 ** -self.spends[-1].delta_exp)
 
+    def alone(self) -> float:
+        """For unit sum: the epsilon against any number of members, who leave one's own noise and nothing else."""
+        if not self.spends:
+            return 0.0
+        kinds = counting(tuple(self._everything.items()), Unit.EXAMPLE)
+        delta = 10.0 ** -self.spends[-1].delta_exp
+        if any(kind.sampled for kind, _ in kinds):
+            from quidnunc.gossip.learning.sampled import epsilon_sampled
+
+            return epsilon_sampled(kinds, delta)
+        return epsilon_of_total(combined_noise(kind.noise_u / MICRO for kind in Counter(dict(kinds)).elements()), delta)
+
+    @property
+    def colluders(self) -> int:
+        """For unit sum: how many curious members the newest claim is against."""
+        return self.spends[-1].colluders if self.spends else 0
+
+    @property
+    def _everything(self) -> Counter[Release]:
+        return self.before + Counter(spend.kind for spend in self.spends)
+
     @property
     def kinds(self) -> Counter[Release]:
         """How many releases of each kind went into the newest claim, each as what it is to this unit."""
-        everything = self.before + Counter(spend.kind for spend in self.spends)
-        return Counter(dict(counting(tuple(everything.items()), self.unit)))
+        return Counter(dict(counting(tuple(self._everything.items()), self.unit, self.colluders)))
 
     @property
-    def others(self) -> int:
-        """How many releases of the other unit there were before the newest here."""
-        return sum(count for kind, count in self.before.items() if kind.unit != self.unit)
+    def others(self) -> Counter[Unit]:
+        """How many releases of other units there were before the newest here."""
+        found: Counter[Unit] = Counter()
+        for kind, count in self.before.items():
+            if kind.unit != self.unit:
+                found[kind.unit] += count
+        return found
 
     @property
     def sampled(self) -> bool:
@@ -99,7 +124,9 @@ class Account:
         """Who counts, in words."""
         if self.unit == Unit.SITE:
             return SITE_ACCOUNTANT
-        return SAMPLED_ACCOUNTANT if self.sampled else ACCOUNTANT
+        if self.sampled:
+            return SAMPLED_ACCOUNTANT
+        return SUM_ACCOUNTANT if self.unit == Unit.SUM else ACCOUNTANT
 
     @property
     def void(self) -> bool:
@@ -117,7 +144,9 @@ def accounts(store: LedgerReader) -> list[Account]:
         so_far[spend.kind] += 1
         account.before = so_far.copy()
     for account in found.values():
-        account.since = sum(count - account.before[kind] for kind, count in so_far.items() if kind.unit != account.unit)
+        for kind, count in so_far.items():
+            if kind.unit != account.unit:
+                account.since[kind.unit] += count - account.before[kind]
         account.before -= Counter(spend.kind for spend in account.spends)
     for entry in store.of_type(EntryType.DP_EXHAUSTED):
         record = record_of(EntryType.DP_EXHAUSTED, entry.payload)

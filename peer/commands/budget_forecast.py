@@ -26,6 +26,7 @@ from quidnunc.peer.commands.budget_accounts import spends
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
+from quidnunc.peer.commands.unit_words import SUFFIX
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 from quidnunc.peer.shared_account import spent_elsewhere
@@ -142,6 +143,8 @@ def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -
 def _lines(data: dict[str, Any]) -> list[Line]:
     spent = f"epsilon {data['epsilon']:.4f} of {data['epsilon_cap']:g} spent at delta {data['delta']:g}"
     whom = "all training records together" if data["unit"] == Unit.SITE.label else "one record"
+    if data["unit"] == Unit.SUM.label:
+        whom += SUFFIX[Unit.SUM]
     lines: list[Line] = [f"{spent} for {whom}, {data['releases']} releases"]
     left, fit, planned = data["releases_left"], data["releases_affordable"], data["releases_planned"]
     why = "the cap" if fit < planned else "the charter's plan"

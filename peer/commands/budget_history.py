@@ -15,6 +15,7 @@ from quidnunc.peer.commands.budget_accounts import Spend, spends
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.ledger_home import opened, readable
+from quidnunc.peer.commands.unit_words import by_label
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
@@ -85,6 +86,15 @@ def _row(spend: Spend, update: int | None) -> dict[str, Any]:
         "sampling_rate": record.rate_ppm / PPM,
         "steps": record.steps,
         "unit": record.unit.label,
+        **(
+            {
+                "pair_multiplier": record.pair_u / MICRO,
+                "members": record.members,
+                "colluders": record.colluders,
+            }
+            if record.unit == Unit.SUM
+            else {}
+        ),
         "test_seed": record.noise_source != NoiseSource.CHACHA20_OS_KEY,
         "update": update,
     }
@@ -114,7 +124,8 @@ def _place(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _of_site(row: dict[str, Any]) -> str:
-    return "  for the whole site" if row["unit"] == Unit.SITE.label else ""
+    suffix = by_label(row["unit"])
+    return f" {suffix}" if suffix else ""
 
 
 def _line(row: dict[str, Any]) -> str:

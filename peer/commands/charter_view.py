@@ -7,8 +7,9 @@ from typing import Any
 
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
-from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.federation.terms import MICRO, PrivacySpec
 from quidnunc.gossip.jobs import PPM, Unit
+from quidnunc.gossip.private_sum import epsilon_alone
 from quidnunc.peer.commands.data_schema import schema_lines
 from quidnunc.peer.naming import fingerprint, peer_id
 from quidnunc.peer.output import Line, Styled
@@ -93,7 +94,7 @@ def terms_lines(charter: Charter) -> list[Line]:
     options = "".join(f", {key}={value}" for key, value in task.options.items())
     lead = f", at most {rounds.lead} ahead of the slowest" if rounds.lead else ""
     pace = f"{rounds.interval_ms / 1000:g} s apart" if rounds.interval_ms else "as fast as training goes"
-    if charter.privacy.private and charter.privacy.unit == Unit.EXAMPLE:
+    if charter.privacy.private and charter.privacy.unit != Unit.SITE:
         step = charter.privacy.release
         each = f"{step.steps} steps on sampled batches" if step.sampled else "one full-batch step"
         steps = f"{each} per round, learning rate {training.learning_rate_u / MICRO:g}"
@@ -137,11 +138,26 @@ def privacy_sentence(charter: Charter) -> str:
         whom, clip = "all training records of one member together (there or absent)", "clip of a round's delta"
     else:
         whom, clip = "one record of one member (add or remove)", "clip"
+    if privacy.unit == Unit.SUM:
+        return _sum_sentence(privacy)
     sampling = f", Poisson sampling at rate {privacy.rate_ppm / PPM:g}" if privacy.sampled else ""
     return (
         f"epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for {whom}, "
         f"against everybody else, after {privacy.releases} releases; {clip} {privacy.clip_u / MICRO:g}, "
         f"noise multiplier {privacy.noise_u / MICRO:g}{sampling}"
+    )
+
+
+def _sum_sentence(privacy: PrivacySpec) -> str:
+    """The promise of a private sum: against whom it holds stands before against whom it does not."""
+    alone = epsilon_alone(privacy.release, privacy.releases, privacy.delta)
+    return (
+        f"private sum: epsilon {privacy.epsilon_u / MICRO:g} at delta {privacy.delta:g} for one record of one member "
+        f"(add or remove), against whoever listens and up to {privacy.colluders} of the {privacy.members} members "
+        f"together, after {privacy.releases} releases; against more of them only epsilon {alone:.4g}; clip "
+        f"{privacy.clip_u / MICRO:g}, noise multiplier {privacy.noise_u / MICRO:g} and {privacy.pair_u / MICRO:g} for "
+        f"each pair, gradients over {privacy.records} records; every member is trusted to follow the protocol: nothing "
+        "is screened, no robustness is claimed"
     )
 
 
@@ -189,5 +205,16 @@ def _privacy_data(charter: Charter) -> dict[str, Any]:
         "clip": privacy.clip_u / MICRO,
         "noise_multiplier": privacy.noise_u / MICRO,
         "releases": privacy.releases,
+        **(_sum_data(privacy) if privacy.unit == Unit.SUM else {}),
         **({"sampling_rate": privacy.rate_ppm / PPM, "steps": privacy.steps} if privacy.sampled else {}),
+    }
+
+
+def _sum_data(privacy: PrivacySpec) -> dict[str, Any]:
+    return {
+        "pair_multiplier": privacy.pair_u / MICRO,
+        "members": privacy.members,
+        "colluders": privacy.colluders,
+        "records": privacy.records,
+        "epsilon_alone": epsilon_alone(privacy.release, privacy.releases, privacy.delta),
     }

@@ -22,7 +22,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
-from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, check_site, finite_or_inf
+from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, check_site, check_sum, finite_or_inf
 from quidnunc.peer.commands.rule_words import add_rule, rule_options
 from quidnunc.peer.home import Home, unwritable
 from quidnunc.peer.home_name import quidnunc
@@ -69,9 +69,15 @@ def register(parser: CommandParser) -> None:
     )
     add(
         "--privacy-unit",
-        choices=[unit.label for unit in Unit],
+        choices=[unit.label for unit in (Unit.EXAMPLE, Unit.SITE)],
         default=Unit.EXAMPLE.label,
         help="whom epsilon protects: one record (default: example), or all records of a peer together (site)",
+    )
+    add(
+        "--private-sum",
+        type=int,
+        metavar="Q",
+        help="less noise: epsilon holds against listeners and up to Q curious peers only; with --rule mean",
     )
     add("--local-steps", type=int, metavar="N", help="steps per round; not for full batches of records")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
@@ -171,8 +177,24 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.privacy_unit == Unit.SITE.label:
         check_site(epsilon, args.sampling_rate)
     unit = ("--privacy-unit", args.privacy_unit)
+    if args.private_sum is not None:
+        _check_sum(args, epsilon)
+        unit = ("--private-sum", str(args.private_sum))
     create = (*rhythm, "--epsilon", str(args.epsilon), *unit, *rule, *_steps(args, epsilon), *personal)
     return Plan(args.peers, args.task, args.alpha, args.seed, create, args.attackers, args.attack)
+
+
+def _check_sum(args: argparse.Namespace, epsilon: float) -> None:
+    """Raise UsageError for what contradicts ``--private-sum``: here, before keys are made."""
+    if args.data is None:
+        unit, rate = args.privacy_unit, args.sampling_rate
+        check_sum(args.private_sum, args.peers, epsilon=epsilon, unit=unit, rate=rate)
+    if args.rule != "mean" or args.personal:
+        raise UsageError(
+            "--private-sum takes the plain mean and shares all tensors: noise that cancels between members hides what "
+            "other rules compare, and cancels nowhere in what is not sent",
+            hint="add --rule mean, and leave --personal out",
+        )
 
 
 def _check_rule(args: argparse.Namespace) -> None:
@@ -326,10 +348,11 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
     }
     ended = [row for row in rows if row["ended"] is not None]
     home = next(row["home"] for row in rows if row["ended"] is None)
+    unit = args.privacy_unit if args.private_sum is None else Unit.SUM.label
     lines = [
         *table(rows),
         "",
-        *verdict_lines(rows, mean, alone, float(args.epsilon), args.privacy_unit),
+        *verdict_lines(rows, mean, alone, float(args.epsilon), unit),
         *next_commands(home),
     ]
     bad = ", ".join(row["name"] for row in rows if not row["ledger_verified"])

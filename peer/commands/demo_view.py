@@ -62,8 +62,11 @@ def verdict_lines(
         whom, which = "each record is", "add or remove one record"
         if unit == Unit.SITE.label:
             whom, which = "each peer's training data are", "all of its records there or absent"
+        against = "everybody outside its peer"
+        if unit == Unit.SUM.label:
+            against = "listeners and the few curious peers of a private sum, not all others together,"
         lines.append(
-            f"{whom} ({epsilon:g}, 1e-05)-differentially private towards everybody outside its peer "
+            f"{whom} ({epsilon:g}, 1e-05)-differentially private towards {against} "
             f"({which}; the local holdout is not covered)"
         )
     verified = all(row["ledger_verified"] for row in rows)

@@ -10,6 +10,7 @@ import tempfile
 import time
 import unicodedata
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.charter import NONCE_BYTES, Charter, default_quorum
 from quidnunc.gossip.federation.founding import NOTE_BYTES, draft_note, open_charter, sign_charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.sum_terms import LEAD as SUM_LEAD
 from quidnunc.gossip.federation.terms import (
     DP_FULL_BATCH,
     DP_POISSON,
@@ -34,11 +36,20 @@ from quidnunc.gossip.federation.terms import (
 )
 from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result, Unit
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
+from quidnunc.gossip.private_sum import summed
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
-from quidnunc.peer.commands.draft_numbers import check_site, check_whole_numbers, epsilon, micro, millis
+from quidnunc.peer.commands.draft_numbers import (
+    check_site,
+    check_sum,
+    check_whole_numbers,
+    epsilon,
+    micro,
+    millis,
+    usual_records,
+)
 from quidnunc.peer.commands.files import own_card, own_place, read_cards, replace_public, write_public
 from quidnunc.peer.commands.promise import sampled_noise
 from quidnunc.peer.commands.robustness import warn_of_noise
@@ -105,10 +116,23 @@ def register(parser: CommandParser) -> None:
     )
     add(
         "--privacy-unit",
-        choices=[unit.label for unit in Unit],
+        choices=[unit.label for unit in (Unit.EXAMPLE, Unit.SITE)],
         default=Unit.EXAMPLE.label,
         help="whom epsilon protects: one record (example), or all records of a member together (site: plain training, "
         "its whole delta clipped and noised; far more noise)",
+    )
+    add(
+        "--private-sum",
+        type=int,
+        metavar="Q",
+        help="far less noise: part of it cancels between members, so that epsilon holds against listeners and up to Q "
+        "curious members only; nothing is screened, with --rule mean (see docs/privacy.md)",
+    )
+    add(
+        "--records",
+        type=int,
+        metavar="N",
+        help="with --private-sum: what everybody divides gradient sums by (default: the mean size by the cards)",
     )
     add("--clip", type=float, metavar="C", help="bound on one example's gradient or, with unit site, a round's delta")
     add_rule(parser)
@@ -183,8 +207,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
     personal = tuple(sorted(set(args.personal)))
     schema = read_schema(args.schema, args.task)
     defaults = _defaults(args.task)
-    privacy = _privacy(args, defaults)
-    lead = _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD
+    privacy = _privacy(args, defaults, members)
+    complete = privacy.unit == Unit.SUM
     # Everything else is checked before the task is built, which takes seconds.
     unbuilt = Charter(
         purpose=unicodedata.normalize("NFC", args.purpose),
@@ -195,8 +219,8 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         training=_training(args, defaults),
         merge=_merge(args, privacy),
         privacy=privacy,
-        rounds=RoundSpec(args.rounds, millis(args.interval), lead, args.start),
-        edges=founding_edges(len(members), args.seed),
+        rounds=RoundSpec(args.rounds, millis(args.interval), _lead(privacy), args.start),
+        edges=tuple(combinations(range(len(members)), 2)) if complete else founding_edges(len(members), args.seed),
         codec=_CODECS[args.codec],
         quorum=default_quorum(len(members)) if args.quorum is None else args.quorum,
         payload_bytes=_PAYLOAD_BYTES,
@@ -208,8 +232,11 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         model = read_model(expanded(args.from_model), described.dim)
         described = replace(described, genesis=hashlib.sha256(model).digest())
         write_new(expanded(beside(args.out)).absolute(), model)
+    if complete and _records(args, members) is None:
+        privacy = replace(privacy, records=max(1, described.examples))
     charter = replace(
         unbuilt,
+        privacy=privacy,
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
@@ -282,7 +309,18 @@ def _training(args: argparse.Namespace, defaults: Defaults) -> TrainingSpec:
     )
 
 
-def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
+def _lead(privacy: PrivacySpec) -> int:
+    if privacy.unit == Unit.SUM:
+        return SUM_LEAD
+    return _PRIVATE_LEAD if privacy.private else _PLAIN_LEAD
+
+
+def _privacy(args: argparse.Namespace, defaults: Defaults, members: tuple[Member, ...]) -> PrivacySpec:
+    if args.private_sum is None and args.records is not None:
+        raise UsageError("--records without --private-sum", hint="it names what the members of a sum divide by")
+    if args.private_sum is not None:
+        unit, rate = args.privacy_unit, args.sampling_rate
+        check_sum(args.private_sum, len(members), epsilon=args.epsilon, unit=unit, rate=rate)
     site = args.privacy_unit == Unit.SITE.label
     if site:
         check_site(args.epsilon, args.sampling_rate)
@@ -294,6 +332,13 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
     clip_u = micro("--clip", defaults.clip if args.clip is None else args.clip)
     if args.sampling_rate is not None:
         return _sampled(args, defaults, epsilon_u, clip_u)
+    if args.private_sum is not None:
+        return summed(
+            *(epsilon_u, args.delta_exp, clip_u, args.rounds),
+            members=len(members),
+            colluders=args.private_sum,
+            records=_records(args, members) or 1,  # 1 until the task was built, if that has to tell
+        )
     delta = 10.0**-args.delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
     # The last bit of a division may be lost: what is written down must suffice as it stands.
@@ -308,6 +353,17 @@ def _privacy(args: argparse.Namespace, defaults: Defaults) -> PrivacySpec:
         releases=args.rounds,
         unit=Unit.SITE if site else Unit.EXAMPLE,
     )
+
+
+def _records(args: argparse.Namespace, members: tuple[Member, ...]) -> int | None:
+    """What the members of a private sum divide by; None where only a share of a built-in data set can tell."""
+    records = usual_records(args.records, members)
+    if records is None and args.site_peers == 1:
+        raise UsageError(
+            "--private-sum: no card tells a number of records, and all members divide by the same one",
+            hint="give --records, about the mean number of a member's training records",
+        )
+    return records
 
 
 def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, clip_u: int) -> PrivacySpec:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO
+from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, SUM_MEMBERS_MAX, SUM_RECORDS_MAX
+from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.output import UsageError
 
 EPSILON_MIN = 1 / MICRO
@@ -76,6 +80,36 @@ def check_site(epsilon: float, rate: float | None) -> None:
             "samples of its records hide nothing of it",
             hint="leave --sampling-rate out; --batch and --local-steps shape its training",
         )
+
+
+def check_sum(colluders: int, members: int, *, epsilon: float, unit: str, rate: float | None) -> None:
+    """Raise UsageError for what contradicts ``--private-sum``."""
+    if epsilon == math.inf:
+        raise UsageError("--private-sum without privacy: --epsilon inf", hint="give a finite --epsilon")
+    if unit != Unit.EXAMPLE.label or rate is not None:
+        raise UsageError(
+            "--private-sum is about single records and takes all of them in every step",
+            hint="leave --privacy-unit and --sampling-rate out",
+        )
+    if not 3 <= members <= SUM_MEMBERS_MAX:
+        raise UsageError(f"--private-sum with {members} members, must be 3 to {SUM_MEMBERS_MAX}")
+    if not 1 <= colluders <= members - 2:
+        raise UsageError(
+            f"--private-sum is {_short(colluders)}, must be 1 to {members - 2}: two of {members} members must be honest"
+        )
+
+
+def usual_records(given: int | None, members: Sequence[Member]) -> int | None:
+    """``--records`` or else the mean number by the cards, which round theirs down to a power of two; None without any.
+
+    Raises UsageError for a number out of range.
+    """
+    if given is not None and not 1 <= given <= SUM_RECORDS_MAX:
+        raise UsageError(f"--records is {_short(given)}, must be 1 to {SUM_RECORDS_MAX}")
+    told = [member.size_bucket for member in members if member.size_bucket]
+    if given is not None or not told:
+        return given
+    return round(fmean(1.5 * 2**bucket for bucket in told))
 
 
 def micro(what: str, value: float) -> int:

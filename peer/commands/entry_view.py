@@ -14,8 +14,10 @@ from quidnunc.gossip import provenance
 from quidnunc.gossip.erasure import EraseReason
 from quidnunc.gossip.federation.genesis import parse_genesis
 from quidnunc.gossip.federation.terms import MICRO
+from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.retirement import LogRetire, retired_data
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.unit_words import SUFFIX
 
 STANDINGS = provenance.STANDING_LABELS
 ERASE_REASONS = tuple(reason.name.lower() for reason in EraseReason)
@@ -152,8 +154,9 @@ def _spent(record: Any, names: Mapping[bytes, str]) -> str:
 
 
 def _of_site(record: Any) -> str:
-    """Of whom an epsilon speaks, where it is not one record."""
-    return " for the whole site" if record.site else ""
+    """Of whom an epsilon speaks, where it is not one record against everybody."""
+    unit: Unit = record.unit
+    return SUFFIX[unit]
 
 
 _SUMMARIES: Mapping[int, Callable[[Any, Mapping[bytes, str]], str]] = {

@@ -38,6 +38,7 @@ from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_fsck import examine, known_members
 from quidnunc.peer.commands.ledger_home import electorate, opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
+from quidnunc.peer.commands.unit_words import SUFFIX
 from quidnunc.peer.ledger.ending import retirement
 from quidnunc.peer.ledger.ledger_check import Report
 from quidnunc.peer.ledger.store import Store
@@ -102,6 +103,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             "types": dict(sorted(counts.items())),
             **_spent(spent.get(Unit.EXAMPLE), ""),
             **(_spent(spent[Unit.SITE], "_site") if Unit.SITE in spent else {}),
+            **(_spent(spent[Unit.SUM], "_sum") if Unit.SUM in spent else {}),
             "witnesses": len(vouched.seen),
             "verdict": vouched.label,
         }
@@ -112,9 +114,8 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         *(f"  {count:>9}  {name}" for name, count in sorted(counts.items())),
     ]
     for unit, newest in sorted(spent.items()):
-        whom = " for the whole site" if unit == Unit.SITE else ""
         total = f"{newest.cumulative_u / MICRO:.3f} of {newest.cap_u / MICRO:g}"
-        lines.append(f"  epsilon    {total}{whom}; more with: quidnunc budget show")
+        lines.append(f"  epsilon    {total}{SUFFIX[unit]}; more with: quidnunc budget show")
     lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
     if len(log_keys) > 1:
         lines += [

@@ -20,13 +20,13 @@ from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import encode_fork
 from quidnunc.crypto.merkle import verify_consistency
 from quidnunc.crypto.token import make_token
-from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import Decision, Merge, PrivacySpend, ReputationChange, UpdatePublished, UpdateReceived
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, type_label, who
 from quidnunc.peer.commands.files import write_public
 from quidnunc.peer.commands.ledger_home import ledger_place, member_names, opened
+from quidnunc.peer.commands.unit_words import epsilons
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -245,8 +245,7 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
         "types": dict(sorted(counts.items())),
         "models": models,
         "standings": standings,
-        "epsilon": spent_u.get(Unit.EXAMPLE, 0) / MICRO,
-        **({"epsilon_site": spent_u[Unit.SITE] / MICRO} if Unit.SITE in spent_u else {}),
+        **epsilons(spent_u),
     }
     lines: list[Line] = [
         Styled(f"entries {old} to {new} of log {store.log_id.hex()[:16]} ({who(store.log_id, names)})", "strong"),

@@ -20,6 +20,7 @@ from quidnunc.peer.commands.files import own_card, read_card, require_home
 from quidnunc.peer.commands.ledger_home import require_ledger
 from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.stopped import stopped_log
+from quidnunc.peer.commands.unit_words import SUFFIX, epsilons
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.ending import require_open
@@ -85,8 +86,7 @@ def end_log(
 
 def spent_data(spent_u: Mapping[Unit, int]) -> dict[str, float]:
     """What a log has spent, JSON-ready."""
-    site = {"epsilon_site": spent_u[Unit.SITE] / 1e6} if Unit.SITE in spent_u else {}
-    return {"epsilon": spent_u.get(Unit.EXAMPLE, 0) / 1e6, **site}
+    return epsilons(spent_u)
 
 
 def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line]:
@@ -99,9 +99,9 @@ def _lines(seq: int, heir: Member | None, spent_u: dict[Unit, int]) -> list[Line
     if heir is not None:
         lines.append(f"  log {heir.log_id.hex()[:16]} goes on: a new charter has to take its card in")
     for unit, micro in sorted(spent_u.items()):
-        whom = "of these data" if unit == Unit.EXAMPLE else "for the whole site"
+        whom = SUFFIX[unit] or " of these data"
         lines.append(
-            f"  epsilon {micro / 1e6:.3f} {whom} stays spent: let successor and this home name each other in "
+            f"  epsilon {micro / 1e6:.3f}{whom} stays spent: let successor and this home name each other in "
             "privacy.shared_homes, or lower privacy.epsilon_cap of the successor by it"
         )
     return lines

@@ -110,6 +110,11 @@ def _own(args: argparse.Namespace, context: Context) -> Any:
             "this charter protects the site as a whole: the audit adds and leaves out single records",
             hint="audit the training of single records with --task",
         )
+    if privacy.private and privacy.unit == Unit.SUM:
+        raise UsageError(
+            "this charter is of a private sum: the audit trains alone, without the pairs whose noise it rests on",
+            hint="audit training with noise of one's own with --task",
+        )
     planned = privacy.releases if privacy.private else charter.rounds.count
     request = Request(
         # Personal tensors are audited as if they were sent: they come out of the same noised step.

@@ -102,6 +102,13 @@ def _lines(data: dict[str, Any], code: ExitCode) -> list[Line]:
     return [*lines, *past[:RECENT_SHOWN]]
 
 
+_LEVELS = {
+    "example": "record-level",
+    "site": "site-level",
+    "sum": "record-level against few only (private sum, see budget show)",
+}
+
+
 def _running(data: dict[str, Any]) -> list[Line]:
     neighbors, privacy = data["neighbors"], data["privacy"]
     accuracy = "not measured yet" if data["accuracy"] is None else f"{data['accuracy']:.3f} (local test split)"
@@ -110,7 +117,7 @@ def _running(data: dict[str, Any]) -> list[Line]:
     else:
         spent = (
             f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_cap']:g} at delta {privacy['delta']:g} spent, "
-            f"{'site' if privacy['unit'] == 'site' else 'record'}-level, {privacy['releases']} releases"
+            f"{_LEVELS[privacy['unit']]}, {privacy['releases']} releases"
         )
     return [
         f"neighbors    {neighbors['connected']} of {neighbors['total']} connected, {neighbors['live']} live",
