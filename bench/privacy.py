@@ -12,7 +12,8 @@ table less .02, which is how far its runs spread.
 Private sums are the real nodes as well, 8 peers that are all linked, with an epsilon against listeners and one curious
 member, not against everybody: another promise than the other columns'. Their learning rate is the best of all rows in
 one place under the noise that their mean has. They are to close half of the gap between gossip and central at epsilon 1
-and 2 or, where there is none, to be no worse than central by more than runs spread; a last one has one of its peers killed half-way, for good.
+and 2 or, where there is none, to be no worse than central by more than runs spread; a last one has one of its peers
+killed half-way, for good.
 
 Then the noise that the accountant asks for (A8), and privacy with attackers (A16). What an audit would find (A10 to
 A12) is not measured here. ``--quick`` has the two ends of the scale of epsilon, independent data, one seed and two
