@@ -71,8 +71,8 @@ def scaled(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
         whole = privacy.private_gradient
 
         def weaker(*args: Any) -> Any:
-            *rest, step, noise = args
-            return whole(*rest, replace(step, noise_multiplier=factor * step.noise_multiplier), noise)
+            *rest, step, noise, pairs = args
+            return whole(*rest, replace(step, noise_multiplier=factor * step.noise_multiplier), noise, pairs)
 
         patch.setattr("quidnunc.gossip.learning.trainer.private_gradient", weaker)
 
