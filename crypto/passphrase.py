@@ -13,8 +13,8 @@ def passphrase_bytes(given: bytes) -> bytes:
     """The UTF-8 of ``given`` in Unicode normal form C, which is what a key is derived from.
 
     ``given`` is UTF-8 on one line; one line end at its end does not count. Raises KeyFileError, which never
-    shows it, when it is empty, longer than MAX_PASSPHRASE_BYTES (as given or normalized), not UTF-8, or more
-    than one line: what could not be typed at a prompt was not meant.
+    shows it, when it is empty, longer than MAX_PASSPHRASE_BYTES (as given or normalized), not UTF-8, more than
+    one line, or begins with a byte order mark: what could not be typed at a prompt was not meant.
     """
     line = given.removesuffix(b"\n").removesuffix(b"\r") if given.endswith(b"\n") else given
     if len(line) > MAX_PASSPHRASE_BYTES:
@@ -24,7 +24,9 @@ def passphrase_bytes(given: bytes) -> bytes:
     except UnicodeDecodeError:
         raise KeyFileError("the passphrase is not UTF-8", hint="save the file as UTF-8 text") from None
     if not text:
-        raise KeyFileError("the passphrase is empty", hint="leave the key unlocked instead, or give a passphrase")
+        raise KeyFileError("the passphrase is empty", hint="give one; new keys without a passphrase stay unlocked")
+    if text.startswith("\ufeff"):
+        raise KeyFileError("the passphrase begins with a byte order mark", hint="save the file as UTF-8 without one")
     if any(char in text for char in "\r\n\0"):
         raise KeyFileError("the passphrase is more than one line, or holds a zero byte", hint="put it on one line")
     normalized = text.encode("utf-8")

@@ -59,7 +59,7 @@ class Gate:
         total = len(self._neighbors)
         heard, needed = total - len(silent), self._needed(total, now - self._woke_at)
         if heard < needed:
-            why = f"heard {heard} of {needed} neighbors needed to start; silent: {names(silent)}"
+            why = f"heard {heard} of {needed} neighbors needed to start; {unheard(silent)}"
             return Hold(why, [n for n in self._neighbors if n.connected])
         behind = [n for n in self._neighbors if self._catching_up(n)]
         return Hold(f"catching up with {names(behind)}", behind) if behind else FREE
@@ -139,3 +139,10 @@ class Gate:
 def names(neighbors: list[Neighbor]) -> str:
     """Neighbors for a sentence: the first few by name."""
     return ", ".join(n.member.name for n in neighbors[:NAMED_MAX]) + (" ..." if len(neighbors) > NAMED_MAX else "")
+
+
+def unheard(neighbors: list[Neighbor]) -> str:
+    """Who has not answered, for a sentence: those that cannot be asked apart from those that were."""
+    apart = (("not connected", False), ("silent", True))
+    found = ((what, [n for n in neighbors if n.connected is there]) for what, there in apart)
+    return "; ".join(f"{what}: {names(them)}" for what, them in found if them)

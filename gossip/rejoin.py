@@ -21,7 +21,7 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.policy import quorum_of
 from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
-from quidnunc.gossip.gate import names
+from quidnunc.gossip.gate import unheard
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook, key_changes, own_changes
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
@@ -142,9 +142,9 @@ class Rejoin:
             silent = [n for n in self._trusted if n.log_id not in self._answers]
             if self.lost and len(self._answers) >= self.quorum:
                 told = f"none of the {len(self._answers)} neighbors that answered knows an entry of it"
-                return f"this ledger was lost, and {told}; silent: {names(silent)}"
+                return f"this ledger was lost, and {told}; {unheard(silent)}"
             what = "whether this ledger is all that it has signed"
-            return f"asking neighbors {what}: {len(self._answers)} of {self.quorum} needed; silent: {names(silent)}"
+            return f"asking neighbors {what}: {len(self._answers)} of {self.quorum} needed; {unheard(silent)}"
         known = f"neighbors know {self._target.size} entries of this log, this ledger holds {self._recorder.size}"
         if self.stage == Stage.WATCHING:
             return f"{known}; all are back, watching for a moment whether the log grows on elsewhere"

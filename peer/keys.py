@@ -97,7 +97,10 @@ def read(path: Path, kind: str | None = None) -> KeyFile | LockedKeyFile:
     except KeyFileError as error:
         raise _named(path, error) from None
     if kind not in (None, key.kind):
-        raise KeyFileError(f"{path}: a key of kind {key.kind!r}, {kind!r} is needed", hint="were two files swapped?")
+        raise KeyFileError(
+            f"{path}: the file holds the {key.kind} key, must hold the {kind} key",
+            hint="were two files swapped? put the right one there, or restore it from a backup",
+        )
     return key
 
 

@@ -22,9 +22,10 @@ def read_parquet(data: bytes, limits: TableLimits) -> Table:
     try:
         import pyarrow
         from pyarrow import parquet
-    except ModuleNotFoundError:
+    except ImportError as error:
+        there = "which is not installed" if isinstance(error, ModuleNotFoundError) else f"which is broken: {error}"
         raise ConfigError(
-            "a Parquet file needs the package pyarrow, which is not installed",
+            f"a Parquet file needs the package pyarrow, {there}",
             hint="pip install 'quidnunc[tabular]', or export the table as CSV",
         ) from None
     try:

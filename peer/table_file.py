@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.tabular.findings import Code, DataFault, Finding
 from quidnunc.gossip.tabular.schema import SCHEMA_BYTES_MAX
 from quidnunc.gossip.tabular.table import (
     LIMITS,
@@ -27,7 +28,11 @@ def load_table(path: Path, dialect: Dialect = PLAIN, limits: TableLimits = LIMIT
     Parquet spells its numbers itself: ``dialect`` then counts only for missing tokens; see :func:`dialect_of`. Raises
     DataFault for what is in the file, ConfigError when it cannot be read at all.
     """
-    data = _read(path, limits.bytes_max)
+    try:
+        data = _read(path, limits.bytes_max)
+    except _TooLarge as error:
+        what, bound = str(error), f"{limits.bytes_max} bytes"
+        raise DataFault(Finding(Code.TOO_LARGE, what, "split or shorten the table", bound=bound)) from None
     if data.startswith(PARQUET_MAGIC):
         return read_parquet(data, limits)
     return read_table(decode_text(data, dialect.encoding), dialect, limits)
@@ -40,7 +45,10 @@ def dialect_of(table: Table, dialect: Dialect) -> Dialect:
 
 def load_schema_text(path: Path) -> str:
     """The text of a schema file. Raises ConfigError, also for a file without a schema in it."""
-    data = _read(path, SCHEMA_BYTES_MAX)
+    try:
+        data = _read(path, SCHEMA_BYTES_MAX)
+    except _TooLarge as error:
+        raise ConfigError(f"{path}: {error}", hint="shorten its remarks and meanings; is it a schema?") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,11 +58,17 @@ def load_schema_text(path: Path) -> str:
     return text
 
 
+class _TooLarge(Exception):
+    """A file has more bytes than may be read."""
+
+
 def _read(path: Path, limit: int) -> bytes:
     """The bytes of a file that nobody wrote to meanwhile: half of a table may well be a table."""
     try:
         place = expanded(path)
         before = _version(place)
+        if before[1] > limit:
+            raise _TooLarge(f"{before[1]} bytes, limit is {limit}")
         data = read_capped(place, limit)
         if _version(place) != before:
             raise ConfigError(f"{path}: changed while it was read", hint="try again when its export has ended")

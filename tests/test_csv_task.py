@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trio  # noqa: F401  pytest-trio runs the last test
+from cli_helpers import quidnunc
 from four_sites import COLUMNS, ROWS, SCHEMA, SITES, rows, text_of, write
 from heart_data import ROOT, heart
 from heart_data import ROWS as HEART_ROWS
@@ -33,7 +34,7 @@ from quidnunc.gossip.tabular.findings import Code, DataFault
 from quidnunc.gossip.tabular.options import Options
 from quidnunc.gossip.tabular.report import report
 from quidnunc.gossip.tabular.schema import parse_schema
-from quidnunc.gossip.tabular.table import Dialect, TableLimits
+from quidnunc.gossip.tabular.table import LIMITS, Dialect, TableLimits
 from quidnunc.gossip.task import Site, Task
 from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.csv_task import csv_task, examine_file
@@ -138,8 +139,18 @@ def test_a_file_is_read_up_to_its_cap(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2\n")
     assert load_table(path, Dialect(), TableLimits(bytes_max=8)).rows == 1
-    with pytest.raises(ConfigError, match="8 bytes, limit is 7"):
+    with pytest.raises(DataFault, match="8 bytes, limit is 7") as raised:
         load_table(path, Dialect(), TableLimits(bytes_max=7))
+    assert raised.value.finding.code == Code.TOO_LARGE
+    assert raised.value.hint == "split or shorten the table"
+
+
+def test_a_table_over_the_cap_is_too_large_for_the_check_too(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("wb") as file:
+        file.truncate(LIMITS.bytes_max + 1)
+    result = quidnunc("data", "check", tmp_path / "t.csv")
+    assert result.code == 20
+    assert "t.csv: 268435457 bytes, limit is 268435456 [too_large]\nhint: split or shorten the table" in result.err
 
 
 # The four hospitals.
@@ -253,6 +264,18 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ConfigError, match="needs the package pyarrow") as raised:
         load_table(path)
     assert "quidnunc[tabular]" in raised.value.hint
+
+
+def test_a_pyarrow_that_does_not_load_is_no_bug_of_this_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError('libarrow.so: cannot open shared object file')")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1....PAR1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+    with pytest.raises(ConfigError, match=r"pyarrow, which is broken: libarrow\.so: cannot open") as raised:
+        load_table(tmp_path / "t.parquet")
+    assert "export the table as CSV" in raised.value.hint
 
 
 # Learning.

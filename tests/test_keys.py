@@ -43,7 +43,7 @@ def test_a_key_is_never_overwritten(path: Path) -> None:
 
 def test_the_wrong_kind_is_refused(path: Path) -> None:
     keys.create(path, "root")
-    with pytest.raises(KeyFileError, match="of kind 'root', 'operational' is needed"):
+    with pytest.raises(KeyFileError, match="the file holds the root key, must hold the operational key"):
         keys.load(path, "operational")
 
 

@@ -161,6 +161,31 @@ async def test_the_higher_key_dials_when_nobody_comes() -> None:
         await one_events.until_up(two.public)
 
 
+async def test_a_restarted_higher_key_does_not_wait_out_the_pauses_of_one_that_gave_up_dialing() -> None:
+    # The lower key never dials here, as one that was refused for long does not for half a minute.
+    one, two = node(0), node(1, first_dial_s=0.05, redial_min_s=3_600, redial_max_s=3_600)
+    async with serving(one) as one_events, serving(two) as two_events:
+        one.set_members([Member(two.public)])
+        two.set_members([Member(one.public, one.addresses())])
+        await one_events.until_up(two.public)
+        await two_events.until_up(one.public)
+        assert two._neighbors[one.public].dials == 1
+
+
+async def test_the_first_dial_of_a_higher_key_fails_once_and_then_it_is_patient() -> None:
+    two = node(1, first_dial_s=0.05, redial_min_s=0.05, redial_max_s=3_600)
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))
+    async with serving(two):
+        two.set_members([Member(KEYS[0], (f"/ip4/127.0.0.1/tcp/{closed.getsockname()[1]}",))])
+        with trio.fail_after(10):
+            while not two.stats().get(KEYS[0]):
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(cushion=0.2)
+        assert two._neighbors[KEYS[0]].dials == 1
+    closed.close()
+
+
 async def test_a_peer_at_rest_is_not_dialed_and_still_let_in() -> None:
     one, two = node(0, redial_min_s=0.01, redial_max_s=0.02), node(1, redial_min_s=0.1, redial_max_s=0.2)
     async with serving(one) as one_events, serving(two):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quidnunc.crypto.errors import KeyFileError
+from quidnunc.crypto.keyfile import MAX_MEM_KIB, MAX_OPS, MIN_MEM_KIB, MIN_OPS, Cost
 from quidnunc.crypto.passphrase import MAX_PASSPHRASE_BYTES, passphrase_bytes
 from quidnunc.peer import passphrase
 
@@ -49,6 +50,7 @@ def test_what_counts_as_the_same_passphrase(given_bytes: bytes, expected: bytes)
         (b"one\n\n", "more than one line"),
         (b"one\r", "more than one line"),
         (b"one\0", "zero byte"),
+        (b"\xef\xbb\xbfone\n", "begins with a byte order mark"),
     ],
 )
 def test_what_is_no_passphrase(given_bytes: bytes, message: str) -> None:
@@ -63,6 +65,20 @@ def test_a_passphrase_is_its_own_normal_form_however_it_is_composed(text: str) -
     with contextlib.suppress(KeyFileError):
         phrase = passphrase_bytes(forms[0])
         assert passphrase_bytes(phrase) == passphrase_bytes(forms[1]) == phrase
+
+
+def test_the_page_for_operators_says_where_a_passphrase_comes_from_and_what_a_key_file_may_ask() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text("utf-8")
+    section = " ".join(page.partition("## Keys and passphrases\n")[2].partition("\n## ")[0].split())
+    ways = [section.index(f"{at}. {way}") for at, way in enumerate(("the systemd credential", "`--passphrase-file"), 1)]
+    ways += [section.index(f"{at}. {way}") for at, way in enumerate(("`--passphrase-fd", "a person"), 3)]
+    assert ways == sorted(ways)
+    usual = Cost()
+    assert f"`{passphrase.CREDENTIAL}`" in section
+    assert f"({usual.mem_kib // 1024} MiB, {usual.ops} passes;" in section
+    assert f"less than {MIN_MEM_KIB // 1024} MiB or more than {MAX_MEM_KIB // 1024} MiB" in section
+    assert f"other than {MIN_OPS} to {MAX_OPS} passes" in section
+    assert f"at most {MAX_PASSPHRASE_BYTES} bytes" in section
 
 
 @pytest.fixture

@@ -46,6 +46,26 @@ def test_a_schema_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "which"),
+    [
+        ("> 4", "negative, so that nothing is positive"),
+        ("< 0", "negative, so that nothing is positive"),
+        (">= 0", "positive, so that nothing is negative"),
+        ("<= 9", "positive, so that nothing is negative"),
+    ],
+)
+def test_a_rule_that_all_of_the_range_meets_or_misses_is_refused_before_anybody_signs(rule: str, which: str) -> None:
+    target = '[target]\nname = "num"\npositive = "{}"\nrange = [0, 4]\n'
+    rest = '[columns.age]\nkind = "number"\nrange = [20, 90]\n'
+    assert parse_schema(f"version = 1\n{target.format('> 0')}{rest}").target.rule.bound == 0
+    with pytest.raises(
+        ConfigError, match=rf":4: target.positive = '{rule}': all of the range 0 to 4 is {which}"
+    ) as raised:
+        parse_schema(f"version = 1\n{target.format(rule)}{rest}")
+    assert raised.value.hint == "correct the rule, or the range beside it"
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message", "hint"),
     [
         ("version = 1\n", "", "version: this program reads version = 1", "put version = 1 on the first line"),

@@ -43,6 +43,20 @@ def test_the_states_of_a_peer() -> None:
     assert state_of(bench.node, bench.now) == ("finished", "all 2 rounds done; merging and publishing go on")
 
 
+def test_a_neighbor_that_is_not_connected_is_not_called_silent() -> None:
+    bench = Bench()
+    bench.tick()
+    _, _, apart = state_of(bench.node, bench.now)[1].partition("; ")
+    assert apart.startswith("not connected: Hospital")
+    assert "silent" not in apart
+    bench.connect(bench.authors[0])
+    bench.tick()
+    _, _, apart = state_of(bench.node, bench.now)[1].partition("; ")
+    away, _, asked = apart.partition("; ")
+    assert away.count("Hospital") == 2
+    assert asked == f"silent: {bench.authors[0].member.name}"
+
+
 def test_a_spent_budget_is_said() -> None:
     bench = Bench(privacy=private(rounds=6), rounds=RoundSpec(6, 0, 0, "majority"), own={"epsilon_cap_u": 1})
     bench.greet()

@@ -195,6 +195,26 @@ def test_narrow_values_are_hinted_at() -> None:
     assert (found.code, found.column, found.severity) == (Code.NARROW_VALUES, "age", "hint")
 
 
+NO_KIND = 'write it as a number, or agree on a schema with a rule for words: positive = "= yes"'
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "remedy"),
+    [
+        ("7", Code.OUT_OF_RANGE, "correct the cell, or agree on a schema with another range under [target]"),
+        ("yes", Code.NOT_A_NUMBER, NO_KIND),
+        ("1.1.2024", Code.NOT_A_NUMBER, NO_KIND),
+        ("5 mm", Code.NOT_A_NUMBER, "write the number alone (the unit stands in the schema), or leave the cell empty"),
+    ],
+)
+def test_a_remedy_for_the_target_names_no_key_that_a_target_lacks(cell: str, code: Code, remedy: str) -> None:
+    target = '[target]\nname = "num"\npositive = "> 0"\nrange = [0, 4]\n'
+    schema = parse_schema(f'version = 1\n{target}[columns.age]\nkind = "number"\nrange = [20, 90]\n')
+    table = read_table("age,num\n" + "".join(f"{20 + row},{row % 2}\n" for row in range(40)) + f"70,{cell}\n")
+    (found,) = examine(table, schema).errors
+    assert (found.code, found.row, found.column, found.remedy) == (code, 42, "num", remedy)
+
+
 def test_a_column_of_one_value_is_hinted_at() -> None:
     body = "".join(f"{20 + number},7,{number % 3 + 1},F,{number % 2}\n" for number in range(30))
     found = small(body).findings
@@ -375,8 +395,22 @@ def test_the_target_is_named_usual_or_last() -> None:
 
 def test_tables_must_agree_on_their_columns() -> None:
     one, other = read_table("a,b\n1,2\n"), read_table("a,c\n1,2\n")
-    with pytest.raises(ConfigError, match="column 'b' is not in all tables"):
+    with pytest.raises(ConfigError, match="column 'b' is only in table 1, of 2 tables"):
         infer_schema([one, other])
+
+
+def test_the_table_with_a_misspelt_column_is_named_with_what_was_meant() -> None:
+    most, odd, short = (read_table(f"{names}\n1,2,3\n") for names in ("age,sugar,y", "age,suger,y", "age,y,z"))
+    files = ["a.csv", "b.csv", "c.csv", "d.csv"]
+    with pytest.raises(ConfigError, match=r"^column 'suger' is only in b\.csv, of 4 tables$") as raised:
+        infer_schema([most, odd, most, most], files=files)
+    assert raised.value.hint == "did you mean 'sugar'? rename it"
+    with pytest.raises(ConfigError, match=r"^column 'z' is only in c\.csv, of 4 tables$") as raised:
+        infer_schema([most, most, short, most], files=files)
+    assert raised.value.hint == "write a schema that all can read"
+    without = read_table("age,y\n1,2\n")
+    with pytest.raises(ConfigError, match=r"^column 'sugar' is not in d\.csv, of 4 tables$"):
+        infer_schema([most, most, most, without], files=files)
 
 
 # Options.

@@ -173,13 +173,25 @@ def _read_target(
         words = {*rule.words, *map(plain_word, rule.words)}
         missing = np.array([absent(cell) for cell in cells], dtype=np.bool_)
         positive = np.array([cell in words or plain_word(cell) in words for cell in cells], dtype=np.bool_) & ~missing
-    findings = list(read.findings) if read is not None else []
+    findings = [_of_target(each) for each in read.findings] if read is not None else []
     if missing.any() and not target.drop_missing:
         first = table.lines[int(np.flatnonzero(missing)[0])]
         remedy = 'fill it in, or state missing = "drop" under [target] in the schema'
         what = "the target is missing"
         findings.append(Finding(Code.MISSING_TARGET, what, remedy, first, column.name, count=int(missing.sum())))
     return positive, ~missing, findings
+
+
+def _of_target(finding: Finding) -> Finding:
+    """``finding`` with a remedy that the table [target] has: it is of no kind, is not cut and not ignored."""
+    match finding.code:
+        case Code.OUT_OF_RANGE:
+            remedy = "correct the cell, or agree on a schema with another range under [target]"
+        case Code.NOT_A_NUMBER if "kind = " in finding.remedy:
+            remedy = 'write it as a number, or agree on a schema with a rule for words: positive = "= yes"'
+        case _:
+            return finding
+    return replace(finding, remedy=remedy)
 
 
 def _place(

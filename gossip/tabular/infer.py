@@ -35,18 +35,17 @@ _VALUES_SHOWN = 6
 _TARGET_NAMES = ("target", "label", "class", "outcome", "diagnosis", "y")
 
 
-def infer_schema(tables: Sequence[Table], dialect: Dialect = PLAIN, target: str = "") -> Schema:
-    """A schema that fits all of ``tables`` together.
+def infer_schema(
+    tables: Sequence[Table], dialect: Dialect = PLAIN, target: str = "", files: Sequence[str] = ()
+) -> Schema:
+    """A schema that fits all of ``tables`` together; ``files`` are their names, for errors.
 
     The target is ``target``, else a column with a usual name (target, label, ...), else the last; its positive rule is
     a guess. Raises ConfigError when tables differ in their columns, or when no rule can be guessed, DataFault when
     the names of the columns are values.
     """
     names = tables[0].names
-    for table in tables[1:]:
-        if set(table.names) != set(names):
-            odd = sorted(set(table.names) ^ set(names))[0]
-            raise ConfigError(f"column {odd[:40]!a} is not in all tables", hint="write a schema that all can read")
+    _check_alike(tables, files or [f"table {index + 1}" for index in range(len(tables))])
     if looks_like_values(names):
         raise DataFault(values_on_top(names, tables[0].header))
     if not 2 <= len(names) <= COLUMNS_MAX:
@@ -65,6 +64,27 @@ def infer_schema(tables: Sequence[Table], dialect: Dialect = PLAIN, target: str 
     if not any(column.is_input for column in columns):
         raise ConfigError("no column can serve as an input", hint="write a schema by hand; see docs/data.md")
     return Schema(_target(guesses[chosen]), columns, inferred=True)
+
+
+def _check_alike(tables: Sequence[Table], files: Sequence[str]) -> None:
+    """Raises ConfigError about the column that stands most alone: the one that fewest have, or fewest lack."""
+    holders: dict[str, list[str]] = {}
+    for table, file in zip(tables, files, strict=True):
+        for name in table.names:
+            holders.setdefault(name, []).append(file)
+    odd = {name: with_it for name, with_it in holders.items() if len(with_it) < len(tables)}
+    if not odd:
+        return
+    name = min(odd, key=lambda each: (min(len(odd[each]), len(tables) - len(odd[each])), len(odd[each])))
+    some, known = odd[name], tuple(each for each in holders if each not in odd or len(odd[each]) > len(odd[name]))
+    alone = 2 * len(some) <= len(tables)
+    named = some if alone else [file for file in files if file not in some]
+    meant = closest(name, known) if alone else ""
+    shown = f"{', '.join(named[:_VALUES_SHOWN])}{', ...' if len(named) > _VALUES_SHOWN else ''}"
+    raise ConfigError(
+        f"column {name[:40]!a} is {'only' if alone else 'not'} in {shown}, of {len(tables)} tables",
+        hint=f"did you mean {meant!a}? rename it" if meant else "write a schema that all can read",
+    )
 
 
 class _Guess:

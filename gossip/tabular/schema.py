@@ -195,6 +195,11 @@ def _target(keys: Keys) -> Target:
     if values and set(values) <= set(rule.words):
         raise keys.fail("positive", "takes every value, so that nothing is negative")
     low, high = interval or (-REAL_MAX, REAL_MAX)
+    if interval and rule.above(low) == rule.above(high):  # an order that agrees on both ends agrees between them
+        which = "positive, so that nothing is negative" if rule.above(low) else "negative, so that nothing is positive"
+        raise keys.fail(
+            "positive", f"all of the range {low:g} to {high:g} is {which}", "correct the rule, or the range beside it"
+        )
     kind = Kind.NUMBER if rule.numeric else Kind.CATEGORY
     keys.done()
     column = Column(name, kind, meaning, unit, low, high, values, missing_values=marks)

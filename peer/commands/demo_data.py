@@ -105,7 +105,7 @@ def survey(directory: Path, schema_file: Path | None) -> Survey:
     text = "" if chosen is None else read_schema(chosen, CSV)
     tables = {name: _table(path) for name, path in files.items()}
     if chosen is None:
-        text = render_schema(infer_schema(list(tables.values())))
+        text = render_schema(infer_schema(list(tables.values()), files=[path.name for path in files.values()]))
     schema = parsed(text, SCHEMA if chosen is None else str(chosen))
     silos = []
     remarks: dict[tuple[str, str], list[str]] = {}

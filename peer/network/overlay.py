@@ -1,8 +1,9 @@
 """The overlay over libp2p: who is dialed when, which connection counts, what the host is told.
 
 Between two members the one with the lower transport key dials (bytewise). The other dials too when it has an
-address and nobody came for ``redial_max_s``. Should both get through, the connection dialed by the lower key
-stays; of two from the same side the newer stays, because its maker had lost the older one. A connection
+address and nobody came for ``redial_max_s``; the first time for ``first_dial_s`` only, because a peer that starts
+cannot know how long the others have been pausing. Should both get through, the connection dialed by the lower
+key stays; of two from the same side the newer stays, because its maker had lost the older one. A connection
 counts only once it has answered a ping, so a peer that does not accept us is never reported as up.
 """
 
@@ -227,7 +228,7 @@ class Libp2pOverlay:
         settings = self._settings
         ours = self.public < neighbor.public
         patience = settings.redial_min_s if ours else settings.redial_max_s
-        pause = 0.0 if ours else patience
+        pause = 0.0 if ours else min(settings.first_dial_s, patience)
         with scope:
             while True:
                 with trio.move_on_after(pause * self._random.uniform(0.8, 1.2)) as waiting:
@@ -241,7 +242,7 @@ class Libp2pOverlay:
                     pause = 0.0  # a new address
                     continue
                 neighbor.dials += 1
-                if await self._dial(neighbor) >= settings.redial_max_s:
+                if await self._dial(neighbor) >= settings.redial_max_s or not ours:
                     pause = patience
                 else:
                     pause = min(max(2 * pause, settings.redial_min_s), settings.redial_max_s)

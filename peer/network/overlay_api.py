@@ -74,6 +74,8 @@ class OverlaySettings:
     redial_min_s: float = 0.5
     redial_max_s: float = 30.0
     """Bounds of the pause between dials; also how long the higher key waits before it dials itself."""
+    first_dial_s: float = 2.0
+    """How long it waits before its first dial to a neighbor, ``redial_max_s`` at most."""
     buffer_bytes_max: int = 67_108_864
     """Unread bytes that all connections of one peer may hold together; the one that pushes more is ended."""
 
