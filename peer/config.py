@@ -138,6 +138,20 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 64
 
 
+class Debug(Struct, frozen=True, forbid_unknown_fields=True):
+    """What helps to find a bug. Off in production, unless somebody looks for one."""
+
+    journal_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16384,
+            description="MiB of state/journal, all this peer was told and decided, for: quidnunc replay; it holds "
+            "messages of neighbors, losses and standings, no training data and no keys; 0: none",
+        ),
+    ] = 0
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """One peer's configuration; ``Config()`` is what an empty file (with ``version = 1``) means."""
 
@@ -149,6 +163,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     drill: Drill = Drill()
     log: Log = Log()
     limits: Limits = Limits()
+    debug: Debug = Debug()
 
 
 def load(path: Path) -> Config:
