@@ -139,15 +139,17 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Debug(Struct, frozen=True, forbid_unknown_fields=True):
-    """What helps to find a bug. Off in production, unless somebody looks for one."""
+    """What helps to find a bug. Off, unless somebody looks for one.
+
+    The journal holds all that the peer's logic was told (docs/operations.md): read by ``quidnunc replay``.
+    """
 
     journal_mib: Annotated[
         int,
         Meta(
             ge=0,
             le=16384,
-            description="MiB of state/journal, all this peer was told and decided, for: quidnunc replay; it holds "
-            "messages of neighbors, losses and standings, no training data and no keys; 0: none",
+            description="MiB of state/journal for bug reports: what neighbors sent; no training data, no keys; 0: none",
         ),
     ] = 0
 

@@ -280,6 +280,7 @@ ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
     (errors.CharterUnsigned("signed by 1 of 2"), 41, "charter_unsigned"),
     (errors.SchemaMismatch("another model"), 51, "schema_mismatch"),
     (errors.BudgetExhausted("no epsilon left"), 50, "budget_exhausted"),
+    (errors.JournalCorrupt(7, "its size is not the one that was written"), 65, "journal_corrupt"),
     (errors.StoreLocked("in use"), 4, "store_locked"),
     (errors.StoreUnwritable("disk full"), 73, "store_unwritable"),
     (errors.StoreNewer("schema 9"), 78, "store_newer"),

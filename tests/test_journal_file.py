@@ -67,7 +67,7 @@ def test_nothing_is_written_where_none_is_asked_for(tmp_path: Path) -> None:
     assert not file.open
     assert not path.exists()
     assert Config().debug.journal_mib == 0
-    assert "no training data and no keys" in render(Config())
+    assert "no training data, no keys" in render(Config())
     assert parse("version = 1\n[debug]\njournal_mib = 16384\n").debug.journal_mib == 16384
 
 
