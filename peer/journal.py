@@ -56,29 +56,29 @@ class JournalFile:
 
     @classmethod
     def _open_at(cls, path: Path, max_bytes: int) -> JournalFile:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(path, flags, PRIVATE_FILE)
+        descriptor = _opened(path)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            os.fchmod(descriptor, PRIVATE_FILE)
             found = _end_of(descriptor)
-            if found is None:
-                old = path.with_name(f"{path.name}.old")
-                os.replace(path, old)
-                log.warning("journal: the one before has ended or is damaged; it is %s now", old)
-                os.close(descriptor)
-                descriptor = os.open(path, flags | os.O_EXCL, PRIVATE_FILE)
-                found = 0, FIRST_SEAL
-            size, last = found
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if found is None:
+            os.close(descriptor)
+            old = path.with_name(f"{path.name}.old")
+            os.replace(path, old)
+            log.warning("journal: the one before has ended or is damaged; it is %s now", old)
+            descriptor, found = _opened(path, os.O_EXCL), (0, FIRST_SEAL)
+        size, last = found
+        try:
             os.ftruncate(descriptor, size)
             os.lseek(descriptor, size, os.SEEK_SET)
             if not size:
                 write_all(descriptor, MAGIC)
-            return cls(path, max_bytes, descriptor, size or len(MAGIC), last)
         except BaseException:
             os.close(descriptor)
             raise
+        log.info("journal: kept at %s, up to %d bytes", path, max_bytes)
+        return cls(path, max_bytes, descriptor, size or len(MAGIC), last)
 
     def write(self, record: Entered) -> None:
         """Write a record behind the others; the journal ends where there is no room for it or it cannot be."""
@@ -114,6 +114,20 @@ class JournalFile:
         if self.open:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _opened(path: Path, more: int = 0) -> int:
+    """A descriptor of the file, for its owner only; raises OSError for what is no regular file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | more
+    descriptor = os.open(path, flags, PRIVATE_FILE)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        os.fchmod(descriptor, PRIVATE_FILE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _end_of(descriptor: int) -> tuple[int, bytes] | None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from quidnunc.gossip.journal.frames import FIRST_SEAL, MAGIC, OVERHEAD_BYTES, se
 from quidnunc.gossip.journal.records import End, Entered, Life, Step, write_record
 from quidnunc.peer import journal
 from quidnunc.peer.config import Config, parse, render
+from quidnunc.peer.home import Home
 from quidnunc.peer.journal import FULL, STOPPED, JournalFile
 
 ROOM = 10_000
@@ -247,6 +249,18 @@ def test_a_home_without_a_ledger_or_of_another_log_is_an_error(
     ended = quidnunc("--home", tmp_path / "a", "replay", path)
     assert ended.code == 64
     assert "the journal of" in ended.err
+
+
+def test_no_backup_holds_it(tmp_path: Path) -> None:
+    make_home(tmp_path / "a", "A")
+    home = Home.at(tmp_path / "a")
+    home.create()
+    home.journal.write_bytes(b"what neighbors sent")
+    assert quidnunc("--home", home.root, "backup", tmp_path / "file").code == 0
+    with tarfile.open(tmp_path / "file") as archive:
+        names = archive.getnames()
+    assert names
+    assert not any("journal" in name for name in names)
 
 
 def test_it_is_told_what_it_discloses_before_it_is_sent(capsys: pytest.CaptureFixture[str]) -> None:

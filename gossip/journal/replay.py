@@ -45,10 +45,9 @@ class Replayed:
     """What a replay came to.
 
     ``size``, ``head`` and ``root`` are those of the last commit. ``entries`` were made again. Of them ``lost`` were
-    not kept: the daemon was killed before. ``compared`` are in the ledger it was compared with. ``outside`` entries
-    were made while no journal was kept.
-    ``raised`` are the errors that ended lives, each made again, by event. ``ended`` says why the journal ends before
-    its daemon did.
+    not kept: the daemon was killed before, or went on with an older ledger. ``compared`` stand in the ledger that was
+    compared with. ``outside`` entries were made while no journal was kept. ``raised`` are the errors that ended
+    lives, each made again, by event. ``ended`` says why the journal ends before its daemon did.
     """
 
     log_id: bytes = b""

@@ -126,7 +126,7 @@ def _outcome(found: Replayed, reader: Reader, ledger_size: int | None) -> Outcom
         lines.append(f"{found.compared} of them are in the ledger, which holds {ledger_size}, each the same")
     lines += [f"event {event} ended the daemon again: {error}" for event, error in found.raised.items()]
     if found.lost:
-        lines.append(f"{found.lost} had been made and not kept when the daemon was killed")
+        lines.append(f"{found.lost} were not kept: the daemon was killed before, or went on with an older ledger")
     if found.outside:
         lines.append(f"{found.outside} entries were made while no journal was kept")
     if found.ended:
