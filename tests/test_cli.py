@@ -127,7 +127,15 @@ def test_help_and_version() -> None:
     assert quidnunc("--version").out == quidnunc("version").out
     data = quidnunc("--version", "--json").data
     assert data == quidnunc("version", "--json").data
-    assert set(data) == {"app", "protocol", "ledger_format", "charter_format", "config_format", "python"}
+    assert set(data) == {
+        "app",
+        "protocol",
+        "ledger_format",
+        "charter_format",
+        "config_format",
+        "journal_format",
+        "python",
+    }
     listed = quidnunc("--help").out
     assert all(f"\n    {group.name}" in listed for group in cli.GROUPS)
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from quidnunc.crypto.errors import JournalCorrupt, StoreNewer
 from quidnunc.crypto.identity import DOMAIN
 
+VERSION = 1
+"""Stands in the first line, in DOMAIN."""
 MAGIC = f"{DOMAIN}journal\n".encode()
 RECORD_BYTES_MAX = 32 * 1024 * 1024
 """A record that says what a node was built from holds 32 bytes for each entry of its ledger: a million of them."""
