@@ -99,12 +99,13 @@ class _Recorded(SecretKey):
 
 
 class _Made(NamedTuple):
-    """An entry that was made again, and by which event."""
+    """An entry that was made again, and by which event, of which kind and when."""
 
     seq: int
     leaf: bytes
     event: int
-    step: Step
+    kind: str
+    now: float
 
 
 class Replay:
@@ -166,6 +167,8 @@ class Replay:
 
     def _begin(self, life: Life) -> None:
         leaves = _leaves(life.leaves)
+        if life.rebuilt:
+            self._sure = self._size  # the same process went on, after its last commit was durable
         self._settle(leaves)
         if self.found.divergence is not None:
             return
@@ -223,8 +226,7 @@ class Replay:
             elif found is None or each.seq >= sure:
                 self.found.lost += 1
             else:
-                why = f"entry {each.seq} is not the ledger's"
-                return self._differs(kind_of(each.step.event), each.step.now, why, each.event)
+                return self._differs(each.kind, each.now, f"entry {each.seq} is not the ledger's", each.event)
         return None
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ class Replay:
         assert self._log is not None
         entries = [entry for each in effects if isinstance(each, Commit) for entry in each.entries]
         for entry in entries:
-            self._made.append(_Made(parse_header(entry.header).seq, entry.leaf, found.events, step))
+            self._made.append(_Made(parse_header(entry.header).seq, entry.leaf, found.events, kind, step.now))
         found.entries += len(entries)
         self._sure, self._size = self._size, self._size + len(entries)
         if self._told is not None:
