@@ -13,6 +13,7 @@
     │   ├── LedgerCorrupt           our own disk contradicts itself: stop, never repair silently
     │   ├── LedgerForked            one key signed two histories
     │   └── BlobLost                params that our own ledger leads to are not on disk any more
+    ├── JournalCorrupt              a daemon's journal is not as it was written
     ├── StoreError
     │   ├── StoreLocked             another process holds this home
     │   ├── StoreUnwritable         disk full, read-only, fsync failed
@@ -145,6 +146,15 @@ class BlobLost(LedgerError):
             hint="start again: neighbors are asked for it; else take this one file out of a backup (tar xf FILE NAME)",
         )
         self.name = name
+
+
+class JournalCorrupt(QuidnuncError):
+    """A journal is not as it was written at ``record``, the first being 1; 0 where it does not begin as one."""
+
+    def __init__(self, record: int, why: str) -> None:
+        place = f"journal record {record}" if record else "journal"
+        super().__init__(f"{place}: {why}", hint="--until N replays the events before it" if record else "")
+        self.record = record
 
 
 class StoreError(QuidnuncError):

@@ -37,6 +37,14 @@ class Log:
         self._tree = Tree()
         self._last_t_ms = 0
 
+    @classmethod
+    def of_leaves(cls, log_id: bytes, leaves: Iterable[bytes], last_t_ms: int) -> Log:
+        """The log with these leaf hashes, believed as they are, whose last entry claims the time ``last_t_ms``."""
+        log = cls(log_id)
+        for leaf in leaves:
+            log._add_leaf(leaf, last_t_ms)
+        return log
+
     @property
     def log_id(self) -> bytes:
         """The name of the log: 32 bytes."""
@@ -174,5 +182,8 @@ class Log:
         return header
 
     def _add(self, data: bytes, t_ms: int) -> None:
-        self._tree.append(leaf_hash(data))
+        self._add_leaf(leaf_hash(data), t_ms)
+
+    def _add_leaf(self, leaf: bytes, t_ms: int) -> None:
+        self._tree.append(leaf)
         self._last_t_ms = t_ms

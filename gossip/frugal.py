@@ -6,8 +6,6 @@ under way wait here, as many as jobs were; updates are refused at the transport 
 
 from __future__ import annotations
 
-import hashlib
-
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
 from quidnunc.gossip.lobby import Serve
@@ -53,11 +51,9 @@ class Frugal:
             return self._answer(event, neighbor, now)
         except RemoteProtocolError as error:
             frame = event.frame
-            digest = hashlib.sha256(frame.header)
-            digest.update(frame.body)
             sender = None if neighbor is None else neighbor.log_id
             size = len(frame.header) + len(frame.body)
-            self._recorder.count_refusal(sender, error.reason, size, digest.digest())
+            self._recorder.count_refusal(sender, error.reason, size, frame.digest())
             if neighbor is not None:
                 neighbor.refuse(error.reason, now)
             return [Refuse(event.peer, error.reason)]

@@ -444,7 +444,7 @@ class Node:
             case Recall():
                 out = self.recalls.serve(neighbor, message, now)
             case Recalled():
-                out = self._recalled(self.recalls.on_recalled(neighbor, message, frame.body))
+                out = self._recalled(self.recalls.on_recalled(neighbor, message, frame))
             case Heads():
                 out = self._ahead(self.witnesses.on_heads(neighbor, message, now))
             case Prove():

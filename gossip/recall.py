@@ -6,11 +6,10 @@ tells its neighbors where it stands and tracks theirs, and neither trains, merge
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
-from quidnunc.gossip.events import Effect, Report, Run, Send, SetTimer, StoreBlob
+from quidnunc.gossip.events import Effect, Frame, Report, Run, Send, SetTimer, StoreBlob
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.gate import names
 from quidnunc.gossip.jobs import AdvanceJob
@@ -110,7 +109,7 @@ class RecallDesk:
         fresh = any(n.connected and not self._times(n) for n in self._neighbors.values())
         return self._ask_next() if fresh else []
 
-    def on_recalled(self, neighbor: Neighbor, message: Recalled, body: bytes) -> list[Effect]:
+    def on_recalled(self, neighbor: Neighbor, message: Recalled, frame: Frame) -> list[Effect]:
         """The own replica from a neighbor that was asked for it; raises RemoteProtocolError."""
         if neighbor.log_id not in self._owed:
             raise RemoteProtocolError(Reason.UNSOLICITED, f"own replica {message.number} was not asked for")
@@ -122,10 +121,10 @@ class RecallDesk:
             raise RemoteProtocolError(
                 Reason.UNSOLICITED, f"own replica {message.number}: asked for {self._first} to {self._last}"
             )
-        if hashlib.sha256(body).digest() != update.replica_after:
+        if frame.body_hash() != update.replica_after:
             raise RemoteProtocolError(Reason.HASH_MISMATCH, f"own replica {message.number} is not what was signed")
         told = Report("recalled", f"own replica of update {message.number} came back from {neighbor.member.name}")
-        return [StoreBlob(body), told, *self._go_on(message.number)]
+        return [StoreBlob(frame.body), told, *self._go_on(message.number)]
 
     def on_advanced(self, number: int) -> list[Effect]:
         """The own replica is as of update ``number`` again."""

@@ -58,6 +58,7 @@ GROUPS = (
     Group("budget", "what the privacy of this peer's records has cost so far", f"{COMMANDS}.budget"),
     Group("privacy", "attack the own training, to see what it lets out", f"{COMMANDS}.privacy"),
     Group("sim", "simulate many peers on this machine: topologies and scenarios", "quidnunc.sim.cli"),
+    Group("replay", "live a daemon's journal again, to the same ledger head", f"{COMMANDS}.replay"),
     Group("backup", "copy this peer's home, keys and ledger to one file", f"{COMMANDS}.backup"),
     Group("restore", "make a home again from such a file", f"{COMMANDS}.restore"),
     Group("version", "versions of the program and of its formats", f"{COMMANDS}.version"),

@@ -138,6 +138,22 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 64
 
 
+class Debug(Struct, frozen=True, forbid_unknown_fields=True):
+    """What helps to find a bug. Off, unless somebody looks for one.
+
+    The journal holds all that the peer's logic was told (docs/operations.md): read by ``quidnunc replay``.
+    """
+
+    journal_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16384,
+            description="MiB of state/journal for bug reports: what neighbors sent; no training data, no keys; 0: none",
+        ),
+    ] = 0
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """One peer's configuration; ``Config()`` is what an empty file (with ``version = 1``) means."""
 
@@ -149,6 +165,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     drill: Drill = Drill()
     log: Log = Log()
     limits: Limits = Limits()
+    debug: Debug = Debug()
 
 
 def load(path: Path) -> Config:

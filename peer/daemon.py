@@ -29,6 +29,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed, Spent
+from quidnunc.gossip.journal.recording import Recording, set_paused
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.private_sum import pair_keys
 from quidnunc.gossip.rebuild import Self, Software
@@ -45,6 +46,7 @@ from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.host import Host
+from quidnunc.peer.journal import JournalFile
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
@@ -243,11 +245,12 @@ def build_node(
     *,
     current: bool = False,
     elsewhere: Spent = (),
+    recording: Recording | None = None,
 ) -> tuple[Node, Clock]:
     """The node that the ledger leads to, and a clock that does not start before its newest entry.
 
     ``current`` says that neighbors have just been asked and know of no newer entry, ``elsewhere`` what other homes have
-    spent of the same records.
+    spent of the same records. ``recording`` takes down what it is built from.
 
     Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
     """
@@ -280,7 +283,10 @@ def build_node(
         log_key=keys.log_of,
     )
     clock = Clock(node_log.last_t_ms / 1000)
-    return Node(charter, own, node_log, resume, os.urandom, Settings()), clock
+    entropy, settings = os.urandom, Settings()
+    if recording is not None:
+        own, entropy = recording.begin(own, node_log, resume, entropy, settings, rebuilt=current)
+    return Node(charter, own, node_log, resume, entropy, settings), clock
 
 
 class Daemon:
@@ -447,20 +453,23 @@ async def _run(
     room = Room((home.state, home.blobs), config.limits.disk_free_mib * MIB)
     asked = await wait_for_room(home, charter, member, room)
     paused = paused if asked is None else asked
+    journal_bytes = config.debug.journal_mib * MIB
     with (
         closing(await trio.to_thread.run_sync(open_store, home, member)) as store,
         closing(await trio.to_thread.run_sync(MirrorStore.open, home.mirrors)) as mirrors,
+        closing(await trio.to_thread.run_sync(JournalFile.at, home.journal, journal_bytes)) as journal,
     ):
         blobs = FileBlobs(home.blobs, max_bytes=config.limits.blob_bytes_max)
+        recording = recording_to(journal, home, note_hash)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, importlib.import_module, TRANSPORT)
             async with ComputeProcess(setup, stall_s=config.training.stall_s) as computer:
                 described = await describe(computer, charter, home, blobs)
                 accounted = await account(computer, charter, store, elsewhere)
                 parts = (charter, member, note_hash, keys, config, store, blobs, mirrors, described)
-                build = partial(build_node, elsewhere=elsewhere)
+                build = partial(build_node, elsewhere=elsewhere, recording=recording)
                 node, clock = await trio.to_thread.run_sync(build, *parts, accounted)
-                node.rounds.paused = paused
+                set_paused(node, paused, recording)
                 if not node.rejoin.lost:  # what its entries name is known once they are back
                     await trio.to_thread.run_sync(discard_unused, blobs, node)
 
@@ -469,10 +478,20 @@ async def _run(
                     anew = trio.from_thread.run(account, computer, charter, store, elsewhere)
                     return build(*parts, anew, current=True)[0]
 
-                host = Host(node, store, blobs, overlay, computer, clock, mirrors, again)
+                host = Host(node, store, blobs, overlay, computer, clock, mirrors, again, recording)
                 unknown = without_address(charter, member, config)
                 health = Health(host, computer, overlay, room, unknown, dialable=bool(card_addresses(member)))
                 await serve(home, host, Daemon(host, home, computer, overlay, health), stop, ready)
+
+
+def recording_to(journal: JournalFile, home: Home, note_hash: bytes) -> Recording | None:
+    """What takes down the nodes of this peer in ``journal``; None if that takes no records."""
+    if not journal.open:
+        return None
+    note = read_capped(home.charter, NOTE_BYTES)
+    if hashlib.sha256(note).digest() != note_hash:
+        raise CharterError(f"{home.charter} was changed during the start", hint="start again")
+    return Recording(journal.write, note)
 
 
 def discard_unused(blobs: FileBlobs, node: Node) -> None:

@@ -11,6 +11,7 @@
     state/ledger.db         SQLite, see peer/ledger/store.py
     state/mirrors.db        what is kept for neighbors, see peer/ledger/mirror.py; no part of a backup
     state/blobs/            params and deltas by hash, see peer/blobs.py
+    state/journal           0600, if [debug] asks for it, see peer/journal.py; no part of a backup
     state/lock              held (flock) by the one process that may write here
     run/control.sock        the control API
 
@@ -116,6 +117,10 @@ class Home:
     @property
     def blobs(self) -> Path:
         return self.state / "blobs"
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal"
 
     @property
     def lock_file(self) -> Path:

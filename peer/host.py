@@ -50,6 +50,7 @@ from quidnunc.gossip.events import (
     Witness,
 )
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
+from quidnunc.gossip.journal.recording import Recording, set_paused
 from quidnunc.gossip.message import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.peer.bodies import Bodies
@@ -120,8 +121,12 @@ class Host:
         clock: Clock,
         mirrors: MirrorStore,
         rebuild: Callable[[], Node],
+        recording: Recording | None = None,
     ) -> None:
-        """``rebuild`` makes a new node from what is durable, for one that has taken entries back from neighbors."""
+        """``rebuild`` makes a new node from what is durable, for one that has taken entries back from neighbors.
+
+        ``recording`` takes down what every node is told.
+        """
         self.node = node
         self.clock = clock
         self.overlay = overlay
@@ -133,6 +138,7 @@ class Host:
         self._blobs = blobs
         self._mirrors = mirrors
         self._rebuild = rebuild
+        self._recording = recording
         self._bodies = Bodies(blobs)
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
@@ -226,12 +232,17 @@ class Host:
     async def _run_events(self) -> None:
         async for pending in self._events:
             # An error here ends the host and everybody who waits: nobody is told that what failed was done.
-            for effect in self.node.handle(pending.event, self.clock.now()):
+            for effect in self._handle(pending.event):
                 await self._perform(effect, pending)
             if pending.done is not None:
                 pending.done.set()
             if isinstance(pending.event, Stopping):
                 return
+
+    def _handle(self, event: Event) -> list[Effect]:
+        if self._recording is not None:
+            return self._recording.handle(self.node, event, self.clock.now())
+        return self.node.handle(event, self.clock.now())
 
     async def _perform(self, effect: Effect, pending: _Pending) -> None:
         match effect:
@@ -288,11 +299,11 @@ class Host:
         """The node has brought the ledger up to date: another takes its place, as at a start."""
         paused = self.node.rounds.paused
         self.node = await trio.to_thread.run_sync(self._rebuild)
-        self.node.rounds.paused = paused
+        set_paused(self.node, paused, self._recording)
         self._timers.clear()
         events: list[Event] = [Started(), *(PeerUp(peer) for peer in sorted(self.overlay.connected()))]
         for event in events:
-            for effect in self.node.handle(event, self.clock.now()):
+            for effect in self._handle(event):
                 await self._perform(effect, pending)
 
     def _forget(self, names: tuple[bytes, ...]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from quidnunc.crypto.entry import Entry, EntryType, parse_header
@@ -48,10 +48,12 @@ from quidnunc.gossip.events import (
 )
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
+from quidnunc.gossip.journal.recording import Recording
 from quidnunc.gossip.message import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource, UpdatePublished, parse_record
 from quidnunc.gossip.rebuild import Self, Software
+from quidnunc.gossip.recorder import Entropy
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Network
@@ -180,12 +182,13 @@ class Hooks:
     """What a test may look at or change while the world runs.
 
     ``on_result`` sees every job with its result, ``on_commit`` what has just become durable; ``tamper`` may replace
-    a message on its way (None drops it).
+    a message on its way (None drops it). ``recordings``, by peer index, keep journals as a daemon does.
     """
 
     on_result: Callable[[Peer, Job, Result], None] | None = None
     on_commit: Callable[[Peer, Commit], None] | None = None
     tamper: Callable[[Peer, Peer, Send, bytes], tuple[bytes, bytes] | None] | None = None
+    recordings: Mapping[int, Recording] = field(default_factory=dict)
 
 
 class World:
@@ -291,7 +294,11 @@ class World:
             software=Software(version="sim"),
         )
         salts = NoiseStream(hashlib.sha256(f"salt-{self._seed}-{peer.index}-{peer.life}".encode()).digest(), b"salt")
-        peer.node = Node(self.charter, own, log, resume, salts.bytes, self.settings)
+        entropy: Entropy = salts.bytes
+        recording = self.hooks.recordings.get(peer.index)
+        if recording is not None:
+            own, entropy = recording.begin(own, log, resume, entropy, self.settings, rebuilt=current)
+        peer.node = Node(self.charter, own, log, resume, entropy, self.settings)
         for name in peer.disk.blobs.data.keys() - set(peer.node.in_use()):
             peer.disk.blobs.discard(name)
 
@@ -343,7 +350,10 @@ class World:
     def _feed(self, peer: Peer, event: Event) -> None:
         if peer.node is None:
             return
-        for effect in peer.node.handle(event, EPOCH_S + self.now):
+        recording = self.hooks.recordings.get(peer.index)
+        now = EPOCH_S + self.now
+        effects = peer.node.handle(event, now) if recording is None else recording.handle(peer.node, event, now)
+        for effect in effects:
             self._perform(peer, effect)
 
     def _perform(self, peer: Peer, effect: Effect) -> None:

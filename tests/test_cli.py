@@ -127,7 +127,15 @@ def test_help_and_version() -> None:
     assert quidnunc("--version").out == quidnunc("version").out
     data = quidnunc("--version", "--json").data
     assert data == quidnunc("version", "--json").data
-    assert set(data) == {"app", "protocol", "ledger_format", "charter_format", "config_format", "python"}
+    assert set(data) == {
+        "app",
+        "protocol",
+        "ledger_format",
+        "charter_format",
+        "config_format",
+        "journal_format",
+        "python",
+    }
     listed = quidnunc("--help").out
     assert all(f"\n    {group.name}" in listed for group in cli.GROUPS)
 
@@ -280,6 +288,7 @@ ERRORS: list[tuple[errors.QuidnuncError, int, str]] = [
     (errors.CharterUnsigned("signed by 1 of 2"), 41, "charter_unsigned"),
     (errors.SchemaMismatch("another model"), 51, "schema_mismatch"),
     (errors.BudgetExhausted("no epsilon left"), 50, "budget_exhausted"),
+    (errors.JournalCorrupt(7, "its size is not the one that was written"), 65, "journal_corrupt"),
     (errors.StoreLocked("in use"), 4, "store_locked"),
     (errors.StoreUnwritable("disk full"), 73, "store_unwritable"),
     (errors.StoreNewer("schema 9"), 78, "store_newer"),

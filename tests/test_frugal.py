@@ -86,6 +86,7 @@ def test_garbage_is_refused_and_counted_for_later() -> None:
     bench.turn()
     counted = {(each.sender, each.reason): each.count for each in bench.refused()}
     assert counted == {(author.member.log_id, Reason.MALFORMED): 3, (None, Reason.STRANGER): 3}
+    assert {each.first for each in bench.refused()} == {Frame(b"garbage").digest()}, "named as anywhere else"
 
 
 def test_a_training_that_was_under_way_is_published_when_there_is_room() -> None:

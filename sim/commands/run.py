@@ -22,6 +22,7 @@ def register(verbs: Verbs) -> None:
     add("scenario", metavar="SCENARIO", help="a TOML file; see docs/simulator.md")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, for example data.alpha=0.1")
     add("--out", metavar="DIR", help=f"where to write (default: {RUNS}/NAME-1, -2, ...)")
+    add("--tensorboard", action="store_true", help="also write event files for TensorBoard: DIR/tensorboard")
     parser.set_defaults(command=run_scenario)
 
 
@@ -39,6 +40,11 @@ def run_scenario(args: argparse.Namespace, context: Context) -> Answer:
         done = run(path, changes=args.set, out=out, progress=shown)
     if done.facts[0]["with_replacement"]:
         context.out.warn(done.facts[0]["shares"])
+    if args.tensorboard:
+        from quidnunc.sim.report.tensorboard import write_events
+        from quidnunc.sim.scenarios.stored import read_run
+
+        write_events(read_run(out))
     data = {"directory": str(out), "seeds": done.facts, "final": done.final}
     return Answer(data, [*final_table(done), f"written to {out}"])
 
