@@ -23,7 +23,7 @@ from typing import Any
 
 from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.client import NotReachable, ask
-from quidnunc.peer.config_text import with_values
+from quidnunc.peer.config_text import toml_literal, with_values
 from quidnunc.peer.home import Home, atomic_write
 
 COMMAND = (sys.executable, "-m", "quidnunc.peer")
@@ -46,6 +46,7 @@ class Plan:
     """What to rehearse. ``create`` are further arguments of ``federation create``.
 
     ``paths`` are the peers' local data, one each, for a task that reads some; ``schema`` is the text that says how.
+    ``options`` are task options of every site, which say how its data are written.
     ``names`` are the peers' names, and those of their homes; peer-a, peer-b and so on where there are none.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     paths: tuple[str, ...] = ()
     schema: str = ""
     names: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -207,7 +209,8 @@ class Rehearsal:
             created = command(
                 *("federation", "create", *cards, "--task", self.plan.task, "--seed", str(self.plan.seed)),
                 *("--site-peers", str(self.plan.peers), "--start", "all", "--out", str(self.charter)),
-                *("--data-path", self.plan.paths[0] if self.plan.paths else ""),
+                # What a schema describes is built without data, whose spelling a drafter does not know.
+                *("--data-path", self.plan.paths[0] if self.plan.paths and not self.plan.schema else ""),
                 *(("--schema", str(self.schema)) if self.plan.schema else ()),
                 *self.plan.create,
                 temporary=temporary,
@@ -230,8 +233,9 @@ class Rehearsal:
         changes["network.ping_interval_s"] = plan.ping_interval_s
         if actor.attacker:
             changes["drill.attack"] = plan.attack
-        text = actor.home.config.read_text()
-        actor.home.config.write_text(with_values(text, changes))
+        text = with_values(actor.home.config.read_text(), changes)
+        said = "".join(f"{name} = {toml_literal(value)}\n" for name, value in plan.options)
+        actor.home.config.write_text(text.replace("[data.options]\n", f"[data.options]\n{said}", 1))
 
     def _install(self, actor: Actor) -> None:
         command("federation", "install", str(self.charter), home=actor.home.root)

@@ -96,7 +96,48 @@ def test_a_demo_on_four_hospitals(tmp_path: Path) -> None:
     assert data["worst"]["name"] in HEART_ROWS
 
 
+@pytest.mark.slow
+def test_a_demo_on_tables_with_semicolons_and_decimal_commas(tmp_path: Path) -> None:
+    directory = tmp_path / "tables"
+    files = write(directory)
+    files.pop("north").unlink()
+    for site, file in files.items():
+        file.write_text(european(site), "cp1252")
+    flags = ("--delimiter", ";", "--decimal", ",", "--encoding", "cp1252")
+    envelope, _ = demo("--data", str(directory), *flags, "--rounds", "2", temporary=tmp_path)
+    for each in envelope["data"]["peers"]:
+        assert (each["rows_read"], each["ledger_verified"]) == (ROWS[each["name"]], True)
+        said = load(Home.at(each["home"]).config).data.options
+        assert said == {"delimiter": ";", "decimal": ",", "encoding": "cp1252"}
+
+
 # What is found out before the start.
+
+
+def european(site: str) -> str:
+    table = rows(site)
+    for row in table:
+        row["age"] = row["age"].replace(".", ",")
+        row["remark"] = row["remark"] and "siehe Größe"
+    return text_of(table, ";")
+
+
+def test_tables_are_read_as_the_flags_say_and_an_error_names_a_flag_that_there_is(
+    refused: Callable[..., Result], tmp_path: Path
+) -> None:
+    for site, file in write(tmp_path / "data").items():
+        file.write_text(european(site), "utf-8")
+    result = refused("--data", tmp_path / "data")
+    assert (result.code, "or --delimiter" in result.err) == (20, True)
+    result = refused("--data", tmp_path / "data", "--delimiter", ";")
+    assert (result.code, "(--decimal ,)" in result.err) == (20, True)
+    found = survey(tmp_path / "data", None, {"delimiter": ";", "decimal": ","})
+    assert {silo.name: silo.rows_read for silo in found.silos} == ROWS
+    (tmp_path / "data" / "schema.toml").unlink()
+    assert survey(tmp_path / "data", None, {"delimiter": ";", "decimal": ","}).inferred
+    assert refused("--data", tmp_path / "data", "--delimiter", "x").code == 64
+    result = refused("--delimiter", ";")
+    assert (result.code, "--delimiter says how tables are written" in result.err) == (2, True)
 
 
 def test_a_schema_beside_the_tables_is_used_unless_another_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.peer.cli import CommandParser, Context
+from quidnunc.peer.commands.dialect_flags import add_dialect, dialect_options
 from quidnunc.peer.commands.files import PUBLIC_FILE, read_charter, require_home, same_file
 from quidnunc.peer.config import load
 from quidnunc.peer.home import atomic_write, expanded
@@ -19,8 +20,6 @@ from quidnunc.peer.output import Outcome, UsageError
 
 if TYPE_CHECKING:
     from quidnunc.gossip.tabular.schema import Schema
-
-_FLAGS = ("delimiter", "decimal", "encoding", "missing")
 
 
 def register(parser: CommandParser) -> None:
@@ -30,10 +29,7 @@ def register(parser: CommandParser) -> None:
     add("file", type=Path, nargs="?", metavar="FILE", help="CSV or Parquet; default: this home's data.path")
     add("--schema", type=Path, metavar="S", help="default: the charter's, with FILE one inferred from it")
     add("--target", default="", metavar="COLUMN", help="what to predict, where the schema is inferred")
-    add("--delimiter", metavar="C", help="between cells: , ; tab or | (default: ,)")
-    add("--decimal", metavar="C", help="decimal sign: . or , (default: .)")
-    add("--encoding", metavar="E", help="utf-8, utf-16, latin-1 or cp1252 (default: utf-8)")
-    add("--missing", metavar="WORDS", help="cells that mean missing, apart by spaces; an empty one always does")
+    add_dialect(below)
     add("--write-schema", type=Path, metavar="OUT", help="write the schema there, for you to correct")
     below.set_defaults(command=check)
 
@@ -80,7 +76,7 @@ def check(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _source(args: argparse.Namespace, context: Context) -> _Source:
-    flags = {name: getattr(args, name) for name in _FLAGS if getattr(args, name) is not None}
+    flags = dialect_options(args)
     text, name = "", ""
     path: Path | None = args.file
     options: dict[str, str | int | float | bool] = {}

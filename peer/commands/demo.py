@@ -22,6 +22,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
+from quidnunc.peer.commands.dialect_flags import add_dialect, dialect_options
 from quidnunc.peer.commands.draft_numbers import EPSILON_MAX, EPSILON_MIN, check_site, check_sum, finite_or_inf
 from quidnunc.peer.commands.rule_words import add_rule, rule_options
 from quidnunc.peer.home import Home, unwritable
@@ -56,6 +57,7 @@ def register(parser: CommandParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="tables instead of built-in data: one peer per CSV file in DIR")
     add("--schema", type=Path, metavar="FILE", help="how those are read (default: DIR/schema.toml, else inferred)")
+    add_dialect(parser)
     add("--peers", type=int, metavar="N", help="number of peers, 2 to 16 (default: 4)")
     add("--rounds", type=int, default=50, metavar="N", help="training rounds (default: 50)")
     add("--task", help="digits, breast-cancer or package.module:function (default: digits)")
@@ -94,7 +96,7 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
     _apply_defaults(args)
     plan = _plan(args)
     try:
-        found = None if args.data is None else survey(args.data, args.schema)
+        found = None if args.data is None else survey(args.data, args.schema, dialect_options(args))
     except TableRefused as refusal:
         return refusal.outcome()
     if found is not None:
@@ -133,6 +135,10 @@ def _apply_defaults(args: argparse.Namespace) -> None:
     """Fill in what was not said. Raises UsageError for flags that contradict --data."""
     if args.data is None and args.schema is not None:
         raise UsageError("--schema says how tables are read, and there are none", hint="name a directory with --data")
+    if args.data is None and (said := dialect_options(args)):
+        raise UsageError(
+            f"--{next(iter(said))} says how tables are written, and there are none", hint="name a directory with --data"
+        )
     for flag, standard in _STANDARD.items():
         given = getattr(args, flag)
         if given is None:
@@ -149,6 +155,7 @@ def _with_tables(plan: Plan, found: Survey) -> Plan:
         paths=tuple(silo.path for silo in found.silos),
         names=tuple(silo.name for silo in found.silos),
         schema=found.schema,
+        options=tuple(found.options.items()),
     )
 
 

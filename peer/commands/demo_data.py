@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from quidnunc.peer.task_loader import CSV
 if TYPE_CHECKING:
     from quidnunc.gossip.tabular.examine import Examined
     from quidnunc.gossip.tabular.findings import Finding
-    from quidnunc.gossip.tabular.table import Table
+    from quidnunc.gossip.tabular.table import Dialect, Table
 
 TABLES_MIN, TABLES_MAX = 2, 16
 _RESERVED = (CHARTER, SCHEMA)
@@ -80,37 +81,45 @@ class Silo:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All members' tables, the schema that they are read by, and what deserves attention about them."""
+    """All members' tables, the schema that they are read by, and what deserves attention about them.
+
+    ``options`` are the task options that say how all tables are written.
+    """
 
     silos: tuple[Silo, ...]
     schema: str
     inferred: bool
     warnings: tuple[str, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-def survey(directory: Path, schema_file: Path | None) -> Survey:
+def survey(directory: Path, schema_file: Path | None, options: Mapping[str, str] | None = None) -> Survey:
     """Read every table of ``directory`` by one schema: ``schema_file``, else ``schema.toml`` there, else inferred.
 
-    Raises ConfigError for a directory or schema that does not serve, TableRefused for the first table with errors.
+    ``options`` say how all of them are written. Raises ConfigError for a directory, options or schema that do not
+    serve, TableRefused for the first table with errors.
     """
     from quidnunc.gossip.tabular.examine import examine
     from quidnunc.gossip.tabular.findings import Severity
     from quidnunc.gossip.tabular.infer import infer_schema
+    from quidnunc.gossip.tabular.options import parse_options
     from quidnunc.gossip.tabular.render import render_schema
 
+    said = dict(options or {})
+    dialect = parse_options(said).dialect
     directory = expanded(directory).absolute()
     files = _files(directory)
     beside = directory / SCHEMA
     chosen = schema_file or (beside if beside.exists() else None)
     text = "" if chosen is None else read_schema(chosen, CSV)
-    tables = {name: _table(path) for name, path in files.items()}
+    tables = {name: _table(path, dialect) for name, path in files.items()}
     if chosen is None:
-        text = render_schema(infer_schema(list(tables.values()), files=[path.name for path in files.values()]))
+        text = render_schema(infer_schema(list(tables.values()), dialect, files=[path.name for path in files.values()]))
     schema = parsed(text, SCHEMA if chosen is None else str(chosen))
     silos = []
     remarks: dict[tuple[str, str], list[str]] = {}
     for name, table in tables.items():
-        examined = examine(table, schema)
+        examined = examine(table, schema, dialect)
         if examined.errors:
             raise TableRefused(files[name], examined.errors)
         silos.append(_silo(name, files[name], examined))
@@ -119,7 +128,7 @@ def survey(directory: Path, schema_file: Path | None) -> Survey:
                 remarks.setdefault((each.column, each.what), []).append(name)
     warnings = [_INFERRED] if chosen is None else []
     warnings += [_remark(column, what, names, len(tables)) for (column, what), names in remarks.items()]
-    return Survey(tuple(silos), text, chosen is None, tuple(warnings))
+    return Survey(tuple(silos), text, chosen is None, tuple(warnings), said)
 
 
 def _files(directory: Path) -> dict[str, Path]:
@@ -148,12 +157,12 @@ def _files(directory: Path) -> dict[str, Path]:
     return found
 
 
-def _table(path: Path) -> Table:
+def _table(path: Path, dialect: Dialect) -> Table:
     from quidnunc.gossip.tabular.findings import DataFault
     from quidnunc.peer.table_file import load_table
 
     try:
-        return load_table(path)
+        return load_table(path, dialect)
     except DataFault as fault:
         raise TableRefused(path, (fault.finding,)) from None
 
