@@ -347,7 +347,7 @@ class Rounds:
         train = not (self.paused or self.finished or self.alone(now))
         train = train and (not self._sum or self._noised(self.round))
         out: list[Effect] = []
-        if self._sum and self._spend is not None and self._spend[0].round != self.round:
+        if self._spend is not None and self._spend[0].round != self.round:
             self._spend = None  # a round that was not trained after all, because of a pause: it stays spent
         if train and self._budget.private and self._spend is None:
             if self._budget.affords_next():

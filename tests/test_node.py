@@ -19,7 +19,9 @@ from node_helpers import (
     header_of,
 )
 
+from quidnunc.crypto.entry import open_entry
 from quidnunc.crypto.errors import LocalProtocolError, Reason, SchemaMismatch
+from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.events import (
     Finished,
     Frame,
@@ -613,6 +615,33 @@ def test_a_failing_trainer_does_not_burn_the_budget() -> None:
     assert len(spends) == len(published) == 1
     assert published[0].privacy is not None
     assert published[0].privacy.cumulative_u == spends[0].cumulative_u
+
+
+def test_a_training_that_failed_before_a_pause_is_not_claimed_by_a_later_round() -> None:
+    """Regression: after the pause the spend of the failed round paid for another one, which its own ledger forbids."""
+    bench = Bench(privacy=private(rounds=20), rounds=RoundSpec(20, 0, 2, "majority"))
+    bench.greet()
+    bench.tick()
+    bench.jobs.clear()
+    bench.feed(Finished(JobFailed("TrainJob", "killed")))
+    bench.feed(Paused(True))
+    bench.now += 60.0
+    bench.greet()
+    bench.turn()
+    bench.feed(Paused(False))
+    for author in bench.authors:
+        bench.receive(author, author.update().frame)
+    bench.settle()
+    bench.turn()
+    spends = [record for record in bench.records() if isinstance(record, PrivacySpend)]
+    published = [record for record in bench.records() if isinstance(record, UpdatePublished)]
+    assert [record.steps > 0 for record in published] == [False, True]
+    assert len(spends) == 2, "what was spent stays spent"
+    audit = Audit(bench.own.log_id)
+    for entry in bench.disk.entries:
+        header = open_entry(entry)
+        audit.read(header.seq, header.type, entry.payload)
+    assert audit.findings == []
 
 
 # Return after an absence.
