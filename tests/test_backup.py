@@ -270,7 +270,7 @@ def other_card(content: dict[str, bytes], tmp: Path) -> None:
         (lambda content: content.update({"charter.note": b"x"}), "charter"),
         (lambda content: content.update({"keys/root.key": b"x"}), "keys/root.key"),
         (lambda content: content.update({"state/ledger.db": b"x" * 5000}), "state/ledger.db"),
-        (lambda content: content.update({"keys/operational.key": content["keys/root.key"]}), "kind"),
+        (lambda content: content.update({"keys/operational.key": content["keys/root.key"]}), "holds the root key"),
     ],
 )
 def test_a_backup_with_hashes_that_fit_is_still_checked(

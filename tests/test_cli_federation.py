@@ -466,7 +466,7 @@ def test_sign_with_a_root_key_kept_elsewhere(founding: Founding) -> None:
         "--key",
         founding.home("a") / "keys/operational.key",
     )
-    assert (wrong.code, "kind" in wrong.err) == (77, True)
+    assert (wrong.code, "holds the operational key" in wrong.err) == (77, True)
     right = quidnunc(
         "--home", founding.home("a"), "federation", "sign", "--yes", founding.draft, "--key", offline / "root.key"
     )
