@@ -65,9 +65,10 @@ class Hearsay:
         return [Compare(log_id, tuple(notes))]
 
     def stragglers(self, newest: dict[bytes, Head]) -> list[tuple[bytes, Head]]:
-        """Of each log what a neighbor still has for its newest checkpoint, older than the ``newest`` known here.
+        """Of each log the oldest of what neighbors last told before anybody else, older than the ``newest`` known here.
 
-        Still: since the last call. It may have seen another history, and whoever keeps the first must hear of it.
+        Only what was so at the last call too. What a neighbor repeats after others does not count: it may have it from
+        here, and have seen another history itself, which whoever keeps the first must hear of.
         """
         found = []
         for log_id, told in self._newest.items():

@@ -59,6 +59,7 @@ class Neighbor:
     of its was last refused for a fault, ``offence`` for which.
     ``doubts`` are what spoke against its newest state (:class:`quidnunc.gossip.jobs.Doubt`). ``round`` is the one that
     its newest applied update names; ``deferred`` says that the update after it waits for our own round.
+    ``unheard`` counts requests to it since it last said anything.
     ``last_weight``, ``last_clip`` and ``last_step`` are those of the last merge that read it, None for no merge yet.
     """
 

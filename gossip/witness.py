@@ -394,7 +394,7 @@ class Witnesses:
         """The newest checkpoints of other logs, to every neighbor those it has not been told, or not for long.
 
         Of a log that shows itself here both what it showed and what others heard of it, and of any what some neighbor
-        alone stays at: they may be two stories, and the shorter one would else stay behind the longer.
+        alone told: they may be two stories, and the shorter one would else stay behind the longer.
         """
         out: list[Effect] = []
         shown = self._shown

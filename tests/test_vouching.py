@@ -116,16 +116,22 @@ def test_where_everybody_is_a_neighbor_nobody_asks() -> None:
 # -- one witness --------------------------------------------------------------------------------------------------
 
 
-class Far(Bench):
+class InLine(Bench):
+    """The node stands at a ``place`` in a line of four; ``others`` are the authors at the other places, in order."""
+
+    def __init__(self, place: int) -> None:
+        group = founders(4)
+        ranked = sorted(group, key=lambda each: each.member.log_id)
+        super().__init__(4, me=group.index(ranked[place]), edges=line(4))
+        self.others = sorted(self.authors, key=lambda each: each.member.log_id)
+
+
+class Far(InLine):
     """The node is one end of a line of four; ``near`` is its neighbor, ``log`` the other end's author."""
 
     def __init__(self) -> None:
-        group = founders(4)
-        place = [each.member for each in sorted(group, key=lambda one: one.member.log_id)]
-        me = group.index(next(each for each in group if each.member == place[0]))
-        super().__init__(4, me=me, edges=line(4))
-        by_log = {each.member.log_id: each for each in self.authors}
-        self.near, self.next, self.log = (by_log[each.log_id] for each in place[1:])
+        super().__init__(0)
+        self.near, self.next, self.log = self.others
         self.connect(self.near)
 
     def ask(self, author: Author, old: int, **changes: object) -> list[Reason]:
@@ -248,16 +254,12 @@ def test_checkpoints_that_their_log_did_not_sign_are_refused() -> None:
 # -- in between ---------------------------------------------------------------------------------------------------
 
 
-class Between(Bench):
+class Between(InLine):
     """The node is the second of a line of four: ``log`` is the first, ``right`` the third, ``end`` the last."""
 
     def __init__(self) -> None:
-        group = founders(4)
-        place = [each.member for each in sorted(group, key=lambda one: one.member.log_id)]
-        me = group.index(next(each for each in group if each.member == place[1]))
-        super().__init__(4, me=me, edges=line(4))
-        by_log = {each.member.log_id: each for each in self.authors}
-        self.log, self.right, self.end = (by_log[place[i].log_id] for i in (0, 2, 3))
+        super().__init__(1)
+        self.log, self.right, self.end = self.others
         self.connect(self.log, self.right)
 
     def question(self) -> Vouch:
