@@ -1,0 +1,202 @@
+"""How far the simulator goes: 10,000 peers, memory by peers and params, real nodes in virtual time, churn, a split.
+
+Each run is ``quidnunc sim run`` in a process of its own; memory is the most that it had resident. Memory by n x d is
+fitted by a line, and drawn into ``build/simulator-memory.svg``. Churn and splits are digits (softmax, 64 examples for
+each peer, Dirichlet 0.5) over three seeds, in both engines, each held against the same seeds without trouble: half of
+the peers are lost for good half-way; the network is cut in two halves for ten rounds, and looked at five rounds later.
+``--quick`` has a tenth of the peers and one seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from common import Row, main
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS_MAX, GIB_MAX, NODES_SECONDS_MAX = 180.0, 4.0, 60.0
+STRAIGHT_MIN = 0.99
+"""The part of the variance of memory that a line must explain."""
+COSTS_MAX, DISTANCE_MAX = 0.01, 1.25
+SEEDS = [0, 1, 2]
+DIGITS = {"examples": 64, "replacement": "always"}
+TASK = {"data": DIGITS, "training": {"learning_rate": 0.3}, "topology": {"degree": 4}}
+SPLIT_AT, SPLIT_ROUNDS, HEALED = 20, 10, 5
+
+
+class Played(NamedTuple):
+    """What a run took, and its records."""
+
+    wall_s: float
+    cpu_s: float
+    rss_mib: float
+    records: list[dict[str, Any]]
+
+    def mean(self, name: str, round_: int = 0) -> float:
+        """A column of round ``round_`` over the seeds; of the last round by default."""
+        wanted = round_ or max(record["round"] for record in self.records)
+        return float(np.mean([record[name] for record in self.records if record["round"] == wanted]))
+
+
+def measure(quick: bool) -> list[Row]:
+    """All rows."""
+    return [*crowd(quick), *memory(quick), *nodes(quick), *churn(quick), *split(quick)]
+
+
+def play(**table: Any) -> Played:
+    """Run a scenario as a person would."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder) / "scenario.toml", Path(folder) / "run"
+        file.write_text(_toml(TASK | table))
+        begun = time.monotonic()
+        command = [sys.executable, "-m", "quidnunc.peer", "sim", "run", str(file), "--out", str(out), "--quiet"]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.monotonic() - begun
+        if child.returncode:
+            raise SystemExit(f"quidnunc sim run ended with code {child.returncode}")
+        records = [json.loads(each) for each in (out / "metrics.jsonl").read_text().splitlines()]
+    return Played(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, records)
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """Inline tables all the way down; JSON's spelling of numbers, words and lists is TOML's."""
+
+    def value(given: Any) -> str:
+        if isinstance(given, dict):
+            return "{" + ", ".join(f"{key} = {value(inner)}" for key, inner in given.items()) + "}"
+        return json.dumps(given)
+
+    return "\n".join(f"{key} = {value(given)}" for key, given in table.items())
+
+
+def crowd(quick: bool) -> list[Row]:
+    """10,000 peers, 100 rounds."""
+    peers = 1_000 if quick else 10_000
+    found = play(peers=peers, rounds=100, evaluate_every=50)
+    title = f"softmax digits, {peers:,} peers, 100 rounds"
+    return [
+        Row(f"{title}: seconds", found.wall_s, "s", "of processor", found.cpu_s, at_most=SECONDS_MAX),
+        Row(f"{title}: memory", found.rss_mib / 1024, "GiB", at_most=GIB_MAX),
+        Row(f"{title}: accuracy", found.mean("accuracy_mean")),
+    ]
+
+
+def memory(quick: bool) -> list[Row]:
+    """The most that runs of a few rounds had resident, by peers and params."""
+    softmax, mlp = {"kind": "softmax"}, {"kind": "mlp", "hidden": [128]}
+    sizes = [(1000, softmax, 650), (4000, softmax, 650), (16_000, softmax, 650)]
+    sizes += [(count, mlp, 9610) for count in (500, 1000, 2000, 4000)]
+    if quick:
+        sizes = [(count // 4, model, dim) for count, model, dim in sizes]
+    points = []
+    for peers, model, dim in sizes:
+        found = play(peers=peers, rounds=3, evaluate_every=3, model=model)
+        points.append((peers * dim, found.rss_mib))
+    x, y = np.array(points, dtype=np.float64).T
+    slope, base = np.polyfit(x, y, 1)
+    rest = y - (slope * x + base)
+    straight = 1 - float(np.square(rest).sum() / np.square(y - y.mean()).sum())
+    picture = ROOT / "build" / "simulator-memory.svg"
+    picture.parent.mkdir(exist_ok=True)
+    picture.write_text(_drawn(points, slope, base))
+    return [
+        Row("memory: part explained by a line in n x d", straight, at_least=STRAIGHT_MIN),
+        Row("memory: bytes for each param of each peer", slope * 2**20, "B", "float32", 4.0),
+        Row("memory: what is there without peers", base, "MiB"),
+    ]
+
+
+def _drawn(points: list[tuple[int, float]], slope: float, base: float) -> str:
+    """The points and the line through them, as a picture that stands alone."""
+    width, height, left, bottom = 560, 270, 64, 48
+    most_x, most_y = 1.05 * max(p[0] for p in points), 1.1 * max(p[1] for p in points)
+
+    def x(value: float) -> float:
+        return round(left + value / most_x * (width - left - 24), 1)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / most_y * (height - bottom - 24), 1)
+
+    def words(at: tuple[float, float], what: str, anchor: str) -> str:
+        return f'<text x="{at[0]}" y="{at[1]}" text-anchor="{anchor}">{what}</text>'
+
+    parts = [f'<path d="M{x(0)} {y(most_y)}V{y(0)}H{x(most_x)}" fill="none" stroke="#444"/>']
+    parts.append(f'<path d="M{x(0)} {y(base)}L{x(most_x)} {y(base + slope * most_x)}" stroke="#d55e00"/>')
+    parts += [f'<circle cx="{x(n)}" cy="{y(mib)}" r="4" fill="#0072b2"/>' for n, mib in points]
+    for part in (0.25, 0.5, 0.75, 1.0):
+        parts.append(words((x(part * most_x), height - 30), f"{part * most_x / 1e6:.1f}", "middle"))
+        parts.append(words((left - 6, y(part * most_y) + 4), f"{part * most_y:,.0f}", "end"))
+    parts.append(words(((left + width) / 2, height - 10), "peers x params, millions", "middle"))
+    parts.append(words((left + 8, 14), "most MiB resident", "start"))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="12"><title>Memory of the batched engine by peers x params</title>'
+        f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def nodes(quick: bool) -> list[Row]:
+    """Real nodes with signatures and ledgers."""
+    peers, rounds = (16, 20) if quick else (64, 50)
+    found = play(
+        peers=peers, rounds=rounds, evaluate_every=rounds, conditions={"loss": 0.1}, engine={"kind": "protocol"}
+    )
+    title = f"real nodes, {peers} peers, {rounds} rounds, a tenth of the messages lost"
+    return [
+        Row(f"{title}: seconds", found.wall_s, "s", "of processor", found.cpu_s, at_most=NODES_SECONDS_MAX),
+        Row(f"{title}: memory", found.rss_mib, "MiB"),
+        Row(f"{title}: accuracy", found.mean("accuracy_mean")),
+        Row(f"{title}: ledger entries", found.mean("ledger_entries")),
+    ]
+
+
+def engines(quick: bool) -> list[tuple[str, dict[str, Any]]]:
+    """Both engines, and the size at which each is tried."""
+    seeds = SEEDS[:1] if quick else SEEDS
+    small = {"seeds": seeds, "engine": {"kind": "protocol"}, "peers": 16}
+    return [("batched, 64 peers", {"seeds": seeds, "peers": 64}), ("real nodes, 16 peers", small)]
+
+
+def churn(quick: bool) -> list[Row]:
+    """Half of the peers lost half-way."""
+    rows = []
+    for title, table in engines(quick):
+        calm = play(rounds=80, evaluate_every=80, **table).mean("accuracy_mean")
+        left = play(rounds=80, evaluate_every=80, conditions={"die": 0.5, "die_at": 40}, **table).mean("accuracy_mean")
+        rows.append(
+            Row(f"half of the peers lost, {title}: accuracy lost", calm - left, "", "all", calm, at_most=COSTS_MAX)
+        )
+    return rows
+
+
+def split(quick: bool) -> list[Row]:
+    """Two halves for ten rounds, five rounds after."""
+    rows, after = [], SPLIT_AT + SPLIT_ROUNDS + HEALED
+    apart = {"split": 2, "split_at": SPLIT_AT, "split_rounds": SPLIT_ROUNDS}
+    for title, table in engines(quick):
+        calm = play(rounds=after, evaluate_every=5, **table)
+        torn = play(rounds=after, evaluate_every=5, conditions=apart, **table)
+        cost = calm.mean("accuracy_mean") - torn.mean("accuracy_mean")
+        far = torn.mean("consensus_distance") / calm.mean("consensus_distance")
+        torn_then = torn.mean("consensus_distance", SPLIT_AT + SPLIT_ROUNDS)
+        then = torn_then / calm.mean("consensus_distance", SPLIT_AT + SPLIT_ROUNDS)
+        name = f"{HEALED} rounds after {SPLIT_ROUNDS} in two halves, {title}"
+        rows += [
+            Row(f"{name}: accuracy lost", cost, "", "whole", calm.mean("accuracy_mean"), at_most=COSTS_MAX),
+            Row(f"{name}: distance over that of a whole", far, "x", "at its end", then, at_most=DISTANCE_MAX),
+        ]
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(__doc__, measure))
