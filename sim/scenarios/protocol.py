@@ -22,13 +22,12 @@ from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.setup import Setup
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.network import Link
-from quidnunc.sim.scenarios.spec import NetworkSpec, SimScenario
+from quidnunc.sim.scenarios.spec import BATCHED, NetworkSpec, SimScenario
 from quidnunc.sim.world import Hooks, World
 
 Model = Callable[[], nn.Module]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-BATCHED, PROTOCOL = "batched", "protocol"
 ROUND_S = 1.0
 """Virtual seconds that one training takes; those of a slow peer are ``conditions.slow_every`` times as many."""
 _HINT = 'change it, or set engine.kind = "batched"'

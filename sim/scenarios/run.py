@@ -22,9 +22,9 @@ from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
 from quidnunc.sim.report.page import page
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
-from quidnunc.sim.scenarios.protocol import PROTOCOL, check_engine
+from quidnunc.sim.scenarios.protocol import check_engine
 from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, finite, under_attack
-from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.spec import PROTOCOL, SimScenario
 from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
 from quidnunc.sim.scenarios.virtual import Trial

@@ -21,6 +21,8 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Rate = Annotated[float, Meta(ge=0.0, le=1e6)]
 Peer = Annotated[int, Meta(ge=0, le=PEERS_MAX)]
 LINKS_MAX = 4096
+BATCHED, PROTOCOL = "batched", "protocol"
+"""Kinds of engines."""
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
