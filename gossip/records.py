@@ -6,7 +6,7 @@ and values outside their kind are refused, so that a new key forces a new versio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from quidnunc.crypto.encoding import decode, encode
@@ -99,12 +99,20 @@ def listing(kind: Kind, limit: int = 4096) -> Kind:
     def parse(key: str, value: Any) -> tuple[Any, ...]:
         if type(value) is not list or len(value) > limit:
             raise _fail(key, f"expected a list of at most {limit}")
-        return tuple(kind.parse(f"{key}[{index}]", item) for index, item in enumerate(value))
+        return tuple(_each((kind,) * len(value), key, value))
 
     def write(value: Any) -> Any:
         return [kind.write(item) for item in value]
 
     return Kind(parse, write)
+
+
+def _each(kinds: Sequence[Kind], key: str, values: list[Any]) -> list[Any]:
+    """Every value by its kind. Places are named only where one is wrong: most of the time went into their names."""
+    try:
+        return [kind.parse(key, item) for kind, item in zip(kinds, values, strict=True)]
+    except Malformed:
+        return [kind.parse(f"{key}[{at}]", item) for at, (kind, item) in enumerate(zip(kinds, values, strict=True))]
 
 
 def row(make: Callable[..., Any], *kinds: Kind) -> Kind:
@@ -113,8 +121,7 @@ def row(make: Callable[..., Any], *kinds: Kind) -> Kind:
     def parse(key: str, value: Any) -> Any:
         if type(value) is not list or len(value) != len(kinds):
             raise _fail(key, f"expected a list of {len(kinds)}")
-        items = zip(kinds, value, strict=True)
-        return make(*(kind.parse(f"{key}[{index}]", item) for index, (kind, item) in enumerate(items)))
+        return make(*_each(kinds, key, value))
 
     def write(value: Any) -> Any:
         return [kind.write(item) for kind, item in zip(kinds, value, strict=True)]

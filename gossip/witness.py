@@ -105,6 +105,7 @@ class Witnesses:
         self._newest = dict(self.heads)
         self._shown = dict(self.heads)
         self._seen = {log_id: {head.size: head} for log_id, head in self.heads.items()}
+        self._notes = {head.note for head in self.heads.values()}
         self._asked: dict[bytes, _Asked] = {}
         self._doubt: dict[bytes, Head] = {}
         self._polled: dict[tuple[bytes, bytes, _Kind], tuple[int, float]] = {}
@@ -137,6 +138,8 @@ class Witnesses:
         """Checkpoints that a neighbor has seen; raises RemoteProtocolError for one that its log did not sign."""
         out: list[Effect] = []
         for note in message.notes:
+            if note in self._notes:
+                continue  # most have come by another way before: byte for byte what was verified then says nothing new
             origin = parse_checkpoint(parse_note(note).text).origin
             member = self._members.get(origin)
             if member is None:
@@ -165,8 +168,9 @@ class Witnesses:
         if neighbor is not None and neighbor.retired is not None and head.size > neighbor.retired.last + 1:
             return []  # nobody may sign behind the end of a log: that is no head of it
         seen[head.size] = head
+        self._notes.add(head.note)
         if len(seen) > SEEN_MAX:
-            del seen[min(seen)]
+            self._notes.discard(seen.pop(min(seen)).note)
         newest = self._newest.get(log_id)
         if newest is None or head.size > newest.size:
             self._newest[log_id] = head

@@ -412,7 +412,7 @@ class World:
                 return
             header, body = changed
         frame = type(send.frame)(header, body)
-        for delay in self.network.arrivals(peer.index, target.index, len(header) + len(body)):
+        for delay in self.network.arrivals(peer.index, target.index, len(header) + len(body), self.now):
             self.at(self.now + delay, self._deliver(peer, target, Received(peer.transport, frame)))
 
     def _deliver(self, sender: Peer, target: Peer, event: Received) -> Callable[[], None]:

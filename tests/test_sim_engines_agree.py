@@ -1,17 +1,21 @@
-"""The batched engine and the protocol engine, with the real node, learn the same from the same data."""
+"""The batched engine, the protocol engine with the real node, and real daemons learn the same from the same data."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 
-from quidnunc.gossip.learning.builtin import digits
+from quidnunc.gossip.learning.builtin import DEFAULTS, digits
 from quidnunc.gossip.learning.params import build as build_model
 from quidnunc.gossip.task import Site, Training
+from quidnunc.peer.rehearsal import COMMAND
 from quidnunc.sim.batched.attackers import Attack
 from quidnunc.sim.batched.engine import Engine, Setup
 from quidnunc.sim.batched.merging import Merging
@@ -44,10 +48,28 @@ def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, ba
     assert min(protocol, batched) > 0.8
 
 
-def _protocol(rule: str, bad: tuple[int, ...]) -> float:
+@pytest.mark.slow
+def test_real_daemons_reach_what_both_engines_foretell(tmp_path: Path) -> None:
+    training = DEFAULTS["digits"].plain
+    shape = ("--peers", str(PEERS), "--rounds", str(ROUNDS), "--alpha", str(ALPHA), "--seed", str(SEED))
+    done = subprocess.run(
+        [*COMMAND, "--json", "demo", *shape, "--epsilon", "inf", "--rule", "mean", "--home", str(tmp_path / "homes")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    real = fmean(peer["accuracy"] for peer in json.loads(done.stdout)["data"]["peers"])
+    foretold = _protocol("mean", (), training), _batched("mean", (), training)
+    assert max(abs(real - each) for each in foretold) < TOLERANCE
+    assert min(real, *foretold) > 0.85
+
+
+def _protocol(rule: str, bad: tuple[int, ...], training: Training = TRAINING) -> float:
     scenario = Scenario(
         task=digits,
-        training=TRAINING,
+        training=training,
         peers=PEERS,
         alpha=ALPHA,
         rounds=ROUNDS,
@@ -63,7 +85,7 @@ def _protocol(rule: str, bad: tuple[int, ...]) -> float:
     return fmean(accuracy(peer) for peer in world.peers if peer.index not in bad)
 
 
-def _batched(rule: str, bad: tuple[int, ...]) -> float:
+def _batched(rule: str, bad: tuple[int, ...], training: Training = TRAINING) -> float:
     tasks = [digits(Site(index, PEERS, ALPHA, SEED)) for index in range(PEERS)]
     module = build_model(tasks[0], SEED)
     net = net_of(module)
@@ -87,7 +109,7 @@ def _batched(rule: str, bad: tuple[int, ...]) -> float:
             pool,
             Shares(rows[:PEERS], False),
             build_topology(TopologySpec(kind="complete"), PEERS),
-            TRAINING,
+            training,
             merging=Merging(rule),
             attack=Attack("sign_flip", bad) if bad else None,
             holdout=rows[PEERS:] if rule == "repute" else None,

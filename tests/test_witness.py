@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_helpers import Author, Bench, start_all, toy_world, witness_key
@@ -110,6 +111,27 @@ def test_questions_to_one_log_are_at_most_one_in_witness_s(bench: Bench) -> None
     bench.now += bench.settings.witness_s
     bench.receive(author, author.update().frame)
     assert count(bench, author, Prove) == 2
+
+
+def test_a_checkpoint_that_was_verified_is_not_verified_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def counting(note: bytes, *arguments: Any) -> Checkpoint:
+        opened.append(note)
+        return open_checkpoint(note, *arguments)
+
+    monkeypatch.setattr("quidnunc.gossip.witness.open_checkpoint", counting)
+    told, first, second = bench.authors
+    told.append(0x80, b"\xc0")
+    heard(bench, told, first)
+    assert len(opened) == 1
+    heard(bench, told, second)
+    assert len(opened) == 1, "byte for byte the same"
+    note = bytearray(opened[0])
+    note[-20] ^= 1
+    forged = frame(Heads(bench.charter.federation_id, (bytes(note),)))
+    assert bench.receive(second, forged) == [Reason.BAD_SIGNATURE]
+    assert len(opened) == 2
 
 
 def heard(bench: Bench, told: Author, by: Author) -> None:

@@ -26,7 +26,8 @@ class Conditions(Struct, frozen=True, forbid_unknown_fields=True):
     ``loss`` is the probability that a message is lost, ``window`` the age in rounds up to which an old state is read.
     In every round a peer leaves with probability ``leave`` and one that is away returns with ``back``, as it was.
     ``die`` is the share of peers that is gone for good from round ``die_at`` on. ``slow`` is the share of peers that
-    take a turn only every ``slow_every`` rounds.
+    take a turn only every ``slow_every`` rounds. With ``split`` the peers fall into so many equal parts that hear
+    nothing of each other, for ``split_rounds`` rounds from round ``split_at`` on.
     """
 
     loss: Share = 0.0
@@ -37,15 +38,19 @@ class Conditions(Struct, frozen=True, forbid_unknown_fields=True):
     die_at: Annotated[int, Meta(ge=0)] = 0
     slow: Share = 0.0
     slow_every: Annotated[int, Meta(ge=2, le=1000)] = 2
+    split: Annotated[int, Meta(ge=0, le=64)] = 0
+    split_at: Annotated[int, Meta(ge=0)] = 0
+    split_rounds: Annotated[int, Meta(ge=1)] = 10
 
     @property
     def lossy(self) -> bool:
-        return self.loss > 0
+        """Whether anything that is sent may not arrive."""
+        return self.loss > 0 or self.split > 1
 
     @property
     def perfect(self) -> bool:
         """Whether every peer takes every turn and hears everything."""
-        return not (self.loss or self.leave or self.die or self.slow)
+        return not (self.lossy or self.leave or self.die or self.slow)
 
 
 class Links(NamedTuple):
@@ -83,6 +88,7 @@ class Weather:
         self._doomed = self._chosen("die", conditions.die)
         self._slow = self._chosen("slow", conditions.slow)
         self._phase = (self._uniform("phase", 0) * conditions.slow_every).astype(np.int64)
+        self._parts = self._drawn_parts()
         self._ages: Indices | None = None
 
     @property
@@ -103,6 +109,17 @@ class Weather:
         waits = self._slow & ((number + self._phase) % c.slow_every != 0)
         turn: Flags = self.present & ~waits
         return turn
+
+    @property
+    def slow(self) -> Flags:
+        """Who takes a turn only every ``slow_every`` rounds, bool [n]."""
+        return self._slow
+
+    def parts(self, number: int) -> Indices:
+        """The part of the network that every peer is in, in round ``number``, int64 [n]: 0 where it is whole."""
+        c = self._conditions
+        apart = c.split > 1 and 0 <= number - c.split_at < c.split_rounds
+        return self._parts if apart else np.zeros_like(self._parts)
 
     def links(self, number: int, takes_turn: Flags) -> Links:
         """What everybody reads in round ``number``: who is away, unheard or has no turn reads and gives nothing."""
@@ -128,11 +145,20 @@ class Weather:
         return Links(Mixing(mixing.indptr, mixing.indices, weights, mixing.own + lost), ages, heard)
 
     def _heard(self, number: int, mixing: Mixing) -> Flags:
+        parts = self.parts(number)
+        together: Flags = parts[mixing.receivers] == parts[mixing.indices]
         if not self._conditions.loss:
-            return np.ones(len(mixing.indices), dtype=np.bool_)
+            return together
         link = self._names[mixing.receivers] * np.int64(mixing.peers) + self._names[mixing.indices]
         draw = uniforms(keys(self._seed, "loss", number, link), 1)[:, 0]
-        return np.asarray(draw >= self._conditions.loss)
+        return together & np.asarray(draw >= self._conditions.loss)
+
+    def _drawn_parts(self) -> Indices:
+        parts: Indices = np.zeros(len(self._names), dtype=np.int64)
+        if self._conditions.split > 1:
+            order = np.argsort(self._uniform("split", 0), kind="stable")
+            parts[order] = np.arange(len(order)) * self._conditions.split // len(order)
+        return parts
 
     def _uniform(self, purpose: str, number: int) -> NDArray[np.float64]:
         return uniforms(keys(self._seed, purpose, number, self._names), 1)[:, 0]

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quidnunc.sim.commands.frame import Out
+from quidnunc.sim.scenarios.records import Record
 from quidnunc.sim.scenarios.run import Progress as Report
-from quidnunc.sim.scenarios.run import Record
 
 
 @contextmanager

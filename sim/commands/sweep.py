@@ -11,7 +11,8 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.sim.commands.frame import Answer, Context, Verbs
 
 if TYPE_CHECKING:
-    from quidnunc.sim.scenarios.run import Progress, Record
+    from quidnunc.sim.scenarios.records import Record
+    from quidnunc.sim.scenarios.run import Progress
     from quidnunc.sim.scenarios.sweep import Point
 
 RUNS = "runs"

@@ -11,6 +11,7 @@ from quidnunc.gossip.markup import document, section, text
 from quidnunc.sim.report import charts
 from quidnunc.sim.scenarios.columns import COLUMNS
 from quidnunc.sim.scenarios.compare import leaves
+from quidnunc.sim.scenarios.spec import PROTOCOL
 from quidnunc.sim.scenarios.stored import StoredRun
 
 BYTES_MAX = 500_000
@@ -58,6 +59,8 @@ def _about(found: StoredRun) -> str:
         f"{facts.get('params', 0):,} params.",
         f"Data: {facts.get('data', '')}, {scenario.data.partition}; {facts.get('shares', '')}.",
     ]
+    if scenario.engine.kind == PROTOCOL:
+        told.append("Played by real nodes with signatures and ledgers, in virtual time.")
     if scenario.attack is not None:
         count = len(facts.get("attackers", []))
         told.append(f"Attack: {scenario.attack.name} by {count} peers; accuracies are of honest peers.")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,18 +21,18 @@ from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
 from quidnunc.sim.report.page import page
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
-from quidnunc.sim.scenarios.prepare import Custom, prepare
-from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
+from quidnunc.sim.scenarios.protocol import check_engine
+from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, finite, under_attack
+from quidnunc.sim.scenarios.spec import PROTOCOL, SimScenario
 from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
+from quidnunc.sim.scenarios.virtual import Trial
 from quidnunc.sim.topology.measure import measure
 from quidnunc.sim.topology.picture import drawn_edges, positions
 
-PER_PEER_MAX = 256
-"""Up to so many peers, records hold every peer's accuracy."""
 BYTES_PER_PARAM = 4
 
-Record = dict[str, Any]
 Progress = Callable[[int, int, Record | None], None]
 """Called with (seed, rounds done, the record of this round if it was measured) after every round."""
 
@@ -86,8 +85,9 @@ def run(
         base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
     check_seeds(chosen)
+    check_engine(chosen)
     with _threads(chosen.engine.threads):
-        facts = [_facts(prepare(chosen, seed, base, custom), seed) for seed in chosen.seeds]
+        facts = [_checked(chosen, prepare(chosen, seed, base, custom), custom) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
         if directory is not None:
             directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
@@ -97,11 +97,15 @@ def run(
         status = "failed"
         try:
             for seed in chosen.seeds:
-                engine = Engine(prepare(chosen, seed, base, custom))
-                for record in _records(chosen, engine, seed, progress):
-                    records.append(record)
-                    if directory is not None:
-                        directory.record(record)
+                setup = prepare(chosen, seed, base, custom)
+                engine = _trial(chosen, setup, custom) if chosen.engine.kind == PROTOCOL else _Batched(chosen, setup)
+                for number, record in engine.rounds():
+                    if record is not None:
+                        records.append(record)
+                        if directory is not None:
+                            directory.record(record)
+                    if progress is not None:
+                        progress(seed, number, record)
                 models[seed] = engine.params()
             status = "complete"
         finally:
@@ -128,35 +132,55 @@ def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list
     return to_scenario(given, changes=changes)
 
 
-def _records(scenario: SimScenario, engine: Engine, seed: int, progress: Progress | None) -> Iterator[Record]:
-    sent = lost = 0
-    for number in range(1, scenario.rounds + 1):
-        facts = engine.step()
-        sent, lost = sent + facts.messages, lost + facts.lost
-        record = None
-        if number % scenario.evaluate_every == 0 or number == scenario.rounds:
-            record = _record(engine, seed, number, facts, engine.evaluate(), (sent, lost))
-            yield record
-        if progress is not None:
-            progress(seed, number, record)
+def _trial(scenario: SimScenario, setup: Setup, custom: Custom | None) -> Trial:
+    custom = custom or Custom()
+    if custom.rule is not None:
+        raise ConfigError("a merge rule of your own with engine.kind = 'protocol'", hint='set it to "batched"')
+    make, pool = custom.model, setup.pool
+    return Trial(scenario, setup, lambda: make(pool) if make else model_for(scenario.model, pool), custom.loss)
+
+
+def _checked(scenario: SimScenario, setup: Setup, custom: Custom | None) -> dict[str, Any]:
+    """The facts of a seed that its engine takes; raises ConfigError where it does not."""
+    if scenario.engine.kind == PROTOCOL:
+        _trial(scenario, setup, custom)
+    return _facts(setup, setup.seed)
+
+
+class _Batched:
+    """One seed of a scenario in the batched engine."""
+
+    def __init__(self, scenario: SimScenario, setup: Setup) -> None:
+        self._scenario = scenario
+        self._engine = Engine(setup)
+
+    def rounds(self) -> Iterator[tuple[int, Record | None]]:
+        """Every round, with its record if it is one to be measured."""
+        scenario, engine = self._scenario, self._engine
+        sent = lost = 0
+        for number in range(1, scenario.rounds + 1):
+            facts = engine.step()
+            sent, lost = sent + facts.messages, lost + facts.lost
+            measured = number % scenario.evaluate_every == 0 or number == scenario.rounds
+            traffic = (sent, lost)
+            record = _record(engine, engine.setup.seed, number, facts, engine.evaluate(), traffic) if measured else None
+            yield number, record
+
+    def params(self) -> NDArray[np.float32]:
+        """Everybody's params, float32 [n, d]."""
+        return self._engine.params()
 
 
 def _record(
     engine: Engine, seed: int, number: int, facts: RoundFacts, found: Evaluation, traffic: tuple[int, int]
 ) -> Record:
     judged = found.present & found.honest
-    there = found.accuracy[judged]
     privacy = engine.setup.privacy
     record: Record = {
         "seed": seed,
         "round": number,
-        "accuracy_mean": _finite(there.mean()) if len(there) else None,
-        "accuracy_median": _finite(np.median(there)) if len(there) else None,
-        "accuracy_worst": _finite(there.min()) if len(there) else None,
-        "accuracy_p10": _finite(np.quantile(there, 0.1)) if len(there) else None,
-        "accuracy_best": _finite(there.max()) if len(there) else None,
-        "test_loss": _finite(found.loss[judged].mean()) if len(there) else None,
-        "train_loss": _finite(facts.loss),
+        **accuracies(found.accuracy, found.loss, judged),
+        "train_loss": finite(facts.loss),
         "consensus_distance": found.consensus,
         "peers_present": int(found.present.sum()),
         "messages": traffic[0],
@@ -165,31 +189,13 @@ def _record(
         "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
     }
     if engine.setup.attack is not None:
-        record |= _under_attack(found, judged)
+        record |= under_attack(found.held, found.present & ~found.honest)
+    if found.triggered is not None:
+        record["backdoor_rate"] = finite(found.triggered[judged].mean()) if judged.any() else None
     if engine.peers <= PER_PEER_MAX:
         record["accuracies"] = [round(float(value), 5) for value in found.accuracy]
         record["present"] = [bool(value) for value in found.present]
     return record
-
-
-def _under_attack(found: Evaluation, judged: NDArray[np.bool_]) -> Record:
-    """What attackers have achieved; None where it cannot be told."""
-    held = found.held
-    record: Record = {
-        "attackers_present": int((found.present & ~found.honest).sum()),
-        "attacker_weight": None if held is None else held.weight,
-        "attacker_mixing_weight": None if held is None else held.given,
-        "detection_auroc": None if held is None else held.detection,
-    }
-    if found.triggered is not None:
-        record["backdoor_rate"] = _finite(found.triggered[judged].mean()) if judged.any() else None
-    if held is not None and len(held.kept) <= PER_PEER_MAX:
-        record["weight_kept"] = [None if np.isnan(value) else round(float(value), 5) for value in held.kept]
-    return record
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if isfinite(value) else None
 
 
 def _facts(setup: Setup, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from quidnunc.sim.batched.conditions import Conditions
+from quidnunc.sim.batched.conditions import Conditions, Share
 from quidnunc.sim.data.spec import DataSpec
 from quidnunc.sim.topology.spec import PEERS_MAX, PEERS_MIN, TopologySpec
 
@@ -17,6 +17,12 @@ SEED_MAX = 2**62
 
 Seed = Annotated[int, Meta(ge=0, le=SEED_MAX)]
 Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
+Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
+Rate = Annotated[float, Meta(ge=0.0, le=1e6)]
+Peer = Annotated[int, Meta(ge=0, le=PEERS_MAX)]
+LINKS_MAX = 4096
+BATCHED, PROTOCOL = "batched", "protocol"
+"""Kinds of engines."""
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,12 +85,39 @@ class AttackSpec(Struct, frozen=True, forbid_unknown_fields=True):
     beyond: bool = False
 
 
-class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where it is computed: ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine.
+class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The link ``between`` two peers where it differs; ``loss`` and ``duplicate`` None are those of all links."""
 
-    ``memory_gib`` is what params may take; a larger scenario is refused before it starts.
+    between: tuple[Peer, Peer]
+    delay_s: Seconds = 0.02
+    jitter_s: Seconds = 0.02
+    loss: Share | None = None
+    duplicate: Share | None = None
+    mbit_s: Rate = 0.0
+
+
+class NetworkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Links of the protocol engine, whose rounds of training take a virtual second: ``delay_s`` plus exponential
+    jitter of mean ``jitter_s`` each way, so that messages overtake each other; ``duplicate`` of them arrive twice, and
+    ``mbit_s`` megabits a second go over a link each way (0: no limit). How many are lost is a condition.
     """
 
+    delay_s: Seconds = 0.02
+    jitter_s: Seconds = 0.02
+    duplicate: Share = 0.0
+    mbit_s: Rate = 0.0
+    links: Annotated[tuple[LinkSpec, ...], Meta(max_length=LINKS_MAX)] = ()
+
+
+class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What computes it where: ``kind`` "batched" is fast and counts rounds, "protocol" runs real nodes with ledgers and
+    signatures in virtual time.
+
+    ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine. ``memory_gib`` is what
+    params may take; a larger scenario is refused before it starts.
+    """
+
+    kind: Literal["batched", "protocol"] = "batched"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     memory_gib: Annotated[float, Meta(gt=0.0, le=1e5)] = 16.0
@@ -106,4 +139,5 @@ class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
     attack: AttackSpec | None = None
     privacy: PrivacySpec | None = None
     conditions: Conditions = field(default_factory=Conditions)
+    network: NetworkSpec = field(default_factory=NetworkSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)

@@ -40,6 +40,10 @@ class Record(Struct, frozen=True, omit_defaults=True):
     messages_lost: Count | None = None
     bytes_sent: Count | None = None
     epsilon: float | None = None
+    virtual_s: float | None = None
+    messages_refused: Count | None = None
+    ledger_entries: Count | None = None
+    ledger_heads: str = ""
     attackers_present: Count | None = None
     attacker_weight: float | None = None
     attacker_mixing_weight: float | None = None
