@@ -29,6 +29,8 @@ def stack_of(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[Layer, ...] | 
 class StackNet:
     """A :class:`quidnunc.sim.batched.net.Net` for a plain stack."""
 
+    chunk_max = 0
+
     def __init__(self, slots: tuple[Slot, ...], layers: tuple[Layer, ...]) -> None:
         self.slots = slots
         self._layers = layers

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
+from quidnunc.sim.batched.training import Workers
 from quidnunc.sim.report.page import page
+from quidnunc.sim.scenarios.crew import Crew
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, prepare
 from quidnunc.sim.scenarios.spec import SimScenario
@@ -97,11 +99,13 @@ def run(
         status = "failed"
         try:
             for seed in chosen.seeds:
-                engine = Engine(prepare(chosen, seed, base, custom))
-                for record in _records(chosen, engine, seed, progress):
-                    records.append(record)
-                    if directory is not None:
-                        directory.record(record)
+                setup = prepare(chosen, seed, base, custom)
+                with _workers(chosen, seed, base, setup) as workers:
+                    engine = Engine(setup, workers)
+                    for record in _records(chosen, engine, seed, progress):
+                        records.append(record)
+                        if directory is not None:
+                            directory.record(record)
                 models[seed] = engine.params()
             status = "complete"
         finally:
@@ -126,6 +130,16 @@ def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list
             return given
         return to_scenario(msgspec.to_builtins(given), changes=changes)
     return to_scenario(given, changes=changes)
+
+
+@contextmanager
+def _workers(scenario: SimScenario, seed: int, base: Path, setup: Setup) -> Iterator[Workers | None]:
+    """Who trains beside this process, if anybody."""
+    if scenario.engine.processes == 1:
+        yield None
+        return
+    with Crew(scenario, seed, base, setup) as crew:
+        yield crew
 
 
 def _records(scenario: SimScenario, engine: Engine, seed: int, progress: Progress | None) -> Iterator[Record]:

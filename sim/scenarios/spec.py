@@ -20,9 +20,15 @@ Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """``softmax`` is one linear layer; ``mlp`` has layers of ``hidden`` units with ``activation`` between them."""
+    """``softmax`` is one linear layer; ``mlp`` has layers of ``hidden`` units with ``activation`` between them.
 
-    kind: Literal["softmax", "mlp"] = "softmax"
+    ``cnn``, for images, has a convolution of ``kernel`` x ``kernel`` for each of ``channels``, each with ``activation``
+    and halved by its maxima, then the layers of an mlp.
+    """
+
+    kind: Literal["softmax", "mlp", "cnn"] = "softmax"
+    channels: Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], Meta(min_length=1, max_length=8)] = (8, 16)
+    kernel: Literal[1, 3, 5, 7] = 3
     hidden: Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_length=1, max_length=16)] = (32,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
 
@@ -82,11 +88,13 @@ class AttackSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Where it is computed: ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine.
 
-    ``memory_gib`` is what params may take; a larger scenario is refused before it starts.
+    ``processes`` train and test, with the same result; for models of kind cnn. ``memory_gib`` is what params may take;
+    a larger scenario is refused before it starts.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1
     memory_gib: Annotated[float, Meta(gt=0.0, le=1e5)] = 16.0
 
 
