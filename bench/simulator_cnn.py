@@ -54,7 +54,7 @@ def measure(quick: bool) -> list[Row]:
         one, two = Engine(setup), Engine(setup, crew)
         step, accuracy = loop(scenario, setup)
         contest: dict[str, Callable[[], object]] = {"loop": step, "one": one.step, "two": two.step}
-        best = dict(zip(contest, bests(list(contest.values()), 3 if quick else 12, crew), strict=True))
+        best = dict(zip(contest, bests(list(contest.values()), 3 if quick else 8, crew), strict=True))
         tests = bests([one.evaluate, two.evaluate], 1 if quick else 3, crew)
         same = np.array_equal(one.params(), two.params())
         found = float(one.evaluate().accuracy.mean())

@@ -64,7 +64,8 @@ def gathered(ring: list[Tensor], index: Indices) -> Stack:
     left = 0
     for tensor in ring:
         right = left + tensor[0, 0].numel()
-        whole[:, left:right] = tensor.flatten(0, 1).index_select(0, flat).flatten(1)
+        # Straight into its columns: a copy of what was selected took five times as long.
+        torch.index_select(tensor.view(-1, right - left), 0, flat, out=whole[:, left:right])
         left = right
     stack: Stack = whole.cpu().numpy().reshape(*index.shape, -1)
     return stack
