@@ -56,11 +56,13 @@ def sources(ring: list[Tensor], links: Links, now: int) -> Indices:
     return found
 
 
-def gathered(ring: list[Tensor], index: Indices) -> Stack:
-    """The states ``index`` [...] of all slots side by side, float32 [..., d]."""
+def gathered(ring: list[Tensor], index: Indices, into: Stack | None = None) -> Stack:
+    """The states ``index`` [...] of all slots side by side, float32 [..., d]; in ``into`` of that shape, if given."""
     device = ring[0].device
     flat = torch.from_numpy(np.ascontiguousarray(index).reshape(-1)).to(device)
-    whole = torch.empty(len(flat), width_of(ring), device=device)
+    shape = len(flat), width_of(ring)
+    here = into is not None and device.type == "cpu"
+    whole = torch.from_numpy(into).view(shape) if here else torch.empty(shape, device=device)
     left = 0
     for tensor in ring:
         right = left + tensor[0, 0].numel()
