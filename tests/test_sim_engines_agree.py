@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from quidnunc.gossip.learning.builtin import digits
+from quidnunc.gossip.learning.codec import CODECS
 from quidnunc.gossip.learning.params import build as build_model
 from quidnunc.gossip.task import Site, Training
 from quidnunc.sim.batched.attackers import Attack
+from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.engine import Engine, Setup
 from quidnunc.sim.batched.merging import Merging
 from quidnunc.sim.batched.net import net_of
@@ -31,20 +33,22 @@ ALPHA = 100.0
 TOLERANCE = 0.04
 
 
-@pytest.mark.parametrize(("rule", "bad"), [("mean", ()), ("repute", (2,))])
-def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, bad: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rule", "bad", "codec"), [("mean", (), "float32"), ("mean", (), "int8"), ("repute", (2,), "int8")]
+)
+def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, bad: tuple[int, ...], codec: str) -> None:
     """Everybody honest and averaging; and one of four flipping signs from the first round on against REPUTE."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        protocol, batched = _protocol(rule, bad), _batched(rule, bad)
+        protocol, batched = _protocol(rule, bad, codec), _batched(rule, bad, codec)
     finally:
         torch.set_num_threads(before)
     assert abs(protocol - batched) < TOLERANCE
     assert min(protocol, batched) > 0.8
 
 
-def _protocol(rule: str, bad: tuple[int, ...]) -> float:
+def _protocol(rule: str, bad: tuple[int, ...], codec: str) -> float:
     scenario = Scenario(
         task=digits,
         training=TRAINING,
@@ -54,7 +58,7 @@ def _protocol(rule: str, bad: tuple[int, ...]) -> float:
         rule=rule,
         attackers=dict.fromkeys(bad, "sign_flip"),
         drag_cap=1.0,
-        codec=1,
+        codec=CODECS[codec],
         link=Link(delay_s=0.01, jitter_s=0.0),
         seed=SEED,
     )
@@ -63,7 +67,7 @@ def _protocol(rule: str, bad: tuple[int, ...]) -> float:
     return fmean(accuracy(peer) for peer in world.peers if peer.index not in bad)
 
 
-def _batched(rule: str, bad: tuple[int, ...]) -> float:
+def _batched(rule: str, bad: tuple[int, ...], codec: str) -> float:
     tasks = [digits(Site(index, PEERS, ALPHA, SEED)) for index in range(PEERS)]
     module = build_model(tasks[0], SEED)
     net = net_of(module)
@@ -89,6 +93,7 @@ def _batched(rule: str, bad: tuple[int, ...]) -> float:
             build_topology(TopologySpec(kind="complete"), PEERS),
             TRAINING,
             merging=Merging(rule),
+            codec=CodecSpec("int8" if codec == "int8" else "float32"),
             attack=Attack("sign_flip", bad) if bad else None,
             holdout=rows[PEERS:] if rule == "repute" else None,
         )

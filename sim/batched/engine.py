@@ -17,6 +17,7 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.attack import BACKDOOR_CLASS, EXAMPLE_ATTACKS, stamped
 from quidnunc.gossip.rules.gram import RefusedRows
 from quidnunc.sim.batched.attackers import Scene, widened
+from quidnunc.sim.batched.codec import Codec
 from quidnunc.sim.batched.conditions import Flags, Links, Weather
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.measures import consensus, traffic
@@ -82,6 +83,9 @@ class Engine:
         self._ring = [torch.zeros(depth, places, *tensor.shape, device=device) for tensor in setup.genesis]
         for ring, tensor in zip(self._ring, setup.genesis, strict=True):
             ring[0].copy_(tensor.to(device).expand_as(ring[0]))
+        self._codec: Codec | None = None
+        if setup.codec.kind != "float32":
+            self._codec = Codec(setup.codec, setup.genesis, self._order, setup.seed)
         self._drift: Tensors | None = None
         if setup.quasi_global:
             self._drift = [torch.zeros_like(ring[0, : self.peers]) for ring in self._ring]
@@ -98,6 +102,8 @@ class Engine:
             begun = [ring[now, : self.peers].clone() for ring in self._ring] if self._drift is not None else []
             own = [ring[now, : self.peers] for ring in self._ring]
             loss = self._workers.train(own, active, self.round, self._drift)
+            if self._codec is not None:
+                self._codec.publish(own, active, self.round)
             links = self._weather.links(self.round, active)
             over = self.round / self.setup.rounds if self.setup.rounds else 0.0
             try:

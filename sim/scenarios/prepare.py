@@ -80,6 +80,7 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
         ),
         privacy=_privacy(scenario.privacy, scenario.rounds),
         delta=10.0 ** -(scenario.privacy.delta_exp if scenario.privacy else PrivacySpec(1.0).delta_exp),
+        codec=scenario.codec,
         conditions=scenario.conditions,
         merging=merging,
         rule=custom.rule,
@@ -202,6 +203,7 @@ def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
     kept = 4 if setup.quasi_global else 2
     if scenario.conditions.lossy and setup.topology.period == 1:
         kept += scenario.conditions.window
+    kept += {"float32": 0, "int8": 1, "top_k": 2}[scenario.codec.kind]
     if scenario.engine.processes > 1:
         kept += 3 if setup.quasi_global else 2
     need = 4 * dim * (scenario.peers + extra) * kept / 2**30

@@ -33,7 +33,6 @@ from quidnunc.sim.topology.picture import drawn_edges, positions
 
 PER_PEER_MAX = 256
 """Up to so many peers, records hold every peer's accuracy."""
-BYTES_PER_PARAM = 4
 
 Record = dict[str, Any]
 Progress = Callable[[int, int, Record | None], None]
@@ -175,7 +174,7 @@ def _record(
         "peers_present": int(found.present.sum()),
         "messages": traffic[0],
         "messages_lost": traffic[1],
-        "bytes_sent": traffic[0] * engine.dim * BYTES_PER_PARAM,
+        "bytes_sent": traffic[0] * engine.setup.codec.size(engine.dim),
         "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
     }
     if engine.setup.attack is not None:

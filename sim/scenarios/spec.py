@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.conditions import Conditions
 from quidnunc.sim.data.spec import DataSpec
 from quidnunc.sim.topology.spec import PEERS_MAX, PEERS_MIN, TopologySpec
@@ -113,5 +114,6 @@ class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
     merge: MergeSpec = field(default_factory=MergeSpec)
     attack: AttackSpec | None = None
     privacy: PrivacySpec | None = None
+    codec: CodecSpec = field(default_factory=CodecSpec)
     conditions: Conditions = field(default_factory=Conditions)
     engine: EngineSpec = field(default_factory=EngineSpec)
