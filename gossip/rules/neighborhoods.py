@@ -51,6 +51,10 @@ def weighted_medians(values: Reals, weights: Reals) -> Reals:
     return np.where(nothing, np.median(values, axis=-1), found) if nothing.any() else found
 
 
+_TOGETHER, _COLUMNS_MIN = 1 << 17, 1 << 13
+"""Params that are worked on at a time: a dozen arrays of them lie in the last cache; and how few columns at least."""
+
+
 class Buffers:
     """Float32 arrays by name that are used again and again: new memory of megabytes costs more than what is done in it.
 
@@ -77,6 +81,17 @@ def geometries(rows: Sequence[Stack], buffers: Buffers | None = None) -> Geometr
     (S - clip(x, lowest r, highest r)) / (one less than there are of them).
     """
     buffers = buffers or Buffers()
+    count, (peers, dim) = len(rows), rows[0].shape
+    square, inner, size = (np.zeros((peers, count)) for _ in range(3))
+    step = max(_COLUMNS_MIN, _TOGETHER // max(1, peers))
+    for left in range(0, dim, step):
+        part = [row[:, left : left + step] for row in rows] if step < dim else rows
+        _gather_up(part, buffers, square, inner, size)
+    return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
+
+
+def _gather_up(rows: Sequence[Stack], buffers: Buffers, square: Reals, inner: Reals, size: Reals) -> None:
+    """Add what some columns come to: squared distances to the center, and <x, m> and <m, m> of the others' median."""
     count, shape = len(rows), rows[0].shape
     half = count // 2
     first, last = (half - 1, half + 1) if count % 2 else (half - 1, half)
@@ -91,15 +106,15 @@ def geometries(rows: Sequence[Stack], buffers: Buffers | None = None) -> Geometr
         center = np.subtract(high, low, out=buffers.array("center", shape))
         center *= np.float32(0.5)
         center += low
-    away, share = np.empty((len(low), count)), np.empty((len(low), count))
+    parts = len(middle) - 1
     for at, row in enumerate(rows):
         np.subtract(row, center, out=spare)
-        away[:, at] = np.sqrt(dots(spare, spare))
+        square[:, at] += dots(spare, spare)
         np.minimum(np.maximum(row, low, out=other), high, out=other)
         np.subtract(total, other, out=other)
         # Here ``other`` is the median times the number of middle ranks less one.
-        share[:, at] = (len(middle) - 1) * dots(other, row) / np.maximum(dots(other, other), 1e-300)
-    return Geometry(away, share)
+        inner[:, at] += dots(other, row) / parts
+        size[:, at] += dots(other, other) / parts**2
 
 
 def dots(a: Stack, b: Stack) -> Reals:

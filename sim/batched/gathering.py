@@ -19,6 +19,8 @@ from quidnunc.sim.batched.draws import Indices
 
 GATHERED_BYTES = 4 << 20
 """States gathered at a time; with their copies they stay in the last cache."""
+_FEW, _MOST_BYTES = 8, 16 << 20
+"""Of large models so many peers at least, as long as that is no more than this: calls cost more than caches then."""
 
 
 class Group(NamedTuple):
@@ -29,7 +31,8 @@ class Group(NamedTuple):
 
     def blocks(self, dim: int, times: int = 1) -> Iterator[Group]:
         """Parts of the group whose states of ``dim`` params, ``times`` over, are about GATHERED_BYTES."""
-        step = max(1, GATHERED_BYTES // (4 * dim * (self.links.shape[1] + 1) * times))
+        each = 4 * dim * (self.links.shape[1] + 1) * times
+        step = max(1, GATHERED_BYTES // each, min(_FEW, _MOST_BYTES // each))
         for at in range(0, len(self.peers), step):
             yield Group(self.peers[at : at + step], self.links[at : at + step])
 
