@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 # Tests and demos start hundreds of short processes; without bytecode each would compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check faults soak bench install clean
+.PHONY: demo test check faults soak bench scale install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make faults  drills on real peers: kills, links, trainers, disk, clock (about 19 minutes)"
 	@echo "make soak    the long rows of the tests, and property tests with other examples each time"
 	@echo "make bench   benchmarks with their baselines"
+	@echo "make scale   a sweep on a Ray cluster of two nodes on this machine (installs Ray in build/)"
 
 $(STAMP): requirements.lock pyproject.toml
 	@sh tools/preflight.sh $(PYTHON)
@@ -48,6 +49,9 @@ soak: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+
+scale: $(STAMP)
+	$(BIN)/python tools/scale.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

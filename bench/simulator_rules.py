@@ -1,16 +1,18 @@
 """What merge rules, attackers and privacy cost in the batched engine, beside plain averaging, on one thread.
 
 Small: MLP 64-32-10 on digits, 80 examples per peer with replacement, 16 of them held out; random 4-regular. Large: MLP
-784-128-10 on synthetic clouds, 128 examples, 26 held out. Milliseconds are of processor time per round, the middle of
-three seeds; a round is training, publishing and merging of everybody. "Merging" is the part of it that is no training:
+784-128-10 on synthetic clouds, 128 examples, 26 held out. Milliseconds are of processor time per round, the median of
+rounds and the middle of three seeds; what is compared takes turns round by round, so that a busy moment meets both. A
+round is training, publishing and merging of everybody. "Merging" is the part of it that is no training:
 for plain averaging one sparse product.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import Row, main
@@ -33,8 +35,13 @@ RULES: dict[str, dict[str, float]] = {
     "krum": {"bad": 1},
     "geometric_median": {},
 }
-Times = tuple[float, float]
-"""Seconds of processor per round, and of merging in it."""
+
+
+class Times(NamedTuple):
+    """Seconds of processor of a round, and of merging in it."""
+
+    round: float
+    merging: float
 
 
 def measure(quick: bool) -> list[Row]:
@@ -42,31 +49,22 @@ def measure(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     rounds = 6 if quick else 20
     rows = []
-    mean = timed(scenario(256, "mean"), rounds)
     for rule in RULES:
-        found = mean if rule == "mean" else timed(scenario(256, rule), rounds)
-        rows += compared(f"small, 256 peers, {rule}", found, mean, bounded=rule == "repute")
-    alone = timed(scenario(256, "repute", holdout=0.0), rounds)
-    plain = timed(scenario(256, "mean", holdout=0.0), rounds)
-    rows += compared("small, 256 peers, repute without a holdout", alone, plain)
+        if rule != "mean":
+            title = f"small, 256 peers, {rule}"
+            rows += compared(title, scenario(256, rule), scenario(256, "mean"), rounds, bounded=rule == "repute")
+    alone, plain = scenario(256, "repute", holdout=0.0), scenario(256, "mean", holdout=0.0)
+    rows += compared("small, 256 peers, repute without a holdout", alone, plain, rounds)
     for peers in () if quick else (64, 1024):
-        rows += compared(
-            f"small, {peers:,} peers, repute",
-            timed(scenario(peers, "repute"), rounds // 2),
-            timed(scenario(peers, "mean"), rounds // 2),
-            bounded=True,
-        )
+        given = scenario(peers, "repute"), scenario(peers, "mean")
+        rows += compared(f"small, {peers:,} peers, repute", *given, rounds // 2, bounded=True)
     for peers in (64,) if quick else (64, 256):
-        rows += compared(
-            f"large, {peers:,} peers, repute",
-            timed(scenario(peers, "repute", large=True), 3),
-            timed(scenario(peers, "mean", large=True), 3),
-            bounded=True,
-        )
+        given = scenario(peers, "repute", large=True), scenario(peers, "mean", large=True)
+        rows += compared(f"large, {peers:,} peers, repute", *given, 3 if quick else 6, bounded=True)
     rows += privacy(rounds)
     for attack in ("sign_flip", "alie", "optimized_ipm"):
-        found = timed(scenario(256, "mean", attack={"name": attack, "count": 16}), rounds)
-        rows += compared(f"small, 256 peers, mean, 16 attackers by {attack}", found, mean)
+        attacked = scenario(256, "mean", attack={"name": attack, "count": 16})
+        rows += compared(f"small, 256 peers, mean, 16 attackers by {attack}", attacked, scenario(256, "mean"), rounds)
     return rows
 
 
@@ -92,40 +90,48 @@ def scenario(
     return table
 
 
-def timed(table: dict[str, Any], rounds: int) -> Times:
-    """The middle of three seeds."""
-    found = [_timed(table, rounds, seed) for seed in range(3)]
-    return median(each[0] for each in found), median(each[1] for each in found)
+def timed(tables: Sequence[dict[str, Any]], rounds: int) -> list[Times]:
+    """The middle of three seeds, for each of what takes turns."""
+    seeds = [_timed(tables, rounds, seed) for seed in range(3)]
+    return [Times(*(median(part) for part in zip(*each, strict=True))) for each in zip(*seeds, strict=True)]
 
 
-def _timed(table: dict[str, Any], rounds: int, seed: int) -> Times:
-    engine = Engine(prepare(to_scenario(table), seed))
-    merge, spent = engine._merger.merge, [0.0]
+def _timed(tables: Sequence[dict[str, Any]], rounds: int, seed: int) -> list[Times]:
+    engines = [Engine(prepare(to_scenario(table), seed)) for table in tables]
+    spent = [0.0]
+    for engine in engines:
+        engine._merger.merge = _counting(engine._merger.merge, spent)  # type: ignore[method-assign]
+    found: list[list[Times]] = [[] for _ in engines]
+    for number in range(rounds + 2):
+        for engine, kept in zip(engines, found, strict=True):
+            spent[0], begun = 0.0, time.process_time()
+            engine.step()
+            if number >= 2:
+                kept.append(Times(time.process_time() - begun, spent[0]))
+    return [Times(*(median(part) for part in zip(*each, strict=True))) for each in found]
 
+
+def _counting(merge: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
     def counting(*args: Any) -> Any:
         begun = time.process_time()
         found = merge(*args)
         spent[0] += time.process_time() - begun
         return found
 
-    engine._merger.merge = counting  # type: ignore[method-assign]
-    for _ in range(2):
-        engine.step()
-    spent[0] = 0.0
-    begun = time.process_time()
-    for _ in range(rounds):
-        engine.step()
-    return (time.process_time() - begun) / rounds, spent[0] / rounds
+    return counting
 
 
-def compared(title: str, found: Times, mean: Times, *, bounded: bool = False) -> list[Row]:
+def compared(
+    title: str, table: dict[str, Any], plain: dict[str, Any], rounds: int, *, bounded: bool = False
+) -> list[Row]:
     """Round and merging beside those of plain averaging."""
     bound = COSTS_MAX if bounded else None
+    found, mean = timed((table, plain), rounds)
     return [
-        Row(f"{title}: ms per round", 1000 * found[0], "ms", "mean", 1000 * mean[0]),
-        Row(f"{title}: ms of it for merging", 1000 * found[1], "ms", "mean", 1000 * mean[1]),
-        Row(f"{title}: round over that of the mean", found[0] / mean[0], "x", at_most=bound),
-        Row(f"{title}: merging over that of the mean", found[1] / mean[1], "x", at_most=bound),
+        Row(f"{title}: ms per round", 1000 * found.round, "ms", "mean", 1000 * mean.round),
+        Row(f"{title}: ms of it for merging", 1000 * found.merging, "ms", "mean", 1000 * mean.merging),
+        Row(f"{title}: round over that of the mean", found.round / mean.round, "x", at_most=bound),
+        Row(f"{title}: merging over that of the mean", found.merging / mean.merging, "x", at_most=bound),
     ]
 
 
@@ -133,8 +139,8 @@ def privacy(rounds: int) -> list[Row]:
     """One full-batch step with clipping and noise beside the same step without."""
     plain = scenario(256, "mean") | {"training": {"local_steps": 1, "batch_size": 64}}
     private = plain | {"privacy": {"epsilon": 8.0}}
-    with_noise, without = timed(private, rounds), timed(plain, rounds)
-    step, bare = with_noise[0] - with_noise[1], without[0] - without[1]
+    with_noise, without = timed((private, plain), rounds)
+    step, bare = with_noise.round - with_noise.merging, without.round - without.merging
     title = "small, 256 peers, DP-SGD: a full-batch step over one of SGD"
     return [Row(title, step / bare, "x", "ms of a step of SGD", 1000 * bare, at_most=PRIVACY_MAX)]
 

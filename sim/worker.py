@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.sim.scenarios.run import run
+from quidnunc.sim.scenarios.run import run, versions
 from quidnunc.sim.scenarios.spec import SimScenario
 
 REFUSED = 64
@@ -30,6 +31,28 @@ class Refusal(msgspec.Struct, frozen=True):
     """What a worker answers where the scenario cannot be run."""
 
     message: str
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What a run far away left: its files by name, what was wrong (mostly nothing), and what it was computed with."""
+
+    files: dict[str, bytes]
+    problem: str
+    versions: dict[str, str]
+
+
+def ran(body: bytes) -> bytes:
+    """Run an :class:`Order` in JSON in a directory of this machine, whatever its ``out``: a :class:`Ran` in msgpack."""
+    order = msgspec.json.decode(body, type=Order)
+    problem = ""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        try:
+            run(order.scenario, base=Path(order.base), out=out)
+        except ConfigError as error:
+            problem = error.message
+        files = {path.name: path.read_bytes() for path in out.iterdir()} if out.exists() else {}
+    return msgspec.msgpack.encode(Ran(files, problem, versions()))
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from node_helpers import parsed, start_all, toy_world
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.charter import RoundSpec
-from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived
+from quidnunc.gossip.provenance import Merge, NodeStart, PrivacySpend, UpdatePublished, UpdateReceived
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Peer, World
 
@@ -124,7 +124,10 @@ def crashing(world: World, action: object) -> None:
         world.start(crash.args[0])
 
 
-def check_ledgers(world: World) -> None:
+def check_ledgers(world: World, *, absences: bool = False) -> None:
+    """What every ledger keeps to; with ``absences``, one that was away merges anew, or adopts, what others have come to
+    instead of training from an old merge.
+    """
     world.heads()
     for peer in world.peers:
         entries = parsed(peer.disk.entries)
@@ -138,7 +141,8 @@ def check_ledgers(world: World) -> None:
         paid = [claim.spend_seq for claim in claims if claim is not None]
         assert len(set(paid)) == len(paid), "a spend pays for one release"
         assert set(paid) <= {seq for seq, _ in spends}
-        kinds = [record for _, record in entries if isinstance(record, Merge | UpdatePublished)]
+        between = (Merge, UpdatePublished, NodeStart) if absences else (Merge, UpdatePublished)
+        kinds = [record for _, record in entries if isinstance(record, between)]
         for a, b in pairwise(kinds):
             assert not (isinstance(a, Merge) and isinstance(b, Merge))
 

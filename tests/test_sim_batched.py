@@ -166,7 +166,7 @@ def test_the_engine_is_the_plain_loop(make: Callable[[], nn.Module], momentum: f
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
 def test_quasi_global_momentum_is_the_plain_loop(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quidnunc.sim.batched.engine.CHUNK_BYTES", 4000)
+    monkeypatch.setattr("quidnunc.sim.batched.training.CHUNK_BYTES", 4000)
     made = setup(training=Training(0.1, momentum, 3, 8), quasi_global=True)
     engine = Engine(made)
     for _ in range(5):
@@ -177,7 +177,7 @@ def test_quasi_global_momentum_is_the_plain_loop(momentum: float, monkeypatch: p
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     made = setup(privacy=PrivacyStep(1.0, 0.5))
     whole = Engine(made)
-    monkeypatch.setattr("quidnunc.sim.batched.engine.CHUNK_BYTES", 1)
+    monkeypatch.setattr("quidnunc.sim.batched.training.CHUNK_BYTES", 1)
     single = Engine(made)
     for _ in range(3):
         whole.step()
@@ -232,11 +232,16 @@ def test_both_kinds_of_net_take_the_same_steps(net_loss: Callable[..., torch.Ten
     assert type(net).__name__ == ("StackNet" if net_loss is None else "ModuleNet")
 
 
-def test_any_small_module_learns() -> None:
+@pytest.mark.parametrize("kind", ["ModuleNet", "LoopNet"])
+def test_any_small_module_learns(kind: str) -> None:
     with scoped_rng(1):
-        module = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(16, 3))
+        first = {
+            "ModuleNet": [nn.Linear(6, 16), nn.LayerNorm(16), nn.GELU()],
+            "LoopNet": [nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.GELU(), nn.Flatten()],
+        }[kind]
+        module = nn.Sequential(*first, nn.Linear(16, 3))
     engine = Engine(setup(module))
-    assert type(engine.setup.net).__name__ == "ModuleNet"
+    assert type(engine.setup.net).__name__ == kind
     before = engine.evaluate().accuracy.mean()
     for _ in range(15):
         engine.step()

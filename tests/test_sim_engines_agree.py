@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from quidnunc.gossip.learning.builtin import DEFAULTS, digits
+from quidnunc.gossip.learning.codec import CODECS
 from quidnunc.gossip.learning.params import build as build_model
 from quidnunc.gossip.task import Site, Training
 from quidnunc.peer.rehearsal import COMMAND
 from quidnunc.sim.batched.attackers import Attack
+from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.engine import Engine, Setup
 from quidnunc.sim.batched.merging import Merging
 from quidnunc.sim.batched.net import net_of
@@ -35,13 +37,15 @@ ALPHA = 100.0
 TOLERANCE = 0.04
 
 
-@pytest.mark.parametrize(("rule", "bad"), [("mean", ()), ("repute", (2,))])
-def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, bad: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("rule", "bad", "codec"), [("mean", (), "float32"), ("mean", (), "int8"), ("repute", (2,), "int8")]
+)
+def test_both_engines_reach_the_same_accuracy_on_the_same_scenario(rule: str, bad: tuple[int, ...], codec: str) -> None:
     """Everybody honest and averaging; and one of four flipping signs from the first round on against REPUTE."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        protocol, batched = _protocol(rule, bad), _batched(rule, bad)
+        protocol, batched = _protocol(rule, bad, codec), _batched(rule, bad, codec)
     finally:
         torch.set_num_threads(before)
     assert abs(protocol - batched) < TOLERANCE
@@ -61,12 +65,12 @@ def test_real_daemons_reach_what_both_engines_foretell(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     real = fmean(peer["accuracy"] for peer in json.loads(done.stdout)["data"]["peers"])
-    foretold = _protocol("mean", (), training), _batched("mean", (), training)
+    foretold = _protocol("mean", (), "int8", training), _batched("mean", (), "int8", training)
     assert max(abs(real - each) for each in foretold) < TOLERANCE
     assert min(real, *foretold) > 0.85
 
 
-def _protocol(rule: str, bad: tuple[int, ...], training: Training = TRAINING) -> float:
+def _protocol(rule: str, bad: tuple[int, ...], codec: str, training: Training = TRAINING) -> float:
     scenario = Scenario(
         task=digits,
         training=training,
@@ -76,7 +80,7 @@ def _protocol(rule: str, bad: tuple[int, ...], training: Training = TRAINING) ->
         rule=rule,
         attackers=dict.fromkeys(bad, "sign_flip"),
         drag_cap=1.0,
-        codec=1,
+        codec=CODECS[codec],
         link=Link(delay_s=0.01, jitter_s=0.0),
         seed=SEED,
     )
@@ -85,7 +89,7 @@ def _protocol(rule: str, bad: tuple[int, ...], training: Training = TRAINING) ->
     return fmean(accuracy(peer) for peer in world.peers if peer.index not in bad)
 
 
-def _batched(rule: str, bad: tuple[int, ...], training: Training = TRAINING) -> float:
+def _batched(rule: str, bad: tuple[int, ...], codec: str, training: Training = TRAINING) -> float:
     tasks = [digits(Site(index, PEERS, ALPHA, SEED)) for index in range(PEERS)]
     module = build_model(tasks[0], SEED)
     net = net_of(module)
@@ -111,6 +115,7 @@ def _batched(rule: str, bad: tuple[int, ...], training: Training = TRAINING) -> 
             build_topology(TopologySpec(kind="complete"), PEERS),
             training,
             merging=Merging(rule),
+            codec=CodecSpec("int8" if codec == "int8" else "float32"),
             attack=Attack("sign_flip", bad) if bad else None,
             holdout=rows[PEERS:] if rule == "repute" else None,
         )

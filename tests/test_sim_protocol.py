@@ -128,6 +128,8 @@ def test_a_split_in_the_batched_engine_drops_what_crosses_it_for_its_rounds_only
         ({"peers": 513, "data": {"examples": 4}}, "peers = 513"),
         ({"attack": {"name": "alie", "count": 1}}, "attack.name = 'alie'"),
         ({"attack": {"name": "sign_flip", "count": 1, "begin": 3}}, "attack.begin = 3"),
+        ({"codec": {"kind": "top_k"}}, "codec.kind = 'top_k'"),
+        ({"engine": {"kind": "protocol", "processes": 2}}, "engine.processes = 2"),
         ({"engine": {"kind": "protocol", "device": "cuda"}}, "engine.device = 'cuda'"),
         ({"network": {"links": [{"between": [0, 0]}]}}, "network.links[0].between = [0, 0]"),
         ({"network": {"links": [{"between": [0, 1]}, {"between": [1, 0]}]}}, "network.links[1].between"),

@@ -6,13 +6,14 @@ peer alone merges (``gossip/rules/repute.py``) it is summed in float64 instead, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from quidnunc.gossip.reputation import BAD_CAP, DECAY, FLOOR, FULL, GOOD_CAP, PENALTY
 from quidnunc.gossip.rules.linear import Reals, Stack
-from quidnunc.gossip.rules.network import MOST_ROWS, ranks
+from quidnunc.gossip.rules.network import MOST_ROWS, ranks_into
 from quidnunc.gossip.rules.repute import Flags, Geometry
 
 
@@ -50,42 +51,82 @@ def weighted_medians(values: Reals, weights: Reals) -> Reals:
     return np.where(nothing, np.median(values, axis=-1), found) if nothing.any() else found
 
 
-def geometries(rows: Sequence[Stack]) -> Geometry:
+_TOGETHER, _COLUMNS_MIN = 1 << 17, 1 << 13
+"""Params that are worked on at a time: a dozen arrays of them lie in the last cache; and how few columns at least."""
+
+
+class Buffers:
+    """Float32 arrays by name that are used again and again: new memory of megabytes costs more than what is done in it.
+
+    An array is good until the next one of its name is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Stack] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> Stack:
+        """An array of that shape; what is in it is without meaning."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < size:
+            kept = self._kept[name] = np.empty(size, np.float32)
+        return kept[:size].reshape(shape)
+
+
+def geometries(rows: Sequence[Stack], buffers: Buffers | None = None) -> Geometry:
     """:func:`quidnunc.gossip.rules.repute.geometry` of b peers: ``rows`` are their own states and each neighbor's,
-    k+1 arrays [b, d]; away and share are [b, k+1].
+    k+1 arrays [b, d]; away and share are [b, k+1]. ``rows`` stay as they are.
 
     The median of all but x is the middle of the others, and is had from the middle ranks r of all: with S their sum,
     (S - clip(x, lowest r, highest r)) / (one less than there are of them).
     """
-    count = len(rows)
+    buffers = buffers or Buffers()
+    count, (peers, dim) = len(rows), rows[0].shape
+    square, inner, size = (np.zeros((peers, count)) for _ in range(3))
+    step = max(_COLUMNS_MIN, _TOGETHER // max(1, peers))
+    for left in range(0, dim, step):
+        part = [row[:, left : left + step] for row in rows] if step < dim else rows
+        _gather_up(part, buffers, square, inner, size)
+    return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
+
+
+def _gather_up(rows: Sequence[Stack], buffers: Buffers, square: Reals, inner: Reals, size: Reals) -> None:
+    """Add what some columns come to: squared distances to the center, and <x, m> and <m, m> of the others' median."""
+    count, shape = len(rows), rows[0].shape
     half = count // 2
     first, last = (half - 1, half + 1) if count % 2 else (half - 1, half)
-    middle = _middle(rows, first, last)
+    middle = _middle(rows, first, last, buffers)
     low, high = middle[0], middle[-1]
-    total, spare, other = sum(middle[1:], middle[0]), np.empty_like(low), np.empty_like(low)
-    center = middle[1] if len(middle) == 3 else low + np.float32(0.5) * (high - low)
-    away, share = np.empty((len(low), count)), np.empty((len(low), count))
+    total, spare, other = (buffers.array(name, shape) for name in ("total", "spare", "other"))
+    np.add(low, high, out=total)
+    if len(middle) == 3:
+        center = middle[1]
+        total += center
+    else:
+        center = np.subtract(high, low, out=buffers.array("center", shape))
+        center *= np.float32(0.5)
+        center += low
+    parts = len(middle) - 1
     for at, row in enumerate(rows):
         np.subtract(row, center, out=spare)
-        away[:, at] = np.sqrt(dots(spare, spare))
+        square[:, at] += dots(spare, spare)
         np.minimum(np.maximum(row, low, out=other), high, out=other)
         np.subtract(total, other, out=other)
         # Here ``other`` is the median times the number of middle ranks less one.
-        share[:, at] = (len(middle) - 1) * dots(other, row) / np.maximum(dots(other, other), 1e-300)
-    return Geometry(away, share)
+        inner[:, at] += dots(other, row) / parts
+        size[:, at] += dots(other, other) / parts**2
 
 
 def dots(a: Stack, b: Stack) -> Reals:
     """The inner products of the rows of ``a`` and ``b`` [b, d], summed in float32: [b]."""
-    # As products of one row and one column they go to the fastest kernel there is.
-    found: Reals = np.matmul(a[:, None, :], b[:, :, None])[:, 0, 0].astype(np.float64)
+    found: Reals = np.vecdot(a, b).astype(np.float64)
     return found
 
 
-def _middle(rows: Sequence[Stack], first: int, last: int) -> list[Stack]:
-    # Adding 0 turns -0 into +0 and makes the copies that the network overwrites.
-    copies = [row + np.float32(0) for row in rows]
-    if len(rows) <= MOST_ROWS:
-        return ranks(copies, first, last)
-    ranked = np.sort(np.stack(copies), axis=0)
-    return list(ranked[first : last + 1])
+def _middle(rows: Sequence[Stack], first: int, last: int, buffers: Buffers) -> list[Stack]:
+    if len(rows) > MOST_ROWS:
+        ranked = np.sort(np.stack(rows), axis=0)
+        return list(ranked[first : last + 1])
+    # One buffer more than there are rows, so that nothing of the rows is overwritten and nothing copied either.
+    own = [buffers.array(f"rank {at}", rows[0].shape) for at in range(len(rows) + 1)]
+    return ranks_into(rows, own, first, last)

@@ -72,6 +72,26 @@ def ranks(rows: Sequence[Vector], first: int, last: int, *, ordered: bool = True
     return wires[first : last + 1]
 
 
+def ranks_into(rows: Sequence[Stack], free: Sequence[Stack], first: int, last: int) -> list[Stack]:
+    """Like :func:`ranks` without overwriting ``rows``, in k+1 arrays ``free`` of their shape.
+
+    The results are arrays of ``free``, or rows themselves where nothing had to be compared.
+    """
+    wires, spares = list(rows), list(free)
+    fresh = [True] * len(wires)
+    for low, high, wants in plan(len(wires), first, last, True):
+        a, b = wires[low], wires[high]
+        if wants & _LOW:
+            # In place only where the other output is not wanted: it is made of the same two.
+            wires[low] = np.minimum(a, b, out=spares.pop() if fresh[low] or wants & _HIGH else a)
+        if wants & _HIGH:
+            wires[high] = np.maximum(a, b, out=spares.pop() if fresh[high] else b)
+        if not fresh[low] and wires[low] is not a:
+            spares.append(a)
+        fresh[low] = fresh[high] = False
+    return wires[first : last + 1]
+
+
 def middle(stack: Stack, first: int, last: int, *, ordered: bool = True) -> list[Vector]:
     """Like :func:`ranks` for ``stack`` [..., k, c]: arrays [..., c]; leaves ``stack`` alone.
 

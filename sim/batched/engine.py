@@ -12,29 +12,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.learning.attack import BACKDOOR_CLASS, EXAMPLE_ATTACKS, stamped
 from quidnunc.gossip.rules.gram import RefusedRows
 from quidnunc.sim.batched.attackers import Scene, widened
-from quidnunc.sim.batched.batches import Batches, draw_batches, whole_shares
+from quidnunc.sim.batched.codec import Codec
 from quidnunc.sim.batched.conditions import Flags, Links, Weather
-from quidnunc.sim.batched.draws import Indices, keys
+from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.measures import consensus, traffic
 from quidnunc.sim.batched.merging import Catalogued
 from quidnunc.sim.batched.net import Tensors
-from quidnunc.sim.batched.poison import poisoned_examples
 from quidnunc.sim.batched.setup import Setup, attackers_of, merger_of
+from quidnunc.sim.batched.training import Trainer, Workers
 from quidnunc.sim.batched.witness import Held, held
 from quidnunc.sim.topology.catalog import Topology
 
 __all__ = ["Engine", "Evaluation", "RoundFacts", "Setup"]
 
-CHUNK_BYTES = 16 << 20
-"""Params and activations of the peers that are worked on together: they should stay in the processor's caches."""
-EVALUATED_BYTES = 16 << 20
 SAMPLED_READERS = 128
 """Honest peers whose medians are looked at to tell what attackers have of them."""
 
@@ -65,25 +60,21 @@ class Evaluation(NamedTuple):
 
 
 class Engine:
-    """A simulation in progress. Raises ConfigError when params are no longer finite."""
+    """A simulation in progress. Raises ConfigError when params are no longer finite.
 
-    def __init__(self, setup: Setup) -> None:
+    ``workers`` train and test everybody in place of this process; whoever made them closes them.
+    """
+
+    def __init__(self, setup: Setup, workers: Workers | None = None) -> None:
         self.setup = setup
         self.round = 0
         self.peers = len(setup.shares.rows)
         device = torch.device(setup.device)
-        sizes = setup.shares.sizes
-        self._order = np.argsort(-sizes, kind="stable")
-        self._sizes = sizes[self._order]
-        self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
-        inputs, labels, rows = poisoned_examples(setup.pool, setup.shares.rows, setup.attack)
-        self._examples = np.concatenate([rows[peer] for peer in self._order])
+        self._trainer = Trainer(setup)
+        self._workers = workers or self._trainer
+        self._order = self._trainer.order
         topology = _reordered(setup.topology, self._order)
         self._weather = Weather(setup.conditions, topology, setup.seed, self._order)
-        self._inputs = torch.from_numpy(inputs).to(device)
-        self._labels = torch.from_numpy(labels).to(device)
-        self._tests = torch.from_numpy(setup.pool.test_inputs).to(device)
-        self._goals = torch.from_numpy(setup.pool.test_labels).to(device)
         self._attackers = attackers_of(setup, self._order, topology, device)
         self._merger = merger_of(setup, self._order, device)
         self._merged: tuple[Links, NDArray[np.float64] | None] | None = None
@@ -92,10 +83,12 @@ class Engine:
         self._ring = [torch.zeros(depth, places, *tensor.shape, device=device) for tensor in setup.genesis]
         for ring, tensor in zip(self._ring, setup.genesis, strict=True):
             ring[0].copy_(tensor.to(device).expand_as(ring[0]))
+        self._codec: Codec | None = None
+        if setup.codec.kind != "float32":
+            self._codec = Codec(setup.codec, setup.genesis, self._order, setup.seed)
         self._drift: Tensors | None = None
         if setup.quasi_global:
             self._drift = [torch.zeros_like(ring[0, : self.peers]) for ring in self._ring]
-        self._units = sum(slot.shape[0] for slot in setup.net.slots if len(slot.shape) > 1)
         self.dim = setup.net.slots[-1].stop
 
     def step(self) -> RoundFacts:
@@ -107,7 +100,10 @@ class Engine:
             bad = self._attackers
             base = None if bad is None else bad.before(self._ring, now)
             begun = [ring[now, : self.peers].clone() for ring in self._ring] if self._drift is not None else []
-            loss = self._train([ring[now] for ring in self._ring], active)
+            own = [ring[now, : self.peers] for ring in self._ring]
+            loss = self._workers.train(own, active, self.round, self._drift)
+            if self._codec is not None:
+                self._codec.publish(own, active, self.round)
             links = self._weather.links(self.round, active)
             over = self.round / self.setup.rounds if self.setup.rounds else 0.0
             try:
@@ -142,19 +138,12 @@ class Engine:
 
     def evaluate(self) -> Evaluation:
         """How good everybody is now, on the pool's test set; arrays in the order of the scenario's peers."""
-        setup = self.setup
         now = self.round % self._ring[0].shape[0]
         params = [ring[now, : self.peers] for ring in self._ring]
+        tested = self._workers.test(params)
         accuracy, loss = np.empty(self.peers), np.empty(self.peers)
-        step = max(1, EVALUATED_BYTES // (4 * len(self._tests) * max(1, self._units)))
+        accuracy[self._order], loss[self._order] = tested
         with torch.no_grad():
-            for at in range(0, self.peers, step):
-                outputs = setup.net.outputs([tensor[at : at + step] for tensor in params], self._tests)
-                target = self._goals.expand(len(outputs), -1)
-                right = (outputs.argmax(1) == target).double().mean(1)
-                spent = torch.logsumexp(outputs, 1) - outputs.gather(1, target.unsqueeze(1)).squeeze(1)
-                accuracy[self._order[at : at + step]] = right.cpu().numpy()
-                loss[self._order[at : at + step]] = spent.double().mean(1).cpu().numpy()
             present = self._weather.present
             honest = np.ones(self.peers, dtype=np.bool_) if self._attackers is None else ~self._attackers.flags
             distance = consensus(params, present & honest)
@@ -170,9 +159,9 @@ class Engine:
         attack = self.setup.attack
         if attack is None or attack.name not in EXAMPLE_ATTACKS:
             return None
-        inputs = stamped(self._tests[self._goals != BACKDOOR_CLASS])
+        inputs = stamped(self._trainer.tests[self._trainer.goals != BACKDOOR_CLASS])
         found = np.empty(self.peers)
-        step = max(1, EVALUATED_BYTES // (4 * len(inputs) * max(1, self._units)))
+        step = self._trainer.tested_together(len(inputs))
         for at in range(0, self.peers, step):
             outputs = self.setup.net.outputs([tensor[at : at + step] for tensor in params], inputs)
             taken = (outputs.argmax(1) == BACKDOOR_CLASS).double().mean(1)
@@ -197,86 +186,6 @@ class Engine:
         result = np.empty_like(flat)
         result[self._order] = flat
         return result
-
-    def _train(self, params: Tensors, active: NDArray[np.bool_]) -> float:
-        total, trained = 0.0, int(active.sum())
-        for low, high in self._chunks():
-            rows = np.flatnonzero(active[low:high]) + low
-            if not len(rows):
-                continue
-            mine = [tensor[low:high] for tensor in params]
-            if len(rows) == high - low:
-                total += self._train_rows(mine, rows)
-                continue
-            places = torch.from_numpy(rows - low).to(mine[0].device)
-            some = [tensor.index_select(0, places) for tensor in mine]
-            total += self._train_rows(some, rows)
-            for tensor, changed in zip(mine, some, strict=True):
-                tensor.index_copy_(0, places, changed)
-        return total / trained if trained else float("nan")
-
-    def _chunks(self) -> list[tuple[int, int]]:
-        """Neighbors in size, as many as CHUNK_BYTES hold; never more than one generous chunk for tiny models."""
-        setup = self.setup
-        found, low = [], 0
-        while low < self.peers:
-            size = int(self._sizes[low])
-            batch = size if setup.privacy is not None else min(size, setup.training.batch_size)
-            each = 4 * (self.dim + batch * (setup.pool.features + 3 * self._units))
-            high = min(self.peers, low + max(1, CHUNK_BYTES // each))
-            found.append((low, high))
-            low = high
-        return found
-
-    def _train_rows(self, params: Tensors, rows: Indices) -> float:
-        """Train the peers ``rows``, whose params are ``params``, in place; the sum of their mean losses."""
-        setup = self.setup
-        sizes, starts = self._sizes[rows], self._starts[rows]
-        if setup.privacy is not None:
-            return self._private(params, rows, setup.privacy, whole_shares(sizes))
-        training = setup.training
-        names = keys(setup.seed, "batches", self.round, self._order[rows])
-        batches = draw_batches(names, sizes, training.local_steps, training.batch_size)
-        velocity = [torch.zeros_like(tensor) for tensor in params] if training.momentum else None
-        losses = []
-        for x, y, counts in self._batches(batches, starts):
-            if self._drift is not None:
-                # All peers take every turn here: rows are a range.
-                velocity = [mean[int(rows[0]) : int(rows[-1]) + 1].clone() for mean in self._drift]
-            loss = setup.net.train(params, velocity, x, y, counts, training.learning_rate, training.momentum)
-            losses.append(loss)
-        return float(torch.stack(losses).mean(0).double().sum())
-
-    def _private(self, params: Tensors, rows: Indices, privacy: PrivacyStep, batches: Batches) -> float:
-        """One full-batch step of DP-SGD; the noise is simulated and protects nobody."""
-        setup = self.setup
-        ((x, y, counts),) = self._batches(batches, self._starts[rows])
-        grads, loss = setup.net.private(params, x, y, counts, privacy.clip)
-        rate = setup.training.learning_rate
-        noise = self._noise(rows, rate * privacy.noise_multiplier * privacy.clip).to(params[0].device)
-        for tensor, grad, slot in zip(params, grads, setup.net.slots, strict=True):
-            tensor.sub_(grad, alpha=rate).sub_(noise[:, slot.start : slot.stop].view_as(grad))
-        return float(loss.double().sum())
-
-    def _noise(self, rows: Indices, scale: float) -> Tensor:
-        """Normal numbers of deviation ``scale`` over the size of each peer's share, [c, d], named by round and peer."""
-        noise = torch.empty(len(rows), self.dim)
-        generator = torch.Generator()
-        names = keys(self.setup.seed, "noise", self.round, self._order[rows])
-        for row, key, size in zip(noise, names.tolist(), self._sizes[rows].tolist(), strict=True):
-            row.normal_(0.0, scale / size, generator=generator.manual_seed(key >> 1))
-        return noise
-
-    def _batches(self, batches: Batches, starts: Indices) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """Inputs [c, b, f], labels [c, b] and counts of every step."""
-        device = self._inputs.device
-        counts = None if batches.counts is None else torch.from_numpy(batches.counts).to(device)
-        found = []
-        for picks in batches.picks:
-            index = torch.from_numpy(self._examples[starts[:, None] + picks].reshape(-1)).to(device)
-            x = self._inputs.index_select(0, index).view(*picks.shape, -1)
-            found.append((x, self._labels.index_select(0, index).view(picks.shape), counts))
-        return found
 
 
 def _reordered(topology: Topology, order: Indices) -> Topology:

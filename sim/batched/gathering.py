@@ -19,6 +19,8 @@ from quidnunc.sim.batched.draws import Indices
 
 GATHERED_BYTES = 4 << 20
 """States gathered at a time; with their copies they stay in the last cache."""
+_FEW, _MOST_BYTES = 8, 16 << 20
+"""Of large models so many peers at least, as long as that is no more than this: calls cost more than caches then."""
 
 
 class Group(NamedTuple):
@@ -29,7 +31,8 @@ class Group(NamedTuple):
 
     def blocks(self, dim: int, times: int = 1) -> Iterator[Group]:
         """Parts of the group whose states of ``dim`` params, ``times`` over, are about GATHERED_BYTES."""
-        step = max(1, GATHERED_BYTES // (4 * dim * (self.links.shape[1] + 1) * times))
+        each = 4 * dim * (self.links.shape[1] + 1) * times
+        step = max(1, GATHERED_BYTES // each, min(_FEW, _MOST_BYTES // each))
         for at in range(0, len(self.peers), step):
             yield Group(self.peers[at : at + step], self.links[at : at + step])
 
@@ -56,15 +59,18 @@ def sources(ring: list[Tensor], links: Links, now: int) -> Indices:
     return found
 
 
-def gathered(ring: list[Tensor], index: Indices) -> Stack:
-    """The states ``index`` [...] of all slots side by side, float32 [..., d]."""
+def gathered(ring: list[Tensor], index: Indices, into: Stack | None = None) -> Stack:
+    """The states ``index`` [...] of all slots side by side, float32 [..., d]; in ``into`` of that shape, if given."""
     device = ring[0].device
     flat = torch.from_numpy(np.ascontiguousarray(index).reshape(-1)).to(device)
-    whole = torch.empty(len(flat), width_of(ring), device=device)
+    shape = len(flat), width_of(ring)
+    here = into is not None and device.type == "cpu"
+    whole = torch.from_numpy(into).view(shape) if here else torch.empty(shape, device=device)
     left = 0
     for tensor in ring:
         right = left + tensor[0, 0].numel()
-        whole[:, left:right] = tensor.flatten(0, 1).index_select(0, flat).flatten(1)
+        # Straight into its columns: a copy of what was selected took five times as long.
+        torch.index_select(tensor.view(-1, right - left), 0, flat, out=whole[:, left:right])
         left = right
     stack: Stack = whole.cpu().numpy().reshape(*index.shape, -1)
     return stack

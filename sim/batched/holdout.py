@@ -14,6 +14,9 @@ from quidnunc.sim.data.pool import Pool
 
 _BLOCK_BYTES = 16 << 20
 _TOGETHER = 256
+KEPT_BYTES = 64 << 20
+"""Examples that stay gathered from round to round; what is more is gathered again."""
+Examples = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Holdout:
@@ -26,6 +29,8 @@ class Holdout:
         self._rows = np.concatenate(rows)
         self._inputs = torch.from_numpy(pool.inputs).to(device)
         self._labels = torch.from_numpy(pool.labels).to(device)
+        self._kept: dict[bytes, Examples] = {}
+        self._left = KEPT_BYTES
         self._units = sum(slot.shape[0] for slot in net.slots if len(slot.shape) > 1)
 
     def halfway(self, states: Stack, parts: Reals, peers: Indices) -> Reals:
@@ -65,8 +70,22 @@ class Holdout:
         found: Reals = self._net.loss(params, *self._batch(peers)).double().cpu().numpy()
         return found
 
-    def _batch(self, peers: Indices) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs [b, h, f], labels and weights [b, h] (None: all alike) of the holdouts of ``peers``."""
+    def _batch(self, peers: Indices) -> Examples:
+        """Inputs [b, h, f], labels and weights [b, h] (None: all alike) of the holdouts of ``peers``.
+
+        The same peers stand together in most rounds.
+        """
+        key = peers.tobytes()
+        found = self._kept.get(key)
+        if found is None:
+            found = self._selected(peers)
+            size = found[0].nbytes + found[1].nbytes
+            if size <= self._left:
+                self._kept[key] = found
+                self._left -= size
+        return found
+
+    def _selected(self, peers: Indices) -> Examples:
         batches = whole_shares(self._sizes[peers])
         picks = self._starts[peers][:, None] + batches.picks[0]
         index = torch.from_numpy(self._rows[picks].reshape(-1)).to(self._inputs.device)

@@ -1,6 +1,7 @@
 """Any small module for many peers at once, by ``torch.func``: slower than stacks, and without conditions on its layers.
 
-Convolutions gain nothing from it (measured: vmap over their weights is slower than a loop over peers).
+Convolutions gain nothing from it (measured: vmap over their weights is slower than a loop over peers): see
+``sim/batched/loops.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class ModuleNet:
     The module is used in training mode for steps; a random layer draws anew for every peer. Raises ConfigError for
     layers that compute statistics over a batch: with padded batches they would see examples that are none.
     """
+
+    chunk_max = 0
 
     def __init__(self, module: nn.Module, slots: tuple[Slot, ...], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         refuse_batch_statistics(module)

@@ -1,4 +1,4 @@
-"""One model, many peers: what the engine asks of a net, and the choice between the two kinds.
+"""One model, many peers: what the engine asks of a net, and the choice between the three kinds.
 
 Params are a list of tensors [c, *shape], one per slot of the layout (:mod:`quidnunc.gossip.learning.params`), for c
 peers that work side by side. Every step changes them in place.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from quidnunc.gossip.learning.params import Slot, layout
+from quidnunc.sim.batched.loops import CONVOLUTIONS, LoopNet
 from quidnunc.sim.batched.modules import ModuleNet
 from quidnunc.sim.batched.stacks import StackNet, stack_of
 
@@ -20,9 +21,10 @@ Tensors = list[Tensor]
 
 
 class Net(Protocol):
-    """A model whose params of many peers are trained at once."""
+    """A model whose params of many peers are trained at once: ``chunk_max`` at most, 0 for as many as caches hold."""
 
     slots: tuple[Slot, ...]
+    chunk_max: int
 
     def train(
         self,
@@ -63,7 +65,8 @@ class Net(Protocol):
 
 
 def net_of(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Net:
-    """The fast kind for stacks of linear layers under cross entropy, torch.func for every other module or ``loss``.
+    """The fast kind for stacks of linear layers under cross entropy, a loop over peers for convolutions, torch.func for
+    every other module or ``loss``.
 
     ``loss(outputs, targets)`` gives one loss per example, as in a Task; None is cross entropy. Raises ConfigError for
     a module without trainable float32 params.
@@ -72,7 +75,8 @@ def net_of(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = 
     layers = stack_of(module, slots)
     if layers is not None and loss is None:
         return StackNet(slots, layers)
-    return ModuleNet(module, slots, loss or _cross_entropy)
+    kind = LoopNet if any(isinstance(part, CONVOLUTIONS) for part in module.modules()) else ModuleNet
+    return kind(module, slots, loss or _cross_entropy)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

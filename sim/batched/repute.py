@@ -14,7 +14,14 @@ from torch import Tensor
 
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
-from quidnunc.gossip.rules.neighborhoods import dots, geometries, observed, standing_weights, weighted_medians
+from quidnunc.gossip.rules.neighborhoods import (
+    Buffers,
+    dots,
+    geometries,
+    observed,
+    standing_weights,
+    weighted_medians,
+)
 from quidnunc.gossip.rules.repute import Flags, Geometry
 from quidnunc.gossip.rules.thresholds import ReputeOptions
 from quidnunc.sim.batched.conditions import Links
@@ -80,6 +87,7 @@ class Repute:
         self._options = options
         self._holdout = holdout
         self._untrained = untrained
+        self._buffers = Buffers()
         self.standings = Standings()
         self.shortened = 0
         self.refused = 0
@@ -117,7 +125,7 @@ class Repute:
         for peers, near in group.blocks(dim):
             # Row by row [k+1, b, d]: what one pass works on lies together.
             index = np.concatenate([(now * rows + peers)[None], reads[near].T])
-            states = gathered(ring, index)
+            states = gathered(ring, index, self._buffers.array("states", (*index.shape, dim)))
             parts.append(self._look_at(states, peers, at[near]))
         return _Seen(
             np.concatenate([part.clips for part in parts]),
@@ -133,7 +141,7 @@ class Repute:
     def _look_at(self, states: Stack, peers: Indices, at: Indices) -> _Seen:
         count, size = len(states) - 1, len(peers)
         pivot, options = states[0], self._options
-        away, step = np.empty((size, count)), np.empty_like(pivot)
+        away, step = np.empty((size, count)), self._buffers.array("spare", pivot.shape)
         for row in range(1, count + 1):
             np.subtract(states[row], pivot, out=step)
             away[:, row - 1] = np.sqrt(dots(step, step))
@@ -147,7 +155,7 @@ class Repute:
         if self._holdout is not None:
             measured = self._holdout.halfway(states, options.probe_step * clips.T, peers)
             losses, own = measured[1:].T, measured[0]
-        return _Seen(clips, losses, own, geometries(list(states)), outside)
+        return _Seen(clips, losses, own, geometries(list(states), self._buffers), outside)
 
     def _judge(self, group: Group, seen: _Seen, at: Indices) -> Reals:
         """New standings of a group's neighbors; the part [g, k] of its mixing weight that each keeps."""

@@ -11,6 +11,7 @@ from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.gossip.rules.thresholds import REPUTE, repute_options
 from quidnunc.gossip.task import Training
 from quidnunc.sim.batched.attackers import AIMED, Attack, Attackers
+from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.conditions import Conditions
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.holdout import Holdout
@@ -41,6 +42,7 @@ class Setup:
     training: Training
     privacy: PrivacyStep | None = None
     delta: float = 1e-5
+    codec: CodecSpec = field(default_factory=CodecSpec)
     conditions: Conditions = field(default_factory=Conditions)
     merging: Merging = field(default_factory=Merging)
     rule: StackRule | None = None

@@ -29,6 +29,8 @@ def stack_of(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[Layer, ...] | 
 class StackNet:
     """A :class:`quidnunc.sim.batched.net.Net` for a plain stack."""
 
+    chunk_max = 0
+
     def __init__(self, slots: tuple[Slot, ...], layers: tuple[Layer, ...]) -> None:
         self.slots = slots
         self._layers = layers
@@ -102,9 +104,9 @@ class StackNet:
 
     def loss(self, params: Tensors, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
         """See :class:`quidnunc.sim.batched.net.Net`."""
-        hidden = x.mT
-        for layer in self._layers:
-            hidden = _layer(layer, params, hidden)
+        hidden = _layer(self._layers[0], params, x.mT)
+        for layer in self._layers[1:]:
+            hidden = _layer_over(layer, params, hidden)
         return _mean_loss(hidden, y, counts)
 
     def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
@@ -118,12 +120,17 @@ class StackNet:
             params = [between(tensor, parts).flatten(0, 1) for tensor in states]
             many = x.repeat(copies, 1, 1), y.repeat(copies, 1), repeated(counts, copies)
             return self.loss(params, *many).view(copies, len(x))
-        ends = torch.stack([_layer(first, [tensor[row] for tensor in states], source) for row in range(copies)])
-        hidden = between(ends, parts).flatten(0, 1)
+        weight = states[first.weight]
+        ends = torch.empty(*weight.shape[:3], x.shape[1], device=x.device)
+        for row, end in enumerate(ends):
+            _linear(first, [tensor[row] for tensor in states], source, end)
+        own, others = ends[:1], ends[1:]
+        torch.lerp(own, others, parts[:, :, None, None], out=others)
+        hidden = ends.flatten(0, 1)
         used = {layer.weight for layer in self._layers[1:]} | {layer.bias for layer in self._layers[1:]}
         later = [between(t, parts).flatten(0, 1) if at in used else t[:0] for at, t in enumerate(states)]
         for layer in self._layers[1:]:
-            hidden = _layer(layer, later, hidden)
+            hidden = _layer_over(layer, later, hidden)
         return _mean_loss(hidden, y.repeat(copies, 1), repeated(counts, copies)).view(copies, len(x))
 
     def outputs(self, params: Tensors, x: Tensor) -> Tensor:
@@ -159,12 +166,25 @@ def _mean_loss(out: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
 
 def _layer(layer: Layer, params: Tensors, hidden: Tensor) -> Tensor:
     if layer.kind == "linear":
-        if layer.bias < 0:
-            return torch.bmm(params[layer.weight], hidden)
-        return torch.baddbmm(params[layer.bias].unsqueeze(2), params[layer.weight], hidden)
+        return _linear(layer, params, hidden)
     if layer.kind == "relu":
         return hidden.relu()
     return hidden.tanh() if layer.kind == "tanh" else hidden.sigmoid()
+
+
+def _layer_over(layer: Layer, params: Tensors, hidden: Tensor) -> Tensor:
+    """The same where ``hidden`` is not needed any more: an activation overwrites it."""
+    if layer.kind == "linear":
+        return _linear(layer, params, hidden)
+    if layer.kind == "relu":
+        return hidden.relu_()
+    return hidden.tanh_() if layer.kind == "tanh" else hidden.sigmoid_()
+
+
+def _linear(layer: Layer, params: Tensors, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+    if layer.bias < 0:
+        return torch.bmm(params[layer.weight], hidden, out=out)
+    return torch.baddbmm(params[layer.bias].unsqueeze(2), params[layer.weight], hidden, out=out)
 
 
 def _through(kind: str, error: Tensor, after: Tensor) -> Tensor:

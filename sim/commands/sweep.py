@@ -31,6 +31,7 @@ def register(verbs: Verbs) -> None:
     add("--sample", type=int, default=0, metavar="N", help="run only N scenarios of the grid, drawn at random")
     add("--seed", type=int, default=0, metavar="N", help="of --sample (default 0)")
     add("--jobs", type=int, default=1, metavar="N", help="processes at once (default 1)")
+    add("--ray", default="", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local to start one here")
     parser.set_defaults(command=run_sweep)
 
 
@@ -43,10 +44,12 @@ def run_sweep(args: argparse.Namespace, context: Context) -> Answer:
         raise ConfigError(f"--sample {args.sample} --seed {args.seed}: must be 0 or more", hint="leave them out")
     if not 1 <= args.jobs <= JOBS_MAX:
         raise ConfigError(f"--jobs {args.jobs}, must be 1 to {JOBS_MAX}", hint="as many as there are idle processors")
+    if args.ray and args.jobs > 1:
+        raise ConfigError(f"--jobs {args.jobs} with --ray: the cluster decides", hint="leave --jobs out")
     path = Path(args.scenario)
     points = read_sweep(path, args.set, args.sample, args.seed)
     out = Path(args.out) if args.out else Path(RUNS) / f"{points[0].scenario.name}-sweep"
-    done = sweep(points, path.parent, out, _announcer(context, len(points)), args.jobs)
+    done = sweep(points, path.parent, out, _announcer(context, len(points)), args.jobs, args.ray)
     resumed = sum(each.resumed for each in done)
     there = [each.directory for each in done if each.directory.exists()]
     rows = compared(read_runs(list(dict.fromkeys(there))))

@@ -57,7 +57,7 @@ def load_pool(spec: DataSpec, seed: int = 0, base: Path | None = None) -> Pool:
     return _LOADERS[spec.source](spec, seed, base or Path())
 
 
-def _builtin(name: str, rows: Rows) -> Pool:
+def _builtin(name: str, rows: Rows, shape: tuple[int, ...] = ()) -> Pool:
     shared, tested = split_test(len(rows.labels), rows.test)
     inputs = rows.inputs.astype(np.float32)
     labels = rows.labels.astype(np.int64)
@@ -68,7 +68,7 @@ def _builtin(name: str, rows: Rows) -> Pool:
         inputs[tested],
         labels[tested],
         int(labels.max()) + 1,
-        inputs.shape[1:],
+        shape or inputs.shape[1:],
     )
 
 
@@ -140,7 +140,7 @@ def _synthetic(spec: DataSpec, seed: int, base: Path) -> Pool:
 
 
 _LOADERS: Mapping[str, Callable[[DataSpec, int, Path], Pool]] = {
-    "digits": lambda spec, seed, base: _builtin("digits", digits_rows()),
+    "digits": lambda spec, seed, base: _builtin("digits", digits_rows(), (8, 8)),
     "breast-cancer": lambda spec, seed, base: _builtin("breast-cancer", breast_cancer_rows()),
     "csv": _csv,
     "images": _images,

@@ -49,6 +49,8 @@ def compared(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
         {key: value for key, value in leaves(msgspec.to_builtins(run.manifest.scenario)) if value != {}} for run in runs
     ]
     differing = [key for key in dict.fromkeys(key for each in told for key in each) if _differs(key, told)]
+    # What only some have comes last, whichever run happens to stand first.
+    differing.sort(key=lambda key: not all(key in each for each in told))
     rows = []
     for run, keys in zip(runs, told, strict=True):
         row: dict[str, Any] = {"directory": str(run.path), "name": run.manifest.name, "status": run.manifest.status}

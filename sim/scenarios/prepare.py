@@ -52,6 +52,8 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
     custom = custom or Custom()
     merging = Merging() if custom.rule is not None else merging_of(scenario.merge)
     device = _device(scenario.engine.device)
+    if scenario.engine.processes > 1:
+        _check_processes(scenario.engine.processes, device, custom)
     topology = build_topology(scenario.topology, scenario.peers, seed, base)
     pool = load_pool(scenario.data, seed, base)
     attack = attack_of(scenario, topology, seed)
@@ -78,6 +80,7 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
         ),
         privacy=_privacy(scenario.privacy, scenario.rounds),
         delta=10.0 ** -(scenario.privacy.delta_exp if scenario.privacy else PrivacySpec(1.0).delta_exp),
+        codec=scenario.codec,
         conditions=scenario.conditions,
         merging=merging,
         rule=custom.rule,
@@ -98,10 +101,35 @@ def model_for(spec: ModelSpec, pool: Pool) -> nn.Module:
         return nn.Sequential(nn.Linear(pool.features, pool.classes))
     layers: list[nn.Module] = []
     width = pool.features
+    if spec.kind == "cnn":
+        layers, width = _convolutions(spec, pool)
     for units in spec.hidden:
         layers += [nn.Linear(width, units), _ACTIVATIONS[spec.activation]()]
         width = units
     return nn.Sequential(*layers, nn.Linear(width, pool.classes))
+
+
+def _convolutions(spec: ModelSpec, pool: Pool) -> tuple[list[nn.Module], int]:
+    """The layers before an mlp's, and what they give it. Raises ConfigError for data that are no images."""
+    shape = pool.shape if len(pool.shape) == 3 else (1, *pool.shape)
+    if len(shape) != 3:
+        raise ConfigError(
+            f"model.kind = 'cnn' with {pool.name}: examples of shape {pool.shape}, not (rows, columns) with or without "
+            "channels first",
+            hint="choose mlp, or data.source = 'images' or 'digits'",
+        )
+    if min(shape[1:]) < 2 ** len(spec.channels):
+        raise ConfigError(
+            f"model.channels has {len(spec.channels)} layers that halve an image of {shape[1]} x {shape[2]}",
+            hint=f"give at most {min(shape[1:]).bit_length() - 1}",
+        )
+    layers: list[nn.Module] = [nn.Unflatten(1, shape)]
+    before, height, width = shape
+    for channels in spec.channels:
+        layers.append(nn.Conv2d(before, channels, spec.kernel, padding=spec.kernel // 2))
+        layers += [nn.MaxPool2d(2), _ACTIVATIONS[spec.activation]()]
+        before, height, width = channels, height // 2, width // 2
+    return [*layers, nn.Flatten()], before * height * width
 
 
 def _held_out(shares: Shares, scenario: SimScenario, seed: int) -> tuple[Shares, list[Indices] | None]:
@@ -147,6 +175,19 @@ def _device(wanted: str) -> str:
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
+def _check_processes(count: int, device: str, custom: Custom) -> None:
+    """Raise ConfigError where several processes cannot do what one can."""
+    for wrong, why in (
+        (device != "cpu", f"on device {device}: they would share it"),
+        (
+            custom.model is not None or custom.loss is not None,
+            "a model or loss given in Python: it cannot be handed on",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(f"engine.processes = {count} with {why}", hint="set engine.processes = 1")
+
+
 def _privacy(spec: PrivacySpec | None, rounds: int) -> PrivacyStep | None:
     if spec is None:
         return None
@@ -162,6 +203,9 @@ def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
     kept = 4 if setup.quasi_global else 2
     if scenario.conditions.lossy and setup.topology.period == 1:
         kept += scenario.conditions.window
+    kept += {"float32": 0, "int8": 1, "top_k": 2}[scenario.codec.kind]
+    if scenario.engine.processes > 1:
+        kept += 3 if setup.quasi_global else 2
     need = 4 * dim * (scenario.peers + extra) * kept / 2**30
     if need > scenario.engine.memory_gib:
         raise ConfigError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.federation.charter import MAX_EDGES, MAX_MEMBERS
 from quidnunc.gossip.learning.attack import ATTACKS, DATA_ATTACKS, EXAMPLE_ATTACKS, TIMED_ATTACKS
+from quidnunc.gossip.learning.codec import CODECS
 from quidnunc.gossip.learning.losses import row_cross_entropy
 from quidnunc.gossip.task import Site, Task, TaskFunction
 from quidnunc.sim.batched.conditions import Conditions, Weather
@@ -48,6 +49,8 @@ def check_engine(scenario: SimScenario) -> None:
         (scenario.peers > MAX_MEMBERS, f"peers = {scenario.peers:,}: a charter takes up to {MAX_MEMBERS} members"),
         (scenario.training.quasi_global, "training.quasi_global = true: it needs rounds in step"),
         (scenario.conditions.window != Conditions().window, "conditions.window: a node has a window of its own"),
+        (scenario.codec.kind not in CODECS, f"codec.kind = {scenario.codec.kind!r}"),
+        (scenario.engine.processes > 1, f"engine.processes = {scenario.engine.processes}"),
         (scenario.engine.device == "cuda", "engine.device = 'cuda': nodes compute on the CPU"),
         (spec is not None and spec.name not in _NODES_OWN, f"attack.name = {spec.name if spec else ''!r}"),
         (spec is not None and spec.begin > 0, f"attack.begin = {spec.begin if spec else 0}"),
@@ -100,6 +103,7 @@ def world_of(scenario: SimScenario, setup: Setup, model: Model, loss: Loss | Non
         clip=1.0 if scenario.privacy is None else scenario.privacy.clip,
         rule=scenario.merge.rule,
         rule_options=scenario.merge.options,
+        codec=CODECS[scenario.codec.kind],
         link=link,
         attackers={} if setup.attack is None else dict.fromkeys(setup.attack.peers, setup.attack.name),
         seed=setup.seed,

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
+from quidnunc.sim.batched.training import Workers
 from quidnunc.sim.report.page import page
+from quidnunc.sim.scenarios.crew import Crew
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
 from quidnunc.sim.scenarios.protocol import check_engine
@@ -30,8 +32,6 @@ from quidnunc.sim.scenarios.text import read_scenario, to_scenario
 from quidnunc.sim.scenarios.virtual import Trial
 from quidnunc.sim.topology.measure import measure
 from quidnunc.sim.topology.picture import drawn_edges, positions
-
-BYTES_PER_PARAM = 4
 
 Progress = Callable[[int, int, Record | None], None]
 """Called with (seed, rounds done, the record of this round if it was measured) after every round."""
@@ -98,15 +98,15 @@ def run(
         try:
             for seed in chosen.seeds:
                 setup = prepare(chosen, seed, base, custom)
-                engine = _trial(chosen, setup, custom) if chosen.engine.kind == PROTOCOL else _Batched(chosen, setup)
-                for number, record in engine.rounds():
-                    if record is not None:
-                        records.append(record)
-                        if directory is not None:
-                            directory.record(record)
-                    if progress is not None:
-                        progress(seed, number, record)
-                models[seed] = engine.params()
+                with _engine(chosen, seed, base, setup, custom) as engine:
+                    for number, record in engine.rounds():
+                        if record is not None:
+                            records.append(record)
+                            if directory is not None:
+                                directory.record(record)
+                        if progress is not None:
+                            progress(seed, number, record)
+                    models[seed] = engine.params()
             status = "complete"
         finally:
             if directory is not None:
@@ -132,6 +132,20 @@ def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list
     return to_scenario(given, changes=changes)
 
 
+@contextmanager
+def _engine(
+    scenario: SimScenario, seed: int, base: Path, setup: Setup, custom: Custom | None
+) -> Iterator[Trial | _Batched]:
+    """What plays a seed, with those who train beside this process, if anybody does."""
+    if scenario.engine.kind == PROTOCOL:
+        yield _trial(scenario, setup, custom)
+    elif scenario.engine.processes == 1:
+        yield _Batched(scenario, setup, None)
+    else:
+        with Crew(scenario, seed, base, setup) as crew:
+            yield _Batched(scenario, setup, crew)
+
+
 def _trial(scenario: SimScenario, setup: Setup, custom: Custom | None) -> Trial:
     custom = custom or Custom()
     if custom.rule is not None:
@@ -150,9 +164,9 @@ def _checked(scenario: SimScenario, setup: Setup, custom: Custom | None) -> dict
 class _Batched:
     """One seed of a scenario in the batched engine."""
 
-    def __init__(self, scenario: SimScenario, setup: Setup) -> None:
+    def __init__(self, scenario: SimScenario, setup: Setup, workers: Workers | None) -> None:
         self._scenario = scenario
-        self._engine = Engine(setup)
+        self._engine = Engine(setup, workers)
 
     def rounds(self) -> Iterator[tuple[int, Record | None]]:
         """Every round, with its record if it is one to be measured."""
@@ -185,7 +199,7 @@ def _record(
         "peers_present": int(found.present.sum()),
         "messages": traffic[0],
         "messages_lost": traffic[1],
-        "bytes_sent": traffic[0] * engine.dim * BYTES_PER_PARAM,
+        "bytes_sent": traffic[0] * engine.setup.codec.size(engine.dim),
         "epsilon": None if privacy is None else epsilon_of(privacy.noise_multiplier, number, engine.setup.delta),
     }
     if engine.setup.attack is not None:

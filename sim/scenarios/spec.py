@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.conditions import Conditions, Share
 from quidnunc.sim.data.spec import DataSpec
 from quidnunc.sim.topology.spec import PEERS_MAX, PEERS_MIN, TopologySpec
@@ -26,9 +27,15 @@ BATCHED, PROTOCOL = "batched", "protocol"
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """``softmax`` is one linear layer; ``mlp`` has layers of ``hidden`` units with ``activation`` between them."""
+    """``softmax`` is one linear layer; ``mlp`` has layers of ``hidden`` units with ``activation`` between them.
 
-    kind: Literal["softmax", "mlp"] = "softmax"
+    ``cnn``, for images, has a convolution of ``kernel`` x ``kernel`` for each of ``channels``, each with ``activation``
+    and halved by its maxima, then the layers of an mlp.
+    """
+
+    kind: Literal["softmax", "mlp", "cnn"] = "softmax"
+    channels: Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], Meta(min_length=1, max_length=8)] = (8, 16)
+    kernel: Literal[1, 3, 5, 7] = 3
     hidden: Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_length=1, max_length=16)] = (32,)
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
 
@@ -113,13 +120,15 @@ class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What computes it where: ``kind`` "batched" is fast and counts rounds, "protocol" runs real nodes with ledgers and
     signatures in virtual time.
 
-    ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine. ``memory_gib`` is what
-    params may take; a larger scenario is refused before it starts.
+    ``device`` "auto" takes a GPU if there is one; one thread is fastest on a busy machine. ``processes`` train and
+    test, with the same result; for models of kind cnn. ``memory_gib`` is what params may take; a larger scenario is
+    refused before it starts.
     """
 
     kind: Literal["batched", "protocol"] = "batched"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1
     memory_gib: Annotated[float, Meta(gt=0.0, le=1e5)] = 16.0
 
 
@@ -138,6 +147,7 @@ class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
     merge: MergeSpec = field(default_factory=MergeSpec)
     attack: AttackSpec | None = None
     privacy: PrivacySpec | None = None
+    codec: CodecSpec = field(default_factory=CodecSpec)
     conditions: Conditions = field(default_factory=Conditions)
     network: NetworkSpec = field(default_factory=NetworkSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)

@@ -20,6 +20,7 @@ import numpy as np
 from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.sim.batched.draws import keys, uniforms
 from quidnunc.sim.scenarios.directory import FORMAT, MANIFEST, METRICS
+from quidnunc.sim.scenarios.on_ray import on_ray
 from quidnunc.sim.scenarios.pool import Job, run_all
 from quidnunc.sim.scenarios.prepare import prepare
 from quidnunc.sim.scenarios.run import Progress, check_seeds, run, versions
@@ -110,12 +111,14 @@ def sweep(
     out: Path,
     progress: Callable[[int, Point], Progress | None] | None = None,
     processes: int = 1,
+    ray: str = "",
 ) -> list[Swept]:
     """Run what is not finished yet of ``points`` into ``out``; relative paths in scenarios are looked for in ``base``.
 
     Everything that is to run is prepared first: raises ConfigError for what cannot be, before anything runs. One that
     fails on the way (params that diverge) is left as it is, named, and does not keep the others from running.
-    ``progress`` is asked for a callback before each run; with several ``processes``, after each, and not used further.
+    ``progress`` is asked for a callback before each run; with several ``processes`` or on the Ray cluster at ``ray``,
+    after each, and not used further.
     """
     told = [(point, out / point.name, finished(out / point.name, point.scenario)) for point in points]
     for point, _, done in told:
@@ -127,9 +130,10 @@ def sweep(
     missing = {directory: number for number, (_, directory, done) in reversed(list(enumerate(told))) if not done}
     numbers = sorted(missing.values())
     problems: dict[Path, str] = {}
-    if processes > 1:
+    if processes > 1 or ray:
         jobs = [Job(points[number].scenario, told[number][1]) for number in numbers]
-        for number, problem in zip(numbers, run_all(jobs, base, processes, _clear), strict=True):
+        answers = on_ray(jobs, base, _clear, ray) if ray else run_all(jobs, base, processes, _clear)
+        for number, problem in zip(numbers, answers, strict=True):
             problems[told[number][1]] = problem
             if progress:
                 progress(number, points[number])

@@ -1,0 +1,91 @@
+"""A sweep on a real Ray cluster of two nodes on this machine, held against the same sweep in one process.
+
+Ray is no part of the tested installation: it is installed into build/ray-venv, an environment that sees this one's
+packages. Both nodes are processes of their own with one processor each; they are ended with this script. Ends with 0
+where both sweeps wrote the same bytes and both nodes had a part in it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / "build" / "ray-venv"
+SWEEP = """
+name = "scale"
+peers = 64
+rounds = 40
+seeds = [0, 1]
+[model]
+kind = "mlp"
+[merge]
+holdout = 0.2
+[sweep]
+merge.rule = ["mean", "repute", "median"]
+data.alpha = [0.1, 1.0]
+"""
+OBJECTS_BYTES = 100 << 20
+
+
+def main() -> int:
+    """Start the cluster, run the sweep twice, compare."""
+    if importlib.util.find_spec("ray") is None:
+        return subprocess.run([str(environment()), str(Path(__file__).resolve())], check=False).returncode
+    from ray.cluster_utils import Cluster
+
+    from quidnunc.sim.scenarios.sweep import read_sweep, sweep
+
+    node = {"num_cpus": 1, "object_store_memory": OBJECTS_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    try:
+        cluster.add_node(**node)
+        print(f"a cluster of {len(cluster.list_all_nodes())} nodes at {cluster.address}")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "scale.toml"
+            file.write_text(SWEEP)
+            points = read_sweep(file, [])
+            begun = time.monotonic()
+            sweep(points, file.parent, Path(folder) / "alone")
+            alone = time.monotonic()
+            done = sweep(points, file.parent, Path(folder) / "cluster", ray=cluster.address)
+            ended = time.monotonic()
+            same = [
+                metrics(Path(folder) / "alone" / p.name) == metrics(each.directory)
+                for p, each in zip(points, done, strict=True)
+            ]
+    finally:
+        cluster.shutdown()
+    print(f"{len(points)} scenarios: {alone - begun:.1f} s in one process, {ended - alone:.1f} s on the cluster")
+    print(f"{sum(same)} of {len(same)} wrote the same metrics, byte for byte")
+    return 0 if all(same) and not any(each.problem for each in done) else 1
+
+
+def metrics(directory: Path) -> bytes:
+    """What a run measured."""
+    return (directory / "metrics.jsonl").read_bytes()
+
+
+def environment() -> Path:
+    """The interpreter of an environment with Ray, made at the first call."""
+    python = VENV / "bin" / "python"
+    if not (VENV / "ready").exists():
+        venv.create(VENV, with_pip=True, clear=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "ray"], check=True
+        )
+        (site,) = VENV.glob("lib/python*/site-packages")
+        here = [path for path in sys.path if path.endswith("site-packages")]
+        # As site directories, not only as paths: an editable installation is found by a file in one of them.
+        (site / "base.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in here))
+        (VENV / "ready").touch()
+    return python
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
