@@ -52,13 +52,18 @@ class Functional:
         self.loss = task.loss
         self.slots = layout(module)
         self.dim = self.slots[-1].stop
+        self._sizes = [slot.stop - slot.start for slot in self.slots]
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The tensors of ``flat`` [..., d], in slot order, each [..., *shape]; no copies."""
         lead = flat.shape[:-1]
-        return [flat[..., slot.start : slot.stop].view(*lead, *slot.shape) for slot in self.slots]
+        parts = flat.split_with_sizes(self._sizes, dim=-1)
+        return [
+            part if len(slot.shape) == 1 else part.view(*lead, *slot.shape)
+            for slot, part in zip(self.slots, parts, strict=True)
+        ]
 
     def outputs(self, tensors: list[Tensor], inputs: Tensor, *, training: bool = False) -> Tensor:
         """The module's outputs on ``inputs`` [n, ...] with the params ``tensors`` (see :meth:`views`)."""
