@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.learning import privacy
+from quidnunc.gossip.learning import clipping
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.losses import row_cross_entropy
 from quidnunc.gossip.learning.params import to_vector
@@ -91,7 +91,7 @@ def test_a_known_loss_takes_its_formula_and_gives_the_same_sum(
     net, task, vector = setup(make)
     general, loss = clipped_sum(net, vector, *task.train, 0.5)
     known = Functional(net.module, replace(task, loss=row_cross_entropy))
-    monkeypatch.setattr(privacy, "vmap", None)  # the formula needs none
+    monkeypatch.setattr(clipping, "vmap", None)  # the formula needs none
     special, same_loss = clipped_sum(known, vector, *task.train, 0.5)
     np.testing.assert_allclose(special, general, atol=1e-6 * np.linalg.norm(general))
     assert loss == pytest.approx(same_loss, rel=1e-6)

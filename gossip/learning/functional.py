@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.convolved import conv_stack, hooked
 from quidnunc.gossip.learning.params import layout
 from quidnunc.gossip.task import Task
 
@@ -43,7 +44,8 @@ _KINDS: dict[type[nn.Module], str] = {
 class Functional:
     """The model and loss of a task as functions of params [d].
 
-    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None. ``evaluations`` counts how often
+    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
+    stack with convolutions or None. ``evaluations`` counts how often
     losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
@@ -54,6 +56,7 @@ class Functional:
         self.dim = self.slots[-1].stop
         self._sizes = [slot.stop - slot.start for slot in self.slots]
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
+        self.convolutions = conv_stack(module) if self.layers is None else None
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -149,7 +152,7 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
     parts: list[tuple[str, nn.Module]]
     if type(module) is nn.Linear:
         parts = [("", module)]
-    elif type(module) is nn.Sequential and not _hooked(module):
+    elif type(module) is nn.Sequential and not hooked(module):
         parts = [(f"{name}.", part) for name, part in module.named_children()]
         if len(parts) != len(module):
             return None
@@ -158,7 +161,7 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
     layers = []
     for prefix, part in parts:
         kind = _KINDS.get(type(part))
-        if kind is None or _hooked(part):
+        if kind is None or hooked(part):
             return None
         if isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) != (1, -1):
             return None
@@ -171,7 +174,3 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
             return None
         layers.append(Layer(kind, weight, bias))
     return tuple(layers)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

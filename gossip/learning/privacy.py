@@ -18,7 +18,7 @@ and subtract (``pair_noise.py``), N the same number of records for all of them.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,14 +29,15 @@ from torch.func import functional_call, grad_and_value, vmap
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.clipping import ROUNDING, blanked, clip_factors, output_gradients
 from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.convolved import convolved, patch_elements
 from quidnunc.gossip.learning.functional import Functional, activate
-from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
 
-_ROUNDING = 1 - 1e-9
 _ELEMENTS = 1 << 22
 _ROWS = 4096
 _CACHED = 1 << 17
+_PATCHES = 1 << 20
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -86,7 +87,7 @@ def clipped_delta(delta: NDArray[np.float64], clip: float) -> NDArray[np.float64
     if largest == 0.0:
         return np.zeros_like(delta)
     norm = largest * float(np.linalg.norm(delta / largest))
-    return delta * min(1.0, clip * _ROUNDING / norm)
+    return delta * min(1.0, clip * ROUNDING / norm)
 
 
 def poisson_sample(examples: int, rate: float, stream: NoiseStream) -> NDArray[np.int64]:
@@ -105,20 +106,23 @@ def clipped_sum(
     flat = torch.tensor(vector)
     total: NDArray[np.float64] | None = None
     loss = 0.0
-    ghost = net.layers is not None and (inputs.ndim == 2 or net.layers[0].kind == "flatten")
-    rows = _rows(net, inputs) if ghost else max(1, min(_ROWS, _ELEMENTS // net.dim))
+    way, rows = _way(net, inputs)
     for at in range(0, len(inputs), rows):
-        part, goal = inputs[at : at + rows], targets[at : at + rows]
-        one = _ghost(net, flat, part, goal, clip) if ghost else per_example(net, flat, part, goal, clip)
+        one = way(net, flat, inputs[at : at + rows], targets[at : at + rows], clip)
         total = one[0].numpy() if total is None else np.add(total, one[0].numpy(), out=total)
         loss += one[1]
     return np.zeros(net.dim) if total is None else total, loss
 
 
-def _rows(net: Functional, inputs: Tensor) -> int:
-    """How many examples of a plain stack are taken at once: as many as the processor's cache holds."""
-    widest = max(inputs[:1].numel(), *(slot.shape[0] for slot in net.slots))
-    return max(1, min(_ROWS, _CACHED // widest))
+def _way(net: Functional, inputs: Tensor) -> tuple[Callable[..., tuple[Tensor, float]], int]:
+    """How sums over ``inputs`` are computed, and over how many examples at once."""
+    if net.layers is not None and (inputs.ndim == 2 or net.layers[0].kind == "flatten"):
+        # As many as the processor's cache holds.
+        widest = max(inputs[:1].numel(), *(slot.shape[0] for slot in net.slots))
+        return _ghost, max(1, min(_ROWS, _CACHED // widest))
+    if net.convolutions is not None and inputs.ndim == 4:
+        return convolved, max(1, min(_ROWS, _PATCHES // patch_elements(net, inputs)))
+    return per_example, max(1, min(_ROWS, _ELEMENTS // net.dim))
 
 
 def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
@@ -135,11 +139,11 @@ def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, 
     square = torch.zeros(len(inputs), dtype=torch.float64)
     for slot in net.slots:
         square += grads[slot.name].reshape(len(inputs), -1).double().square_().sum(1)
-    factors, broken = _factors(square, clip)
+    factors, broken = clip_factors(square, clip)
     total = torch.empty(net.dim, dtype=torch.float64)
     for slot in net.slots:
         rows = grads.pop(slot.name).reshape(len(inputs), -1).double()
-        torch.mv(_blanked(rows, broken).mT, factors, out=total[slot.start : slot.stop])
+        torch.mv(blanked(rows, broken).mT, factors, out=total[slot.start : slot.stop])
     return total, float(losses.sum(dtype=torch.float64))
 
 
@@ -163,30 +167,18 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
             hidden = torch.addmm(tensors[layer.bias], hidden, tensors[layer.weight].mT)
         else:
             hidden = hidden @ tensors[layer.weight].mT
-    errors, losses = _output_gradients(net, hidden, targets)
+    errors, losses = output_gradients(net, hidden, targets)
     pieces, square = _backward(net, tensors, trail, hidden, errors)
-    factors, broken = _factors(square, clip)
+    factors, broken = clip_factors(square, clip)
     column = factors.unsqueeze(1)
     total = torch.empty(net.dim, dtype=torch.float64)
     views = net.views(total)
     for slot, error, source in pieces:
         if source is None:
-            torch.mv(_blanked(error, broken).mT, factors, out=views[slot])
+            torch.mv(blanked(error, broken).mT, factors, out=views[slot])
         else:
-            torch.mm(_blanked(error * column, broken).mT, _blanked(source, broken), out=views[slot])
+            torch.mm(blanked(error * column, broken).mT, blanked(source, broken), out=views[slot])
     return total, float(losses.sum(dtype=torch.float64))
-
-
-def _output_gradients(net: Functional, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's loss and its gradient by that example's outputs, float64 [n, ...]."""
-    if net.loss is row_cross_entropy and outputs.ndim == 2 and targets.dtype == torch.int64 and targets.ndim == 1:
-        net.evaluations += 1
-        return row_cross_entropy_gradient(outputs, targets)
-    with torch.inference_mode(mode=False):
-        errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
-            outputs.to(torch.float32, copy=True), targets
-        )
-    return errors.double(), losses
 
 
 def _backward(
@@ -219,25 +211,6 @@ def _backward(
             error = error.reshape(before.shape)
         after = before
     return pieces, square
-
-
-def _factors(square: Tensor, clip: float) -> tuple[Tensor, Tensor | None]:
-    """min(1, clip/norm) from squared norms [n], a hair less so that rounding cannot exceed it.
-
-    And a mask [n, 1] of the examples whose gradient is not finite, or None: their factor is 0, and what it meets has to
-    be blanked, because zero times infinity is not zero.
-    """
-    most = clip * _ROUNDING
-    factors = most / square.sqrt().clamp_min_(most)
-    if math.isfinite(float(square.sum())):
-        return factors, None
-    broken = ~torch.isfinite(square)
-    return factors.masked_fill_(broken, 0.0), broken.unsqueeze(1)
-
-
-def _blanked(rows: Tensor, broken: Tensor | None) -> Tensor:
-    """``rows`` [n, ...] with those of ``broken`` [n, 1] zero."""
-    return rows if broken is None else rows.masked_fill(broken, 0.0)
 
 
 def refuse_batch_statistics(module: nn.Module) -> None:
