@@ -3,7 +3,8 @@
     python _dpsgd_step.py ENGINE MODEL BATCH STEPS
 
 ENGINE is plain, quidnunc, quidnunc-clip (no noise), or opacus-hooks, opacus-ew, opacus-functorch, opacus-ghost. Prints
-one JSON object: ``ms`` of processor time per step (lower quartile) and ``mib`` of memory above that before the first step.
+one JSON object: ``ms`` of processor time per step (lower quartile), and ``mib`` of memory above that before the first
+step.
 """
 
 from __future__ import annotations
