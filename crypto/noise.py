@@ -28,8 +28,8 @@ MAX_BYTES = 2**30
 """The most bytes, uniforms or Gaussians of one call. A draw is at most 2**33 bytes, 2**27 blocks: the counter of
 32 bits does not come round.
 """
-GRID_BITS = 12
-"""Released noise comes in steps of at most 2**-12 of its standard deviation."""
+GRID_BITS = 16
+"""Released noise comes in steps of at most 2**-16 of its standard deviation."""
 
 _SIGMAS = (1e-100, 1e100)
 _COUNTER_AND_NONCE = builtins.bytes(4) + b"LibsodiumDRG"
@@ -97,12 +97,12 @@ class NoiseStream:
     def add_noise(self, values: NDArray[np.float64], sigma: float) -> None:
         """Add Gaussian noise of standard deviation ``sigma`` to ``values`` [n] in place, in whole steps of a grid.
 
-        The step is a power of two, between 2**-13 and 2**-12 of ``sigma``. Rounding to a public grid is
+        The step is a power of two, between 2**-17 and 2**-16 of ``sigma``. Rounding to a public grid is
         post-processing of the Gaussian mechanism, whatever the values, and every step of the grid is reached from
         any values: there are no last bits that could tell (compare Google's differential privacy library, "Secure
         noise generation", 2020). What remains of floating point is how evenly one Gaussian by Box and Muller, whose
-        radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**10 of each
-        step's own probability where all but 10**-8 of the noise lies (docs/design.md, 67). With ``sigma`` 0 nothing
+        radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**9 of each
+        step's own probability where all but 10**-5 of the noise lies, 10**7 for all but 10**-7 (docs/design.md, 67). With ``sigma`` 0 nothing
         happens. Raises LocalProtocolError unless ``sigma`` is 0 or from 1e-100 to 1e100.
         """
         if sigma != 0.0 and not _SIGMAS[0] <= sigma <= _SIGMAS[1]:

@@ -89,4 +89,4 @@ def test_what_the_noise_asks_for_is_told_where_cards_tell_nothing(tmp_path: Path
     assert len(out.warnings) == warned
     for warning in out.warnings:
         assert re.match(r"no robustness is claimed for members with fewer than \d{4,} records", warning)
-        assert "the cards of Hospital 0, Hospital 1, Hospital 2 do not tell" in warning
+        assert f"the cards of {', '.join(member.name for member in made.members)} do not tell" in warning

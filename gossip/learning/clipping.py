@@ -36,8 +36,7 @@ def clip_factors(square: Tensor, clip: float) -> tuple[Tensor, Tensor | None]:
     And a mask [n, 1] of the examples whose gradient is not finite, or None: their factor is 0, and what it meets has to
     be blanked, because zero times infinity is not zero.
     """
-    most = clip * ROUNDING
-    factors = most / square.sqrt().clamp_min_(most)
+    factors = torch.div(clip * ROUNDING, square.sqrt().clamp_min_(1e-300)).clamp_max_(1.0)
     if math.isfinite(float(square.sum())):
         return factors, None
     broken = ~torch.isfinite(square)
