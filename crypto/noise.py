@@ -101,9 +101,9 @@ class NoiseStream:
         post-processing of the Gaussian mechanism, whatever the values, and every step of the grid is reached from
         any values: there are no last bits that could tell (compare Google's differential privacy library, "Secure
         noise generation", 2020). What remains of floating point is how evenly one Gaussian by Box and Muller, whose
-        radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**9 of each
-        step's own probability where all but 10**-5 of the noise lies, 10**7 for all but 10**-7 (docs/design.md, 67). With ``sigma`` 0 nothing
-        happens. Raises LocalProtocolError unless ``sigma`` is 0 or from 1e-100 to 1e100.
+        radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**9 of each step's
+        own probability where all but 10**-5 of the noise lies, in 10**7 for all but 10**-7 (docs/design.md, 67).
+        With ``sigma`` 0 nothing happens. Raises LocalProtocolError unless ``sigma`` is 0 or from 1e-100 to 1e100.
         """
         if sigma != 0.0 and not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
             raise LocalProtocolError(f"noise of standard deviation {sigma}, must be 0 or from 1e-100 to 1e100")
