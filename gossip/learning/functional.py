@@ -45,7 +45,8 @@ class Functional:
     """The model and loss of a task as functions of params [d].
 
     ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
-    stack with convolutions or None. ``evaluations`` counts how often
+    stack with convolutions or None. ``loops`` is set once vmap was found
+    unable to take the module. ``evaluations`` counts how often
     losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
@@ -57,6 +58,7 @@ class Functional:
         self._sizes = [slot.stop - slot.start for slot in self.slots]
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
         self.convolutions = conv_stack(module) if self.layers is None else None
+        self.loops = False
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:

@@ -126,7 +126,34 @@ def _way(net: Functional, inputs: Tensor) -> tuple[Callable[..., tuple[Tensor, f
 
 
 def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
-    """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d]."""
+    """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d].
+
+    Where vmap cannot go (recurrent layers, control flow that depends on data) they are formed one after the other; what
+    the module itself raises comes out of that too.
+    """
+    if not net.loops:
+        try:
+            return _vectorized(net, flat, inputs, targets, clip)
+        except RuntimeError:
+            total = _one_by_one(net, flat, inputs, targets, clip)
+            net.loops = True
+            return total
+    return _one_by_one(net, flat, inputs, targets, clip)
+
+
+def _one_by_one(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
+    total, loss = torch.zeros(net.dim, dtype=torch.float64), 0.0
+    for at in range(len(inputs)):
+        gradient, one = net.gradient(flat, inputs[at : at + 1], targets[at : at + 1])
+        row = gradient.double()
+        factors, broken = clip_factors(row.square().sum().reshape(1), clip)
+        if broken is None:
+            total += row * factors
+        loss += one
+    return total, loss
+
+
+def _vectorized(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
     net.module.train()
     named = {slot.name: view for slot, view in zip(net.slots, net.views(flat), strict=True)}
 
