@@ -1,9 +1,10 @@
-"""One engine, one model, one batch size: time and peak memory of a training step, in a process of its own.
+"""One engine, one model, one batch size: processor time and peak memory of a training step, in a process of its own.
 
     python _dpsgd_step.py ENGINE MODEL BATCH STEPS
 
 ENGINE is plain, quidnunc, quidnunc-clip (no noise), or opacus-hooks, opacus-ew, opacus-functorch, opacus-ghost. Prints
-one JSON object: ``ms`` per step (lower quartile) and ``mib`` of memory above that before the first step.
+one JSON object: ``ms`` of processor time per step (lower quartile), and ``mib`` of memory above that before the first
+step.
 """
 
 from __future__ import annotations
@@ -132,9 +133,9 @@ def main(engine: str, model: str, batch: int, steps: int) -> None:
         step()
     times = []
     for _ in range(steps):
-        at = time.perf_counter()
+        at = time.process_time()
         step()
-        times.append(time.perf_counter() - at)
+        times.append(time.process_time() - at)
     print(json.dumps({"ms": 1000 * sorted(times)[len(times) // 4], "mib": (peak_kib() - before) / 1024}))
 
 

@@ -1,10 +1,10 @@
-"""A private training step beside plain SGD and Opacus: time and peak memory, one thread, each in its own process.
+"""A private training step beside plain SGD and Opacus: processor time and peak memory, one thread, own processes.
 
 Models: mlp 64-64-10, wide 784-256-10, cnn (two convolutions, 20,490 parameters); batch 64 and 512. Opacus is
 installed by name in a virtual environment of its own and borrows torch from this one; each of its modes runs, the best
-is compared. Our step draws its noise from ChaCha20, four Gaussians for one; Opacus in this comparison has torch's own
-generator. The rows "without noise" show what clipping alone takes. --quick leaves out the wide model and takes fewer
-steps.
+is compared. Our step draws its noise from ChaCha20; Opacus in this comparison has torch's own generator. Processor
+time, because what else runs on the machine changes it less than the clock's. The rows "without noise" show what
+clipping alone takes. --quick leaves out the wide model and takes fewer steps.
 """
 
 from __future__ import annotations

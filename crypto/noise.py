@@ -1,20 +1,23 @@
-"""Random numbers for privacy: ChaCha20 under a secret key, and Gaussians whose last bits tell nothing.
+"""Random numbers for privacy: ChaCha20 under a secret key, and Gaussian noise whose last bits tell nothing.
 
 Differential privacy keeps its promise only while nobody can guess the noise. General-purpose generators
-(Mersenne Twister, PCG) can be recovered from their output, so the stream here is libsodium's
-``randombytes_buf_deterministic``: ChaCha20 (RFC 8439) with the nonce ``LibsodiumDRG`` and the counter at 0.
-The host draws the key from the operating system; a fixed key makes a run repeatable and voids its privacy.
+(Mersenne Twister, PCG) can be recovered from their output, so the stream here is ChaCha20 (RFC 8439) with the
+nonce ``LibsodiumDRG`` and the counter at 0, which is libsodium's ``randombytes_buf_deterministic``. OpenSSL
+makes the same bytes several times faster. The host draws the key from the operating system; a fixed key makes
+a run repeatable and voids its privacy.
 
-Numbers repeat bit for bit on one machine. Another machine's logarithm or cosine may differ in the last bit.
+Numbers repeat bit for bit on one machine. Another machine's logarithm or tangent may differ in the last bit.
 """
 
 from __future__ import annotations
 
 import builtins
+import math
 from typing import NoReturn
 
 import numpy as np
-from nacl.utils import randombytes_deterministic
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import LocalProtocolError
@@ -22,11 +25,18 @@ from quidnunc.crypto.identity import tagged_hash
 
 KEY_BYTES = 32
 MAX_BYTES = 2**30
-"""The most bytes, uniforms or Gaussians of one call."""
+"""The most bytes, uniforms or Gaussians of one call. A draw is at most 2**33 bytes, 2**27 blocks: the counter of
+32 bits does not come round.
+"""
+GRID_BITS = 16
+"""Released noise comes in steps of at most 2**-16 of its standard deviation."""
 
+_SIGMAS = (1e-100, 1e100)
+_COUNTER_AND_NONCE = builtins.bytes(4) + b"LibsodiumDRG"
 _TERMS = 4
 _CHUNK = 16_384
 """Gaussians made at once: the arrays stay in the processor's cache."""
+_ZEROS = memoryview(builtins.bytes(8 * _CHUNK))
 
 
 class NoiseStream:
@@ -52,11 +62,11 @@ class NoiseStream:
 
     def bytes(self, n: int) -> builtins.bytes:
         """``n`` random bytes."""
-        return self._draw(_checked(n))
+        return self._draw(_checked(n)).tobytes()
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """``n`` float64 in [0, 1), multiples of 2**-53: shape [n]."""
-        words = np.frombuffer(self._draw(8 * _checked(n)), dtype="<u8")
+        words = self._draw(8 * _checked(n)).view("<u8")
         return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def gaussian(self, n: int) -> NDArray[np.float64]:
@@ -66,34 +76,94 @@ class NoiseStream:
         point takes only certain values, so that the last bits of a noised value can tell which true value it
         was added to (Mironov, CCS 2012, for Laplace noise). Searching for four independent terms at once is
         out of reach (Holohan and Braghin, ESORICS 2021; Opacus does the same in its ``secure_mode``). Sine
-        and cosine of one pair go to different outputs.
+        and cosine of one pair go to different outputs. What is released takes :meth:`add_noise`.
         """
         out = np.empty(_checked(n), dtype=np.float64)
         for start in range(0, n, _CHUNK):
             part = out[start : start + _CHUNK]
             half = (part.size + 1) // 2
-            radius, angle = self.uniform(2 * _TERMS * half).reshape(2, _TERMS, half)
+            square, angle = self.uniform(2 * _TERMS * half).reshape(2, _TERMS, half)
             # 1 - u is in (0, 1]: the logarithm is finite.
-            np.subtract(1.0, radius, out=radius)
-            np.log(radius, out=radius)
-            radius *= -2.0
-            np.sqrt(radius, out=radius)
-            angle *= 2.0 * np.pi
-            part[:half] = (radius * np.cos(angle)).sum(axis=0)
-            part[half:] = (radius * np.sin(angle)).sum(axis=0)[: part.size - half]
+            np.subtract(1.0, square, out=square)
+            np.log(square, out=square)
+            square *= -2.0
+            angle *= np.pi
+            cosine, sine = _box_muller(square, angle)
+            part[:half] = cosine.sum(axis=0)
+            part[half:] = sine.sum(axis=0)[: part.size - half]
             part *= 0.5
         return out
 
-    def _draw(self, size: int) -> builtins.bytes:
+    def add_noise(self, values: NDArray[np.float64], sigma: float) -> None:
+        """Add Gaussian noise of standard deviation ``sigma`` to ``values`` [n] in place, in whole steps of a grid.
+
+        The step is a power of two, between 2**-17 and 2**-16 of ``sigma``. Rounding to a public grid is
+        post-processing of the Gaussian mechanism, whatever the values, and every step of the grid is reached from
+        any values: there are no last bits that could tell (compare Google's differential privacy library, "Secure
+        noise generation", 2020). What remains of floating point is how evenly one Gaussian by Box and Muller, whose
+        radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**9 of each step's
+        own probability where all but 10**-5 of the noise lies, in 10**7 for all but 10**-7 (docs/design.md, 67).
+        With ``sigma`` 0 nothing happens. Raises LocalProtocolError unless ``sigma`` is 0 or from 1e-100 to 1e100.
+        """
+        if sigma != 0.0 and not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
+            raise LocalProtocolError(f"noise of standard deviation {sigma}, must be 0 or from 1e-100 to 1e100")
+        n = _checked(values.size)
+        if sigma == 0.0:
+            return
+        step = 2.0 ** (math.frexp(sigma)[1] - 1 - GRID_BITS)
+        stream = self._next()
+        words = np.empty(min(_CHUNK, n + 1), dtype="<u8")
+        for start in range(0, n, _CHUNK):
+            part = values[start : start + _CHUNK]
+            half = (part.size + 1) // 2
+            stream.update_into(_ZEROS[: 16 * half], words[: 2 * half].view(np.uint8).data)
+            square = words[:half] * 2.0**-64
+            # In (0, 1]: the logarithm is finite.
+            np.maximum(square, 2.0**-64, out=square)
+            np.log(square, out=square)
+            square *= -2.0 * (sigma / step) ** 2
+            cosine, sine = _box_muller(square, words[half : 2 * half].view("<i8") * (np.pi * 2.0**-64))
+            part /= step
+            part[:half] += cosine
+            part[half:] += sine[: part.size - half]
+            np.rint(part, out=part)
+            part *= step
+
+    def _draw(self, size: int) -> NDArray[np.uint8]:
+        stream = self._next()
+        out = np.empty(size, dtype=np.uint8)
+        for start in range(0, size, len(_ZEROS)):
+            part = out[start : start + len(_ZEROS)]
+            stream.update_into(_ZEROS[: part.size], part.data)
+        return out
+
+    def _next(self) -> CipherContext:
+        """The key stream of the next draw: what it makes of zeros."""
         seed = tagged_hash("noise", self._key, self._name, self._counter.to_bytes(8, "big"))
         self._counter += 1
-        return randombytes_deterministic(size, seed) if size else b""
+        return Cipher(ChaCha20(seed, _COUNTER_AND_NONCE), mode=None).encryptor()
 
     def __reduce__(self) -> NoReturn:
         raise LocalProtocolError("a noise stream cannot be copied: two would make the same noise")
 
     def __repr__(self) -> str:
         return f"NoiseStream(name={self._name!r}, draws={self._counter})"
+
+
+def _box_muller(square: NDArray[np.float64], half: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """R cos a and R sin a from R**2 and a/2, which are overwritten.
+
+    By t = tan(a/2): numpy has a vector tangent of float64 and neither sine nor cosine. The largest t is 2**54.
+    """
+    radius = np.sqrt(square, out=square)
+    tangent = np.tan(half, out=half)
+    scaled = tangent * tangent
+    scaled += 1.0
+    np.divide(radius, scaled, out=scaled)
+    scaled *= 2.0
+    tangent *= scaled
+    scaled -= radius
+    return scaled, tangent
 
 
 def _checked(n: int) -> int:

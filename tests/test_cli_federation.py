@@ -288,6 +288,8 @@ def test_create_with_a_rule_of_the_catalogue(made: Founding, tmp_path: Path) -> 
         (["--site-peers", "0"], 2, "--site-peers is 0, must be 1 to 4096"),
         (["--site-peers", "4097"], 2, "--site-peers is 4097, must be 1 to 4096"),
         (["--clip", "1e400"], 2, "--clip is inf"),
+        (["--clip", "0"], 2, "--clip is 0, must be 0.000001 to 1000000"),
+        (["--local-steps", "2"], 2, "--local-steps does not go with full batches"),
         (["--interval", "nan"], 2, "--interval is nan"),
         (["--interval", "-1"], 2, "--interval is -1"),
         (["--option", "model"], 2, "not of the form key=value"),

@@ -1,4 +1,4 @@
-"""Clipped gradient sums against Opacus, whose numbers are frozen: stacks by ghost norms, everything else by vmap."""
+"""Clipped gradient sums against Opacus, whose numbers are frozen: by ghost norms, by patches, and by vmap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opacus_cases import CASES, batch, wave
 
 from quidnunc.gossip.learning import privacy
 from quidnunc.gossip.learning.functional import Functional
-from quidnunc.gossip.learning.privacy import clipped_sum, per_example
+from quidnunc.gossip.learning.privacy import clipped_sum
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "opacus.json").read_text())
 
@@ -30,6 +30,7 @@ def learner(case: str) -> tuple[Functional, np.ndarray]:
 def test_clipped_sums_equal_opacus(row: dict[str, Any]) -> None:
     net, vector = learner(row["case"])
     assert (net.layers is not None) == (row["case"] == "mlp")
+    assert (net.convolutions is not None) == (row["case"] == "cnn")
     ours, _ = clipped_sum(net, vector, *batch(CASES[row["case"]][1]), row["clip"])
     theirs = np.array(row["sum"])
     assert np.abs(ours - theirs).max() <= 1e-6 * max(1.0, float(np.linalg.norm(theirs)))
@@ -42,20 +43,25 @@ def test_clips_bind_in_some_rows_and_not_in_others() -> None:
         assert 0 < norms[case, 0.05] < norms[case, 0.5] < norms[case, 50.0]
 
 
-def test_memory_does_not_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("case", "way", "limit"), [("groupnorm", "per_example", "_ELEMENTS"), ("cnn", "convolved", "_PATCHES")]
+)
+def test_memory_does_not_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch, case: str, way: str, limit: str) -> None:
     """However many examples there are, no more gradients exist at once than fit the limit, and the sum is the same."""
-    net, vector = learner("cnn")
-    inputs, targets = batch(CASES["cnn"][1])
+    net, vector = learner(case)
+    inputs, targets = batch(CASES[case][1])
     inputs, targets = inputs.repeat(9, 1, 1, 1), targets.repeat(9)
     whole, _ = clipped_sum(net, vector, inputs, targets, 0.5)
     seen: list[int] = []
+    one = getattr(privacy, way)
 
     def counting(net: Functional, flat: torch.Tensor, inputs: torch.Tensor, *rest: Any) -> Any:
         seen.append(len(inputs))
-        return per_example(net, flat, inputs, *rest)
+        return one(net, flat, inputs, *rest)
 
-    monkeypatch.setattr(privacy, "per_example", counting)
-    monkeypatch.setattr(privacy, "_ELEMENTS", 5 * net.dim)
+    monkeypatch.setattr(privacy, way, counting)
+    # The patches of the first convolution are 9 * 64 numbers, more than there are params.
+    monkeypatch.setattr(privacy, limit, 5 * max(net.dim, 9 * 64 if case == "cnn" else 0))
     parts, _ = clipped_sum(net, vector, inputs, targets, 0.5)
     assert seen == [5] * 12 + [3]
     np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-7)

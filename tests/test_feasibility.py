@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from founders import charter, founder, private
+from founders import charter, founder, founders, private
 from node_helpers import Bench
 
 from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
@@ -76,3 +77,16 @@ def test_status_says_so_with_numbers(epsilon: float, feasible: bool) -> None:
     for line in lines:
         assert isinstance(line, Styled)
         assert line.text.startswith(f"robustness   not claimed: with {gate['examples']} records")
+
+
+@pytest.mark.parametrize(("epsilon", "warned"), [(0.01, True), (8.0, False)])
+def test_what_the_noise_asks_for_is_told_where_cards_tell_nothing(tmp_path: Path, epsilon: float, warned: bool) -> None:
+    """Found by hand: with such cards an epsilon of 1e-6 was drafted without a word."""
+    made = charter(list(founders(3)), privacy=private(epsilon, 50))
+    assert not any(member.size_bucket for member in made.members)
+    out = Output(json=True, stderr=io.StringIO())
+    assert warn_of_noise(made, Context(Home.at(tmp_path), out)) == []
+    assert len(out.warnings) == warned
+    for warning in out.warnings:
+        assert re.match(r"no robustness is claimed for members with fewer than \d{4,} records", warning)
+        assert f"the cards of {', '.join(member.name for member in made.members)} do not tell" in warning

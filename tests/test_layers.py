@@ -36,7 +36,7 @@ ONLY_IN = {
     "sklearn": set(),
     "libp2p": {"peer/network/libp2p_parts.py"},
     "multiaddr": set(),
-    "cryptography": {"peer/network/sealing.py"},
+    "cryptography": {"crypto/noise.py", "peer/network/sealing.py"},
     "hypercorn": {"peer/api.py"},
     "starlette": {"peer/api.py"},
     "sqlite3": {

@@ -91,6 +91,81 @@ def test_gaussians_are_standard_normal() -> None:
     assert distance_to_normal(sample * 1.02) > 1.95 / math.sqrt(N)
 
 
+def noised(n: int, sigma: float, name: bytes, at: float = 0.0) -> NDArray[np.float64]:
+    values = np.full(n, at)
+    NoiseStream(KEY, name).add_noise(values, sigma)
+    return values
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.999, 37.3, 1e-9])
+def test_added_noise_is_normal_and_lies_on_a_grid(sigma: float) -> None:
+    sample = noised(N, sigma, b"added")
+    step = 2.0 ** math.floor(math.log2(sigma / 2**16))
+    assert sigma / 2**17 < step <= sigma / 2**16
+    np.testing.assert_array_equal(np.round(sample / step) * step, sample)
+    moments_of_the_normal_distribution(sample / sigma)
+    assert distance_to_normal(sample / sigma) < 1.95 / math.sqrt(N)
+
+
+def test_added_noise_is_one_gaussian_by_box_and_muller() -> None:
+    n, sigma, values = 7, 3.0, np.array([0.0, 1e-3, -5.0, 1 / 3, 1e6, 2.0, -1e-9])
+    half = 4
+    words = np.frombuffer(draw(KEY, b"add", 0, 16 * half), dtype="<u8")
+    angles = words[half:].astype("<u8").view("<i8")
+    expected = []
+    for place in range(n):
+        radius = math.sqrt(-2 * math.log(max(1, int(words[place % half])) / 2**64))
+        angle = 2 * math.pi * int(angles[place % half]) / 2**64
+        expected.append(values[place] + sigma * radius * (math.cos(angle) if place < half else math.sin(angle)))
+    got = values.copy()
+    NoiseStream(KEY, b"add").add_noise(got, sigma)
+    step = 2.0**-15
+    assert got.tolist() == (np.rint(np.array(expected) / step) * step).tolist()
+
+
+def test_last_bits_do_not_tell_what_the_noise_was_added_to() -> None:
+    """The attack of Mironov: which results can be had from one value and not from another? All from both."""
+    one, other = (set(noised(2**21, 1.0, b"bits/%d" % (at > 0), at).tolist()) for at in (0.0, 1 / 3))
+    near = {step / 2**16 for step in range(-128, 128)}
+    assert near <= one
+    assert near <= other
+    # Without the grid hardly any result is common to both.
+    loose = [set((at + NoiseStream(KEY, b"loose").gaussian(2**12)).tolist()) for at in (0.0, 1 / 3)]
+    assert len(loose[0] & loose[1]) < 2**12 / 4
+
+
+def test_added_noise_repeats_by_name_and_only_so_and_chunks_do_not_share_it() -> None:
+    sample = noised(50_001, 1.0, b"one")
+    assert sample.tolist() == noised(50_001, 1.0, b"one").tolist()
+    assert np.count_nonzero(sample == noised(50_001, 1.0, b"two")) < 50
+    stream = NoiseStream(KEY, b"one")
+    twice = np.zeros((2, 50_001))
+    for row in twice:
+        stream.add_noise(row, 1.0)
+    assert twice[0].tolist() == sample.tolist()
+    for lag in (1, 8192, 16_384, 25_000):
+        for f in (lambda x: x, lambda x: x**2 - 1):
+            one, other = f(sample[:-lag]), f(sample[lag:])
+            assert abs((one * other).mean()) < 5 * one.std() * other.std() / math.sqrt(len(one)), lag
+    assert abs(np.corrcoef(twice)[0, 1]) < 5 / math.sqrt(50_001)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 16_383, 16_384, 16_385])
+def test_noise_is_added_to_every_value(n: int) -> None:
+    assert np.count_nonzero(noised(n, 1.0, b"size", at=100.0) != 100.0) >= n - n // 500
+
+
+def test_no_noise_is_no_change_and_wild_ones_are_refused() -> None:
+    values = np.array([1 / 3, -2.0])
+    NoiseStream(KEY, b"x").add_noise(values, 0.0)
+    assert values.tolist() == [1 / 3, -2.0]
+    for sigma in (-1.0, math.inf, math.nan, 1e-101, 1e101):
+        with pytest.raises(LocalProtocolError, match="must be 0 or from 1e-100 to 1e100"):
+            NoiseStream(KEY, b"x").add_noise(values, sigma)
+    for sigma in (1e-100, 1e100):
+        assert np.isfinite(noised(100, sigma, b"x")).all()
+
+
 def test_neighbors_and_both_halves_of_a_chunk_are_independent() -> None:
     sample = NoiseStream(KEY, b"pairs").gaussian(2**14)
     first, second = sample[: 2**13], sample[2**13 :]

@@ -80,12 +80,18 @@ def scaled(factor: float) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def unclipped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(privacy, "_factors", lambda square, clip: torch.where(torch.isfinite(square), 1.0, 0.0).double())
+    whole = privacy.clip_factors
+
+    def ones(square: torch.Tensor, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        factors, broken = whole(square, clip)
+        return torch.where(factors > 0, 1.0, 0.0).double(), broken
+
+    patch.setattr(privacy, "clip_factors", ones)
 
 
 def repeated(patch: pytest.MonkeyPatch) -> None:
-    whole = NoiseStream.gaussian
-    patch.setattr(NoiseStream, "gaussian", lambda self, n: whole(stream(), n))
+    whole = NoiseStream.add_noise
+    patch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(stream(), values, sigma))
 
 
 @pytest.mark.parametrize(

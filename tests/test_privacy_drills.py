@@ -23,7 +23,7 @@ from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import DescribeJob, JobFailed, PrivacyStep, Unit
-from quidnunc.gossip.learning import privacy
+from quidnunc.gossip.learning import convolved, privacy
 from quidnunc.gossip.learning.codec import FLOAT32
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.learning.functional import Functional
@@ -72,8 +72,8 @@ def sensitivity(net: Functional, vector: np.ndarray) -> float:
 def test_noise_at_half_scale_is_caught_by_noise_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     net, vector = setup(stack=True)
     assert noise_scale(net, vector) == pytest.approx(1.0, abs=0.05)
-    whole = NoiseStream.gaussian
-    monkeypatch.setattr(NoiseStream, "gaussian", lambda self, n: whole(self, n) / 2)
+    whole = NoiseStream.add_noise
+    monkeypatch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(self, values, sigma / 2))
     assert noise_scale(net, vector) == pytest.approx(0.5, abs=0.03)
 
 
@@ -84,12 +84,37 @@ def test_noise_at_half_scale_that_is_written_down_is_caught_by_budget_show(tmp_p
     assert (result.code, "its releases cost" in result.envelope["error"]["message"]) == (30, True)
 
 
+def no_clip(square: torch.Tensor, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.ones_like(square), None
+
+
 @pytest.mark.parametrize("stack", [True, False], ids=["ghost", "vmap"])
 def test_a_missing_clip_is_caught_by_sensitivity(stack: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, vector = setup(stack=stack)
     assert 0.9 < sensitivity(net, vector) <= 1 + 1e-5
-    monkeypatch.setattr(privacy, "_factors", lambda square, clip: torch.ones_like(square))
+    monkeypatch.setattr(privacy, "clip_factors", no_clip)
     assert sensitivity(net, vector) > 2
+
+
+def test_a_missing_clip_of_convolutions_is_caught_by_sensitivity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    task = blobs_task()
+    inputs = torch.cat((task.train[0], task.train[0][:, :4]), dim=1).reshape(-1, 1, 3, 3)
+    net = Functional(model, replace(task, model=lambda: model))
+    assert net.convolutions is not None
+    vector = NoiseStream(bytes(32), b"at").gaussian(net.dim).astype(np.float32)
+    far = inputs.clone()
+    far[7] *= 100
+    kept = torch.arange(len(inputs)) != 7
+
+    def moved() -> float:
+        with_it, _ = privacy.clipped_sum(net, vector, far, task.train[1], STEP.clip)
+        without, _ = privacy.clipped_sum(net, vector, far[kept], task.train[1][kept], STEP.clip)
+        return float(np.linalg.norm(with_it - without) / STEP.clip)
+
+    assert 0.9 < moved() <= 1 + 1e-5
+    monkeypatch.setattr(convolved, "clip_factors", no_clip)
+    assert moved() > 2
 
 
 # The same two checks where the unit is the whole site.
@@ -123,8 +148,8 @@ def site_sensitivity() -> float:
 
 def test_site_noise_at_half_scale_is_caught_by_noise_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     assert site_noise_scale() == pytest.approx(1.0, abs=0.05)
-    whole = NoiseStream.gaussian
-    monkeypatch.setattr(NoiseStream, "gaussian", lambda self, n: whole(self, n) / (2 if self._name == b"noise" else 1))
+    whole = NoiseStream.add_noise
+    monkeypatch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(self, values, sigma / 2))
     assert site_noise_scale() == pytest.approx(0.5, abs=0.03)
 
 

@@ -40,7 +40,9 @@ from quidnunc.gossip.private_sum import awaited, calibrated, epsilon_alone, next
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend, UpdatePublished
 from quidnunc.gossip.status import status
 from quidnunc.gossip.task import Training
+from quidnunc.peer.commands.privacy_view import lines
 from quidnunc.peer.home import Home
+from quidnunc.peer.output import Styled
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Peer, World
@@ -541,10 +543,21 @@ def test_budget_show_says_against_whom_and_what_is_left_against_more(tmp_path: P
     assert (status_["epsilon"], status_["epsilon_sum"] > 0) == (0, True)
 
 
-def test_an_audit_of_a_sum_is_refused_with_the_reason(tmp_path: Path) -> None:
-    refused = quidnunc("--home", home_of(tmp_path / "a"), "--json", "privacy", "audit")
-    assert refused.code == 2
-    assert "without the pairs whose noise it rests on" in refused.envelope["error"]["message"]
+def test_an_audit_of_a_sum_is_of_own_noise_and_says_so(tmp_path: Path) -> None:
+    """Alone there are no pairs: what can be audited is what all others together are left with."""
+    home, terms = home_of(tmp_path / "a"), sum_charter().privacy
+    words = ("--rounds", "2", "--canaries", "8", "--shadows", "0")
+    audited = quidnunc("--home", home, "--json", "privacy", "audit", *words)
+    assert audited.code in (0, 32), "so few canaries may see nothing"
+    found = audited.envelope["data"]
+    alone = epsilon_alone(terms.release, 2, terms.delta)
+    assert found["claim"]["epsilon"] == pytest.approx(alone)
+    assert found["claim"]["noise_multiplier"] == pytest.approx(terms.noise_u / MICRO)
+    assert (found["private_sum"]["colluders"], found["mechanism"]["verdict"]) == (terms.colluders, "consistent")
+    text = "\n".join(line.text if isinstance(line, Styled) else line for line in lines(found))
+    assert "a private sum: audited is a member's own noise" in text
+    few = f"epsilon {terms.epsilon_u / MICRO:g} against {terms.colluders} of {terms.release.members} members"
+    assert f"anything of the charter's {few}" in text
 
 
 def test_the_accounts_stand_apart_and_understating_one_is_found(tmp_path: Path) -> None:

@@ -127,12 +127,14 @@ def test_neighboring_sites_differ_by_at_most_the_stated_bound_before_noise(scale
 
 def test_noise_is_what_is_claimed_and_is_drawn_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    whole = NoiseStream.gaussian
-    monkeypatch.setattr(NoiseStream, "gaussian", lambda self, n: (drawn.append(n), whole(self, n))[1])
+    whole = NoiseStream.add_noise
+    monkeypatch.setattr(
+        NoiseStream, "add_noise", lambda self, values, sigma: (drawn.append(len(values)), whole(self, values, sigma))[1]
+    )
     task, still = blobs_task(), replace(PLAIN, learning_rate=1e-9)
     noises = [moved(task, still, 3.0, b"%d" % round_) for round_ in range(40)]
     scale = np.concatenate(noises)
-    assert len(drawn) == 40 + 40, "one for each of the starting points, one for each release of six steps"
+    assert len(drawn) == 40, "one for each release of six steps"
     assert scale.std() == pytest.approx(3.0 * CLIP, rel=0.03)
     assert abs(scale.mean()) < 0.05
     assert np.corrcoef(noises[0], noises[1])[0, 1] < 0.5, "every round has noise of its own"

@@ -32,6 +32,8 @@ from quidnunc.crypto.entry import (
 from quidnunc.crypto.errors import CharterError, Reason
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
 from quidnunc.crypto.keyfile import Cost, encode_key_file, lock_key_file
+from quidnunc.crypto.noise import NoiseStream
+from quidnunc.crypto.pairwise import pair_key, x25519
 from quidnunc.crypto.token import open_token
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
@@ -39,6 +41,7 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
 from quidnunc.gossip.federation.terms import MergeSpec, PrivacySpec, TaskSpec, TrainingSpec
 from quidnunc.gossip.learning import codec
+from quidnunc.gossip.learning.pair_noise import pair_noise
 from quidnunc.gossip.message import (
     Consistency,
     Cosigned,
@@ -421,6 +424,27 @@ def test_vectors_of_messages() -> None:
     assert encode_offer(offer) == known["offer"]
     sizes = [row["bytes"] for row in table("9.2 Frames")][:5]
     assert sum(map(int, sizes)) == len(known["offer"])
+
+
+def test_vectors_of_pairs() -> None:
+    """The values were made by other libraries; the code and the two members have to come to the same."""
+    known = blocks("14.7 Pairs")
+    low, high, federation = b"\x0a" * 32, b"\x0b" * 32, b"\xaa" * 32
+    ends = SecretKey(b"\x01" * 32), SecretKey(b"\x02" * 32)
+    assert tuple(end.public for end in ends) == (known["transport of l"], known["transport of h"])
+    scalars = [hashlib.sha512(end.seed).digest()[:32] for end in ends]
+    assert x25519(scalars[0], known["u of h"]) == x25519(scalars[1], known["u of l"]) == known["shared secret"]
+    pair = pair_key(ends[0], low, ends[1].public, high, federation)
+    assert pair == (known["pair key"], 1)
+    assert pair_key(ends[1], high, ends[0].public, low, federation) == (known["pair key"], -1)
+    child = tagged_hash("noise-child", pair.key, b"\x00\x00\x00\x04pair")
+    assert known["child"] == child
+    assert known["seed of draw 0"] == tagged_hash("noise", child, b"round/12", bytes(8))
+    stream = NoiseStream(pair.key, b"pair").child(b"round/12")
+    assert stream.bytes(len(known["key stream"])) == known["key stream"]
+    told = re.search(r"member l adds (\S+), (\S+) and (\S+):", section("14.7 Pairs"))
+    assert told is not None
+    assert pair_noise([pair], 12, 3) == pytest.approx([float(each) for each in told.groups()], abs=1e-6)
 
 
 def test_links_inside_the_document_lead_somewhere() -> None:

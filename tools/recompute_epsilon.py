@@ -4,7 +4,8 @@
 
 One line per ledger and unit of privacy (a record, the whole site, or a record in a private sum, against few): releases,
 epsilon claimed and recomputed, delta.
-Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed, 65: a file is no ledger.
+Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed, 32: releases are missing or out
+of order, so that what is printed is what is left of them, 65: a file is no ledger.
 Written from docs/wire.md, entry 0x18 and the accountants of section 5: it shares no line with the program. That the
 entries are the signed ones is for ``quidnunc ledger verify``. All spends of a ledger count.
 """
@@ -21,13 +22,46 @@ SPEND = 0x18
 ALL = 1_000_000
 OS_KEY = 1
 SLACK_U = 1_000
+BOUNDS = {
+    "n": (1, 10**9),
+    "ec_u": (0, 2**63),
+    "de": (1, 15),
+    "ns": (1, 2),
+    "sg_u": (1, 10**12),
+    "q_ppm": (1, ALL),
+    "st": (1, 100_000),
+    "pa_u": (0, 10**12),
+    "pm": (0, 32),
+    "pq": (0, 32),
+}
+LEFT_OUT = {"q_ppm": ALL, "st": 1, "pa_u": 0, "pm": 0, "pq": 0}
 
 
 def spends(path):
     """The dp.spend maps of the ledger database at ``path``, in order."""
     with sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True) as db:
         rows = db.execute("SELECT payload FROM entry WHERE type = ? ORDER BY seq", (SPEND,)).fetchall()
-    return [msgpack.unpackb(row[0], strict_map_key=True) for row in rows]
+    return [checked(row[0], at) for at, row in enumerate(rows, 1)]
+
+
+def checked(payload, at):
+    """The map in ``payload``; raises ValueError for one that no daemon writes."""
+    found = msgpack.unpackb(payload, strict_map_key=True)
+    if not isinstance(found, dict):
+        raise ValueError(f"dp.spend {at} is no map")
+    for key, (low, high) in BOUNDS.items():
+        value = found.get(key, LEFT_OUT.get(key))
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"dp.spend {at}: {key} is {str(value)[:40]}, must be {low} to {high}")
+    return found
+
+
+def gap(found):
+    """What is wrong with the numbers of the releases, which are 1, 2, 3 and so on; None if nothing is."""
+    for due, each in enumerate(found, 1):
+        if each["n"] != due:
+            return f"release {each['n']} stands where release {due} is due: some are missing or out of order"
+    return None
 
 
 def gaussian(scale, delta):
@@ -132,7 +166,7 @@ def alone(found):
 
 def main(paths):
     """Print a line per ledger; the exit code."""
-    bad = False
+    bad = short = False
     for path in paths:
         try:
             found = spends(path)
@@ -142,9 +176,12 @@ def main(paths):
         if not found:
             print(f"{path}: nothing was released, epsilon 0")
             continue
+        if (why := gap(found)) is not None:
+            print(f"error: {path}: {why}", file=sys.stderr)
+            short = True
         for which in [each for each in ("record", "site", "sum") if each in set(map(unit, found))]:
             bad = told(path, found, which) or bad
-    return 30 if bad else 0
+    return 30 if bad else 32 if short else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.convolved import conv_stack, hooked
 from quidnunc.gossip.learning.params import layout
 from quidnunc.gossip.task import Task
 
@@ -43,7 +44,9 @@ _KINDS: dict[type[nn.Module], str] = {
 class Functional:
     """The model and loss of a task as functions of params [d].
 
-    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None. ``evaluations`` counts how often
+    ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
+    stack with convolutions or None. ``loops`` is set once vmap was found
+    unable to take the module. ``evaluations`` counts how often
     losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
@@ -52,13 +55,20 @@ class Functional:
         self.loss = task.loss
         self.slots = layout(module)
         self.dim = self.slots[-1].stop
+        self._sizes = [slot.stop - slot.start for slot in self.slots]
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
+        self.convolutions = conv_stack(module) if self.layers is None else None
+        self.loops = False
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The tensors of ``flat`` [..., d], in slot order, each [..., *shape]; no copies."""
         lead = flat.shape[:-1]
-        return [flat[..., slot.start : slot.stop].view(*lead, *slot.shape) for slot in self.slots]
+        parts = flat.split_with_sizes(self._sizes, dim=-1)
+        return [
+            part if len(slot.shape) == 1 else part.view(*lead, *slot.shape)
+            for slot, part in zip(self.slots, parts, strict=True)
+        ]
 
     def outputs(self, tensors: list[Tensor], inputs: Tensor, *, training: bool = False) -> Tensor:
         """The module's outputs on ``inputs`` [n, ...] with the params ``tensors`` (see :meth:`views`)."""
@@ -144,7 +154,7 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
     parts: list[tuple[str, nn.Module]]
     if type(module) is nn.Linear:
         parts = [("", module)]
-    elif type(module) is nn.Sequential and not _hooked(module):
+    elif type(module) is nn.Sequential and not hooked(module):
         parts = [(f"{name}.", part) for name, part in module.named_children()]
         if len(parts) != len(module):
             return None
@@ -153,7 +163,7 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
     layers = []
     for prefix, part in parts:
         kind = _KINDS.get(type(part))
-        if kind is None or _hooked(part):
+        if kind is None or hooked(part):
             return None
         if isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) != (1, -1):
             return None
@@ -166,7 +176,3 @@ def plain_stack(module: nn.Module, slots: dict[str, int]) -> tuple[Layer, ...] |
             return None
         layers.append(Layer(kind, weight, bias))
     return tuple(layers)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, arange
-from torch.nn.functional import cross_entropy, log_softmax
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def row_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -16,8 +16,10 @@ def row_cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> tuple[Tensor
 
     softmax(z) - one_hot(y). A row depends on no other, which a gradient by autograd cannot show of any loss.
     """
-    log_probabilities = log_softmax(outputs, dim=1)
-    losses = -log_probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
-    gradient = log_probabilities.exp()
-    gradient[arange(len(targets)), targets] -= 1
-    return gradient, losses
+    shifted = outputs - outputs.amax(1, keepdim=True)
+    gradient = shifted.exp()
+    total = gradient.sum(1, keepdim=True)
+    classes = targets.unsqueeze(1)
+    losses = (total.log() - shifted.gather(1, classes)).squeeze(1)
+    minus = gradient.new_full((1, 1), -1.0).expand(len(targets), 1)
+    return gradient.div_(total).scatter_add_(1, classes, minus), losses

@@ -18,6 +18,8 @@ and subtract (``pair_noise.py``), N the same number of records for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,13 +29,15 @@ from torch.func import functional_call, grad_and_value, vmap
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.clipping import ROUNDING, blanked, clip_factors, output_gradients
 from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.convolved import convolved, patch_elements
 from quidnunc.gossip.learning.functional import Functional, activate
-from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
 
-_ROUNDING = 1 - 1e-9
 _ELEMENTS = 1 << 22
 _ROWS = 4096
+_CACHED = 1 << 17
+_PATCHES = 1 << 20
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -57,15 +61,18 @@ def private_gradient(
         drawn = torch.from_numpy(poisson_sample(len(inputs), step.rate, noise.child(b"sample")))
         inputs, targets = inputs[drawn], targets[drawn]
     total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
-    total = total + noise.gaussian(net.dim) * (step.noise_multiplier * step.clip)
     if pairs is not None:
-        total = total + pairs * (step.pair_multiplier * step.clip)
-    return (total / expected).astype(np.float32), loss / max(1, len(inputs))
+        total += pairs * (step.pair_multiplier * step.clip)
+    noise.add_noise(total, step.noise_multiplier * step.clip)
+    total /= expected
+    return total.astype(np.float32), loss / max(1, len(inputs))
 
 
 def private_delta(delta: NDArray[np.float64], step: PrivacyStep, noise: NoiseStream) -> NDArray[np.float64]:
     """The one release of a round with unit site: ``delta`` [d] clipped to ``step.clip`` and noised, float64 [d]."""
-    return clipped_delta(delta, step.clip) + noise.gaussian(len(delta)) * (step.noise_multiplier * step.clip)
+    released = clipped_delta(delta, step.clip)
+    noise.add_noise(released, step.noise_multiplier * step.clip)
+    return released
 
 
 def clipped_delta(delta: NDArray[np.float64], clip: float) -> NDArray[np.float64]:
@@ -78,9 +85,9 @@ def clipped_delta(delta: NDArray[np.float64], clip: float) -> NDArray[np.float64
     # Scaled by its largest entry first: squares of what is left of a diverging training overflow.
     largest = float(np.abs(delta).max(initial=0.0))
     if largest == 0.0:
-        return delta
+        return np.zeros_like(delta)
     norm = largest * float(np.linalg.norm(delta / largest))
-    return delta * min(1.0, clip * _ROUNDING / norm)
+    return delta * min(1.0, clip * ROUNDING / norm)
 
 
 def poisson_sample(examples: int, rate: float, stream: NoiseStream) -> NDArray[np.int64]:
@@ -97,20 +104,56 @@ def clipped_sum(
     model and not on their number; none at all sum to zero.
     """
     flat = torch.tensor(vector)
-    total = torch.zeros(net.dim, dtype=torch.float64)
+    total: NDArray[np.float64] | None = None
     loss = 0.0
-    ghost = net.layers is not None and (inputs.ndim == 2 or net.layers[0].kind == "flatten")
-    rows = _ROWS if ghost else max(1, min(_ROWS, _ELEMENTS // net.dim))
+    way, rows = _way(net, inputs)
     for at in range(0, len(inputs), rows):
-        part, goal = inputs[at : at + rows], targets[at : at + rows]
-        one = _ghost(net, flat, part, goal, clip) if ghost else per_example(net, flat, part, goal, clip)
-        total += one[0]
+        one = way(net, flat, inputs[at : at + rows], targets[at : at + rows], clip)
+        total = one[0].numpy() if total is None else np.add(total, one[0].numpy(), out=total)
         loss += one[1]
-    return total.numpy(), loss
+    return np.zeros(net.dim) if total is None else total, loss
+
+
+def _way(net: Functional, inputs: Tensor) -> tuple[Callable[..., tuple[Tensor, float]], int]:
+    """How sums over ``inputs`` are computed, and over how many examples at once."""
+    if net.layers is not None and (inputs.ndim == 2 or net.layers[0].kind == "flatten"):
+        # As many as the processor's cache holds.
+        widest = max(inputs[:1].numel(), *(slot.shape[0] for slot in net.slots))
+        return _ghost, max(1, min(_ROWS, _CACHED // widest))
+    if net.convolutions is not None and inputs.ndim == 4:
+        return convolved, max(1, min(_ROWS, _PATCHES // patch_elements(net, inputs)))
+    return per_example, max(1, min(_ROWS, _ELEMENTS // net.dim))
 
 
 def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
-    """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d]."""
+    """:func:`clipped_sum` for any module: every example's gradient is formed, by vmap. Returns float64 [d].
+
+    Where vmap cannot go (recurrent layers, control flow that depends on data) they are formed one after the other; what
+    the module itself raises comes out of that too.
+    """
+    if not net.loops:
+        try:
+            return _vectorized(net, flat, inputs, targets, clip)
+        except RuntimeError:
+            total = _one_by_one(net, flat, inputs, targets, clip)
+            net.loops = True
+            return total
+    return _one_by_one(net, flat, inputs, targets, clip)
+
+
+def _one_by_one(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
+    total, loss = torch.zeros(net.dim, dtype=torch.float64), 0.0
+    for at in range(len(inputs)):
+        gradient, one = net.gradient(flat, inputs[at : at + 1], targets[at : at + 1])
+        row = gradient.double()
+        factors, broken = clip_factors(row.square().sum().reshape(1), clip)
+        if broken is None:
+            total += row * factors
+        loss += one
+    return total, loss
+
+
+def _vectorized(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
     net.module.train()
     named = {slot.name: view for slot, view in zip(net.slots, net.views(flat), strict=True)}
 
@@ -123,16 +166,15 @@ def per_example(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, 
     square = torch.zeros(len(inputs), dtype=torch.float64)
     for slot in net.slots:
         square += grads[slot.name].reshape(len(inputs), -1).double().square_().sum(1)
-    factors = _factors(square, clip)
-    broken = (factors == 0).unsqueeze(1)
-    some = bool(broken.any())  # else there is nothing to blank: zero times infinity is not zero
+    factors, broken = clip_factors(square, clip)
     total = torch.empty(net.dim, dtype=torch.float64)
     for slot in net.slots:
         rows = grads.pop(slot.name).reshape(len(inputs), -1).double()
-        torch.mv((rows.masked_fill_(broken, 0.0) if some else rows).mT, factors, out=total[slot.start : slot.stop])
-    return total, float(losses.double().sum())
+        torch.mv(blanked(rows, broken).mT, factors, out=total[slot.start : slot.stop])
+    return total, float(losses.sum(dtype=torch.float64))
 
 
+@torch.inference_mode()
 def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, float]:
     """:func:`clipped_sum` for plain stacks without forming per-example gradients (Goodfellow 2015, Li et al.
     2022).
@@ -142,45 +184,28 @@ def _ghost(net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip:
     across examples.
     """
     assert net.layers is not None
-    tensors = [view.double() for view in net.views(flat)]
+    tensors = net.views(flat.double())
     hidden, trail = inputs.double(), []
     for layer in net.layers:
         trail.append(hidden)
-        if layer.kind == "linear":
-            hidden = hidden @ tensors[layer.weight].mT
-            if layer.bias >= 0:
-                hidden = hidden + tensors[layer.bias]
-        else:
+        if layer.kind != "linear":
             hidden = activate(layer.kind, hidden)
-    errors, losses = _output_gradients(net, hidden, targets)
+        elif layer.bias >= 0:
+            hidden = torch.addmm(tensors[layer.bias], hidden, tensors[layer.weight].mT)
+        else:
+            hidden = hidden @ tensors[layer.weight].mT
+    errors, losses = output_gradients(net, hidden, targets)
     pieces, square = _backward(net, tensors, trail, hidden, errors)
-    factors = _factors(square, clip)
+    factors, broken = clip_factors(square, clip)
     column = factors.unsqueeze(1)
-    broken = column == 0
-    some = bool(broken.any())  # else there is nothing to blank: zero times infinity is not zero
-    total = torch.zeros(net.dim, dtype=torch.float64)
+    total = torch.empty(net.dim, dtype=torch.float64)
     views = net.views(total)
     for slot, error, source in pieces:
         if source is None:
-            scaled = error.masked_fill(broken, 0.0) if some else error
-            torch.mv(scaled.mT, factors, out=views[slot])
+            torch.mv(blanked(error, broken).mT, factors, out=views[slot])
         else:
-            scaled = error * column
-            if some:
-                scaled, source = scaled.masked_fill_(broken, 0.0), source.masked_fill(broken, 0.0)
-            torch.mm(scaled.mT, source, out=views[slot])
-    return total, float(losses.double().sum())
-
-
-def _output_gradients(net: Functional, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's loss and its gradient by that example's outputs, float64 [n, ...]."""
-    if net.loss is row_cross_entropy and outputs.ndim == 2 and targets.dtype == torch.int64 and targets.ndim == 1:
-        net.evaluations += 1
-        return row_cross_entropy_gradient(outputs, targets)
-    errors, losses = vmap(grad_and_value(lambda out, y: net.losses(out.unsqueeze(0), y.unsqueeze(0))[0]))(
-        outputs.float(), targets
-    )
-    return errors.double(), losses
+            torch.mm(blanked(error * column, broken).mT, blanked(source, broken), out=views[slot])
+    return total, float(losses.sum(dtype=torch.float64))
 
 
 def _backward(
@@ -199,12 +224,12 @@ def _backward(
             if layer.bias >= 0:
                 pieces.append((layer.bias, error, None))
                 bias = 1.0
-            square = square + error.square().sum(1) * (before.square().sum(1) + bias)
+            square = square + error.square().sum(1) * before.square().sum(1).add_(bias)
             if layer is first:
                 break  # nothing below has params, and this product would be as large as the whole sum
             error = error @ tensors[layer.weight]
         elif layer.kind == "relu":
-            error = error * (before > 0)
+            error = torch.ops.aten.threshold_backward(error, before, 0)
         elif layer.kind == "tanh":
             error = error * (1 - after.square())
         elif layer.kind == "sigmoid":
@@ -213,15 +238,6 @@ def _backward(
             error = error.reshape(before.shape)
         after = before
     return pieces, square
-
-
-def _factors(square: Tensor, clip: float) -> Tensor:
-    """min(1, clip/norm) from squared norms [n], a hair less so that rounding cannot exceed it; 0 if not
-    finite.
-    """
-    norms = square.sqrt().clamp_min(1e-300)
-    factors = (clip * _ROUNDING / norms).clamp_max(1.0)
-    return torch.where(torch.isfinite(square), factors, 0.0)
 
 
 def refuse_batch_statistics(module: nn.Module) -> None:

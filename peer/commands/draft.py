@@ -42,6 +42,8 @@ from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.charter_view import charter_data, charter_lines
 from quidnunc.peer.commands.data_schema import read_schema
 from quidnunc.peer.commands.draft_numbers import (
+    DELTA_EXP_WEAK,
+    EPSILON_WEAK,
     check_site,
     check_sum,
     check_whole_numbers,
@@ -240,7 +242,7 @@ def create(args: argparse.Namespace, context: Context) -> Outcome:
         task=replace(unbuilt.task, schema=described.schema, genesis=described.genesis, dim=described.dim),
         payload_bytes=max(_PAYLOAD_BYTES, 4 * described.dim + _PAYLOAD_SLACK),
     )
-    _warn_of_delta(members, privacy, context)
+    _warn_of_weak_privacy(members, privacy, context)
     for sentence in warnings_of_cards(charter):
         context.out.warn(sentence)
     gates = warn_of_noise(charter, context)
@@ -328,8 +330,15 @@ def _privacy(args: argparse.Namespace, defaults: Defaults, members: tuple[Member
         if args.sampling_rate is not None:
             raise UsageError("--sampling-rate without privacy", hint="give --epsilon, or --batch for plain training")
         return PrivacySpec(NO_PRIVACY)
+    if args.local_steps not in (None, 1) and args.sampling_rate is None and not site:
+        raise UsageError(
+            "--local-steps does not go with full batches: a private round is one step",
+            hint="give --sampling-rate or --privacy-unit site as well",
+        )
     epsilon_u = micro("--epsilon", args.epsilon)
     clip_u = micro("--clip", defaults.clip if args.clip is None else args.clip)
+    if not clip_u:
+        raise UsageError("--clip is 0, must be 0.000001 to 1000000", hint="a gradient of at most this length may count")
     if args.sampling_rate is not None:
         return _sampled(args, defaults, epsilon_u, clip_u)
     if args.private_sum is not None:
@@ -432,10 +441,19 @@ def _defaults(task: str) -> Defaults:
     return DEFAULTS.get(task, own)
 
 
-def _warn_of_delta(members: tuple[Member, ...], privacy: PrivacySpec, context: Context) -> None:
-    """Delta should be well below one over the number of records, or it alone permits a leak."""
+def _warn_of_weak_privacy(members: tuple[Member, ...], privacy: PrivacySpec, context: Context) -> None:
+    """Say so of an epsilon or a delta that hides next to nothing, by itself or with so many records."""
     if not privacy.private:
         return
+    if privacy.epsilon_u > EPSILON_WEAK * MICRO:
+        context.out.warn(
+            f"epsilon {privacy.epsilon_u / MICRO:g} is above {EPSILON_WEAK:g}: whoever looks may tell with near "
+            "certainty whether a record was there; lower --epsilon"
+        )
+    if privacy.delta_exp < DELTA_EXP_WEAK:
+        context.out.warn(
+            f"delta {privacy.delta:g} lets one record in {10**privacy.delta_exp} be published whole; raise --delta-exp"
+        )
     for member in members:
         if member.size_bucket and 10 * 2**member.size_bucket > 10**privacy.delta_exp:
             context.out.warn(

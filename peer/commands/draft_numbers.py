@@ -16,6 +16,9 @@ from quidnunc.peer.output import UsageError
 EPSILON_MIN = 1 / MICRO
 EPSILON_MAX = 1000.0
 """As the charter's format: an epsilon of 10 is weak already, and 1000 says nothing about a record any more."""
+EPSILON_WEAK = 16.0
+"""Above this a draft is warned of: the odds of a guess may change by a factor of 10^7."""
+DELTA_EXP_WEAK = 3
 INTERVAL_MAX_S = 7 * 86_400
 
 

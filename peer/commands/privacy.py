@@ -56,8 +56,8 @@ def audit(args: argparse.Namespace, context: Context) -> Outcome:
     from quidnunc.peer.privacy_audit import run
 
     _check(args)
-    request = _built_in(args) if args.task else _own(args, context)
-    report = run(request, context.out.talk)
+    request, few = (_built_in(args), None) if args.task else _own(args, context)
+    report = {**run(request, context.out.talk), "private_sum": few}
     text = lines(report)
     if report["verdict"] == "contradicted":
         return Outcome(
@@ -95,8 +95,12 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} stands in this home's charter", hint="or name a --task")
 
 
-def _own(args: argparse.Namespace, context: Context) -> Any:
-    """The request for this home: the charter's terms, and this site's data as the daemon reads them."""
+def _own(args: argparse.Namespace, context: Context) -> tuple[Any, dict[str, Any] | None]:
+    """The request for this home: the charter's terms, and this site's data as the daemon reads them.
+
+    The audit trains alone, where there are no pairs. So of a private sum it takes what all others together are left
+    with, a member's own noise, and what that costs against everybody; the second part of the result says so.
+    """
     from quidnunc.peer.config import load
     from quidnunc.peer.daemon import compute_setup
     from quidnunc.peer.privacy_audit import Request
@@ -110,11 +114,6 @@ def _own(args: argparse.Namespace, context: Context) -> Any:
             "this charter protects the site as a whole: the audit adds and leaves out single records",
             hint="audit the training of single records with --task",
         )
-    if privacy.private and privacy.unit == Unit.SUM:
-        raise UsageError(
-            "this charter is of a private sum: the audit trains alone, without the pairs whose noise it rests on",
-            hint="audit training with noise of one's own with --task",
-        )
     planned = privacy.releases if privacy.private else charter.rounds.count
     request = Request(
         # Personal tensors are audited as if they were sent: they come out of the same noised step.
@@ -126,11 +125,12 @@ def _own(args: argparse.Namespace, context: Context) -> Any:
         seed=args.seed,
     )
     if not privacy.private:
-        return request
+        return request, None
     release = privacy.release
+    few = {"colluders": privacy.colluders, "members": release.members, "epsilon": privacy.epsilon_u / MICRO}
     return replace(
         request, noise_u=privacy.noise_u, clip_u=privacy.clip_u, rate_ppm=release.rate_ppm, steps=release.steps
-    )
+    ), (few if privacy.unit == Unit.SUM else None)
 
 
 def _built_in(args: argparse.Namespace) -> Any:

@@ -21,6 +21,10 @@ def lines(report: dict[str, Any]) -> list[Line]:
     """The report for people."""
     claim, canaries = report["claim"], report["canaries"]
     found: list[Line] = [Styled(_subject(report), "strong")]
+    if few := report.get("private_sum"):
+        found.append(
+            "a private sum: audited is a member's own noise, all that is left against the other members together"
+        )
     if claim["epsilon"] is not None:
         found += _part("mechanism", report["mechanism"], _mechanism(report["mechanism"]))
     found += _part("canaries", canaries, _canaries(canaries))
@@ -30,6 +34,11 @@ def lines(report: dict[str, Any]) -> list[Line]:
     found += [f"  - {text}" for text in _shows(report)]
     found.append("what it does not show:")
     found += [f"  - {text}" for text in SHOWS_NOT]
+    if few:
+        found.append(
+            f"  - anything of the charter's epsilon {few['epsilon']:g} against {few['colluders']} of {few['members']} "
+            "members: it rests on the noise of pairs, and alone there are none"
+        )
     found.append(
         f"noise and coins are from seed {report['seed']}: nothing of this was sent, no budget was spent, and no ledger "
         "entry written"

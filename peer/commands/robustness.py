@@ -10,6 +10,9 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import Context
 
+UNTOLD_MAX = 100
+"""So many records nearly everybody has: nothing is said of cards that tell no number."""
+
 
 def gate_of(charter: Charter, member: Member) -> Feasibility | None:
     """The gate with as many records as ``member`` has by its card, at least; None where its card does not tell."""
@@ -33,7 +36,20 @@ def warn_of_noise(charter: Charter, context: Context) -> list[dict[str, Any]]:
         if charter.privacy.unit == Unit.EXAMPLE or not found:
             warn(gate, member, context)  # once where it is the same for everybody
         found.append(plain(gate, member))
+    _warn_of_untold(charter, context)
     return [each for each in found if each is not None]
+
+
+def _warn_of_untold(charter: Charter, context: Context) -> None:
+    """Warn of members whose cards tell no number of records, if the noise asks for more than a few."""
+    gate = feasibility(charter.privacy, charter.merge, charter.task.dim, 1)
+    untold = [member.name for member in charter.members if not member.size_bucket]
+    if gate is None or gate.unit != Unit.EXAMPLE or not untold or gate.needed <= UNTOLD_MAX:
+        return
+    context.out.warn(
+        f"no robustness is claimed for members with fewer than {gate.needed} records: their noise hides attackers; the "
+        f"cards of {', '.join(untold[:8])}{' and others' if len(untold) > 8 else ''} do not tell how many they have"
+    )
 
 
 def plain(gate: Feasibility | None, member: Member) -> dict[str, Any] | None:

@@ -118,12 +118,34 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         yield path, value
 
 
+_ELSEWHERE = {
+    "privacy.private_sum": (
+        "scenarios do not know private sums: every peer's noise is its own here, and a merge may read states of "
+        "several rounds, in which the noise of pairs would not cancel",
+        "quidnunc demo --private-sum runs one with real peers",
+    ),
+    "privacy.unit": (
+        "scenarios know privacy of single records only",
+        "quidnunc demo --privacy-unit site runs the other kind with real peers",
+    ),
+    "privacy.sampling_rate": (
+        "a private round of a scenario is one step on all records",
+        "quidnunc demo --sampling-rate runs samples with real peers",
+    ),
+}
+"""Keys that somebody may look for, and why they are not here."""
+
+
 def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: str) -> ConfigError:
     """msgspec's complaint in our words: path, value, bound, remedy."""
     what, _, where = str(error).partition(" - at ")
     path = [part for part in re.split(r"\.|\[(\d+|\.\.\.)\]", where.strip("`")) if part and part != "$"]
     path = _named(path, table)
     if unknown := re.search(r"unknown field `(.*)`", what):
+        key = ".".join([*path, unknown[1]])
+        if key in _ELSEWHERE:
+            reason, hint = _ELSEWHERE[key]
+            return ConfigError(f"{source}: {key}: {reason}", hint=hint)
         known = _known(path)
         close = difflib.get_close_matches(unknown[1], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
