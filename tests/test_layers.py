@@ -36,8 +36,7 @@ ONLY_IN = {
     "libp2p": {"peer/network/libp2p_parts.py"},
     "multiaddr": set(),
     "cryptography": {"peer/network/sealing.py"},
-    "hypercorn": {"peer/api.py"},
-    "starlette": {"peer/api.py"},
+    "h11": {"peer/http_server.py"},
     "sqlite3": {
         "peer/ledger/database.py",
         "peer/ledger/store.py",
