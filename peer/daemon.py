@@ -167,6 +167,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         private=plan.private,
         rounds=plan.rounds,
         personal=plan.personal,
+        dim=charter.task.dim,
         attack=config.drill.attack,
         threads=config.training.threads,
         memory_bytes=config.training.memory_mib * 1024 * 1024,

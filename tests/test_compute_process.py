@@ -21,7 +21,8 @@ from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, JobFailed, Trained, TrainJob
 from quidnunc.peer import compute
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.compute import ComputeProcess, Death
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.task_loader import load_task
 
@@ -339,7 +340,8 @@ async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
 DAEMON = """
 import sys, tempfile, trio
 from quidnunc.gossip.jobs import DescribeJob, Described
-from quidnunc.peer.compute import ComputeProcess, Death
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.pipe import Setup
 async def main():
     with tempfile.TemporaryDirectory() as blobs:
