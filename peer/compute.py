@@ -81,6 +81,8 @@ class ComputeProcess:
         self._starts = 0
         self.last_exit = ""
         self.notes: tuple[str, ...] = ()
+        self.ready = Ready()
+        """What the newest process says of itself."""
         self._deaths: Counter[Death] = Counter()
         self._last: Trouble | None = None
         self._delay = 0.0
@@ -130,7 +132,6 @@ class ComputeProcess:
                 try:
                     await self._ensure()
                 except Died as error:
-                    self._note(error.death, f"the compute process {error}")
                     if attempt == START_ATTEMPTS:
                         raise ConfigError(
                             f"task {self._setup.task!r}: the compute process {error} before it was ready",
@@ -152,8 +153,6 @@ class ComputeProcess:
             except ConfigError as error:
                 return failed(job, error.message)
             except Died as error:
-                self.last_exit = str(error)
-                self._note(error.death, f"the compute process {error}")
                 return failed(job, f"the compute process {error}")
 
     async def advance(self, job: AdvanceJob | AdoptJob) -> Result:
@@ -165,7 +164,9 @@ class ComputeProcess:
         for _ in range(START_ATTEMPTS):
             try:
                 child = await self._ensure()
-                return await self._exchange_aside(child, job)
+                message = await self._ask(child, child.side, job)
+                self._note_failure(message)
+                return _writable(message)
             except ConfigError as error:
                 return failed(job, error.message)
             except Died as error:
@@ -183,20 +184,14 @@ class ComputeProcess:
         message = await self._ask(child, child.main, job)
         self.notes = child.notes
         self._delay = 0.0
-        if isinstance(message, JobFailed) and not message.missing:
-            self._note(Death.MEMORY if message.exhausted else Death.RAISED, message.why)
+        self._note_failure(message)
         if isinstance(message, JobFailed) and message.exhausted:
             await self._give_up(child)  # what is left of its heap would only fail sooner
         return _writable(message)
 
-    async def _exchange_aside(self, child: Child, job: Job) -> Result:
-        try:
-            return _writable(await self._ask(child, child.side, job))
-        except Died as error:
-            if not self._turn.locked():  # else the job that runs there notes it
-                self.last_exit = str(error)
-                self._note(error.death, f"the compute process {error}")
-            raise
+    def _note_failure(self, message: Result) -> None:
+        if isinstance(message, JobFailed) and not message.missing:
+            self._note(Death.MEMORY if message.exhausted else Death.RAISED, message.why)
 
     async def _ask(self, child: Child, lane: Lane, job: Job) -> Result:
         """Have ``child`` do ``job``; it is given up unless it answers. Raises Died."""
@@ -206,8 +201,8 @@ class ComputeProcess:
                 raise Died("spoke out of turn")
         except LocalProtocolError:
             raise
-        except BaseException:
-            await self._give_up(child)
+        except BaseException as error:
+            await self._give_up(child, error)
             raise
         return message
 
@@ -236,16 +231,21 @@ class ComputeProcess:
                 raise kind(message.message, hint=message.hint)
             if not isinstance(message, Ready):
                 raise Died("spoke out of turn")
-        except BaseException:
-            await self._give_up(child)
+            self.ready = message
+        except BaseException as error:
+            await self._give_up(child, error)
             raise
         return child
 
-    async def _give_up(self, child: Child) -> None:
+    async def _give_up(self, child: Child, why: BaseException | None = None) -> None:
+        """Kill ``child`` and let the next start wait. Whoever of two lanes finds it dead first says so."""
         if self._child is child:
             self._child = None
         if not child.given_up:
             child.given_up = True
+            if isinstance(why, Died):
+                self.last_exit = str(why)
+                self._note(why.death, f"the compute process {why}")
             self._delay = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, 2 * self._delay))
             self._not_before = trio.current_time() + self._delay
         await child.kill()

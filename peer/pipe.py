@@ -96,7 +96,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The task is loaded and jobs may come."""
+    """The task is loaded and jobs may come. What runs there: versions of this program and of torch."""
+
+    program: str = ""
+    torch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

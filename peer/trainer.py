@@ -46,6 +46,7 @@ from quidnunc.peer.pipe import (
     read_frame,
     write_frame,
 )
+from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.task_loader import load_task
 
 _T = TypeVar("_T")
@@ -134,7 +135,7 @@ class _Server:
             self._send(SetupFailed(plain(error.message), plain(error.hint), isinstance(error, StoreUnwritable)))
             return 1
         self._busy.clear()
-        self._send(Ready())
+        self._send(Ready(program_version(), torch_version()))
         while True:
             job = self._jobs.get()
             self._busy.set()

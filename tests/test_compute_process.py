@@ -224,6 +224,14 @@ async def test_cancelling_a_job_kills_its_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
+async def test_programs_of_user_code_inherit_no_pipe() -> None:
+    async with process() as child:
+        result = await child.run(job(Behavior.DESCRIPTORS))
+        assert isinstance(result, Evaluated)
+        assert result.loss == 0.0
+
+
+@pytest.mark.trio
 async def test_every_start_gets_noise_of_its_own() -> None:
     keys = set()
     async with process() as child:
