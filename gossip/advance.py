@@ -1,6 +1,6 @@
 """Advancing a neighbor's replica: two IEEE-exact elementwise steps and a hash, without torch.
 
-It is cheap and must never wait behind a training, so a daemon runs it in its own process.
+It is cheap and must never wait behind a training: a daemon's compute process does it on a lane of its own.
 """
 
 from __future__ import annotations

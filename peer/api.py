@@ -6,26 +6,24 @@ Whoever can open the socket (mode 0600) has full rights; there is no other authe
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.config import Sockets
-from hypercorn.trio.run import worker_serve
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
+from quidnunc.peer import http_server
 from quidnunc.peer.home import unwritable
+from quidnunc.peer.http_server import Answer, Request
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 SOCKET_MODE = 0o600
-REQUEST_BYTES_MAX = 64 * 1024
+REQUEST_BYTES_MAX = http_server.HEAD_BYTES_MAX
 
 
 class Daemon(Protocol):
@@ -55,46 +53,6 @@ def bind(path: Path) -> socket.socket:
     return sock
 
 
-def application(daemon: Daemon) -> Starlette:
-    """The ASGI application."""
-
-    async def status(request: Request) -> Response:
-        return JSONResponse(daemon.status())
-
-    async def peers(request: Request) -> Response:
-        return JSONResponse({"peers": daemon.peers()})
-
-    async def pause(request: Request) -> Response:
-        return await paused(request, True)
-
-    async def resume(request: Request) -> Response:
-        return await paused(request, False)
-
-    async def paused(request: Request, wanted: bool) -> Response:
-        if _has_body(request):
-            return JSONResponse({"error": f"{request.url.path} takes no body"}, status_code=413)
-        await daemon.pause(wanted)
-        return JSONResponse({"paused": wanted})
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"ok": True})
-
-    return Starlette(
-        routes=[
-            Route("/healthz", health),
-            Route("/v1/status", status),
-            Route("/v1/peers", peers),
-            Route("/v1/pause", pause, methods=["POST"]),
-            Route("/v1/resume", resume, methods=["POST"]),
-        ]
-    )
-
-
-def _has_body(request: Request) -> bool:
-    """Whether a body is announced, whole or not. A request that ends before its body was never meant to be obeyed."""
-    return request.headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in request.headers
-
-
 async def serve(
     daemon: Daemon,
     sock: socket.socket,
@@ -102,23 +60,51 @@ async def serve(
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on ``sock`` until cancelled."""
-    config = HypercornConfig()
-    config.accesslog = None
-    config.errorlog = None
-    config.graceful_timeout = 0.2
-    config.keep_alive_timeout = 5
-    config.include_server_header = False
-    config.h11_max_incomplete_size = REQUEST_BYTES_MAX
-    sockets = Sockets([], [sock], [])
-    stopped = trio.Event()
-    try:
-        task_status.started()
-        await worker_serve(
-            ASGIWrapper(application(daemon)),
-            config,
-            sockets=sockets,
-            shutdown_trigger=stopped.wait,
-        )
-    finally:
-        stopped.set()
-        sock.close()
+    await http_server.serve(partial(_answer, daemon), sock, task_status=task_status)
+
+
+async def _health(daemon: Daemon) -> object:
+    return {"ok": True}
+
+
+async def _status(daemon: Daemon) -> object:
+    return daemon.status()
+
+
+async def _peers(daemon: Daemon) -> object:
+    return {"peers": daemon.peers()}
+
+
+async def _pause(daemon: Daemon) -> object:
+    await daemon.pause(True)
+    return {"paused": True}
+
+
+async def _resume(daemon: Daemon) -> object:
+    await daemon.pause(False)
+    return {"paused": False}
+
+
+_READ, _CHANGE = ("GET", "HEAD"), ("POST",)
+_ROUTES: Mapping[str, tuple[tuple[str, ...], Callable[[Daemon], Awaitable[object]]]] = {
+    "/healthz": (_READ, _health),
+    "/v1/status": (_READ, _status),
+    "/v1/peers": (_READ, _peers),
+    "/v1/pause": (_CHANGE, _pause),
+    "/v1/resume": (_CHANGE, _resume),
+}
+"""What there is: the methods of a path, and what answers them."""
+
+
+async def _answer(daemon: Daemon, request: Request) -> Answer:
+    if request.path not in _ROUTES:
+        return Answer.error(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(_ROUTES)}")
+    methods, act = _ROUTES[request.path]
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        refused = Answer.error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {allowed}")
+        return replace(refused, headers=(("allow", allowed),))
+    # A request that ends before its body was never meant to be obeyed.
+    if methods is _CHANGE and request.has_body:
+        return Answer.error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{request.path} takes no body")
+    return Answer.of(await act(daemon))

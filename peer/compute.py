@@ -1,5 +1,7 @@
 """The daemon's end of the compute process: one job at a time, whatever user code does to the other end.
 
+Replicas are advanced on a lane of their own: that is cheap, and must not wait behind a training that takes an hour.
+
 The process is started anew after a crash, a kill, an exit, an exhausted memory limit, or when nothing has
 moved for ``stall_s``; the job it had is answered by JobFailed. Restarts wait 0.5 s, then twice as long each
 time up to 60 s, and start over once a job has been answered. Nothing here imports torch.
@@ -7,36 +9,27 @@ time up to 60 s, and start over once a job has been answered. Nothing here impor
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import TracebackType
 
 import trio
 
-from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, StoreUnwritable
-from quidnunc.gossip.jobs import Job, JobFailed, Result
-from quidnunc.peer.oom import oom_kills
+from quidnunc.crypto.errors import ConfigError, LocalProtocolError, StoreUnwritable
+from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, JobFailed, Result
+from quidnunc.peer.child import Child, Death, Died, Lane
 from quidnunc.peer.pipe import (
     TO_CHILD,
-    TO_PARENT,
-    FrameReader,
-    Heartbeat,
-    Noted,
     Ready,
     Setup,
     SetupFailed,
     failed,
-    frame,
 )
 
 log = logging.getLogger("quidnunc.peer")
@@ -46,21 +39,7 @@ COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "quidnunc.peer.trai
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 60.0
-STOP_GRACE_S = 5.0
 START_ATTEMPTS = 3
-
-_POLL_S = 1.0
-_REAP_S = 0.01
-
-
-class Death(StrEnum):
-    """What went wrong with a job: the process hung, was killed, ran out of memory, ended; or user code raised."""
-
-    HUNG = "hung"
-    KILLED = "killed"
-    MEMORY = "memory"
-    ENDED = "ended"
-    RAISED = "raised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +50,6 @@ class Trouble:
     text: str
     count: int
     at: float
-
-
-class _Died(Exception):
-    """The process ended or was given up; the text says why."""
-
-    def __init__(self, text: str, death: Death = Death.ENDED) -> None:
-        super().__init__(text)
-        self.death = death
 
 
 class ComputeProcess:
@@ -105,10 +76,13 @@ class ComputeProcess:
         self._noise_seed = noise_seed
         self._command = tuple(command)
         self._turn = trio.Lock()
-        self._child: _Child | None = None
+        self._starting = trio.Lock()
+        self._child: Child | None = None
         self._starts = 0
         self.last_exit = ""
         self.notes: tuple[str, ...] = ()
+        self.ready = Ready()
+        """What the newest process says of itself."""
         self._deaths: Counter[Death] = Counter()
         self._last: Trouble | None = None
         self._delay = 0.0
@@ -157,8 +131,7 @@ class ComputeProcess:
             for attempt in range(1, START_ATTEMPTS + 1):
                 try:
                     await self._ensure()
-                except _Died as error:
-                    self._note(error.death, f"the compute process {error}")
+                except Died as error:
                     if attempt == START_ATTEMPTS:
                         raise ConfigError(
                             f"task {self._setup.task!r}: the compute process {error} before it was ready",
@@ -179,10 +152,26 @@ class ComputeProcess:
                 return await self._exchange(child, job)
             except ConfigError as error:
                 return failed(job, error.message)
-            except _Died as error:
-                self.last_exit = str(error)
-                self._note(error.death, f"the compute process {error}")
+            except Died as error:
                 return failed(job, f"the compute process {error}")
+
+    async def advance(self, job: AdvanceJob | AdoptJob) -> Result:
+        """As :meth:`run`, for what waits for no other job: only for a process that starts. One call at a time.
+
+        A process that dies under it has other reasons, and the next one is asked: JobFailed after START_ATTEMPTS.
+        """
+        why = ""
+        for _ in range(START_ATTEMPTS):
+            try:
+                child = await self._ensure()
+                message = await self._ask(child, child.side, job)
+                self._note_failure(message)
+                return _writable(message)
+            except ConfigError as error:
+                return failed(job, error.message)
+            except Died as error:
+                why = f"the compute process {error}"
+        return failed(job, why)
 
     async def stop(self) -> None:
         """End the process: ask by closing its stdin, and kill what is left after STOP_GRACE_S."""
@@ -191,58 +180,75 @@ class ComputeProcess:
             with trio.CancelScope(shield=True):
                 await child.stop()
 
-    async def _exchange(self, child: _Child, job: Job) -> Result:
-        try:
-            message = await child.ask(TO_CHILD.encode(job), self._stall_s, "training.stall_s")
-            self.notes = child.notes
-            if not isinstance(message, Result):
-                raise _Died("spoke out of turn")
-        except LocalProtocolError:
-            raise
-        except BaseException:
-            await self._give_up(child)
-            raise
+    async def _exchange(self, child: Child, job: Job) -> Result:
+        message = await self._ask(child, child.main, job)
+        self.notes = child.notes
         self._delay = 0.0
-        if isinstance(message, JobFailed) and not message.missing:
-            self._note(Death.MEMORY if message.exhausted else Death.RAISED, message.why)
+        self._note_failure(message)
         if isinstance(message, JobFailed) and message.exhausted:
             await self._give_up(child)  # what is left of its heap would only fail sooner
-        if isinstance(message, JobFailed) and message.unwritable:
-            raise StoreUnwritable(message.why, hint="free some space, or check the disk")
+        return _writable(message)
+
+    def _note_failure(self, message: Result) -> None:
+        if isinstance(message, JobFailed) and not message.missing:
+            self._note(Death.MEMORY if message.exhausted else Death.RAISED, message.why)
+
+    async def _ask(self, child: Child, lane: Lane, job: Job) -> Result:
+        """Have ``child`` do ``job``; it is given up unless it answers. Raises Died."""
+        try:
+            message = await child.ask(lane, TO_CHILD.encode(job), self._stall_s, "training.stall_s")
+            if not isinstance(message, Result):
+                raise Died("spoke out of turn")
+        except LocalProtocolError:
+            raise
+        except BaseException as error:
+            await self._give_up(child, error)
+            raise
         return message
 
-    async def _ensure(self) -> _Child:
+    async def _ensure(self) -> Child:
         """The living process, started if need be and if it is time."""
-        if self._child is not None and self._child.exited():
-            # It died between two jobs: no job fails, but an operator must be able to see it.
-            self.last_exit = self._child.last_words()
-            self._note(self._child.death(), f"the idle compute process {self.last_exit}")
-            log.warning("the idle compute process %s", self.last_exit)
-            await self._give_up(self._child)
-        if self._child is not None:
+        async with self._starting:
+            if self._child is not None and self._child.exited():
+                # It died between two jobs: no job fails, but an operator must be able to see it.
+                self.last_exit = self._child.last_words()
+                self._note(self._child.death(), f"the idle compute process {self.last_exit}")
+                log.warning("the idle compute process %s", self.last_exit)
+                await self._give_up(self._child)
+            if self._child is None:
+                await trio.sleep_until(self._not_before)
+                self._child = await self._start()
             return self._child
-        await trio.sleep_until(self._not_before)
+
+    async def _start(self) -> Child:
         self._starts += 1
-        child = _Child(self._command)
+        child = Child(self._command)
         try:
-            setup = dataclasses.replace(self._setup, noise_key=self._noise_key())
-            message = await child.ask(TO_CHILD.encode(setup), self._start_s, "start_s")
+            setup = dataclasses.replace(self._setup, noise_key=self._noise_key(), side=child.side_fd)
+            message = await child.ask(child.main, TO_CHILD.encode(setup), self._start_s, "start_s")
             if isinstance(message, SetupFailed):
                 kind = StoreUnwritable if message.unwritable else ConfigError
                 raise kind(message.message, hint=message.hint)
             if not isinstance(message, Ready):
-                raise _Died("spoke out of turn")
-        except BaseException:
-            await self._give_up(child)
+                raise Died("spoke out of turn")
+            self.ready = message
+        except BaseException as error:
+            await self._give_up(child, error)
             raise
-        self._child = child
         return child
 
-    async def _give_up(self, child: _Child) -> None:
-        self._child = None
+    async def _give_up(self, child: Child, why: BaseException | None = None) -> None:
+        """Kill ``child`` and let the next start wait. Whoever of two lanes finds it dead first says so."""
+        if self._child is child:
+            self._child = None
+        if not child.given_up:
+            child.given_up = True
+            if isinstance(why, Died):
+                self.last_exit = str(why)
+                self._note(why.death, f"the compute process {why}")
+            self._delay = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, 2 * self._delay))
+            self._not_before = trio.current_time() + self._delay
         await child.kill()
-        self._delay = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, 2 * self._delay))
-        self._not_before = trio.current_time() + self._delay
 
     def _noise_key(self) -> bytes:
         if self._noise_seed is None:
@@ -250,100 +256,8 @@ class ComputeProcess:
         return hashlib.sha256(self._noise_seed + self._starts.to_bytes(8, "big")).digest()
 
 
-class _Child:
-    """One running process and its two pipes."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        # Not trio's open_process: that forks in a worker thread, and the parent-death signal the child asks
-        # for comes when the *thread* that forked it ends, which trio's do after ten idle seconds.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin = trio.lowlevel.FdStream(os.dup(self._process.stdin.fileno()))
-        self._stdout = trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno()))
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._reader = FrameReader(self._stdout)
-        self.pid = self._process.pid
-        self.notes: tuple[str, ...] = ()
-        self._oom_kills = oom_kills()
-
-    def exited(self) -> bool:
-        return self._process.poll() is not None
-
-    async def ask(self, data: bytes, limit_s: float, limit_name: str) -> object:
-        """Send a frame and wait for the answer, as long as there is progress. Raises _Died."""
-        deadline = trio.current_time() + limit_s
-        try:
-            with trio.move_on_at(deadline):
-                await self._stdin.send_all(frame(data))
-            progress = -1
-            while True:
-                with trio.move_on_at(min(deadline, trio.current_time() + _POLL_S)) as scope:
-                    answer = await self._reader.read()
-                if scope.cancelled_caught:
-                    # A process that user code forked may hold the pipe open after ours has died.
-                    if self.exited():
-                        raise _Died(self.last_words(), self.death())
-                    if trio.current_time() >= deadline:
-                        raise _Died(f"made no progress for {limit_s:g} s ({limit_name})", Death.HUNG)
-                    continue
-                if answer is None:
-                    raise _Died(await self._farewell(), self.death())
-                message: object = TO_PARENT.decode(answer)
-                if isinstance(message, Noted):
-                    self.notes = message.notes
-                    continue
-                if not isinstance(message, Heartbeat):
-                    return message
-                if message.progress > progress:
-                    progress = message.progress
-                    deadline = trio.current_time() + limit_s
-        except trio.BrokenResourceError:
-            raise _Died(await self._farewell(), self.death()) from None
-        except Malformed as error:
-            raise _Died(f"wrote garbage: {error.message}") from error
-
-    async def stop(self) -> None:
-        await self._stdin.aclose()
-        await self._wait(STOP_GRACE_S)
-        await self.kill()
-
-    async def kill(self) -> None:
-        """Kill it with everything it started, and wait for its end even when cancelled."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(self._stdin)
-            await trio.aclose_forcefully(self._stdout)
-            await self._wait(STOP_GRACE_S)
-
-    async def _wait(self, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            while not self.exited():
-                await trio.sleep(_REAP_S)
-
-    async def _farewell(self) -> str:
-        """How it ended, once its pipe has: a process that lives on without its pipe is of no use either."""
-        await self._wait(1.0)
-        return self.last_words() if self.exited() else "closed its pipe"
-
-    def death(self) -> Death:
-        """How it ended, as one word."""
-        code = self._process.poll()
-        if code is None or code >= 0:
-            return Death.ENDED
-        starved = code == -signal.SIGKILL and oom_kills() > self._oom_kills
-        return Death.MEMORY if starved else Death.KILLED
-
-    def last_words(self) -> str:
-        code = self._process.returncode
-        if code >= 0:
-            return f"exited with status {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"was killed by {name}" + (", perhaps for want of memory" if code == -signal.SIGKILL else "")
+def _writable(message: Result) -> Result:
+    """``message``, unless it says that the disk has failed the process: then StoreUnwritable."""
+    if isinstance(message, JobFailed) and message.unwritable:
+        raise StoreUnwritable(message.why, hint="free some space, or check the disk")
+    return message

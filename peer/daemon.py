@@ -58,7 +58,6 @@ from quidnunc.peer.network.overlay_api import Overlay
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.reach import card_addresses, known_addresses, without_address
 from quidnunc.peer.recovery import restore
-from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.shared_account import spent_elsewhere
 from quidnunc.peer.stop_signals import stop_signals
 from quidnunc.peer.task_loader import CSV
@@ -167,6 +166,7 @@ def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
         private=plan.private,
         rounds=plan.rounds,
         personal=plan.personal,
+        dim=charter.task.dim,
         attack=config.drill.attack,
         threads=config.training.threads,
         memory_bytes=config.training.memory_mib * 1024 * 1024,
@@ -243,6 +243,7 @@ def build_node(
     described: Described,
     accounted: Accounted | None = None,
     *,
+    software: Software,
     current: bool = False,
     elsewhere: Spent = (),
     recording: Recording | None = None,
@@ -279,7 +280,7 @@ def build_node(
         epsilon_cap_u=int(cap * 1e6) if cap else None,
         accounted=accounted,
         elsewhere=elsewhere,
-        software=Software(program_version(), platform.python_version(), torch_version(), "cpu"),
+        software=software,
         log_key=keys.log_of,
     )
     clock = Clock(node_log.last_t_ms / 1000)
@@ -467,7 +468,10 @@ async def _run(
                 described = await describe(computer, charter, home, blobs)
                 accounted = await account(computer, charter, store, elsewhere)
                 parts = (charter, member, note_hash, keys, config, store, blobs, mirrors, described)
-                build = partial(build_node, elsewhere=elsewhere, recording=recording)
+                # Asked of the process that computes; the module that knows versions costs this one 1.4 MB.
+                here = computer.ready
+                software = Software(here.program, platform.python_version(), here.torch, "cpu")
+                build = partial(build_node, software=software, elsewhere=elsewhere, recording=recording)
                 node, clock = await trio.to_thread.run_sync(build, *parts, accounted)
                 set_paused(node, paused, recording)
                 if not node.rejoin.lost:  # what its entries name is known once they are back

@@ -17,7 +17,8 @@ import trio
 from quidnunc.gossip import health as node_health
 from quidnunc.gossip.conditions import Condition, Conditions, Severity
 from quidnunc.gossip.events import Storage
-from quidnunc.peer.compute import Death, Trouble
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import Trouble
 from quidnunc.peer.home import unwritable
 from quidnunc.peer.task_loader import CSV
 

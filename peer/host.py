@@ -1,8 +1,8 @@
 """The host of one node: it feeds the node events and performs the effects, in order, under trio.
 
 One task owns the node. A commit is durable before anything that follows it is performed; an error of the store stops
-the host. Light jobs (advancing a replica) run in a worker thread of this process, so that they never wait behind a
-training; heavy ones in the compute process. Sends are queued per peer and best effort: the protocol repairs loss.
+the host. All jobs run in the compute process, where light ones (advancing a replica) never wait behind heavy ones, such
+as a training. Sends are queued per peer and best effort: the protocol repairs loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.fork_build import fork_of_kept
 from quidnunc.crypto.fork_proof import ForkProof
-from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.events import (
     Commit,
@@ -77,9 +76,13 @@ SUPPLY_ROWS = 256
 
 
 class Computer(Protocol):
-    """What runs heavy jobs; answers every job, with JobFailed at worst, unless the disk fails (StoreUnwritable)."""
+    """What runs jobs; answers every job, with JobFailed at worst, unless the disk fails (StoreUnwritable)."""
 
-    async def run(self, job: Job) -> Result: ...
+    async def run(self, job: Job) -> Result:
+        """Do a heavy job, after those before it."""
+
+    async def advance(self, job: AdvanceJob | AdoptJob) -> Result:
+        """Do a light job, whatever else is being done; one call at a time."""
 
 
 @dataclass(slots=True)
@@ -143,7 +146,7 @@ class Host:
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
         self._send_heavy, self._heavy = trio.open_memory_channel[Job](float("inf"))
-        self._send_light, self._light = trio.open_memory_channel[Job | Compare](float("inf"))
+        self._send_light, self._light = trio.open_memory_channel[AdvanceJob | AdoptJob | Compare](float("inf"))
         self._outboxes: dict[bytes, _Outbox] = {}
         self._timers: dict[str, float] = {}
         self._timer_changed = trio.Event()
@@ -320,12 +323,11 @@ class Host:
             self._progressed()
 
     async def _run_light(self) -> None:
-        dim, codec = self.node.charter.task.dim, self.node.charter.codec
         async for job in self._light:
             if isinstance(job, Compare):
                 await self.feed(Compared(await trio.to_thread.run_sync(self._compare, job)))
             else:
-                await self.feed(Finished(await trio.to_thread.run_sync(advance, job, self._blobs, dim, codec)))
+                await self.feed(Finished(await self._computer.advance(job)))
 
     def _compare(self, asked: Compare) -> ForkProof | None:
         """Hold checkpoints of another log against what is kept of it."""

@@ -42,7 +42,7 @@ class Setup:
 
     ``path`` to ``blank`` are a :class:`quidnunc.gossip.task.Site`; ``genesis_seed`` to
     ``merge_options`` are the charter's plan; the rest is this site's configuration. ``pairs`` are secret as well: the
-    keys of a private sum's pairs.
+    keys of a private sum's pairs. ``side`` is the descriptor of a socket for advancing replicas of ``dim`` params.
     """
 
     task: str
@@ -73,6 +73,8 @@ class Setup:
     rounds: int = 0
     personal: tuple[str, ...] = ()
     pairs: tuple[PairKey, ...] = field(default=(), repr=False)
+    dim: int = 0
+    side: int = -1
     beat_s: float = 1.0
 
     def site(self) -> Site:
@@ -94,7 +96,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The task is loaded and jobs may come."""
+    """The task is loaded and jobs may come. What runs there: versions of this program and of torch."""
+
+    program: str = ""
+    torch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

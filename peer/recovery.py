@@ -14,7 +14,6 @@ from quidnunc.crypto.errors import BlobLost
 from quidnunc.crypto.log_keys import Keys
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.learning import codec
 from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.resume import Resume
@@ -72,6 +71,8 @@ def _rebuild(
         if not ends:
             raise BlobLost(replica, OWN_REPLICA)
         return tuple(reversed(ends))
+    from quidnunc.gossip.learning import codec  # numpy: only a start that has lost params needs it
+
     vector = codec.parse_state(data, charter.task.dim)
     for delta in reversed(steps):
         vector = codec.advance(vector, delta, charter.codec)

@@ -24,10 +24,12 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError, StoreUnwritable
 from quidnunc.gossip.jobs import Job, Result, is_exhaustion
+from quidnunc.peer import advancing
+from quidnunc.peer.advancing import Advancer
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.pipe import (
     NOTE_CHARS_MAX,
@@ -44,10 +46,8 @@ from quidnunc.peer.pipe import (
     read_frame,
     write_frame,
 )
+from quidnunc.peer.release import program_version, torch_version
 from quidnunc.peer.task_loader import load_task
-
-if TYPE_CHECKING:
-    pass
 
 _T = TypeVar("_T")
 
@@ -107,7 +107,7 @@ def main(build: Callable[[Setup], Computer] = build_compute) -> int:
 
 
 class _Server:
-    """Jobs in, results out; two threads beside the one that computes, so that it is never waited for."""
+    """Jobs in, results out; threads beside the one that computes, so that it is never waited for."""
 
     def __init__(self, reader: int, writer: int, setup: Setup, build: Callable[[Setup], Computer]) -> None:
         self._reader = reader
@@ -125,13 +125,17 @@ class _Server:
         self._busy.set()
         threading.Thread(target=self._beat, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
+        if self._setup.side >= 0:
+            side = os.dup(self._setup.side)  # programs that user code starts do not inherit the copy
+            os.close(self._setup.side)
+            threading.Thread(target=self._advance, args=(side,), daemon=True).start()
         try:
             self._computer = guarded(lambda: self._build(self._setup))
         except QuidnuncError as error:
             self._send(SetupFailed(plain(error.message), plain(error.hint), isinstance(error, StoreUnwritable)))
             return 1
         self._busy.clear()
-        self._send(Ready())
+        self._send(Ready(program_version(), torch_version()))
         while True:
             job = self._jobs.get()
             self._busy.set()
@@ -166,6 +170,10 @@ class _Server:
             while (data := read_frame(self._reader)) is not None:
                 self._jobs.put(TO_CHILD.decode(data))
         os._exit(0)
+
+    def _advance(self, side: int) -> None:
+        advancer = Advancer(self._setup)
+        advancing.serve(side, lambda job: self._answer(advancer, job))
 
     def _beat(self) -> None:
         pause = threading.Event()

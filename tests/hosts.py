@@ -19,10 +19,13 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import StoreUnwritable
 from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
+from quidnunc.gossip.advance import advance
 from quidnunc.gossip.blobs import MemoryBlobs
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.federation.charter import Charter, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.jobs import (
+    AdoptJob,
+    AdvanceJob,
     Described,
     Evaluated,
     EvaluateJob,
@@ -86,6 +89,11 @@ class Arithmetic:
             case EvaluateJob():
                 return Evaluated(job.round, job.state, 0.5, 1.0)
         raise AssertionError(job)
+
+    async def advance(self, job: AdvanceJob | AdoptJob) -> Result:
+        """Answer a light job."""
+        await trio.lowlevel.checkpoint()
+        return advance(job, self._blobs, DIM, codec.FLOAT32)
 
     def _vector(self, name: bytes) -> codec.Vector:
         data = self._blobs.get(name)

@@ -21,7 +21,8 @@ from quidnunc.crypto.errors import ConfigError, LocalProtocolError
 from quidnunc.gossip.jobs import Described, DescribeJob, Evaluated, EvaluateJob, JobFailed, Trained, TrainJob
 from quidnunc.peer import compute
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.compute import ComputeProcess, Death
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.task_loader import load_task
 
@@ -223,6 +224,14 @@ async def test_cancelling_a_job_kills_its_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
+async def test_programs_of_user_code_inherit_no_pipe() -> None:
+    async with process() as child:
+        result = await child.run(job(Behavior.DESCRIPTORS))
+        assert isinstance(result, Evaluated)
+        assert result.loss == 0.0
+
+
+@pytest.mark.trio
 async def test_every_start_gets_noise_of_its_own() -> None:
     keys = set()
     async with process() as child:
@@ -339,7 +348,8 @@ async def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> Non
 DAEMON = """
 import sys, tempfile, trio
 from quidnunc.gossip.jobs import DescribeJob, Described
-from quidnunc.peer.compute import ComputeProcess, Death
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.pipe import Setup
 async def main():
     with tempfile.TemporaryDirectory() as blobs:

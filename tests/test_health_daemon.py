@@ -11,7 +11,8 @@ import pytest
 from quidnunc.crypto.errors import StoreUnwritable
 from quidnunc.gossip.conditions import Condition, Severity
 from quidnunc.peer import health
-from quidnunc.peer.compute import Death, Trouble
+from quidnunc.peer.child import Death
+from quidnunc.peer.compute import Trouble
 from quidnunc.peer.health import (
     CLOCK_JUMP_S,
     INODES_MIN,

@@ -37,8 +37,7 @@ ONLY_IN = {
     "libp2p": {"peer/network/libp2p_parts.py"},
     "multiaddr": set(),
     "cryptography": {"crypto/noise.py", "peer/network/sealing.py"},
-    "hypercorn": {"peer/api.py"},
-    "starlette": {"peer/api.py"},
+    "h11": {"peer/http_server.py"},
     "sqlite3": {
         "peer/ledger/database.py",
         "peer/ledger/store.py",
@@ -114,6 +113,26 @@ PROTOCOL = (
 def test_the_daemon_parent_never_imports_torch(name: str) -> None:
     code = f"import sys, {name}; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PARENT = ("quidnunc.peer.commands.run", "quidnunc.peer.daemon", "quidnunc.peer.network.transport")
+"""Everything that the daemon's parent imports in the end."""
+NOT_IN_PARENT = {
+    *("torch", "numpy", "scipy", "sklearn", "networkx", "dp_accounting"),
+    *("starlette", "hypercorn", "h2", "httpx", "anyio", "asyncio", "multiprocessing", "html"),
+    *("importlib.metadata", "email", "csv", "zipfile"),
+    *("aioquic", "Crypto", "coincurve", "fastecdsa", "psutil", "trio_typing", "pycparser", "zeroconf", "miniupnpc"),
+}
+"""Its memory is bounded (bench/daemon.py): what one of these costs, 1 to 12 MB, every peer would pay all day."""
+
+
+def test_the_daemon_parent_imports_only_what_it_needs() -> None:
+    code = (
+        f"import sys, {', '.join(PARENT)}; found = {NOT_IN_PARENT!r} & set(sys.modules); "
+        "sys.exit(', '.join(sorted(found)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

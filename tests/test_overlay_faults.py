@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.rsa import create_new_key_pair as create_new_rsa_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
@@ -93,6 +94,19 @@ async def test_a_stock_host_gets_in_over_noise_if_it_is_a_member(seed: bytes, se
             assert await speaks(host_with(seed, security), overlay, Frame(b"h", b"body")) is welcome
             assert events.frames == ([(KEYS[0], Frame(b"h", b"body"))] if welcome else [])
             assert (("up", KEYS[0]) in events.log) is welcome
+
+
+async def test_a_stock_host_with_a_key_of_another_kind_is_a_stranger() -> None:
+    """We know Ed25519 keys only; the handshake fails, and the listener goes on."""
+    overlay = node(1, members=[Member(KEYS[0])])
+    keys = create_new_rsa_key_pair(2048)
+    noise = Noise(keys, noise_privkey=create_new_x25519_key_pair().private_key)
+    with trio.fail_after(60):
+        async with serving(overlay) as events:
+            stranger = new_host(key_pair=keys, sec_opt={NOISE_ID: noise})
+            assert await speaks(stranger, overlay, Frame(b"h", b"body")) is False
+            assert events.frames == []
+            assert await speaks(host_with(SEEDS[0], "noise"), overlay, Frame(b"h", b"body")) is True
 
 
 async def take_frames(stream: object, taken: list[bytes]) -> None:

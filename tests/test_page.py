@@ -251,4 +251,4 @@ def test_letters_ticks_and_text() -> None:
     assert ticks(0, 26, 8) == [0, 5, 10, 15, 20, 25]
     assert ticks(3, 3, 5) == [3]
     assert all(len(ticks(low, low + span, 8)) <= 8 for low in (0, 7) for span in (1, 9, 10, 99, 12345))
-    assert text("<a href='x'>&\n") == "&lt;a href=&#x27;x&#x27;&gt;&amp;\\n"
+    assert text("<a href='x' id=\"y\">&\n") == "&lt;a href=&#x27;x&#x27; id=&quot;y&quot;&gt;&amp;\\n"

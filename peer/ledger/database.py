@@ -67,6 +67,9 @@ _BUSY_S = 5.0
 _ROOM = 64 * 1024
 """Bytes below which a write of SQLite's fails: it makes the index of its WAL grow by 32 KiB at a time."""
 
+CACHE_KIB = 256
+"""What a connection of the daemon's keeps of its database, instead of SQLite's 2 MiB: it appends, and reads little."""
+
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,  # FULL: only this syncs the WAL at every commit

@@ -19,7 +19,7 @@ from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX
 from quidnunc.peer.home import PRIVATE_FILE
-from quidnunc.peer.ledger.database import translated
+from quidnunc.peer.ledger.database import CACHE_KIB, translated
 
 log = logging.getLogger("quidnunc.peer")
 
@@ -75,6 +75,7 @@ class MirrorStore:
                     )
                 connection.execute("PRAGMA journal_mode=wal")
                 connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
                 connection.execute(_SCHEMA)
                 made = cls(path, connection, bytes_max)
                 made._check_gaps()

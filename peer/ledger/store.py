@@ -82,6 +82,7 @@ class Store(LedgerReader):
             store = cls(path, connection, readonly=readonly)
             if not readonly:
                 with store._guarded():
+                    connection.execute(f"PRAGMA cache_size=-{database.CACHE_KIB}")
                     store._recover()
                     store._begin_tally()
         except BaseException:

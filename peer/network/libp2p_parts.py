@@ -1,16 +1,19 @@
 """The parts of py-libp2p that we use, imported without the rest.
 
 Importing anything below ``libp2p`` runs the ``__init__`` files of its packages, which import every transport, router
-and discovery service there is: 30 MiB and most of a second for nothing of ours. While our parts are imported, those
-packages stand empty, and afterwards they are as if nobody had asked for them: whoever wants the whole of libp2p later
-gets it. Held to the pinned version by the overlay tests.
+and discovery service there is: 30 MiB and most of a second for nothing of ours. A few modules more are wanted for a
+name or two, at the price of another library. While our parts are imported, those packages stand empty and those
+modules hold nothing but the names; afterwards they are as if nobody had asked for them: whoever wants the whole of
+libp2p later gets it. Held to the pinned version by the overlay tests.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from abc import ABC
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 
@@ -19,12 +22,32 @@ PACKAGES = (
     "libp2p.network",
     "libp2p.security",
     "libp2p.stream_muxer",
+    "libp2p.tools",
+    "libp2p.tools.anyio_service",
     "libp2p.transport",
     "libp2p.transport.quic",
+    "libp2p.utils",
 )
 """Packages whose ``__init__`` imports what we do not use, parents first."""
-QUIC_STREAM = "libp2p.transport.quic.stream"
-"""Wanted by libp2p for one type alias, at the price of aioquic."""
+LENGTHS = "libp2p.utils.varint"
+"""What of libp2p.utils is used, and under that name; the rest imports psutil."""
+
+
+def ed25519_key(data: bytes) -> object:
+    """The public key that a peer presents; ValueError for one of another kind."""
+    key = PublicKey.deserialize_from_protobuf(data)
+    if key.key_type != KeyType.Ed25519.value:
+        raise ValueError(f"public key of kind {key.key_type}, must be Ed25519")
+    return Ed25519PublicKey.from_bytes(key.data)
+
+
+STAND_INS: Mapping[str, Mapping[str, object]] = {
+    "libp2p.transport.quic.stream": {"QUICStream": object},
+    "libp2p.tools.anyio_service.api": {"ServiceAPI": ABC},
+    "libp2p.crypto.serialization": {"deserialize_public_key": ed25519_key},
+}
+"""Modules that are wanted for one name: an alias of a type, the base of a class, the keys that we speak. They would
+import aioquic, anyio, and pycryptodome with coincurve."""
 
 
 @contextmanager
@@ -36,10 +59,14 @@ def empty_packages() -> Iterator[None]:
         if spec is not None:
             sys.modules[name] = module_from_spec(spec)
             made.append(name)
-    if QUIC_STREAM not in sys.modules:
-        sys.modules[QUIC_STREAM] = ModuleType(QUIC_STREAM)
-        sys.modules[QUIC_STREAM].__dict__["QUICStream"] = object
-        made.append(QUIC_STREAM)
+    for name, names in STAND_INS.items():
+        if name not in sys.modules:
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__dict__.update(names)
+            made.append(name)
+    if "libp2p.utils" in made:
+        lengths = vars(import_module(LENGTHS)).items()
+        sys.modules["libp2p.utils"].__dict__.update({name: value for name, value in lengths if name[0] != "_"})
     try:
         yield
     finally:
@@ -49,8 +76,8 @@ def empty_packages() -> Iterator[None]:
 
 with empty_packages():
     from libp2p.abc import IRawConnection, ISecureConn
-    from libp2p.crypto.ed25519 import create_new_key_pair
-    from libp2p.crypto.keys import KeyPair
+    from libp2p.crypto.ed25519 import Ed25519PublicKey, create_new_key_pair
+    from libp2p.crypto.keys import KeyPair, KeyType, PublicKey
     from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
     from libp2p.custom_types import TProtocol
     from libp2p.exceptions import BaseLibp2pError
