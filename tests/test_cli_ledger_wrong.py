@@ -31,6 +31,10 @@ COMMANDS = [
     ["budget", "show"],
 ]
 
+EXPORTS = [
+    ["ledger", "export", "--format", kind, "--out", f"out.{kind}"] for kind in ("jsonl", "tiles", "html", "bundle")
+]
+
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5000])
@@ -133,6 +137,38 @@ def test_entries_of_unknown_types_are_kept_and_verified_and_never_resumed_from(l
     assert f"type 0x{kind:02x} (unknown)" in shown
     with Store.open(ledger.ledger, readonly=True) as store, pytest.raises(LedgerCorrupt, match="no payload format"):
         fold(store.entries())
+
+
+IMPOSSIBLE = {
+    "a number no log reaches": ("UPDATE entry SET seq = 9223372036854775807 WHERE seq = 3", "I1", -1),
+    "a number below zero": ("UPDATE entry SET seq = -5 WHERE seq = 0", "I1", -1),
+    "a payload like a bomb": ("UPDATE entry SET payload = zeroblob(40000000) WHERE seq = 3", "I20", 3),
+    "a header like a bomb": ("UPDATE entry SET header = zeroblob(40000000) WHERE seq = 3", "I20", 3),
+    "a header of another program": ("UPDATE entry SET header = x'c0' WHERE seq = 3", "I4", 3),
+    "a header that fits nowhere": ("UPDATE entry SET header = zeroblob(70000) WHERE seq = 3", "I4", 3),
+    "a note like a bomb": ("UPDATE checkpoint SET note = zeroblob(40000000)", "I6", -1),
+}
+
+
+@pytest.mark.parametrize(("statement", "code", "place"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_no_ledger_can_hold_ends_in_no_bug(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, code: str, place: int
+) -> None:
+    """Numbers out of range ended reading commands with a report of a bug; large rows took gigabytes of memory."""
+    monkeypatch.chdir(tmp_path)
+    change(ledger.ledger, statement)
+    for words in [*COMMANDS, *EXPORTS]:
+        result = quidnunc("--home", ledger.path, "--json", *words)
+        assert result.code != 1, (words, result.envelope["error"])
+    found = quidnunc("--home", ledger.path, "--json", "ledger", "fsck").envelope["data"]["invariants"]
+    assert place in [each["seq"] for row in found if row["code"] == code for each in row["problems"]]
+
+
+def test_a_header_that_does_not_parse_is_named_by_its_entry(ledger: Ledger) -> None:
+    change(ledger.ledger, "UPDATE entry SET header = x'c0' WHERE seq = 3")
+    for words in (["ledger", "status"], ["ledger", "evidence", "list"], ["ledger", "peers"]):
+        result = quidnunc("--home", ledger.path, "--json", *words)
+        assert (result.code, result.envelope["error"]["message"][:14]) == (65, "ledger entry 3"), words
 
 
 def test_a_ledger_without_entries_is_incomplete_everywhere(ledger: Ledger) -> None:

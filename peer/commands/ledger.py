@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import NO_OLD_COPY
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Unit
@@ -80,8 +80,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         counts: Counter[str] = Counter()
         spent: dict[Unit, PrivacySpend] = {}
         last_ms = None
-        for entry in store.entries():
-            header = parse_header(entry.header)
+        for header, entry in store.headers():
             counts[type_label(header.type)] += 1
             last_ms = header.t_ms
             if header.type == EntryType.DP_SPEND:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quidnunc.crypto.entry import Entry, parse_header
+from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
 from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import encode_fork
@@ -165,16 +165,14 @@ def _members(ours: Store, theirs: Store, names: Mapping[bytes, str]) -> Outcome:
 
 def _claims(reader: Store, author: Store, names: Mapping[bytes, str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     published: dict[int, Claim] = {}
-    for entry in author.entries():
-        header = parse_header(entry.header)
+    for header, entry in author.headers():
         record = record_of(header.type, entry.payload)
         if isinstance(record, UpdatePublished):
             published[header.seq] = Claim(entry.leaf, record.number, record.delta, record.replica_after)
     seen: set[int] = set()
     counts: Counter[bool] = Counter()
     conflicts = []
-    for entry in reader.entries():
-        header = parse_header(entry.header)
+    for header, entry in reader.headers():
         record = record_of(header.type, entry.payload)
         if not isinstance(record, UpdateReceived) or record.sender != author.log_id:
             continue
@@ -223,8 +221,7 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
     counts: Counter[str] = Counter()
     models, standings = 0, []
     spent_u: dict[Unit, int] = {}
-    for entry in store.entries(old, new):
-        header = parse_header(entry.header)
+    for header, entry in store.headers(old, new):
         counts[type_label(header.type)] += 1
         match record_of(header.type, entry.payload):
             case UpdatePublished() | Merge():

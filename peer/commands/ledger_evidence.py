@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.checkpoint import origin_of
-from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.fork import Fork, verify_fork
 from quidnunc.crypto.fork_proof import MAX_FORK_BYTES, ForkKind
@@ -53,8 +53,8 @@ def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
     """(seq, record, proof) of every log that the ledger at hand has frozen."""
     with opened(context) as store:
         found = []
-        for seq, entry in enumerate(store.entries()):
-            if parse_header(entry.header).type != EntryType.EQUIVOCATION_PROOF:
+        for seq, (header, entry) in enumerate(store.headers()):
+            if header.type != EntryType.EQUIVOCATION_PROOF:
                 continue
             record = parse_record(EntryType.EQUIVOCATION_PROOF, entry.payload)
             assert isinstance(record, EquivocationProof)

@@ -30,7 +30,13 @@ def examine(
 ) -> tuple[Report, Witnessed]:
     """Everything that can be said of a ledger without blobs: rows, meaning, and cosignatures of ``known`` members."""
     report = store.verify(progress)
-    vouched = witnessed(store, known, elected) if report.layer("side tables").ok else NOBODY
+    try:
+        vouched = witnessed(store, known, elected) if report.layer("side tables").ok else NOBODY
+    except LedgerCorrupt:
+        # What stopped it is among the findings, or nothing can be said.
+        if report.ok:
+            raise
+        vouched = NOBODY
     more = (vouched.layer,) if vouched.layer.checked else ()
     return replace(report, layers=(*report.layers, *store.meaning(), *more)), vouched
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from quidnunc.crypto.entry import Entry, EntryType, parse_header
+from quidnunc.crypto.entry import Entry, EntryType, Header
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
@@ -50,8 +50,8 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         rows = {log_id: _row(log_id, name) for log_id, name in names.items() if log_id != store.log_id}
-        for entry in store.entries():
-            _count(rows, entry)
+        for header, entry in store.headers():
+            _count(rows, header, entry)
         try:
             vouched = witnessed(store, members(context), None).seen
         except (CharterError, ConfigError) as error:
@@ -107,8 +107,7 @@ def _row(log_id: bytes, name: str) -> dict[str, Any]:
     }
 
 
-def _count(rows: dict[bytes, dict[str, Any]], entry: Entry) -> None:
-    header = parse_header(entry.header)
+def _count(rows: dict[bytes, dict[str, Any]], header: Header, entry: Entry) -> None:
     match record_of(header.type, entry.payload):
         case UpdateReceived(sender=sender, decision=decision, number=number) if sender in rows:
             accepted = decision == Decision.ACCEPT
@@ -141,9 +140,9 @@ def watch(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         seq = max(0, store.size - args.n)
         while True:
-            for entry in store.entries(seq):
+            for header, entry in store.headers(seq):
                 seq += 1
-                alarm = _alarm(entry, names)
+                alarm = _alarm(header, entry, names)
                 if args.alarms and not alarm:
                     continue
                 _tell(context, entry, names, alarm)
@@ -162,9 +161,8 @@ def _tell(context: Context, entry: Entry, names: dict[bytes, str], alarm: str) -
     context.out.line(Styled(f"{text}  ALARM: {alarm}", "bad") if alarm else text)
 
 
-def _alarm(entry: Entry, names: dict[bytes, str]) -> str:
+def _alarm(header: Header, entry: Entry, names: dict[bytes, str]) -> str:
     """Why an entry deserves a look, "" if it does not."""
-    header = parse_header(entry.header)
     match record_of(header.type, entry.payload):
         case EquivocationProof(who=log_id):
             return f"{who(log_id, names)} signed two histories"

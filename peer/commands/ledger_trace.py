@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
@@ -93,21 +92,20 @@ def open_ledger(path: Path, charter: Charter) -> Store:
 
 def made_here(store: Store) -> Iterator[tuple[int, UpdatePublished | Merge]]:
     """(seq, record) of every update and merge in a ledger."""
-    for header_seq, record in _records(store.entries()):
+    for header_seq, record in _records(store):
         if isinstance(record, UpdatePublished | Merge):
             yield header_seq, record
 
 
-def _records(entries: Iterator[Entry]) -> Iterator[tuple[int, object]]:
-    for entry in entries:
-        header = parse_header(entry.header)
+def _records(store: Store) -> Iterator[tuple[int, object]]:
+    for header, entry in store.headers():
         yield header.seq, record_of(header.type, entry.payload)
 
 
 def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
     """Everything this ledger made or took in; the seq of the newest state made here."""
     newest, book = -1, members_keys(store, charter.members)
-    for seq, record in _records(store.entries()):
+    for seq, record in _records(store):
         if isinstance(record, UpdatePublished | Merge):
             lineage.add(store.log_id, seq, record)
             newest = seq

@@ -63,7 +63,7 @@ def write_tiles(reader: LedgerReader, note: bytes, size: int, path: Path) -> int
             files += 1
             if tile.level == 0:
                 first = tile.number << TILE_HEIGHT
-                headers = [entry.header for entry in reader.entries(first, first + tile.width)]
+                headers = [entry.header for _, entry in reader.headers(first, first + tile.width)]
                 _put(temporary / tile_path(tile._replace(level=ENTRIES)), bundle_entries(headers))
                 files += 1
         # Last, as on a web server: whoever sees the checkpoint must find its tiles.
