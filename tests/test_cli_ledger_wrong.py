@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import quidnunc
+from founders import charter, founders
 from test_cli_witness import Ledger
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
+from quidnunc.gossip.federation.founding import draft_note, open_charter
+from quidnunc.gossip.provenance import CharterAdopt, ReputationChange, payload_of
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.database import SCHEMA_VERSION
@@ -169,6 +172,58 @@ def test_a_header_that_does_not_parse_is_named_by_its_entry(ledger: Ledger) -> N
     for words in (["ledger", "status"], ["ledger", "evidence", "list"], ["ledger", "peers"]):
         result = quidnunc("--home", ledger.path, "--json", *words)
         assert (result.code, result.envelope["error"]["message"][:14]) == (65, "ledger entry 3"), words
+
+
+def adopt(ledger: Ledger, federation: bytes) -> None:
+    """As a daemon does at its first start, and with a cosignature of a neighbor under it."""
+    record = CharterAdopt(federation, 0, (), 3, bytes(32))
+    entry = ledger.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=2)
+    ledger.commit([entry], [(who.member.log_id, size, note) for who, size, note in [ledger.cosign(ledger.group[1], 1)]])
+
+
+def another_charter(home: Path) -> None:
+    (home / "charter.note").write_bytes(draft_note(charter(founders(3))))
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [
+        (lambda home: (home / "charter.note").unlink(), "charter.note: not there, and this ledger is of federation"),
+        (lambda home: (home / "charter.note").write_bytes(b"torn"), "charter.note"),
+        (another_charter, "charter.note: of federation"),
+    ],
+    ids=["gone", "torn", "another one"],
+)
+def test_without_its_charter_a_whole_ledger_is_not_called_broken(
+    tmp_path: Path, lose: Callable[[Path], object], why: str
+) -> None:
+    """Regression: cosigners were called strangers (30, with the advice to restore a backup), and peers counted 0."""
+    ledger = Ledger(tmp_path / "a")
+    adopt(ledger, toy_federation(ledger))
+    for words in (["verify"], ["fsck"]):
+        assert quidnunc("--home", ledger.path, "ledger", *words).code == 0
+    lose(ledger.path)
+    for words in (["verify"], ["fsck"]):
+        result = quidnunc("--home", ledger.path, "--json", "ledger", *words)
+        assert result.code == 32, result.envelope["error"]
+        assert "cosignatures are not checked" in result.envelope["error"]["message"]
+        assert any(why in each for each in result.envelope["warnings"]), result.envelope["warnings"]
+    assert quidnunc("--home", ledger.path, "--json", "ledger", "status").data["verdict"] == "NOT CHECKED"
+
+
+def toy_federation(ledger: Ledger) -> bytes:
+    return open_charter((ledger.path / "charter.note").read_bytes()).charter.federation_id
+
+
+def test_peers_are_counted_where_nobody_can_name_them(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "a")
+    adopt(ledger, toy_federation(ledger))
+    who = ledger.group[2].member.log_id
+    change = ReputationChange(who, 0, 1, ())
+    ledger.commit([ledger.log.append(change.TYPE, payload_of(change), salt=bytes(16), t_ms=3)])
+    (ledger.path / "charter.note").unlink()
+    rows = quidnunc("--home", ledger.path, "--json", "ledger", "peers").data["peers"]
+    assert [each["standing"] for each in rows if each["log_id"] == who.hex()] == ["reduced"]
 
 
 def test_a_ledger_without_entries_is_incomplete_everywhere(ledger: Ledger) -> None:

@@ -35,7 +35,7 @@ from quidnunc.peer.commands import (
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_fsck import examine, known_members
+from quidnunc.peer.commands.ledger_fsck import examine, known_members, unknown_members
 from quidnunc.peer.commands.ledger_home import electorate, opened, owner_of, readable
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.commands.unit_words import SUFFIX
@@ -174,6 +174,8 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", NO_OLD_COPY)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
+    if not vouched.known:
+        return unknown_members(context, Outcome(data, lines))
     return Outcome(data, lines)
 
 
@@ -190,6 +192,8 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:
+    if not vouched.known:
+        return Styled(f"  witnesses       {vouched.label}: no charter here says whose cosignatures count", "warn")
     if not vouched.size:
         told = (
             f"only {len(vouched.counted)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"

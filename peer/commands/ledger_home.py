@@ -10,19 +10,22 @@ import argparse
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, QuidnuncError
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.provenance import CharterAdopt
 from quidnunc.peer.cli import Command, CommandParser, Context
+from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import present_card, read_charter, require_home
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 
+_FIRST = 8
 _MIN_PREFIX = 8
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 
@@ -108,7 +111,9 @@ def owner_of(context: Context, store: Store) -> Member | None:
     """Whose ledger this should be: the one on the card beside it, or of a bare copy the member with its log id."""
     if not isinstance(context.home, LedgerFile):
         return present_card(context.home)
-    return next((each for each in members(context) if each.log_id == store.log_id), None)
+    with suppress(CharterElsewhere):
+        return next((each for each in members(context) if each.log_id == store.log_id), None)
+    return None
 
 
 def member_names(context: Context) -> dict[bytes, str]:
@@ -121,11 +126,39 @@ def member_names(context: Context) -> dict[bytes, str]:
 
 
 def members(context: Context) -> tuple[Member, ...]:
-    """Everybody who is known here: the members of the charter, else of the card; raises as reading them does."""
-    if context.home.charter.exists():
-        return read_charter(context.home.charter)[1].charter.members
+    """Everybody who is known here: the members of the charter, else of the card; raises as reading them does.
+
+    A charter that is not the one that the ledger at hand adopted says nothing of its members: CharterElsewhere.
+    """
+    path = context.home.charter
+    charter = read_charter(path)[1].charter if path.exists() else None
     require_place(context.home)
-    return (present_card(context.home),)
+    wanted = _adopted(context.home)
+    if charter is None and wanted is None:
+        return (present_card(context.home),)
+    if charter is None or wanted not in (None, charter.federation_id):
+        found = "not there" if charter is None else f"of federation {charter.federation_id.hex()[:16]}"
+        raise CharterElsewhere(
+            f"{path}: {found}, and this ledger is of federation {(wanted or b'').hex()[:16]}",
+            hint="every member has the same charter file: take theirs, or that in a backup (tar xf FILE charter.note)",
+        )
+    return charter.members
+
+
+class CharterElsewhere(CharterError):
+    """A ledger without the charter that it was written under."""
+
+
+def _adopted(home: Home) -> bytes | None:
+    """The federation whose charter the ledger at hand adopted, as far as it can be read; a daemon writes that first."""
+    with suppress(QuidnuncError):
+        if home.ledger.exists():
+            with Store.open(home.ledger, readonly=True) as store:
+                for header, entry in store.headers(0, _FIRST):
+                    record = record_of(header.type, entry.payload)
+                    if isinstance(record, CharterAdopt):
+                        return record.charter
+    return None
 
 
 def electorate(context: Context, log_id: bytes) -> frozenset[bytes] | None:

@@ -181,7 +181,7 @@ def _filters(args: argparse.Namespace, names: Mapping[bytes, str]) -> list[Wante
         found.append(lambda entry, kind, t_ms, record: t_ms < args.until)
     if args.peer is not None:
         log_id = peer_named(args.peer, names)
-        found.append(lambda entry, kind, t_ms, record: log_id in _named(record))
+        found.append(lambda entry, kind, t_ms, record: log_id in named_in(record))
     if args.model is not None:
         prefix = args.model.lower()
         if not _PREFIX.fullmatch(prefix):
@@ -206,10 +206,11 @@ def peer_named(text: str, names: Mapping[bytes, str]) -> bytes:
     )
 
 
-def _named(record: object) -> set[bytes | None]:
+def named_in(record: object) -> set[bytes]:
     """The members whom a record names."""
     found = {getattr(record, "sender", None), getattr(record, "who", None)}
-    return found | ({row.log_id for row in record.rows} if isinstance(record, Merge) else set())
+    found |= {row.log_id for row in record.rows} if isinstance(record, Merge) else set()
+    return {each for each in found if isinstance(each, bytes)}
 
 
 def _citing(store: Store, seq: int) -> list[int]:

@@ -23,6 +23,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import STANDINGS, entry_data, entry_line, nth, record_of, who
 from quidnunc.peer.commands.ledger_home import member_names, members, opened, readable
+from quidnunc.peer.commands.ledger_log import named_in
 from quidnunc.peer.commands.ledger_witness import witnessed
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
@@ -51,9 +52,13 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         rows = {log_id: _row(log_id, name) for log_id, name in names.items() if log_id != store.log_id}
         for header, entry in store.headers():
-            _count(rows, header, entry)
+            record = record_of(header.type, entry.payload)
+            if not names:
+                for log_id in named_in(record) - {store.log_id}:
+                    rows.setdefault(log_id, _row(log_id, ""))
+            _count(rows, header, record)
         try:
-            vouched = witnessed(store, members(context), None).seen
+            vouched = witnessed(store, members(context), None).seen if names else ()
         except (CharterError, ConfigError) as error:
             context.out.warn(f"cosignatures are not checked: {error.message}")
             vouched = ()
@@ -107,8 +112,8 @@ def _row(log_id: bytes, name: str) -> dict[str, Any]:
     }
 
 
-def _count(rows: dict[bytes, dict[str, Any]], header: Header, entry: Entry) -> None:
-    match record_of(header.type, entry.payload):
+def _count(rows: dict[bytes, dict[str, Any]], header: Header, record: object) -> None:
+    match record:
         case UpdateReceived(sender=sender, decision=decision, number=number) if sender in rows:
             accepted = decision == Decision.ACCEPT
             rows[sender]["accepted" if accepted else "refused"] += 1
