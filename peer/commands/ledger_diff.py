@@ -24,7 +24,7 @@ from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import Decision, Merge, PrivacySpend, ReputationChange, UpdatePublished, UpdateReceived
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, type_label, who
-from quidnunc.peer.commands.files import write_public
+from quidnunc.peer.commands.files import is_stdout, write_public
 from quidnunc.peer.commands.ledger_home import ledger_place, member_names, opened
 from quidnunc.peer.commands.unit_words import epsilons
 from quidnunc.peer.ledger.store import Store
@@ -55,6 +55,8 @@ def register(parser: CommandParser) -> None:
 
 def diff(args: argparse.Namespace, context: Context) -> Outcome:
     """What differs; 31 with a proof if one key signed two histories, 30 where two logs contradict each other."""
+    if is_stdout(args.proof_out, context.out, "--proof-out"):
+        raise UsageError("--proof-out - : what differs goes to stdout", hint="name a file with --proof-out")
     if len(args.paths) > 2:
         raise UsageError(f"{len(args.paths)} ledgers, at most two can be compared")
     homes = [ledger_place(path, context.home) for path in args.paths]

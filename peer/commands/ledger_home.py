@@ -119,7 +119,10 @@ def owner_of(context: Context, store: Store) -> Member | None:
 def member_names(context: Context) -> dict[bytes, str]:
     """Members by log id, as far as is known here: from the charter, else the card."""
     try:
-        return {member.log_id: member.name for member in members(context)}
+        # By log id a name is right whichever charter it stands in.
+        path = context.home.charter
+        known = read_charter(path)[1].charter.members if path.exists() else _alone(context)
+        return {member.log_id: member.name for member in known}
     except (CharterError, ConfigError) as error:
         context.out.warn(f"names are not shown: {error.message}")
         return {}
@@ -132,10 +135,9 @@ def members(context: Context) -> tuple[Member, ...]:
     """
     path = context.home.charter
     charter = read_charter(path)[1].charter if path.exists() else None
-    require_place(context.home)
     wanted = _adopted(context.home)
     if charter is None and wanted is None:
-        return (present_card(context.home),)
+        return _alone(context)
     if charter is None or wanted not in (None, charter.federation_id):
         found = "not there" if charter is None else f"of federation {charter.federation_id.hex()[:16]}"
         raise CharterElsewhere(
@@ -143,6 +145,11 @@ def members(context: Context) -> tuple[Member, ...]:
             hint="every member has the same charter file: take theirs, or that in a backup (tar xf FILE charter.note)",
         )
     return charter.members
+
+
+def _alone(context: Context) -> tuple[Member, ...]:
+    require_place(context.home)
+    return (present_card(context.home),)
 
 
 class CharterElsewhere(CharterError):

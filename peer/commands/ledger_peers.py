@@ -51,14 +51,15 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         rows = {log_id: _row(log_id, name) for log_id, name in names.items() if log_id != store.log_id}
+        alone = not rows
         for header, entry in store.headers():
             record = record_of(header.type, entry.payload)
-            if not names:
+            if alone:
                 for log_id in named_in(record) - {store.log_id}:
                     rows.setdefault(log_id, _row(log_id, ""))
             _count(rows, header, record)
         try:
-            vouched = witnessed(store, members(context), None).seen if names else ()
+            vouched = witnessed(store, members(context), None).seen
         except (CharterError, ConfigError) as error:
             context.out.warn(f"cosignatures are not checked: {error.message}")
             vouched = ()

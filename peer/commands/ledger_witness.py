@@ -41,7 +41,7 @@ class Witnessed(NamedTuple):
     """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong.
 
     ``witnesses`` are those that may count: who witnesses this log by the charter, but not who has ended its own.
-    ``known`` is False where no charter says who the members are: then nothing was checked.
+    ``known`` is False where there are cosignatures, and no charter says who the members are.
     """
 
     size: int
@@ -131,7 +131,7 @@ def witnessed(store: Store, members: Sequence[Member], elected: Collection[bytes
     """
     layer = Layer("cosignatures")
     if not members:
-        return Witnessed(0, (), 0, 0, layer, known=False)
+        return Witnessed(0, (), 0, 0, layer, known=not store.cosignatures())
     others = {each.log_id: each for each in members if each.log_id != store.log_id}
     mine = any(each.log_id == store.log_id for each in members)
     try:

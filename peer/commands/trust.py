@@ -6,6 +6,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from quidnunc.crypto.checkpoint import origin_of, witness_verifier
@@ -18,7 +19,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import read_file
-from quidnunc.peer.commands.ledger_home import members, opened
+from quidnunc.peer.commands.ledger_home import CharterElsewhere, members, opened
 from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.output import UsageError
 
@@ -43,8 +44,10 @@ def named_keys(args: argparse.Namespace) -> list[Verifier]:
 
 
 def known_members(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows, none where there is no home and no ledger."""
-    return members(context) if context.home.exists() or context.home.ledger.exists() else ()
+    """The members that this home knows, none where there is no home and no ledger, or not its charter."""
+    with suppress(CharterElsewhere):
+        return members(context) if context.home.exists() or context.home.ledger.exists() else ()
+    return ()
 
 
 def known_book(context: Context) -> Keybook:
