@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_helpers import make_home, quidnunc
 from node_helpers import parsed, start_all
@@ -16,8 +17,10 @@ from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.learning.builtin import breast_cancer
+from quidnunc.gossip.lineage import Lineage
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.gossip.task import Training
+from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.deep_check import check_arithmetic
 from quidnunc.peer.ledger.store import Store
@@ -122,6 +125,50 @@ def test_without_claims_a_ledger_says_what_it_cannot_explain(run: Run) -> None:
     assert {row["name"] for row in data["shares"]} == {"peer-1", "peer-2"}
     assert data["genesis"] + sum(data["unexplained"].values()) == pytest.approx(1.0)
     assert "--ledger" in result.envelope["error"]["hint"]
+
+
+def test_everybody_with_a_path_to_a_model_is_reached(run: Run) -> None:
+    assert trace(run, 2, *others(run, 2)).data["reach"] == ["peer-0", "peer-1", "peer-2"]
+    assert trace(run, 2, "--no-claims").envelope["data"]["reach"] == ["peer-1", "peer-2"]
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace").out
+    assert "reached: peer-0, peer-1, peer-2 (" in shown
+
+
+def test_updates_are_weighted_by_their_length_where_both_vectors_are_held(run: Run) -> None:
+    data = trace(run, 2, "--norms", *others(run, 2)).data
+    assert {row["norms"] for row in data["shares"]} == {0}, "no blob lies in these homes"
+    for home, peer in zip(run.homes, run.world.peers, strict=True):
+        for name, body in peer.disk.blobs.data.items():
+            path = blob_path(Home.at(home).blobs, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+    data = trace(run, 2, "--norms", *others(run, 2)).data
+    vectors = {
+        name: np.frombuffer(body, "<f4")
+        for peer in run.world.peers
+        for name, body in peer.disk.blobs.data.items()
+        if len(body) == 4 * run.world.charter.task.dim
+    }
+    lineage = Lineage(run.world.charter.task.genesis)
+    for peer in run.world.peers:
+        for seq, record in made(peer):
+            lineage.add(peer.log_id, seq, record)
+    (target,) = lineage.find(data["model"]).values()
+    wanted: dict[bytes, float] = {}
+    for place, weight in lineage.trace(target).atoms.items():
+        event = lineage.event(place)
+        assert isinstance(event, UpdatePublished)
+        if event.steps:
+            moved = float(np.sqrt(np.sum((vectors[event.replica_after].astype(float) - vectors[event.base]) ** 2)))
+            wanted[place.log_id] = wanted.get(place.log_id, 0.0) + weight * moved
+    assert len(wanted) == 3
+    for row in data["shares"]:
+        assert row["norms"] == row["updates"]
+        assert row["norm_weighted"] == pytest.approx(wanted[bytes.fromhex(row["log_id"])], rel=1e-9)
+    alone = {row["name"]: row["norms"] for row in trace(run, 2, "--norms").data["shares"]}
+    assert (alone["peer-2"] > 0, alone["peer-0"]) == (True, 0), "what others trained from never leaves them"
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace", "--norms").out
+    assert "length-weighted peer-0               not known, 0 of 0 updates" in shown
 
 
 def test_a_ledger_file_serves_as_well_as_a_home(run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateR
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_home import main_and_others
+from quidnunc.peer.commands.ledger_home import main_and_others, require_ledger
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
@@ -48,12 +49,14 @@ def register(parser: CommandParser) -> None:
         "without a home, the first one is traced",
     )
     add("--no-claims", action="store_true", help="only what is held, and nobody's word for the rest")
+    add("--norms", action="store_true", help="also weigh updates by their length, where the vectors are still held")
     parser.set_defaults(command=trace)
 
 
 def trace(args: argparse.Namespace, context: Context) -> Outcome:
     """One row per organization; 32 when part of the history is neither held nor claimed."""
     context, others = main_and_others(args.ledger, context)
+    require_ledger(context.home)
     charter = read_charter(context.home.charter)[1].charter
     names = {member.log_id: member.name for member in charter.members}
     lineage = Lineage(charter.task.genesis, claims=not args.no_claims)
@@ -63,9 +66,9 @@ def trace(args: argparse.Namespace, context: Context) -> Outcome:
     for each in others:
         _add_other(lineage, each.ledger, charter, context)
     target = _target(lineage, args.model, Place(own, newest))
-    found = lineage.trace(target)
+    found = lineage.trace(target, _norms([context.home, *others], charter) if args.norms else None)
     data = _data(lineage, found, names)
-    lines = _lines(lineage, found, names)
+    lines = _lines(lineage, found, names, lengths=args.norms)
     if found.unexplained:
         missing = sum(found.unexplained.values())
         return Outcome(
@@ -76,6 +79,13 @@ def trace(args: argparse.Namespace, context: Context) -> Outcome:
             "name the ledgers of these members with --ledger",
         )
     return Outcome(data, lines)
+
+
+def _norms(homes: Sequence[Home], charter: Charter) -> Callable[[UpdatePublished], float | None]:
+    # numpy: only this needs it.
+    from quidnunc.peer.ledger.atom_norms import atom_norms
+
+    return atom_norms([home.blobs for home in homes], charter.task.dim)
 
 
 def open_ledger(path: Path, charter: Charter) -> Store:
@@ -168,9 +178,12 @@ def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[st
                 "mass": share.mass,
                 "updates": share.updates,
                 "claimed": share.claimed,
+                "norm_weighted": share.norm_weighted,
+                "norms": share.norms,
             }
             for share in found.shares
         ],
+        "reach": sorted(names.get(log_id, log_id.hex()) for log_id in found.reach),
         "genesis": found.genesis,
         "claimed": {names.get(log_id, log_id.hex()): part for log_id, part in sorted(found.claimed.items())},
         "beyond": found.beyond,
@@ -182,7 +195,7 @@ def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[st
     }
 
 
-def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[Line]:
+def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str], *, lengths: bool) -> list[Line]:
     data = _data(lineage, found, names)
     lines: list[Line] = [
         Styled(
@@ -198,6 +211,10 @@ def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[L
         lines.append(f"  {name:<24} {share.share:>7.1%} {share.mass:>9.3f} {share.updates:>8} {said:>9}")
     if found.beyond:
         lines.append(f"  {'organizations not named':<24} {'':>7} {found.beyond:>9.3f} {'':>8} {found.beyond:>9.3f}")
+    lines.append(f"  reached: {', '.join(data['reach']) or 'nobody'} (any path counts, however small the share)")
+    for row in data["shares"] if lengths else []:
+        told = f"{row['norm_weighted']:.6g}, by" if row["norms"] else "not known,"
+        lines.append(f"  length-weighted {row['name']:<20} {told} {row['norms']} of {row['updates']} updates")
     for name, part in data["claimed"].items():
         lines.append(
             Styled(f"  {'claimed':<24} {part:>7.1%} of the model: by {name}'s word, whose ledger is not held", "warn")
