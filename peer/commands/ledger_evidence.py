@@ -74,7 +74,7 @@ def listing(args: argparse.Namespace, context: Context) -> Outcome:
             "who": record.who.hex(),
             "name": names.get(record.who, ""),
             "kind": record.kind,
-            "meaning": _KINDS[ForkKind(record.kind)],
+            "meaning": _KINDS[ForkKind(record.kind)] if record.kind in set(ForkKind) else "of a kind unknown here",
             "proof": record.proof.hex(),
             "bytes": len(data),
         }

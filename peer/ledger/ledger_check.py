@@ -72,12 +72,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Layer:
-    """One kind of check: how many things were checked, and what is wrong with them."""
+    """One kind of check: how many things were checked, what is wrong with them, and a word (``note``) on them."""
 
     name: str
     checked: int = 0
     failed: int = 0
     problems: list[Problem] = field(default_factory=list)
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -183,7 +184,7 @@ class _Checker:
             "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
             "LEFT JOIN private USING (seq) ORDER BY seq"
         )
-        expected = 0
+        expected = erased = 0
         self._signed_up_to(0)
         for done, row in enumerate(sound(rows, int, bytes, int, bytes, bytes, Blob, Blob)):
             seq, header, kind, payload, salt, private, private_salt = row
@@ -195,6 +196,7 @@ class _Checker:
             if seq != expected:
                 self.layers["chain"].report("I1", expected, f"missing: the next row is {seq}")
             expected = seq + 1
+            erased += not payload and not salt
             parsed = self._header(seq, header)
             if parsed is not None:
                 self._place(seq, parsed, kind)
@@ -214,6 +216,12 @@ class _Checker:
         self._rest()
         for seq in sorted(self._erasures.unexplained):
             self.layers["payloads"].report("I5", seq, "payload: missing, and no later entry says it was erased")
+        if erased:
+            self.layers["payloads"].note = f"{erased} erased, {erased - len(self._erasures.unexplained)} by an entry"
+        changes = ", ".join(str(span.first) for span in self._keys.keys.spans[1:])
+        if changes:
+            told = f"{len(self._keys.keys.spans)} key epochs, new keys from the sizes {changes} on"
+            self.layers["own signatures"].note = told
         if self._progress is not None:
             self._progress(total, total)
 

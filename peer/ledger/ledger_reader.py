@@ -136,11 +136,15 @@ class LedgerReader:
             except Malformed as error:
                 raise LedgerCorrupt(seq, f"its header does not parse: {error.message}") from error
 
+    def seqs_of_type(self, kind: int) -> list[int]:
+        """The numbers of the entries of one type, in order."""
+        with self._guarded():
+            rows = self._connection.execute("SELECT seq FROM entry WHERE type = ? ORDER BY seq", (kind,))
+            return [row[0] for row in rows]
+
     def of_type(self, kind: int) -> Iterator[Entry]:
         """The entries of one type, in order."""
-        with self._guarded():
-            found = [row[0] for row in self._connection.execute("SELECT seq FROM entry WHERE type = ?", (kind,))]
-        for seq in sorted(found):
+        for seq in self.seqs_of_type(kind):
             yield self.entry(seq)
 
     def tree(self) -> Tiled:
