@@ -138,6 +138,8 @@ def test_entries_of_unknown_types_are_kept_and_verified_and_never_resumed_from(l
     assert quidnunc("--home", ledger.path, "ledger", "fsck").code == 0
     shown = quidnunc("--home", ledger.path, "ledger", "log", "-n", "1").out
     assert f"type 0x{kind:02x} (unknown)" in shown
+    chosen = quidnunc("--home", ledger.path, "--json", "ledger", "log", "--type", f"0x{kind:02X}").data["log"]
+    assert [each["type_code"] for each in chosen] == [kind]
     with Store.open(ledger.ledger, readonly=True) as store, pytest.raises(LedgerCorrupt, match="no payload format"):
         fold(store.entries())
 

@@ -153,6 +153,22 @@ def test_verify_and_status_name_whom_this_ledger_exposes_and_suspects(ledger: Le
         assert f"SUSPECTED {d.name}" in shown
 
 
+def test_show_says_what_a_proof_of_the_entry_would_show(ledger: Ledger) -> None:
+    _, b, c, d, _ = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 3), ledger.cosign(d, 3))
+
+    def proof(seq: int) -> Any:
+        return quidnunc("--home", ledger.path, "--json", "ledger", "show", str(seq)).data["proof"]
+
+    whole = {"signed_from": 3, "verdict": "WITNESSED 3 of 4"}
+    assert {key: value for key, value in proof(2).items() if key != "cosigned_by"} == whole
+    assert proof(2)["cosigned_by"] == sorted(each.member.log_id.hex() for each in (b, c, d))
+    assert proof(3) == {"signed_from": 4, "cosigned_by": [b.member.log_id.hex()], "verdict": "SELF-ATTESTED"}
+    assert proof(4) == {"signed_from": 5, "cosigned_by": [], "verdict": "SELF-ATTESTED"}
+    shown = quidnunc("--home", ledger.path, "ledger", "show", "3").out
+    assert f"  proof       signed from size 4 on, SELF-ATTESTED: {b.member.name}" in shown
+
+
 def test_evidence_of_a_later_kind_is_listed_as_such(ledger: Ledger) -> None:
     """Regression: its kind was looked up in a table, and not finding it was called a bug of this program."""
     proof = b"a proof of a kind that is not known yet"

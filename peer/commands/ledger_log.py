@@ -6,23 +6,23 @@ import argparse
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
-from quidnunc.crypto.policy import TimeBounds
+from quidnunc.crypto.policy import TimeBounds, quorum_of
 from quidnunc.gossip.provenance import Merge, parse_standings
 from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_links import blobs_of, cited_entries, foreign_entries, made_state, read_states
-from quidnunc.peer.commands.entry_times import bounds, witnessings
+from quidnunc.peer.commands.entry_times import Witnessing, bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, who
 from quidnunc.peer.commands.ledger_fsck import known_members
 from quidnunc.peer.commands.ledger_home import electorate, find_entry, member_names, opened, readable
-from quidnunc.peer.commands.ledger_witness import counting
+from quidnunc.peer.commands.ledger_witness import NOT_CHECKED, SELF_ATTESTED, counting
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -41,7 +41,7 @@ def register(add: Callable[..., CommandParser]) -> None:
     """The arguments of both commands."""
     below = add("log", help="one line per entry, newest last")
     below.add_argument("-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)")
-    below.add_argument("--type", metavar="TYPE", help="only this type, for example merge or update.published")
+    below.add_argument("--type", metavar="TYPE", help="only this type, for example merge, update.published or 0x7f")
     below.add_argument("--peer", metavar="NAME", help="only what names this member, by name or 8 digits of its log id")
     below.add_argument("--model", metavar="HASH", help="only what made or used this state, 8 or more hex digits")
     below.add_argument("--round", type=int, metavar="R", help="only entries of this round")
@@ -88,6 +88,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         cites = [seq for seq in cited_entries(store.log_id, record) if seq < header.seq]
         cited_by = _citing(store, header.seq)
         foreign = foreign_entries(store.log_id, record)
+        proven = _proof_state(store, header.seq, seen, voters, bool(known))
     blobs = [
         {"what": what, "hash": name.hex(), "held": blob_path(context.home.blobs, name).exists()}
         for what, name in blobs_of(record)
@@ -95,6 +96,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     times = bounds(header.seq, header.t_ms, seen, voters)
     data |= {
         "times": _times_data(times),
+        "proof": proven,
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
         "payload_commitment": header.payload_cmt.hex(),
@@ -109,6 +111,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         f"  hash        {data['hash']}",
         f"  previous    {data['prev']}",
         f"  claimed     {data['time']}{_told(times)}",
+        f"  proof       {_proof_words(proven, names)}",
         f"  says        {data['summary']}",
         f"  payload     {header.payload_len} bytes, {'erased' if entry.erased else 'as committed to by the header'}",
     ]
@@ -125,6 +128,25 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         data["private"] = private_data(header.type, entry, names)
         lines += [Styled("  private part:", "warn"), *_fields(data["private"], "    ")]
     return Outcome(data, lines)
+
+
+def _proof_state(
+    store: Store, seq: int, seen: Sequence[Witnessing], voters: Collection[bytes], known: bool
+) -> dict[str, Any]:
+    """From which size on an entry is signed, and who has cosigned it: what a proof of it would show."""
+    by = sorted({each.witness.hex() for each in seen if each.size > seq and each.witness in voters})
+    quorum = quorum_of(len(voters)) if voters else 0
+    verdict = f"WITNESSED {len(by)} of {len(voters)}" if quorum and len(by) >= quorum else SELF_ATTESTED
+    if not known and store.cosignatures():
+        verdict = NOT_CHECKED
+    return {"signed_from": store.signed_from(seq), "cosigned_by": by, "verdict": verdict}
+
+
+def _proof_words(proven: Mapping[str, Any], names: Mapping[bytes, str]) -> str:
+    if proven["signed_from"] is None:
+        return "none: it is under no checkpoint"
+    by = ", ".join(who(bytes.fromhex(each), names) for each in proven["cosigned_by"])
+    return f"signed from size {proven['signed_from']} on, {proven['verdict']}{f': {by}' if by else ''}"
 
 
 def _times_data(times: TimeBounds) -> dict[str, str | None]:
@@ -244,7 +266,11 @@ def _type_code(text: str) -> int:
     labels = {kind.label: int(kind) for kind in EntryType}
     if text in labels:
         return labels[text]
-    raise UsageError(f"no entry type {text!r}", hint=f"there are: {', '.join(labels)}")
+    if re.fullmatch("0x[0-9a-f]{1,4}", text.lower()):
+        return int(text, 16)
+    raise UsageError(
+        f"no entry type {text[:70]!r}", hint=f"there are: {', '.join(labels)}; others by number, for example 0x7f"
+    )
 
 
 def _fields(value: Any, indent: str) -> list[Line]:

@@ -171,6 +171,12 @@ class LedgerReader:
             row = self._connection.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
         return row[0] if row else None
 
+    def signed_from(self, seq: int) -> int | None:
+        """The size of the first own checkpoint over entry ``seq``, or None."""
+        with self._guarded():
+            found = self._connection.execute("SELECT min(size) FROM checkpoint WHERE size > ?", (seq,)).fetchone()[0]
+        return None if found is None else int(found)
+
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
         """All own checkpoints as (size, note), by size."""
         last = -1
