@@ -246,3 +246,27 @@ def test_what_is_not_held_any_more_is_counted_not_failed(run: Run) -> None:
     charter = run.world.charter
     found = check_arithmetic(records, lambda name: None, charter.task.dim, charter.codec)
     assert (found.layer.checked, found.layer.failed, found.not_held) == (0, 0, len(records))
+
+
+# log --graph.
+
+
+def test_the_graph_has_a_lane_for_everybody_and_shows_what_merges_read(run: Run) -> None:
+    words = ("--home", run.homes[1], "ledger", "log", "-n", "0")
+    plain, drawn = quidnunc(*words).out.splitlines(), quidnunc(*words, "--graph").out.splitlines()
+    assert drawn[:3] == ["peer-1", "| peer-0", "| | peer-2"]
+    assert [line[7:] for line in drawn[3:]] == plain
+    marks = {"M-<-<": "merge", "M-< |": "merge", "M-+-<": "merge", "M | |": "merge"}
+    marks |= {"| x |": "peer-0 refused", "| | x": "peer-2 refused"}
+    marks |= {"* | |": "update.published", "o | |": "update.published"}
+    marks |= {"| * |": "of peer-0 accepted", "| | *": "of peer-2 accepted", ". | |": ""}
+    for line in drawn[3:]:
+        lanes, text = line[:5], line[7:]
+        assert marks[lanes] in text, line
+        if " merge " in text:
+            assert [name in text for name in ("peer-0", "peer-2")] == [lanes[2:3] == "<", lanes[4:5] == "<"], line
+    assert {"M-<-<", "* | |", "| * |", "| | *"} <= {line[:5] for line in drawn[3:]}
+
+
+def test_an_empty_choice_has_one_lane(run: Run) -> None:
+    assert quidnunc("--home", run.homes[1], "ledger", "log", "--round", "999", "--graph").out == "peer-1\n"

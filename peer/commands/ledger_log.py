@@ -17,6 +17,7 @@ from quidnunc.gossip.provenance import Merge, parse_standings
 from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_graph import graph
 from quidnunc.peer.commands.entry_links import blobs_of, cited_entries, foreign_entries, made_state, read_states
 from quidnunc.peer.commands.entry_times import Witnessing, bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, who
@@ -47,6 +48,7 @@ def register(add: Callable[..., CommandParser]) -> None:
     below.add_argument("--round", type=int, metavar="R", help="only entries of this round")
     below.add_argument("--since", type=_time, metavar="TIME", help="only entries of this time (ISO 8601) or later")
     below.add_argument("--until", type=_time, metavar="TIME", help="only entries before this time")
+    below.add_argument("--graph", action="store_true", help="draw who published what and what merges read")
     readable(below, log)
 
     below = add("show", help="one entry, decoded, and what it has to do with")
@@ -65,9 +67,13 @@ def log(args: argparse.Namespace, context: Context) -> Outcome:
         filters = _filters(args, names)
         kept: deque[Entry] = deque(maxlen=min(args.n, sys.maxsize) or None)
         kept.extend(entry for entry in store.entries() if _passes(entry, filters))
-        total = store.size
+        total, own = store.size, store.log_id
     data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}
-    return Outcome(data, [entry_line(entry, names) for entry in kept])
+    lines = [entry_line(entry, names) for entry in kept]
+    if args.graph:
+        heads, lanes = graph(own, list(kept), names)
+        lines = [*heads, *(f"{drawn} {line}" for drawn, line in zip(lanes, lines, strict=True))]
+    return Outcome(data, lines)
 
 
 def show(args: argparse.Namespace, context: Context) -> Outcome:
