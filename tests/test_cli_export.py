@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -214,6 +215,18 @@ def test_a_bare_copy_is_read_beside_the_charter_of_the_home(three: Federation, t
     assert (data["verified"], data["identity"], data["name"]) == (True, True, three.name(1))
     lone = quidnunc("--home", tmp_path / "none", "--json", "ledger", "verify", "--ledger", tmp_path / "absent.db")
     assert (lone.code, "no ledger here" in lone.err) == (64, True)
+
+
+@pytest.mark.parametrize("name", ["card.note", "charter.note"])
+def test_a_bundle_takes_no_more_than_a_card_and_a_charter(three: Federation, tmp_path: Path, name: str) -> None:
+    """Regression: whatever lay there was copied, a link to an endless device until the disk was full."""
+    home = Path(shutil.copytree(three.homes[0], tmp_path / "home"))
+    for lay in (lambda at: at.symlink_to("/dev/zero"), os.mkfifo, lambda at: at.write_bytes(bytes(2**20 + 1))):
+        (home / name).unlink()
+        lay(home / name)
+        result = export(home, "bundle", tmp_path / "out")
+        assert (result.code, name in result.err) == (64, True), result.err
+        assert os.listdir(tmp_path) == ["home"]
 
 
 def test_a_bundle_that_was_changed_does_not_verify(bundle: Path, tmp_path: Path) -> None:

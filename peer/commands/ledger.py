@@ -188,7 +188,8 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"{first.place}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
-        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", NO_OLD_COPY)
+        hint = NO_OLD_COPY if first else "put the card and the ledger of one home together again"
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
     if not vouched.known:

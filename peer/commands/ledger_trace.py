@@ -70,12 +70,13 @@ def trace(args: argparse.Namespace, context: Context) -> Outcome:
     data = _data(lineage, found, names)
     lines = _lines(lineage, found, names, lengths=args.norms)
     if found.unexplained:
-        missing = sum(found.unexplained.values())
+        part = sum(found.unexplained.values())
+        missing = f"{part:.1%}" if part > 0.001 else "less than 0.1%"
         return Outcome(
             data,
             lines,
             ExitCode.INCOMPLETE,
-            f"{missing:.1%} of the model comes from states whose making is not held here",
+            f"{missing} of the model comes from states whose making is not held here",
             "name the ledgers of these members with --ledger",
         )
     return Outcome(data, lines)
