@@ -121,7 +121,7 @@ def member_names(context: Context) -> dict[bytes, str]:
     try:
         # By log id a name is right whichever charter it stands in.
         path = context.home.charter
-        known = read_charter(path)[1].charter.members if path.exists() else _alone(context)
+        known = read_charter(path)[1].charter.members if path.exists() else alone(context)
         return {member.log_id: member.name for member in known}
     except (CharterError, ConfigError) as error:
         context.out.warn(f"names are not shown: {error.message}")
@@ -137,7 +137,7 @@ def members(context: Context) -> tuple[Member, ...]:
     charter = read_charter(path)[1].charter if path.exists() else None
     wanted = _adopted(context.home)
     if charter is None and wanted is None:
-        return _alone(context)
+        return alone(context)
     if charter is None or wanted not in (None, charter.federation_id):
         found = "not there" if charter is None else f"of federation {charter.federation_id.hex()[:16]}"
         raise CharterElsewhere(
@@ -147,7 +147,8 @@ def members(context: Context) -> tuple[Member, ...]:
     return charter.members
 
 
-def _alone(context: Context) -> tuple[Member, ...]:
+def alone(context: Context) -> tuple[Member, ...]:
+    """Whom the card at hand names."""
     require_place(context.home)
     return (present_card(context.home),)
 
