@@ -211,6 +211,8 @@ def test_without_its_charter_a_whole_ledger_is_not_called_broken(
         assert "cosignatures are not checked" in result.envelope["error"]["message"]
         assert any(why in each for each in result.envelope["warnings"]), result.envelope["warnings"]
     assert quidnunc("--home", ledger.path, "--json", "ledger", "status").data["verdict"] == "NOT CHECKED"
+    proof = quidnunc("--home", ledger.path, "ledger", "prove", "1", "--out", tmp_path / "p")
+    assert (proof.code, "cosignatures are left out: " in proof.err) == (0, True)
 
 
 def toy_federation(ledger: Ledger) -> bytes:

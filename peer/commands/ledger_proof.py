@@ -24,9 +24,9 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import is_stdout, read_file, write_public
-from quidnunc.peer.commands.ledger_home import electorate, find_entry, opened, readable
+from quidnunc.peer.commands.ledger_home import electorate, find_entry, members, opened, readable
 from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
-from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
+from quidnunc.peer.commands.trust import add_keys, known_book, latest_time, named_keys, trust
 from quidnunc.peer.home import expanded
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.new_file import require_free
@@ -145,7 +145,7 @@ def _portable(policy: Policy) -> Policy:
 def _members(context: Context) -> tuple[Member, ...]:
     """Who may have cosigned; nobody, with a warning, where the charter cannot be read."""
     try:
-        return known_members(context)
+        return members(context)
     except (CharterError, ConfigError) as error:
         context.out.warn(f"cosignatures are left out: {error.message}")
         return ()
