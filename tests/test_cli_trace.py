@@ -270,3 +270,12 @@ def test_the_graph_has_a_lane_for_everybody_and_shows_what_merges_read(run: Run)
 
 def test_an_empty_choice_has_one_lane(run: Run) -> None:
     assert quidnunc("--home", run.homes[1], "ledger", "log", "--round", "999", "--graph").out == "peer-1\n"
+
+
+def test_an_entry_is_also_named_by_the_model_it_made(run: Run, tmp_path: Path) -> None:
+    model = trace(run, 1).data["model"]
+    words = ("--home", run.homes[1], "--json", "ledger")
+    shown = quidnunc(*words, "show", model[:12]).data
+    assert model in (shown["payload"].get("result"), shown["payload"].get("replica_after"))
+    assert quidnunc(*words, "show", str(shown["seq"])).data["hash"] == shown["hash"]
+    assert quidnunc(*words, "prove", model, "--out", tmp_path / "p").data["seq"] == shown["seq"]

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, QuidnuncError
+from quidnunc.crypto.entry import Entry, parse_header
+from quidnunc.crypto.errors import NO_OLD_COPY, CharterError, ConfigError, Malformed, QuidnuncError
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.provenance import CharterAdopt
 from quidnunc.peer.cli import Command, CommandParser, Context
+from quidnunc.peer.commands.entry_links import made_state
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import present_card, read_charter, require_home
 from quidnunc.peer.home import Home
@@ -185,8 +186,21 @@ def electorate(context: Context, log_id: bytes) -> frozenset[bytes] | None:
     return frozenset(each.log_id for each in charter.witnesses(log_id))
 
 
+def _makers(store: Store, prefix: str) -> Iterator[Entry]:
+    """For every model whose hash begins with ``prefix`` the first entry that made it."""
+    seen: set[bytes] = set()
+    for entry in store.entries():
+        try:
+            state = made_state(record_of(parse_header(entry.header).type, entry.payload))
+        except Malformed:
+            continue
+        if state is not None and state not in seen and state.hex().startswith(prefix):
+            seen.add(state)
+            yield entry
+
+
 def find_entry(store: Store, ref: str) -> Entry:
-    """The entry that ``ref`` names: a number, or the first 8 or more hex digits of its hash."""
+    """The entry that ``ref`` names: a number, or the first 8 or more hex digits of its hash or of its model."""
     if ref.isascii() and ref.isdecimal() and len(ref) < _MIN_PREFIX:
         seq = int(ref)
         if seq >= store.size:
@@ -198,6 +212,8 @@ def find_entry(store: Store, ref: str) -> Entry:
             f"{ref[:70]!r} is neither a sequence number nor {_MIN_PREFIX} to 64 hex digits of an entry's hash"
         )
     found = [entry for entry in store.entries() if entry.leaf.hex().startswith(prefix)]
+    if not found:
+        found = list(_makers(store, prefix))
     if len(found) != 1:
         listed = ", ".join(entry.leaf.hex()[:16] for entry in found[:8])
         raise UsageError(

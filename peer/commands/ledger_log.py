@@ -52,7 +52,7 @@ def register(add: Callable[..., CommandParser]) -> None:
     readable(below, log)
 
     below = add("show", help="one entry, decoded, and what it has to do with")
-    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of its hash or model")
     below.add_argument("--raw", action="store_true", help="also the bytes of header, payload and salt, in hex")
     below.add_argument("--private", action="store_true", help="also the private part, which no export holds")
     readable(below, show)

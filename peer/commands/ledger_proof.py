@@ -38,7 +38,7 @@ _NO_KEY = "name the log's key with --key VKEY, or a policy with --policy FILE"
 def register(add: Callable[..., CommandParser]) -> None:
     """The arguments of both commands."""
     below = add("prove", help="write one entry as a proof that anybody can check offline")
-    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of its hash or model")
     below.add_argument("--out", type=Path, metavar="FILE", help="where to (default: entry-SEQ.tlog-proof; -: stdout)")
     below.add_argument(
         "--policy-out", type=Path, metavar="FILE", help="also write who must have cosigned, for verify-proof --policy"
