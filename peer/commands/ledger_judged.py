@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.errors import Malformed
 from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.provenance import EquivocationProof
@@ -42,13 +43,14 @@ class Judged(NamedTuple):
 def judged(store: Store, names: Mapping[bytes, str]) -> Judged:
     """Read it from the entries; raises LedgerCorrupt where these cannot be read."""
     exposed, suspected = dict[bytes, dict[str, Any]](), dict[bytes, dict[str, Any]]()
-    seqs = sorted(
-        (seq, kind)
-        for kind in (EntryType.EQUIVOCATION_PROOF, EntryType.SUSPICION, EntryType.SUSPICION_CLEARED)
-        for seq in store.seqs_of_type(kind)
-    )
-    for seq, kind in seqs:
-        match record_of(kind, store.entry(seq).payload):
+    kinds = (EntryType.EQUIVOCATION_PROOF, EntryType.SUSPICION, EntryType.SUSPICION_CLEARED)
+    for entry in store.of_type(*kinds):
+        try:
+            header = parse_header(entry.header)
+        except Malformed:
+            continue
+        seq = header.seq
+        match record_of(header.type, entry.payload):
             case EquivocationProof(who=log_id, proof=proof):
                 row = {"log_id": log_id.hex(), "name": who(log_id, names), "entry": seq, "proof": proof.hex()}
                 exposed.setdefault(log_id, row)
