@@ -43,9 +43,8 @@ class Share:
 
     ``mass`` is the sum of the coefficients of its training updates: how many rounds of its training stand in the
     model; ``claimed`` of it rests on claims. ``share`` is its part of everybody's mass. ``norm_weighted`` sums
-    coefficient times the length of the atom over the updates whose length is known, None if none is. ``updates``
-    counts the held updates with any weight at all: an organization with a tiny share is still reached, which is what
-    erasure and unlearning ask.
+    coefficient times the length of the atom over the ``norms`` updates whose length is known, None if none is.
+    ``updates`` counts the held updates with any weight at all.
     """
 
     log_id: bytes
@@ -54,6 +53,7 @@ class Share:
     norm_weighted: float | None
     updates: int
     claimed: float = 0.0
+    norms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,15 @@ class Trace:
     atoms: dict[Place, float]
     claimed: dict[bytes, float] = field(default_factory=dict)
     beyond: float = 0.0
+
+    @property
+    def reach(self) -> frozenset[bytes]:
+        """Every organization with any path to the model, however little of it: what erasure and unlearning ask.
+
+        Those as well whose states are part of it and not held: what stands in them is not known.
+        """
+        trained = {share.log_id for share in self.shares} | {place.log_id for place in self.atoms}
+        return frozenset(trained | self.claimed.keys() | self.unexplained.keys())
 
 
 class _Beginning(NamedTuple):
@@ -286,7 +295,8 @@ class Lineage:
         for log_id in rows.keys() | claimed.keys():
             row, said = rows.get(log_id, _Sum()), claimed.get(log_id, 0.0)
             mass = row.mass + said
-            shares.append(Share(log_id, mass, mass / total if total else 0.0, row.norm_weighted, row.updates, said))
+            share = mass / total if total else 0.0
+            shares.append(Share(log_id, mass, share, row.norm_weighted, row.updates, said, row.norms))
         shares.sort(key=lambda share: (-share.mass, share.log_id))
         return Trace(target, tuple(shares), 0.0, {}, len(atoms), merges, approximate, atoms, beyond=beyond)
 
@@ -298,11 +308,13 @@ class _Sum:
         self.mass = 0.0
         self.updates = 0
         self.norm_weighted: float | None = None
+        self.norms = 0
 
     def add(self, coefficient: float, length: float | None) -> None:
         self.mass += coefficient
         self.updates += 1
         if length is not None:
+            self.norms += 1
             self.norm_weighted = (self.norm_weighted or 0.0) + coefficient * length
 
 

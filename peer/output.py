@@ -198,6 +198,13 @@ class Output:
         with _telling():
             print(_json(value), file=self.stdout, flush=True)
 
+    def raw(self, data: bytes) -> None:
+        """The bytes of a file, on stdout and nothing else there."""
+        with _telling():
+            self.stdout.flush()
+            self.stdout.buffer.write(data)
+            self.stdout.buffer.flush()
+
     def line(self, line: Line) -> None:
         """One line of a running display (stdout), flushed."""
         self._print(self.stdout, line)

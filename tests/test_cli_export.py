@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,33 @@ def test_jsonl_can_be_piped(three: Federation) -> None:
     with Store.open(Home.at(three.homes[1]).ledger, readonly=True) as store:
         assert [json.loads(line)["seq"] for line in result.out.splitlines()] == list(range(store.size))
     assert export(three.homes[1], "jsonl", "-").code == 2
+
+
+def piped(home: Path, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "quidnunc.peer.cli", "--home", str(home), "ledger", *map(str, words)]
+    return subprocess.run(command, capture_output=True, timeout=120)
+
+
+def test_a_file_called_dash_is_stdout_and_nothing_else_is_said_there(
+    three: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: proofs, pages, tiles and bundles went to a file of that name."""
+    monkeypatch.chdir(tmp_path)
+    home = three.homes[0]
+    proof = piped(home, "prove", "5", "--out", "-", "--policy-out", "p")
+    assert quidnunc("--home", home, "ledger", "prove", "5", "--out", "there").code == 0
+    assert (proof.returncode, proof.stdout) == (0, (tmp_path / "there").read_bytes())
+    assert b"verify-proof" in proof.stderr
+    page = piped(home, "export", "--format", "html", "--out", "-")
+    assert (page.returncode, page.stdout[:15], page.stderr) == (0, b"<!DOCTYPE html>", b"")
+    for words in (["prove", "5"], ["export", "--format", "html"]):
+        assert quidnunc("--home", home, "--json", "ledger", *words, "--out", "-").code == 2
+    for form in ("tiles", "bundle"):
+        assert export(home, form, "-").code == 2
+    for words in (["prove", "5", "--out", "q", "--policy-out", "-"], ["diff", "--since", "3", "--proof-out", "-"]):
+        result = quidnunc("--home", home, "ledger", *words)
+        assert (result.code, "stdout" in result.err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "there"]
 
 
 # tiles.
@@ -185,6 +215,18 @@ def test_a_bare_copy_is_read_beside_the_charter_of_the_home(three: Federation, t
     assert (data["verified"], data["identity"], data["name"]) == (True, True, three.name(1))
     lone = quidnunc("--home", tmp_path / "none", "--json", "ledger", "verify", "--ledger", tmp_path / "absent.db")
     assert (lone.code, "no ledger here" in lone.err) == (64, True)
+
+
+@pytest.mark.parametrize("name", ["card.note", "charter.note"])
+def test_a_bundle_takes_no_more_than_a_card_and_a_charter(three: Federation, tmp_path: Path, name: str) -> None:
+    """Regression: whatever lay there was copied, a link to an endless device until the disk was full."""
+    home = Path(shutil.copytree(three.homes[0], tmp_path / "home"))
+    for lay in (lambda at: at.symlink_to("/dev/zero"), os.mkfifo, lambda at: at.write_bytes(bytes(2**20 + 1))):
+        (home / name).unlink()
+        lay(home / name)
+        result = export(home, "bundle", tmp_path / "out")
+        assert (result.code, name in result.err) == (64, True), result.err
+        assert os.listdir(tmp_path) == ["home"]
 
 
 def test_a_bundle_that_was_changed_does_not_verify(bundle: Path, tmp_path: Path) -> None:

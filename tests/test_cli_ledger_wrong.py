@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import quidnunc
+from founders import charter, founders
 from test_cli_witness import Ledger
 
 from quidnunc.crypto.encoding import encode
 from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
+from quidnunc.gossip.federation.founding import draft_note, open_charter
+from quidnunc.gossip.provenance import CharterAdopt, ReputationChange, payload_of
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.database import SCHEMA_VERSION
@@ -29,6 +32,10 @@ COMMANDS = [
     ["ledger", "prove", "0", "--out", "entry.tlog-proof"],
     ["ledger", "evidence", "list"],
     ["budget", "show"],
+]
+
+EXPORTS = [
+    ["ledger", "export", "--format", kind, "--out", f"out.{kind}"] for kind in ("jsonl", "tiles", "html", "bundle")
 ]
 
 
@@ -131,8 +138,96 @@ def test_entries_of_unknown_types_are_kept_and_verified_and_never_resumed_from(l
     assert quidnunc("--home", ledger.path, "ledger", "fsck").code == 0
     shown = quidnunc("--home", ledger.path, "ledger", "log", "-n", "1").out
     assert f"type 0x{kind:02x} (unknown)" in shown
+    chosen = quidnunc("--home", ledger.path, "--json", "ledger", "log", "--type", f"0x{kind:02X}").data["log"]
+    assert [each["type_code"] for each in chosen] == [kind]
     with Store.open(ledger.ledger, readonly=True) as store, pytest.raises(LedgerCorrupt, match="no payload format"):
         fold(store.entries())
+
+
+IMPOSSIBLE = {
+    "a number no log reaches": ("UPDATE entry SET seq = 9223372036854775807 WHERE seq = 3", "I1", -1),
+    "a number below zero": ("UPDATE entry SET seq = -5 WHERE seq = 0", "I1", -1),
+    "a payload like a bomb": ("UPDATE entry SET payload = zeroblob(40000000) WHERE seq = 3", "I20", 3),
+    "a header like a bomb": ("UPDATE entry SET header = zeroblob(40000000) WHERE seq = 3", "I20", 3),
+    "a header of another program": ("UPDATE entry SET header = x'c0' WHERE seq = 3", "I4", 3),
+    "a header that fits nowhere": ("UPDATE entry SET header = zeroblob(70000) WHERE seq = 3", "I4", 3),
+    "a note like a bomb": ("UPDATE checkpoint SET note = zeroblob(40000000)", "I6", -1),
+}
+
+
+@pytest.mark.parametrize(("statement", "code", "place"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_no_ledger_can_hold_ends_in_no_bug(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, code: str, place: int
+) -> None:
+    """Numbers out of range ended reading commands with a report of a bug; large rows took gigabytes of memory."""
+    monkeypatch.chdir(tmp_path)
+    change(ledger.ledger, statement)
+    for words in [*COMMANDS, *EXPORTS]:
+        result = quidnunc("--home", ledger.path, "--json", *words)
+        assert result.code != 1, (words, result.envelope["error"])
+    found = quidnunc("--home", ledger.path, "--json", "ledger", "fsck").envelope["data"]["invariants"]
+    assert place in [each["seq"] for row in found if row["code"] == code for each in row["problems"]]
+
+
+def test_a_header_that_does_not_parse_is_named_by_its_entry(ledger: Ledger) -> None:
+    change(ledger.ledger, "UPDATE entry SET header = x'c0' WHERE seq = 3")
+    for words in (["ledger", "status"], ["ledger", "evidence", "list"], ["ledger", "peers"]):
+        result = quidnunc("--home", ledger.path, "--json", *words)
+        assert (result.code, result.envelope["error"]["message"][:14]) == (65, "ledger entry 3"), words
+
+
+def adopt(ledger: Ledger, federation: bytes) -> None:
+    """As a daemon does at its first start, and with a cosignature of a neighbor under it."""
+    record = CharterAdopt(federation, 0, (), 3, bytes(32))
+    entry = ledger.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=2)
+    ledger.commit([entry], [(who.member.log_id, size, note) for who, size, note in [ledger.cosign(ledger.group[1], 1)]])
+
+
+def another_charter(home: Path) -> None:
+    (home / "charter.note").write_bytes(draft_note(charter(founders(3))))
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [
+        (lambda home: (home / "charter.note").unlink(), "charter.note: not there, and this ledger is of federation"),
+        (lambda home: (home / "charter.note").write_bytes(b"torn"), "charter.note"),
+        (another_charter, "charter.note: of federation"),
+    ],
+    ids=["gone", "torn", "another one"],
+)
+def test_without_its_charter_a_whole_ledger_is_not_called_broken(
+    tmp_path: Path, lose: Callable[[Path], object], why: str
+) -> None:
+    """Regression: cosigners were called strangers (30, with the advice to restore a backup), and peers counted 0."""
+    ledger = Ledger(tmp_path / "a")
+    adopt(ledger, toy_federation(ledger))
+    for words in (["verify"], ["fsck"]):
+        assert quidnunc("--home", ledger.path, "ledger", *words).code == 0
+    lose(ledger.path)
+    for words in (["verify"], ["fsck"]):
+        result = quidnunc("--home", ledger.path, "--json", "ledger", *words)
+        assert result.code == 32, result.envelope["error"]
+        assert "cosignatures are not checked" in result.envelope["error"]["message"]
+        assert any(why in each for each in result.envelope["warnings"]), result.envelope["warnings"]
+    assert quidnunc("--home", ledger.path, "--json", "ledger", "status").data["verdict"] == "NOT CHECKED"
+    proof = quidnunc("--home", ledger.path, "ledger", "prove", "1", "--out", tmp_path / "p")
+    assert (proof.code, "cosignatures are left out: " in proof.err) == (0, True)
+
+
+def toy_federation(ledger: Ledger) -> bytes:
+    return open_charter((ledger.path / "charter.note").read_bytes()).charter.federation_id
+
+
+def test_peers_are_counted_where_nobody_can_name_them(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "a")
+    adopt(ledger, toy_federation(ledger))
+    who = ledger.group[2].member.log_id
+    change = ReputationChange(who, 0, 1, ())
+    ledger.commit([ledger.log.append(change.TYPE, payload_of(change), salt=bytes(16), t_ms=3)])
+    (ledger.path / "charter.note").unlink()
+    rows = quidnunc("--home", ledger.path, "--json", "ledger", "peers").data["peers"]
+    assert [each["standing"] for each in rows if each["log_id"] == who.hex()] == ["reduced"]
 
 
 def test_a_ledger_without_entries_is_incomplete_everywhere(ledger: Ledger) -> None:

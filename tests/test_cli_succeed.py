@@ -67,6 +67,21 @@ def test_the_new_home_has_new_keys_the_same_root_and_the_same_account(home: Path
     assert not (tmp_path / "c").exists()
 
 
+def test_a_home_is_not_made_among_other_files(home: Path, tmp_path: Path) -> None:
+    """Regression: keys, ledger and configuration were strewn into whatever directory was named."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for name in ("full", "file", "dangling"):
+        result = succeed(home, tmp_path / name)
+        assert (result.code, "no empty directory" in result.err) == (64, True), result.err
+    assert os.listdir(tmp_path / "full") == ["notes.txt"]
+    assert quidnunc("--home", home, "--json", "ledger", "status").data["retired"] is None
+    (tmp_path / "empty").mkdir()
+    assert succeed(home, tmp_path / "empty").code == 0
+
+
 def test_whoever_shares_the_account_has_to_name_the_new_home_too(home: Path, tmp_path: Path) -> None:
     names(home, tmp_path / "z")
     told = quidnunc("--home", home, "--yes", "ledger", "succeed", "--reason", "moved", "--into", tmp_path / "b").out

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_helpers import make_home, quidnunc
 from node_helpers import parsed, start_all
@@ -16,8 +17,10 @@ from quidnunc.gossip.events import Commit
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.learning.builtin import breast_cancer
+from quidnunc.gossip.lineage import Lineage
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.gossip.task import Training
+from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.deep_check import check_arithmetic
 from quidnunc.peer.ledger.store import Store
@@ -124,6 +127,50 @@ def test_without_claims_a_ledger_says_what_it_cannot_explain(run: Run) -> None:
     assert "--ledger" in result.envelope["error"]["hint"]
 
 
+def test_everybody_with_a_path_to_a_model_is_reached(run: Run) -> None:
+    assert trace(run, 2, *others(run, 2)).data["reach"] == ["peer-0", "peer-1", "peer-2"]
+    assert trace(run, 2, "--no-claims").envelope["data"]["reach"] == ["peer-1", "peer-2"]
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace").out
+    assert "reached: peer-0, peer-1, peer-2 (" in shown
+
+
+def test_updates_are_weighted_by_their_length_where_both_vectors_are_held(run: Run) -> None:
+    data = trace(run, 2, "--norms", *others(run, 2)).data
+    assert {row["norms"] for row in data["shares"]} == {0}, "no blob lies in these homes"
+    for home, peer in zip(run.homes, run.world.peers, strict=True):
+        for name, body in peer.disk.blobs.data.items():
+            path = blob_path(Home.at(home).blobs, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+    data = trace(run, 2, "--norms", *others(run, 2)).data
+    vectors = {
+        name: np.frombuffer(body, "<f4")
+        for peer in run.world.peers
+        for name, body in peer.disk.blobs.data.items()
+        if len(body) == 4 * run.world.charter.task.dim
+    }
+    lineage = Lineage(run.world.charter.task.genesis)
+    for peer in run.world.peers:
+        for seq, record in made(peer):
+            lineage.add(peer.log_id, seq, record)
+    (target,) = lineage.find(data["model"]).values()
+    wanted: dict[bytes, float] = {}
+    for place, weight in lineage.trace(target).atoms.items():
+        event = lineage.event(place)
+        assert isinstance(event, UpdatePublished)
+        if event.steps:
+            moved = float(np.sqrt(np.sum((vectors[event.replica_after].astype(float) - vectors[event.base]) ** 2)))
+            wanted[place.log_id] = wanted.get(place.log_id, 0.0) + weight * moved
+    assert len(wanted) == 3
+    for row in data["shares"]:
+        assert row["norms"] == row["updates"]
+        assert row["norm_weighted"] == pytest.approx(wanted[bytes.fromhex(row["log_id"])], rel=1e-9)
+    alone = {row["name"]: row["norms"] for row in trace(run, 2, "--norms").data["shares"]}
+    assert (alone["peer-2"] > 0, alone["peer-0"]) == (True, 0), "what others trained from never leaves them"
+    shown = quidnunc("--home", run.homes[2], "ledger", "trace", "--norms").out
+    assert "length-weighted peer-0               not known, 0 of 0 updates" in shown
+
+
 def test_a_ledger_file_serves_as_well_as_a_home(run: Run) -> None:
     files = [word for i in (0, 1) for word in ("--ledger", Home.at(run.homes[i]).ledger)]
     assert trace(run, 2, *files).data == trace(run, 2, *others(run, 2)).data
@@ -199,3 +246,36 @@ def test_what_is_not_held_any_more_is_counted_not_failed(run: Run) -> None:
     charter = run.world.charter
     found = check_arithmetic(records, lambda name: None, charter.task.dim, charter.codec)
     assert (found.layer.checked, found.layer.failed, found.not_held) == (0, 0, len(records))
+
+
+# log --graph.
+
+
+def test_the_graph_has_a_lane_for_everybody_and_shows_what_merges_read(run: Run) -> None:
+    words = ("--home", run.homes[1], "ledger", "log", "-n", "0")
+    plain, drawn = quidnunc(*words).out.splitlines(), quidnunc(*words, "--graph").out.splitlines()
+    assert drawn[:3] == ["peer-1", "| peer-0", "| | peer-2"]
+    assert [line[7:] for line in drawn[3:]] == plain
+    marks = {"M-<-<": "merge", "M-< |": "merge", "M-+-<": "merge", "M | |": "merge"}
+    marks |= {"| x |": "peer-0 refused", "| | x": "peer-2 refused"}
+    marks |= {"* | |": "update.published", "o | |": "update.published"}
+    marks |= {"| * |": "of peer-0 accepted", "| | *": "of peer-2 accepted", ". | |": ""}
+    for line in drawn[3:]:
+        lanes, text = line[:5], line[7:]
+        assert marks[lanes] in text, line
+        if " merge " in text:
+            assert [name in text for name in ("peer-0", "peer-2")] == [lanes[2:3] == "<", lanes[4:5] == "<"], line
+    assert {"M-<-<", "* | |", "| * |", "| | *"} <= {line[:5] for line in drawn[3:]}
+
+
+def test_an_empty_choice_has_one_lane(run: Run) -> None:
+    assert quidnunc("--home", run.homes[1], "ledger", "log", "--round", "999", "--graph").out == "peer-1\n"
+
+
+def test_an_entry_is_also_named_by_the_model_it_made(run: Run, tmp_path: Path) -> None:
+    model = trace(run, 1).data["model"]
+    words = ("--home", run.homes[1], "--json", "ledger")
+    shown = quidnunc(*words, "show", model[:12]).data
+    assert model in (shown["payload"].get("result"), shown["payload"].get("replica_after"))
+    assert quidnunc(*words, "show", str(shown["seq"])).data["hash"] == shown["hash"]
+    assert quidnunc(*words, "prove", model, "--out", tmp_path / "p").data["seq"] == shown["seq"]

@@ -18,11 +18,12 @@ from quidnunc.crypto.identity import Role, SecretKey, derive_seed
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.note import Verifier, format_vkey, parse_note
 from quidnunc.crypto.token import make_token
-from quidnunc.gossip.attestation import CosignatureRow, WitnessSummary
+from quidnunc.gossip.attestation import CosignatureRow, SuspicionCleared, SuspicionRaised, WitnessSummary
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.founding import draft_note
-from quidnunc.gossip.provenance import MemberNotice, NodeStart, payload_of
+from quidnunc.gossip.provenance import EquivocationProof, MemberNotice, NodeStart, payload_of
 from quidnunc.gossip.retirement import RetireReason, retire
+from quidnunc.peer.commands import ledger_judged
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
@@ -115,6 +116,68 @@ def test_a_quorum_witnesses_up_to_the_size_that_so_many_have_seen(ledger: Ledger
         shown == "  witnesses       WITNESSED 3 of 4 members, a quorum of 3 up to entry 2, the last 3 entries not yet"
     )
     assert quidnunc("--home", ledger.path, "--json", "ledger", "status").data["verdict"] == "WITNESSED 3 of 4"
+
+
+def test_verify_and_status_tell_how_old_the_vouching_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, b, c, d, _ = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 3), ledger.cosign(d, 2))
+    monkeypatch.setattr(ledger_judged.time, "time", lambda: SECONDS + 4 + 600.5)
+    for word in ("verify", "status"):
+        data = quidnunc("--home", ledger.path, "--json", "ledger", word).data
+        found = [data[key] for key in ("witnessed_size", "witnessed_at", "witnessed_age_s")]
+        assert found == [2, when((SECONDS + 4) * 1000), 600]
+    assert "WITNESSED 3 of 4 up to entry 2 of 5, 10 min ago" in quidnunc("--home", ledger.path, "ledger", "status").out
+    assert f"since {when((SECONDS + 4) * 1000)}, 10 min ago" in quidnunc("--home", ledger.path, "ledger", "verify").out
+
+
+def test_verify_and_status_name_whom_this_ledger_exposes_and_suspects(ledger: Ledger) -> None:
+    _, b, c, d, _ = (each.member for each in ledger.group)
+
+    def write(*records: Any) -> None:
+        for record in records:
+            ledger.commit([ledger.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=3)])
+
+    def told(word: str) -> tuple[list[Any], list[Any]]:
+        data = quidnunc("--home", ledger.path, "--json", "ledger", word).envelope["data"]
+        rows = [[(each["name"], each["entry"]) for each in data[key]] for key in ("exposed", "suspected")]
+        return rows[0], rows[1]
+
+    assert told("verify") == told("status") == ([], [])
+    assert "none is exposed or suspected" in quidnunc("--home", ledger.path, "ledger", "verify").out
+    raised = [SuspicionRaised(each.log_id, "E", bytes(32), 9) for each in (b, c, d)]
+    write(*raised, SuspicionCleared(b.log_id, 4), EquivocationProof(c.log_id, "A", b"p" * 32, None))
+    assert told("verify") == told("status") == ([(c.name, 8)], [(d.name, 6)])
+    for word in ("verify", "status"):
+        shown = quidnunc("--home", ledger.path, "ledger", word).out
+        assert f"EXPOSED   {c.name}: signed two histories (entry 8, proof 7070707070707070)" in shown
+        assert f"SUSPECTED {d.name}" in shown
+
+
+def test_show_says_what_a_proof_of_the_entry_would_show(ledger: Ledger) -> None:
+    _, b, c, d, _ = ledger.group
+    ledger.grow(ledger.cosign(b, 4), ledger.cosign(c, 3), ledger.cosign(d, 3))
+
+    def proof(seq: int) -> Any:
+        return quidnunc("--home", ledger.path, "--json", "ledger", "show", str(seq)).data["proof"]
+
+    whole = {"signed_from": 3, "verdict": "WITNESSED 3 of 4"}
+    assert {key: value for key, value in proof(2).items() if key != "cosigned_by"} == whole
+    assert proof(2)["cosigned_by"] == sorted(each.member.log_id.hex() for each in (b, c, d))
+    assert proof(3) == {"signed_from": 4, "cosigned_by": [b.member.log_id.hex()], "verdict": "SELF-ATTESTED"}
+    assert proof(4) == {"signed_from": 5, "cosigned_by": [], "verdict": "SELF-ATTESTED"}
+    shown = quidnunc("--home", ledger.path, "ledger", "show", "3").out
+    assert f"  proof       signed from size 4 on, SELF-ATTESTED: {b.member.name}" in shown
+
+
+def test_evidence_of_a_later_kind_is_listed_as_such(ledger: Ledger) -> None:
+    """Regression: its kind was looked up in a table, and not finding it was called a bug of this program."""
+    proof = b"a proof of a kind that is not known yet"
+    record = EquivocationProof(ledger.group[1].member.log_id, "Z", hashlib.sha256(proof).digest(), None)
+    entry = ledger.log.append(record.TYPE, payload_of(record), salt=bytes(16), t_ms=3)
+    with Store.open(ledger.ledger) as store:
+        store.commit([entry], ledger.log.checkpoint(key_of(ledger.own, Role.LOG)), proofs=[proof])
+    (row,) = quidnunc("--home", ledger.path, "--json", "ledger", "evidence", "list").data["proofs"]
+    assert (row["kind"], row["meaning"]) == ("Z", "of a kind unknown here")
 
 
 def test_one_less_than_a_quorum_is_not_enough(ledger: Ledger) -> None:

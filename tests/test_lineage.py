@@ -116,6 +116,16 @@ def test_lengths_weigh_where_they_are_known() -> None:
     trace = line().trace(Place(org("c"), 2), lambda found: lengths.get(found.replica_after))
     found = {share.log_id: share.norm_weighted for share in trace.shares}
     assert found == {org("a"): 1.0, org("b"): 2.0, org("c"): None}
+    assert {share.log_id: share.norms for share in trace.shares} == {org("a"): 1, org("b"): 1, org("c"): 0}
+
+
+def test_whoever_has_any_path_is_reached_even_where_nothing_of_it_is_held() -> None:
+    a, b, c = org("a"), org("b"), org("c")
+    lineage = Lineage(GENESIS)
+    lineage.add(a, 1, update(1, GENESIS, name("a1"), steps=0))
+    lineage.add(c, 1, merge(name("cm"), (name("a1"), a, 1, 1), (name("b9"), b, 9, PPB - 1)))
+    trace = lineage.trace(Place(c, 1))
+    assert (masses(trace), trace.reach) == ({}, {a, b})
 
 
 def test_states_are_found_by_the_beginning_of_their_hash() -> None:

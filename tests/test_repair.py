@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cli_helpers import quidnunc
 from founders import founders
-from node_helpers import start_all, toy_charter, toy_world
+from node_helpers import start_all, toy_world
 
 from quidnunc.gossip.federation.card import make_card
 from quidnunc.gossip.federation.charter import RoundSpec
@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home.create()
     member = founders(3)[0].member
     home.card.write_bytes(make_card(member, founders(3)[0].root))
-    home.charter.write_bytes(draft_note(toy_charter(founders(3))))
+    home.charter.write_bytes(draft_note(world.charter))
     with Store.create(home.ledger, peer.log_id, peer.secret.public) as store:
         for commit in commits:
             store.commit(commit.entries, commit.note, commit.tokens, commit.proofs, commit.cosigned)

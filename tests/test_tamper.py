@@ -32,6 +32,7 @@ from quidnunc.peer.ledger.invariants import INVARIANTS, verdicts
 from quidnunc.peer.ledger.store import Store
 from quidnunc.sim.world import Hooks, Peer
 
+ROUNDS = RoundSpec(80, 0, 0, "majority")
 TABLES = ("entry", "private", "node", "checkpoint", "token", "evidence", "head", "cosignature", "meta")
 
 
@@ -53,7 +54,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         if peer.index == 0:
             commits.append(commit)
 
-    world, _ = toy_world(5, seed=11, watch=False, rounds=RoundSpec(80, 0, 0, "majority"))
+    world, _ = toy_world(5, seed=11, watch=False, rounds=ROUNDS)
     world.hooks = Hooks(on_commit=committed)
     start_all(world)
     peer = world.peers[0]
@@ -583,7 +584,7 @@ def home(kept: Kept, tmp_path: Path) -> Path:
         each.unlink()
     own = founders(5)[0]
     home.card.write_bytes(make_card(own.member, own.root))
-    home.charter.write_bytes(draft_note(toy_charter(founders(5))))
+    home.charter.write_bytes(draft_note(toy_charter(founders(5), rounds=ROUNDS)))
     shutil.copy(kept.path, home.ledger)
     return tmp_path / "a"
 

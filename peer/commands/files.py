@@ -14,7 +14,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.new_file import write_new
-from quidnunc.peer.output import ExitCode, UsageError
+from quidnunc.peer.output import ExitCode, Output, UsageError
 
 PUBLIC_FILE = 0o644
 CHARTER_NAME = "charter.note"
@@ -41,9 +41,20 @@ def replace_public(path: Path, data: bytes) -> None:
 def write_public(path: Path, data: bytes) -> None:
     """Make a new file that is meant to be handed on at ``path``, whole or not at all.
 
-    Raises ConfigError when something is there already, StoreUnwritable.
+    Raises ConfigError when something is there already, StoreUnwritable, UsageError for ``-``.
     """
+    if str(path) == "-":
+        raise UsageError("- means stdout, which has something else to say here", hint="name a file; one called -: ./-")
     write_new(expanded(path).absolute(), data, PUBLIC_FILE)
+
+
+def is_stdout(path: Path | None, out: Output, flag: str = "--out") -> bool:
+    """Whether a file that is to be written is ``-``, which means stdout; raises UsageError where that is taken."""
+    if path is None or str(path) != "-":
+        return False
+    if out.json:
+        raise UsageError(f"{flag} - and --json both want stdout", hint=f"name a file with {flag}")
+    return True
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from quidnunc.crypto.entry import EntryType, parse_header
-from quidnunc.crypto.errors import NO_OLD_COPY
+from quidnunc.crypto.entry import EntryType
+from quidnunc.crypto.errors import NO_OLD_COPY, LedgerCorrupt
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import PrivacySpend
@@ -35,8 +36,9 @@ from quidnunc.peer.commands import (
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import key_rows, plain, record_of, retired_words, type_label
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_fsck import examine, known_members
-from quidnunc.peer.commands.ledger_home import electorate, opened, owner_of, readable
+from quidnunc.peer.commands.ledger_fsck import examine, known_members, unknown_members
+from quidnunc.peer.commands.ledger_home import electorate, member_names, opened, owner_of, readable
+from quidnunc.peer.commands.ledger_judged import Judged, age, judged, vouching
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.commands.unit_words import SUFFIX
 from quidnunc.peer.ledger.ending import retirement
@@ -80,8 +82,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
         counts: Counter[str] = Counter()
         spent: dict[Unit, PrivacySpend] = {}
         last_ms = None
-        for entry in store.entries():
-            header = parse_header(entry.header)
+        for header, entry in store.headers():
             counts[type_label(header.type)] += 1
             last_ms = header.t_ms
             if header.type == EntryType.DP_SPEND:
@@ -90,6 +91,7 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
                     spent[record.unit] = record
         vouched = witnessed(store, known_members(context), electorate(context, store.log_id))
         owner = owner_of(context, store)
+        others = judged(store, member_names(context))
         ended = retirement(store)
         log_keys = key_rows(store.keys)
         data = {
@@ -106,6 +108,9 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
             **(_spent(spent[Unit.SUM], "_sum") if Unit.SUM in spent else {}),
             "witnesses": len(vouched.seen),
             "verdict": vouched.label,
+            **vouching(vouched),
+            "exposed": others.exposed,
+            "suspected": others.suspected,
         }
     lines: list[Line] = [
         Styled(f"log {data['log_id']} ({data['name']})", "strong"),
@@ -116,7 +121,8 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     for unit, newest in sorted(spent.items()):
         total = f"{newest.cumulative_u / MICRO:.3f} of {newest.cap_u / MICRO:g}"
         lines.append(f"  epsilon    {total}{SUFFIX[unit]}; more with: quidnunc budget show")
-    lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}")
+    lines.append(f"  witnesses  {len(vouched.seen) or 'none'}: {vouched.label}{_up_to(data)}")
+    lines += [Styled(f"  {line.text}", line.style) for line in others.lines]
     if len(log_keys) > 1:
         lines += [
             f"  log key {row['epoch']:<2} {row['public'][:16]}: sizes {row['first']} to {row['last'] or 'now'}"
@@ -126,6 +132,13 @@ def status(args: argparse.Namespace, context: Context) -> Outcome:
     if ended is not None:
         lines.insert(1, Styled(f"  retired    {retired_words(ended)}: nothing follows", "warn"))
     return Outcome(data, lines)
+
+
+def _up_to(data: Mapping[str, Any]) -> str:
+    """Up to where a quorum vouches for a ledger, and since when."""
+    if data["witnessed_at"] is None:
+        return ""
+    return f" up to entry {data['witnessed_size']} of {data['entries']}, {age(data['witnessed_age_s'])} ago"
 
 
 def _spent(newest: PrivacySpend | None, which: str) -> dict[str, float]:
@@ -144,6 +157,7 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         deep = _arithmetic(store, context) if args.deep else None
         if deep is not None:
             report = replace(report, layers=(*report.layers, deep.layer))
+        others = _judged(store, context, report)
         own = card is not None and (store.log_id, store.public) == (card.log_id, card.log)
         name = card.name if card else ""
     data = {
@@ -155,16 +169,18 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
         "identity": own,
         "layers": [
             {"name": layer.name, "ok": layer.ok, "checked": layer.checked, "failed": layer.failed}
-            | {"problems": [plain(problem) for problem in layer.problems]}
+            | {"problems": [plain(problem) for problem in layer.problems], "note": layer.note}
             for layer in report.layers
         ],
         "not_held": None if deep is None else deep.not_held,
         "witnesses": vouched.label,
-        "witnessed_size": vouched.size,
+        **vouching(vouched),
+        "exposed": others.exposed,
+        "suspected": others.suspected,
         "cosigners": [each._asdict() for each in vouched.seen],
         "verified": own and report.ok and report.size > 0,
     }
-    lines = _verdicts(report, name, own, vouched)
+    lines = _verdicts(report, name, own, vouched, others)
     if deep is not None:
         lines.append(
             f"  {deep.not_held} updates and merges could not be computed again: their blobs are not held any more"
@@ -172,10 +188,22 @@ def verify(args: argparse.Namespace, context: Context) -> Outcome:
     if not (own and report.ok):
         first = next((p for layer in report.layers for p in layer.problems), None)
         why = f"{first.place}: {first.why} ({first.code})" if first else "it is not the log of this home's card"
-        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", NO_OLD_COPY)
+        hint = NO_OLD_COPY if first else "put the card and the ledger of one home together again"
+        return Outcome(data, lines, ExitCode.VERIFY_FAILED, f"ledger does not verify: {why}", hint)
     if report.size == 0:
         return Outcome(data, lines, ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
+    if not vouched.known:
+        return unknown_members(context, Outcome(data, lines))
     return Outcome(data, lines)
+
+
+def _judged(store: Store, context: Context, report: Report) -> Judged:
+    try:
+        return judged(store, member_names(context))
+    except LedgerCorrupt:
+        if report.ok:
+            raise
+        return Judged([], [])  # its entries are told of by their own layers
 
 
 def _arithmetic(store: Store, context: Context) -> Arithmetic:
@@ -191,6 +219,8 @@ def _arithmetic(store: Store, context: Context) -> Arithmetic:
 
 
 def _independence(vouched: Witnessed, size: int) -> Line:
+    if not vouched.known:
+        return Styled(f"  witnesses       {vouched.label}: no charter here says whose cosignatures count", "warn")
     if not vouched.size:
         told = (
             f"only {len(vouched.counted)} of {vouched.witnesses} members have cosigned it, a quorum is {vouched.quorum}"
@@ -199,14 +229,14 @@ def _independence(vouched: Witnessed, size: int) -> Line:
         )
         return Styled(f"  witnesses       {vouched.label}: {told}", "warn")
     unseen = size - vouched.size
-    rest = f", the last {unseen} entries not yet" if unseen else ""
+    rest = f", the last {unseen} entries not yet" if unseen > 1 else ", the last one not yet" if unseen else ""
     return Styled(
         f"  witnesses       {vouched.label} members, a quorum of {vouched.quorum} up to entry {vouched.size}{rest}",
         "good",
     )
 
 
-def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed) -> list[Line]:
+def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed, others: Judged) -> list[Line]:
     lines: list[Line] = [
         Styled(
             f"log {report.log_id.hex()} ({name})  entries {report.size}  checkpoints {report.checkpoints}",
@@ -218,7 +248,8 @@ def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed) -> list[
     ]
     for layer in report.layers:
         if layer.ok:
-            lines.append(Styled(f"  {layer.name:<15} OK    {layer.checked} checked", "good"))
+            note = f": {layer.note}" if layer.note else ""
+            lines.append(Styled(f"  {layer.name:<15} OK    {layer.checked} checked{note}", "good"))
             continue
         lines.append(Styled(f"  {layer.name:<15} BAD   {layer.failed} of {layer.checked}", "bad"))
         for problem in layer.problems[:_SHOWN_PROBLEMS]:
@@ -226,6 +257,11 @@ def _verdicts(report: Report, name: str, own: bool, vouched: Witnessed) -> list[
             lines.append(Styled(f"      {problem.code} at {place}: {problem.why}", "bad"))
         if layer.failed > _SHOWN_PROBLEMS:
             lines.append(f"      and {layer.failed - _SHOWN_PROBLEMS} more; all with --json")
+    told: list[Styled] = others.lines or [Styled("none is exposed or suspected here", "good")]
+    lines += [Styled(f"  {'other logs':<15} {line.text}", line.style) for line in told]
     lines.append(f"  root            {report.root.hex()}")
+    found = vouching(vouched)
+    if found["witnessed_at"] is not None:
+        lines.append(f"  vouched for     since {found['witnessed_at']}, {age(found['witnessed_age_s'])} ago")
     lines.append(_independence(vouched, report.size))
     return lines

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quidnunc.crypto.entry import Entry, parse_header
+from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerCorrupt, RemoteProtocolError
 from quidnunc.crypto.fork_build import fork_of_tokens
 from quidnunc.crypto.fork_proof import encode_fork
@@ -24,7 +24,7 @@ from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.provenance import Decision, Merge, PrivacySpend, ReputationChange, UpdatePublished, UpdateReceived
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, type_label, who
-from quidnunc.peer.commands.files import write_public
+from quidnunc.peer.commands.files import is_stdout, write_public
 from quidnunc.peer.commands.ledger_home import ledger_place, member_names, opened
 from quidnunc.peer.commands.unit_words import epsilons
 from quidnunc.peer.ledger.store import Store
@@ -55,6 +55,8 @@ def register(parser: CommandParser) -> None:
 
 def diff(args: argparse.Namespace, context: Context) -> Outcome:
     """What differs; 31 with a proof if one key signed two histories, 30 where two logs contradict each other."""
+    if is_stdout(args.proof_out, context.out, "--proof-out"):
+        raise UsageError("--proof-out - : what differs goes to stdout", hint="name a file with --proof-out")
     if len(args.paths) > 2:
         raise UsageError(f"{len(args.paths)} ledgers, at most two can be compared")
     homes = [ledger_place(path, context.home) for path in args.paths]
@@ -165,16 +167,14 @@ def _members(ours: Store, theirs: Store, names: Mapping[bytes, str]) -> Outcome:
 
 def _claims(reader: Store, author: Store, names: Mapping[bytes, str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     published: dict[int, Claim] = {}
-    for entry in author.entries():
-        header = parse_header(entry.header)
+    for header, entry in author.headers():
         record = record_of(header.type, entry.payload)
         if isinstance(record, UpdatePublished):
             published[header.seq] = Claim(entry.leaf, record.number, record.delta, record.replica_after)
     seen: set[int] = set()
     counts: Counter[bool] = Counter()
     conflicts = []
-    for entry in reader.entries():
-        header = parse_header(entry.header)
+    for header, entry in reader.headers():
         record = record_of(header.type, entry.payload)
         if not isinstance(record, UpdateReceived) or record.sender != author.log_id:
             continue
@@ -223,8 +223,7 @@ def _points(store: Store, old: int, until: int | None, names: Mapping[bytes, str
     counts: Counter[str] = Counter()
     models, standings = 0, []
     spent_u: dict[Unit, int] = {}
-    for entry in store.entries(old, new):
-        header = parse_header(entry.header)
+    for header, entry in store.headers(old, new):
         counts[type_label(header.type)] += 1
         match record_of(header.type, entry.payload):
             case UpdatePublished() | Merge():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.checkpoint import origin_of
-from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import LedgerCorrupt, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.fork import Fork, verify_fork
 from quidnunc.crypto.fork_proof import MAX_FORK_BYTES, ForkKind
@@ -19,7 +19,7 @@ from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.provenance import EquivocationProof, parse_record
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
-from quidnunc.peer.commands.files import read_file, write_public
+from quidnunc.peer.commands.files import is_stdout, read_file, write_public
 from quidnunc.peer.commands.ledger_home import opened, readable
 from quidnunc.peer.commands.trust import add_keys, known_book, known_keys, known_members, named_keys
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError, exit_code_of
@@ -45,7 +45,7 @@ def register(parser: CommandParser) -> None:
     readable(below, listing)
     below = add("export", help="write a proof as a file that anybody can verify")
     below.add_argument("proof", metavar="HASH", help="the proof's hash, or at least 8 characters of it")
-    below.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: <hash>.proof here)")
+    below.add_argument("--out", type=Path, metavar="FILE", help="where to (default: <hash>.proof here; -: stdout)")
     readable(below, export)
 
 
@@ -53,8 +53,8 @@ def _held(context: Context) -> list[tuple[int, EquivocationProof, bytes]]:
     """(seq, record, proof) of every log that the ledger at hand has frozen."""
     with opened(context) as store:
         found = []
-        for seq, entry in enumerate(store.entries()):
-            if parse_header(entry.header).type != EntryType.EQUIVOCATION_PROOF:
+        for seq, (header, entry) in enumerate(store.headers()):
+            if header.type != EntryType.EQUIVOCATION_PROOF:
                 continue
             record = parse_record(EntryType.EQUIVOCATION_PROOF, entry.payload)
             assert isinstance(record, EquivocationProof)
@@ -74,7 +74,7 @@ def listing(args: argparse.Namespace, context: Context) -> Outcome:
             "who": record.who.hex(),
             "name": names.get(record.who, ""),
             "kind": record.kind,
-            "meaning": _KINDS[ForkKind(record.kind)],
+            "meaning": _KINDS[ForkKind(record.kind)] if record.kind in set(ForkKind) else "of a kind unknown here",
             "proof": record.proof.hex(),
             "bytes": len(data),
         }
@@ -90,6 +90,7 @@ def listing(args: argparse.Namespace, context: Context) -> Outcome:
 
 def export(args: argparse.Namespace, context: Context) -> Outcome:
     """A held proof as a file; ``evidence verify`` accepts it anywhere, without this home."""
+    stream = is_stdout(args.out, context.out)
     wanted = args.proof.lower()
     if not re.fullmatch("[0-9a-f]{8,64}", wanted):
         raise UsageError(f"{args.proof!r} is no hash of a proof", hint="see: quidnunc ledger evidence list")
@@ -98,6 +99,9 @@ def export(args: argparse.Namespace, context: Context) -> Outcome:
         why = "no proof held here" if not found else f"{len(found)} proofs held here"
         raise UsageError(f"{why} begins with {wanted}", hint="see: quidnunc ledger evidence list")
     _, record, data = found[0]
+    if stream:
+        context.out.raw(data)
+        return Outcome()
     path = args.out or Path(f"{record.proof.hex()[:16]}.proof")
     write_public(path, data)
     shown = {"file": str(path), "proof": record.proof.hex(), "bytes": len(data)}

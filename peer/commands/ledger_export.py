@@ -12,11 +12,11 @@ from typing import Any
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.entry import Entry, parse_header
-from quidnunc.crypto.errors import Malformed
+from quidnunc.crypto.errors import LedgerCorrupt, Malformed
 from quidnunc.crypto.note import Verifier, format_vkey
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import entry_data
-from quidnunc.peer.commands.files import PUBLIC_FILE, write_public
+from quidnunc.peer.commands.files import PUBLIC_FILE, is_stdout, write_public
 from quidnunc.peer.commands.ledger_home import main_and_others, member_names, opened, require_ledger
 from quidnunc.peer.commands.ledger_log import private_data
 from quidnunc.peer.home import PRIVATE_FILE, Home
@@ -38,7 +38,10 @@ def register(parser: CommandParser) -> None:
     told = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     add("--format", choices=list(FORMATS), required=True, help=told)
     add(
-        "--out", type=Path, metavar="PATH", help="where to (default: ledger-<log id>.<format> here; jsonl: - is stdout)"
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="where to (default: ledger-<log id>.<format> here; jsonl, html: - is stdout)",
     )
     add("--private", action="store_true", help="jsonl: also the private parts; such a file is for your eyes only")
     add(
@@ -63,6 +66,10 @@ def export(args: argparse.Namespace, context: Context) -> Outcome:
             f"--ledger names another member's ledger, and --format {args.format} holds one",
             hint="give it a home of its own: quidnunc --home PATH ledger export",
         )
+    if args.format in ("tiles", "bundle") and str(args.out) == "-":
+        raise UsageError(
+            f"--format {args.format} makes a directory, which cannot be stdout", hint="name one with --out"
+        )
     require_ledger(context.home)
     match args.format:
         case "jsonl":
@@ -82,9 +89,7 @@ def _target(args: argparse.Namespace, log_id: bytes) -> Path:
 def _jsonl(args: argparse.Namespace, context: Context) -> Outcome:
     """Every entry, with its bytes, so that nothing is lost on the way."""
     names = member_names(context)
-    stream = args.out is not None and str(args.out) == "-"
-    if stream and context.out.json:
-        raise UsageError("--out - and --json both want stdout", hint="name a file with --out")
+    stream = is_stdout(args.out, context.out)
     with opened(context) as store:
         lines = (entry_record(entry, names, private=args.private) for entry in store.entries())
         if stream:
@@ -123,6 +128,8 @@ def _tiles(args: argparse.Namespace, context: Context) -> Outcome:
     """The newest checkpoint and the tiles under it."""
     with opened(context) as store:
         note = store.checkpoint()
+        if note is None and store.size:
+            raise LedgerCorrupt(store.size - 1, "no checkpoint covers it")
         if note is None:
             return Outcome(None, [], ExitCode.INCOMPLETE, "the ledger is empty", "it begins with: quidnunc run")
         checkpoint = open_checkpoint(note, origin_of(store.log_id), store.keys)
@@ -161,7 +168,11 @@ def _html(args: argparse.Namespace, context: Context, others: list[Home]) -> Out
     from quidnunc.peer.page.gather import gather
     from quidnunc.peer.page.page import page
 
+    stream = is_stdout(args.out, context.out)
     found = gather(context, others)
+    if stream:
+        context.out.raw(page(found).encode())
+        return Outcome()
     path = _target(args, found.main.log_id)
     data = page(found).encode()
     write_public(path, data)

@@ -30,7 +30,13 @@ def examine(
 ) -> tuple[Report, Witnessed]:
     """Everything that can be said of a ledger without blobs: rows, meaning, and cosignatures of ``known`` members."""
     report = store.verify(progress)
-    vouched = witnessed(store, known, elected) if report.layer("side tables").ok else NOBODY
+    try:
+        vouched = witnessed(store, known, elected) if report.layer("side tables").ok else NOBODY
+    except LedgerCorrupt:
+        # What stopped it is among the findings, or nothing can be said.
+        if report.ok:
+            raise
+        vouched = NOBODY
     more = (vouched.layer,) if vouched.layer.checked else ()
     return replace(report, layers=(*report.layers, *store.meaning(), *more)), vouched
 
@@ -42,6 +48,13 @@ def known_members(context: Context) -> tuple[Member, ...]:
     except (CharterError, ConfigError) as error:
         context.out.warn(f"cosignatures are not checked: {error.message}")
         return ()
+
+
+def unknown_members(context: Context, outcome: Outcome) -> Outcome:
+    """``outcome`` of a ledger that is whole, but whose charter is not at hand: incomplete, and no word of damage."""
+    hint = "every member has the same charter file: take theirs, or that in a backup (tar xf FILE charter.note)"
+    why = f"the cosignatures are not checked: {context.home.charter} does not say whose they may be"
+    return replace(outcome, code=ExitCode.INCOMPLETE, message=why, hint=hint)
 
 
 def register(parser: CommandParser) -> None:
@@ -75,32 +88,35 @@ def fsck(args: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _look(args: argparse.Namespace, context: Context) -> Outcome:
-    derived, why = None, ""
+    derived, why, known = None, "", True
     try:
-        report, derived, why = _examined(args, context)
+        report, derived, why, known = _examined(args, context)
         if derived and args.write and not why:
             repair(context.home.ledger, report.log_id, derived)
-            report, _, why = _examined(args, context)
+            report, _, why, known = _examined(args, context)
     except LedgerCorrupt as error:
         layer = Layer("database")
         layer.report("I6", error.seq, error.message)
         return _outcome(None, verdicts([layer]), ExitCode.DATA_CORRUPT)
     outcome = _outcome(report, verdicts(report.layers), ExitCode.VERIFY_FAILED)
-    return _with_repair(outcome, derived, why, written=args.write) if args.repair_derived else outcome
+    if args.repair_derived:
+        outcome = _with_repair(outcome, derived, why, written=args.write)
+    return outcome if known or not report.ok else unknown_members(context, outcome)
 
 
-def _examined(args: argparse.Namespace, context: Context) -> tuple[Report, Derived | None, str]:
-    """Every finding; of the derived rows which to write anew, None without ``--repair-derived``, or why none may be."""
+def _examined(args: argparse.Namespace, context: Context) -> tuple[Report, Derived | None, str, bool]:
+    """Every finding; of the derived rows which to write anew, None without ``--repair-derived``, or why none may be;
+    whether the members are known."""
     with opened(context) as store:
-        report, _ = examine(
+        report, vouched = examine(
             store, known_members(context), electorate(context, store.log_id), context.out.progress("checked", "entries")
         )
         if not args.repair_derived:
-            return report, None, ""
+            return report, None, "", vouched.known
         first = in_the_way(report)
         if first is not None:
-            return report, None, f"{first.code} is broken at {_place(first)}: {first.why}"
-    return report, damaged(context.home.ledger, report), ""
+            return report, None, f"{first.code} is broken at {_place(first)}: {first.why}", vouched.known
+    return report, damaged(context.home.ledger, report), "", vouched.known
 
 
 def _with_repair(outcome: Outcome, derived: Derived | None, why: str, *, written: bool) -> Outcome:

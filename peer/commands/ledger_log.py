@@ -6,23 +6,24 @@ import argparse
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from quidnunc.crypto.entry import Entry, EntryType, open_entry, parse_header
 from quidnunc.crypto.errors import Malformed, RemoteProtocolError
-from quidnunc.crypto.policy import TimeBounds
+from quidnunc.crypto.policy import TimeBounds, quorum_of
 from quidnunc.gossip.provenance import Merge, parse_standings
 from quidnunc.peer.blobs import blob_path
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
+from quidnunc.peer.commands.entry_graph import graph
 from quidnunc.peer.commands.entry_links import blobs_of, cited_entries, foreign_entries, made_state, read_states
-from quidnunc.peer.commands.entry_times import bounds, witnessings
+from quidnunc.peer.commands.entry_times import Witnessing, bounds, witnessings
 from quidnunc.peer.commands.entry_view import entry_data, entry_line, record_of, who
 from quidnunc.peer.commands.ledger_fsck import known_members
 from quidnunc.peer.commands.ledger_home import electorate, find_entry, member_names, opened, readable
-from quidnunc.peer.commands.ledger_witness import counting
+from quidnunc.peer.commands.ledger_witness import NOT_CHECKED, SELF_ATTESTED, counting
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 
@@ -41,16 +42,17 @@ def register(add: Callable[..., CommandParser]) -> None:
     """The arguments of both commands."""
     below = add("log", help="one line per entry, newest last")
     below.add_argument("-n", type=int, default=20, metavar="N", help="the last N entries (default: 20; 0: all)")
-    below.add_argument("--type", metavar="TYPE", help="only this type, for example merge or update.published")
+    below.add_argument("--type", metavar="TYPE", help="only this type, for example merge, update.published or 0x7f")
     below.add_argument("--peer", metavar="NAME", help="only what names this member, by name or 8 digits of its log id")
     below.add_argument("--model", metavar="HASH", help="only what made or used this state, 8 or more hex digits")
     below.add_argument("--round", type=int, metavar="R", help="only entries of this round")
     below.add_argument("--since", type=_time, metavar="TIME", help="only entries of this time (ISO 8601) or later")
     below.add_argument("--until", type=_time, metavar="TIME", help="only entries before this time")
+    below.add_argument("--graph", action="store_true", help="draw who published what and what merges read")
     readable(below, log)
 
     below = add("show", help="one entry, decoded, and what it has to do with")
-    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of its hash or model")
     below.add_argument("--raw", action="store_true", help="also the bytes of header, payload and salt, in hex")
     below.add_argument("--private", action="store_true", help="also the private part, which no export holds")
     readable(below, show)
@@ -65,9 +67,13 @@ def log(args: argparse.Namespace, context: Context) -> Outcome:
         filters = _filters(args, names)
         kept: deque[Entry] = deque(maxlen=min(args.n, sys.maxsize) or None)
         kept.extend(entry for entry in store.entries() if _passes(entry, filters))
-        total = store.size
+        total, own = store.size, store.log_id
     data = {"entries": total, "log": [entry_data(entry, names) for entry in kept]}
-    return Outcome(data, [entry_line(entry, names) for entry in kept])
+    lines = [entry_line(entry, names) for entry in kept]
+    if args.graph:
+        heads, lanes = graph(own, list(kept), names)
+        lines = [*heads, *(f"{drawn} {line}" for drawn, line in zip(lanes, lines, strict=True))]
+    return Outcome(data, lines)
 
 
 def show(args: argparse.Namespace, context: Context) -> Outcome:
@@ -88,6 +94,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         cites = [seq for seq in cited_entries(store.log_id, record) if seq < header.seq]
         cited_by = _citing(store, header.seq)
         foreign = foreign_entries(store.log_id, record)
+        proven = _proof_state(store, header.seq, seen, voters, bool(known))
     blobs = [
         {"what": what, "hash": name.hex(), "held": blob_path(context.home.blobs, name).exists()}
         for what, name in blobs_of(record)
@@ -95,6 +102,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     times = bounds(header.seq, header.t_ms, seen, voters)
     data |= {
         "times": _times_data(times),
+        "proof": proven,
         "prev": header.prev.hex(),
         "payload_bytes": header.payload_len,
         "payload_commitment": header.payload_cmt.hex(),
@@ -109,6 +117,7 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         f"  hash        {data['hash']}",
         f"  previous    {data['prev']}",
         f"  claimed     {data['time']}{_told(times)}",
+        f"  proof       {_proof_words(proven, names)}",
         f"  says        {data['summary']}",
         f"  payload     {header.payload_len} bytes, {'erased' if entry.erased else 'as committed to by the header'}",
     ]
@@ -125,6 +134,25 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         data["private"] = private_data(header.type, entry, names)
         lines += [Styled("  private part:", "warn"), *_fields(data["private"], "    ")]
     return Outcome(data, lines)
+
+
+def _proof_state(
+    store: Store, seq: int, seen: Sequence[Witnessing], voters: Collection[bytes], known: bool
+) -> dict[str, Any]:
+    """From which size on an entry is signed, and who has cosigned it: what a proof of it would show."""
+    by = sorted({each.witness.hex() for each in seen if each.size > seq and each.witness in voters})
+    quorum = quorum_of(len(voters)) if voters else 0
+    verdict = f"WITNESSED {len(by)} of {len(voters)}" if quorum and len(by) >= quorum else SELF_ATTESTED
+    if not known and store.cosignatures():
+        verdict = NOT_CHECKED
+    return {"signed_from": store.signed_from(seq), "cosigned_by": by, "verdict": verdict}
+
+
+def _proof_words(proven: Mapping[str, Any], names: Mapping[bytes, str]) -> str:
+    if proven["signed_from"] is None:
+        return "none: it is under no checkpoint"
+    by = ", ".join(who(bytes.fromhex(each), names) for each in proven["cosigned_by"])
+    return f"signed from size {proven['signed_from']} on, {proven['verdict']}{f': {by}' if by else ''}"
 
 
 def _times_data(times: TimeBounds) -> dict[str, str | None]:
@@ -181,7 +209,7 @@ def _filters(args: argparse.Namespace, names: Mapping[bytes, str]) -> list[Wante
         found.append(lambda entry, kind, t_ms, record: t_ms < args.until)
     if args.peer is not None:
         log_id = peer_named(args.peer, names)
-        found.append(lambda entry, kind, t_ms, record: log_id in _named(record))
+        found.append(lambda entry, kind, t_ms, record: log_id in named_in(record))
     if args.model is not None:
         prefix = args.model.lower()
         if not _PREFIX.fullmatch(prefix):
@@ -206,10 +234,11 @@ def peer_named(text: str, names: Mapping[bytes, str]) -> bytes:
     )
 
 
-def _named(record: object) -> set[bytes | None]:
+def named_in(record: object) -> set[bytes]:
     """The members whom a record names."""
     found = {getattr(record, "sender", None), getattr(record, "who", None)}
-    return found | ({row.log_id for row in record.rows} if isinstance(record, Merge) else set())
+    found |= {row.log_id for row in record.rows} if isinstance(record, Merge) else set()
+    return {each for each in found if isinstance(each, bytes)}
 
 
 def _citing(store: Store, seq: int) -> list[int]:
@@ -243,7 +272,11 @@ def _type_code(text: str) -> int:
     labels = {kind.label: int(kind) for kind in EntryType}
     if text in labels:
         return labels[text]
-    raise UsageError(f"no entry type {text!r}", hint=f"there are: {', '.join(labels)}")
+    if re.fullmatch("0x[0-9a-f]{1,4}", text.lower()):
+        return int(text, 16)
+    raise UsageError(
+        f"no entry type {text[:70]!r}", hint=f"there are: {', '.join(labels)}; others by number, for example 0x7f"
+    )
 
 
 def _fields(value: Any, indent: str) -> list[Line]:

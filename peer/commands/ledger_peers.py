@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from quidnunc.crypto.entry import Entry, EntryType, parse_header
+from quidnunc.crypto.entry import Entry, EntryType, Header
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import SuspicionCleared, SuspicionRaised
@@ -23,6 +23,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import STANDINGS, entry_data, entry_line, nth, record_of, who
 from quidnunc.peer.commands.ledger_home import member_names, members, opened, readable
+from quidnunc.peer.commands.ledger_log import named_in
 from quidnunc.peer.commands.ledger_witness import witnessed
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
@@ -50,8 +51,13 @@ def peers(args: argparse.Namespace, context: Context) -> Outcome:
     names = member_names(context)
     with opened(context) as store:
         rows = {log_id: _row(log_id, name) for log_id, name in names.items() if log_id != store.log_id}
-        for entry in store.entries():
-            _count(rows, entry)
+        alone = not rows
+        for header, entry in store.headers():
+            record = record_of(header.type, entry.payload)
+            if alone:
+                for log_id in named_in(record) - {store.log_id}:
+                    rows.setdefault(log_id, _row(log_id, ""))
+            _count(rows, header, record)
         try:
             vouched = witnessed(store, members(context), None).seen
         except (CharterError, ConfigError) as error:
@@ -107,9 +113,8 @@ def _row(log_id: bytes, name: str) -> dict[str, Any]:
     }
 
 
-def _count(rows: dict[bytes, dict[str, Any]], entry: Entry) -> None:
-    header = parse_header(entry.header)
-    match record_of(header.type, entry.payload):
+def _count(rows: dict[bytes, dict[str, Any]], header: Header, record: object) -> None:
+    match record:
         case UpdateReceived(sender=sender, decision=decision, number=number) if sender in rows:
             accepted = decision == Decision.ACCEPT
             rows[sender]["accepted" if accepted else "refused"] += 1
@@ -141,9 +146,9 @@ def watch(args: argparse.Namespace, context: Context) -> Outcome:
     with opened(context) as store:
         seq = max(0, store.size - args.n)
         while True:
-            for entry in store.entries(seq):
+            for header, entry in store.headers(seq):
                 seq += 1
-                alarm = _alarm(entry, names)
+                alarm = _alarm(header, entry, names)
                 if args.alarms and not alarm:
                     continue
                 _tell(context, entry, names, alarm)
@@ -162,9 +167,8 @@ def _tell(context: Context, entry: Entry, names: dict[bytes, str], alarm: str) -
     context.out.line(Styled(f"{text}  ALARM: {alarm}", "bad") if alarm else text)
 
 
-def _alarm(entry: Entry, names: dict[bytes, str]) -> str:
+def _alarm(header: Header, entry: Entry, names: dict[bytes, str]) -> str:
     """Why an entry deserves a look, "" if it does not."""
-    header = parse_header(entry.header)
     match record_of(header.type, entry.payload):
         case EquivocationProof(who=log_id):
             return f"{who(log_id, names)} signed two histories"

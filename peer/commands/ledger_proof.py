@@ -23,14 +23,14 @@ from quidnunc.gossip.keybook import Keybook
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import entry_data
-from quidnunc.peer.commands.files import read_file, write_public
-from quidnunc.peer.commands.ledger_home import electorate, find_entry, opened, readable
+from quidnunc.peer.commands.files import is_stdout, read_file, write_public
+from quidnunc.peer.commands.ledger_home import electorate, find_entry, members, opened, readable
 from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
-from quidnunc.peer.commands.trust import add_keys, known_book, known_members, latest_time, named_keys, trust
+from quidnunc.peer.commands.trust import add_keys, known_book, latest_time, named_keys, trust
 from quidnunc.peer.home import expanded
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.new_file import require_free
-from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, exit_code_of
+from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError, exit_code_of
 
 _NO_KEY = "name the log's key with --key VKEY, or a policy with --policy FILE"
 
@@ -38,8 +38,8 @@ _NO_KEY = "name the log's key with --key VKEY, or a policy with --policy FILE"
 def register(add: Callable[..., CommandParser]) -> None:
     """The arguments of both commands."""
     below = add("prove", help="write one entry as a proof that anybody can check offline")
-    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of the entry's hash")
-    below.add_argument("--out", type=Path, metavar="FILE", help="where to (default: entry-SEQ.tlog-proof here)")
+    below.add_argument("ref", metavar="REF", help="sequence number, or 8 or more hex digits of its hash or model")
+    below.add_argument("--out", type=Path, metavar="FILE", help="where to (default: entry-SEQ.tlog-proof; -: stdout)")
     below.add_argument(
         "--policy-out", type=Path, metavar="FILE", help="also write who must have cosigned, for verify-proof --policy"
     )
@@ -57,6 +57,9 @@ def register(add: Callable[..., CommandParser]) -> None:
 
 def prove(args: argparse.Namespace, context: Context) -> Outcome:
     """A proof of one entry under the checkpoint that most witnesses cosigned, checked before it is written."""
+    stream = is_stdout(args.out, context.out)
+    if is_stdout(args.policy_out, context.out, "--policy-out"):
+        raise UsageError("--policy-out - : stdout is for the proof, or for what is said of it", hint="name a file")
     known = _members(context)
     with opened(context) as store:
         entry = find_entry(store, args.ref)
@@ -66,30 +69,38 @@ def prove(args: argparse.Namespace, context: Context) -> Outcome:
     proof = open_proof(data, [key])
     policy = trust([], None, Keybook(known), key.name, size)._replace(logs=(key,))
     verdict = judge(proof.note, policy, latest=latest_time())
-    path = args.out or Path(f"entry-{seq}.tlog-proof")
+    path = Path(f"entry-{seq}.tlog-proof") if stream else args.out or Path(f"entry-{seq}.tlog-proof")
+    place = "stdout" if stream else str(path)
     if args.policy_out is not None:
         # Before the proof is written: half of what was asked for would only be in the way of a second try.
         require_free(expanded(args.policy_out))
-    write_public(path, data)
+    if stream:
+        context.out.raw(data)
+    else:
+        write_public(path, data)
     vkey = format_vkey(key)
     recipe = f"quidnunc ledger verify-proof {shlex.quote(path.name)} --key {vkey}"
     if args.policy_out is not None:
         write_public(args.policy_out, format_policy(_portable(policy)))
         recipe += f" --policy {shlex.quote(args.policy_out.name)}"
-    shown = {"file": str(path), "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
+    shown = {"file": place, "bytes": len(data), "seq": seq, "size": proof.checkpoint.size, "key": vkey}
     shown |= {
         "verdict": verdict.label,
         "cosigned": [{"witness": each.name, "time": _second(each.time)} for each in verdict.cosigners],
         "policy": None if args.policy_out is None else str(args.policy_out),
     }
     lines: list[Line] = [
-        Styled(f"entry {seq} of {proof.checkpoint.size} is in {path} ({len(data)} bytes)", "good"),
+        Styled(f"entry {seq} of {proof.checkpoint.size} is in {place} ({len(data)} bytes)", "good"),
         f"  {len(verdict.cosigners)} of {verdict.witnesses} witnesses cosigned the checkpoint in it: {verdict.label}",
         "  hand it on; it holds the entry's payload, never its private part. The recipient checks it with",
         f"  {recipe}",
         "  and must know the key from another source than you hand the file over by",
     ]
-    return Outcome(shown | {"command": recipe}, lines)
+    if not stream:
+        return Outcome(shown | {"command": recipe}, lines)
+    for line in lines:
+        context.out.talk(line.text if isinstance(line, Styled) else line)
+    return Outcome()
 
 
 def verify_proof(args: argparse.Namespace, context: Context) -> Outcome:
@@ -134,7 +145,7 @@ def _portable(policy: Policy) -> Policy:
 def _members(context: Context) -> tuple[Member, ...]:
     """Who may have cosigned; nobody, with a warning, where the charter cannot be read."""
     try:
-        return known_members(context)
+        return members(context)
     except (CharterError, ConfigError) as error:
         context.out.warn(f"cosignatures are left out: {error.message}")
         return ()

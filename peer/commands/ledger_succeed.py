@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
@@ -18,7 +19,7 @@ from quidnunc.peer.commands.ledger_retire import end_log, spent_data
 from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.config_text import with_values
-from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write
+from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write, unwritable
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store
@@ -50,6 +51,7 @@ def succeed(args: argparse.Namespace, context: Context) -> Outcome:
             f"{heir.root}: a peer lives here already",
             hint="name another directory, or name that one's card: quidnunc ledger retire --successor",
         )
+    _require_room(heir.root)
     with Store.open(home.ledger, readonly=True) as store:
         require_open(store)
     phrase = functools.cache(source(args, context).present)  # a descriptor gives it once
@@ -89,6 +91,16 @@ def succeed(args: argparse.Namespace, context: Context) -> Outcome:
         f"  and with {heir.card} their cards found the next: quidnunc federation create CARD ... --from-model FILE",
     ]
     return Outcome(data, lines)
+
+
+def _require_room(root: Path) -> None:
+    """Keys and a ledger between other files would be a home that somebody tidies away."""
+    try:
+        taken = os.path.lexists(root) and (not root.is_dir() or any(root.iterdir()))
+    except OSError as error:
+        raise unwritable(root, error) from error
+    if taken:
+        raise ConfigError(f"{root}: is there already, and is no empty directory", hint="name another one with --into")
 
 
 def _new_config(home: Home, heir: Home) -> str:

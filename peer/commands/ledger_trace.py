@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quidnunc.crypto.entry import Entry, parse_header
 from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
@@ -19,7 +18,8 @@ from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateR
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter
-from quidnunc.peer.commands.ledger_home import main_and_others
+from quidnunc.peer.commands.ledger_home import main_and_others, require_ledger
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
@@ -49,12 +49,14 @@ def register(parser: CommandParser) -> None:
         "without a home, the first one is traced",
     )
     add("--no-claims", action="store_true", help="only what is held, and nobody's word for the rest")
+    add("--norms", action="store_true", help="also weigh updates by their length, where the vectors are still held")
     parser.set_defaults(command=trace)
 
 
 def trace(args: argparse.Namespace, context: Context) -> Outcome:
     """One row per organization; 32 when part of the history is neither held nor claimed."""
     context, others = main_and_others(args.ledger, context)
+    require_ledger(context.home)
     charter = read_charter(context.home.charter)[1].charter
     names = {member.log_id: member.name for member in charter.members}
     lineage = Lineage(charter.task.genesis, claims=not args.no_claims)
@@ -64,19 +66,27 @@ def trace(args: argparse.Namespace, context: Context) -> Outcome:
     for each in others:
         _add_other(lineage, each.ledger, charter, context)
     target = _target(lineage, args.model, Place(own, newest))
-    found = lineage.trace(target)
+    found = lineage.trace(target, _norms([context.home, *others], charter) if args.norms else None)
     data = _data(lineage, found, names)
-    lines = _lines(lineage, found, names)
+    lines = _lines(lineage, found, names, lengths=args.norms)
     if found.unexplained:
-        missing = sum(found.unexplained.values())
+        part = sum(found.unexplained.values())
+        missing = f"{part:.1%}" if part > 0.001 else "less than 0.1%"
         return Outcome(
             data,
             lines,
             ExitCode.INCOMPLETE,
-            f"{missing:.1%} of the model comes from states whose making is not held here",
+            f"{missing} of the model comes from states whose making is not held here",
             "name the ledgers of these members with --ledger",
         )
     return Outcome(data, lines)
+
+
+def _norms(homes: Sequence[Home], charter: Charter) -> Callable[[UpdatePublished], float | None]:
+    # numpy: only this needs it.
+    from quidnunc.peer.ledger.atom_norms import atom_norms
+
+    return atom_norms([home.blobs for home in homes], charter.task.dim)
 
 
 def open_ledger(path: Path, charter: Charter) -> Store:
@@ -93,21 +103,20 @@ def open_ledger(path: Path, charter: Charter) -> Store:
 
 def made_here(store: Store) -> Iterator[tuple[int, UpdatePublished | Merge]]:
     """(seq, record) of every update and merge in a ledger."""
-    for header_seq, record in _records(store.entries()):
+    for header_seq, record in _records(store):
         if isinstance(record, UpdatePublished | Merge):
             yield header_seq, record
 
 
-def _records(entries: Iterator[Entry]) -> Iterator[tuple[int, object]]:
-    for entry in entries:
-        header = parse_header(entry.header)
+def _records(store: Store) -> Iterator[tuple[int, object]]:
+    for header, entry in store.headers():
         yield header.seq, record_of(header.type, entry.payload)
 
 
 def _add_own(lineage: Lineage, store: Store, charter: Charter) -> int:
     """Everything this ledger made or took in; the seq of the newest state made here."""
     newest, book = -1, members_keys(store, charter.members)
-    for seq, record in _records(store.entries()):
+    for seq, record in _records(store):
         if isinstance(record, UpdatePublished | Merge):
             lineage.add(store.log_id, seq, record)
             newest = seq
@@ -170,9 +179,12 @@ def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[st
                 "mass": share.mass,
                 "updates": share.updates,
                 "claimed": share.claimed,
+                "norm_weighted": share.norm_weighted,
+                "norms": share.norms,
             }
             for share in found.shares
         ],
+        "reach": sorted(names.get(log_id, log_id.hex()) for log_id in found.reach),
         "genesis": found.genesis,
         "claimed": {names.get(log_id, log_id.hex()): part for log_id, part in sorted(found.claimed.items())},
         "beyond": found.beyond,
@@ -184,7 +196,7 @@ def _data(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> dict[st
     }
 
 
-def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[Line]:
+def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str], *, lengths: bool) -> list[Line]:
     data = _data(lineage, found, names)
     lines: list[Line] = [
         Styled(
@@ -200,6 +212,10 @@ def _lines(lineage: Lineage, found: Trace, names: Mapping[bytes, str]) -> list[L
         lines.append(f"  {name:<24} {share.share:>7.1%} {share.mass:>9.3f} {share.updates:>8} {said:>9}")
     if found.beyond:
         lines.append(f"  {'organizations not named':<24} {'':>7} {found.beyond:>9.3f} {'':>8} {found.beyond:>9.3f}")
+    lines.append(f"  reached: {', '.join(data['reach']) or 'nobody'} (any path counts, however small the share)")
+    for row in data["shares"] if lengths else []:
+        told = f"{row['norm_weighted']:.6g}, by" if row["norms"] else "not known,"
+        lines.append(f"  length-weighted {row['name']:<20} {told} {row['norms']} of {row['updates']} updates")
     for name, part in data["claimed"].items():
         lines.append(
             Styled(f"  {'claimed':<24} {part:>7.1%} of the model: by {name}'s word, whose ledger is not held", "warn")

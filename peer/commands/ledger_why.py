@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from quidnunc.crypto.entry import parse_header
 from quidnunc.crypto.errors import CharterError, ConfigError
 from quidnunc.gossip.explain import STEP_REASONS, merge_reasons
 from quidnunc.gossip.federation.terms import MergeSpec
@@ -92,8 +91,7 @@ def why(args: argparse.Namespace, context: Context) -> Outcome:
     updates: list[dict[str, Any]] = []
     states: set[bytes] = set()
     with opened(context) as store:
-        for entry in store.entries():
-            header = parse_header(entry.header)
+        for header, entry in store.headers():
             record = record_of(header.type, entry.payload)
             if isinstance(record, Merge):
                 made = record.round == int(ref) if by_round else record.result.hex().startswith(ref)

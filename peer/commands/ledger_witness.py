@@ -20,6 +20,9 @@ from quidnunc.peer.ledger.store import Store
 SELF_ATTESTED = "SELF-ATTESTED"
 """What a ledger without a quorum of cosignatures amounts to: its owner could have rewritten all of it."""
 
+NOT_CHECKED = "NOT CHECKED"
+"""What is said of cosignatures where nobody knows whose they may be."""
+
 
 class Seen(NamedTuple):
     """A member that cosigned the checkpoint of ``size`` entries, at ``time`` (seconds since 1970, by its clock).
@@ -38,6 +41,7 @@ class Witnessed(NamedTuple):
     """The verdict. ``size`` entries are under the cosignatures of a quorum (0: none); ``layer`` says what is wrong.
 
     ``witnesses`` are those that may count: who witnesses this log by the charter, but not who has ended its own.
+    ``known`` is False where there are cosignatures, and no charter says who the members are.
     """
 
     size: int
@@ -45,6 +49,7 @@ class Witnessed(NamedTuple):
     witnesses: int
     quorum: int
     layer: Layer
+    known: bool = True
 
     @property
     def counted(self) -> list[Seen]:
@@ -54,6 +59,8 @@ class Witnessed(NamedTuple):
     @property
     def label(self) -> str:
         """``WITNESSED k of n``, k of whom saw ``size`` entries or more, or ``SELF-ATTESTED`` without a quorum."""
+        if not self.known:
+            return NOT_CHECKED
         count = sum(each.size >= self.size for each in self.counted)
         return f"WITNESSED {count} of {self.witnesses}" if self.size else SELF_ATTESTED
 
@@ -124,7 +131,7 @@ def witnessed(store: Store, members: Sequence[Member], elected: Collection[bytes
     """
     layer = Layer("cosignatures")
     if not members:
-        return Witnessed(0, (), 0, 0, layer)
+        return Witnessed(0, (), 0, 0, layer, known=not store.cosignatures())
     others = {each.log_id: each for each in members if each.log_id != store.log_id}
     mine = any(each.log_id == store.log_id for each in members)
     try:

@@ -18,7 +18,7 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import read_file
-from quidnunc.peer.commands.ledger_home import members, opened
+from quidnunc.peer.commands.ledger_home import CharterElsewhere, alone, members, opened
 from quidnunc.peer.ledger.members_keys import members_keys
 from quidnunc.peer.output import UsageError
 
@@ -43,8 +43,11 @@ def named_keys(args: argparse.Namespace) -> list[Verifier]:
 
 
 def known_members(context: Context) -> tuple[Member, ...]:
-    """The members that this home knows, none where there is no home and no ledger."""
-    return members(context) if context.home.exists() or context.home.ledger.exists() else ()
+    """The members that this home knows: its owner only without its charter, none without a home and a ledger."""
+    try:
+        return members(context) if context.home.exists() or context.home.ledger.exists() else ()
+    except CharterElsewhere:
+        return alone(context)
 
 
 def known_book(context: Context) -> Keybook:

@@ -21,10 +21,12 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from quidnunc.crypto.errors import LedgerCorrupt
+from quidnunc.crypto.errors import ConfigError, LedgerCorrupt
 from quidnunc.crypto.merkle import MAX_SIZE
 from quidnunc.crypto.tiles import ENTRIES, TILE_HEIGHT, bundle_entries, tile_bytes, tile_path, tiles_of
-from quidnunc.peer.home import Home, unwritable
+from quidnunc.gossip.federation.card import CARD_BYTES
+from quidnunc.gossip.federation.founding import NOTE_BYTES
+from quidnunc.peer.home import Home, read_capped, unwritable
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.new_file import new_file, require_free
@@ -35,16 +37,34 @@ CHECKPOINT = "checkpoint"
 def write_bundle(home: Home, path: Path) -> None:
     """Make a bundle of the ledger of ``home`` at ``path``, whole or not at all.
 
-    Raises ConfigError when something is there already, StoreUnwritable when the disk fails.
+    Raises ConfigError when something is there already, or for a card or charter that is no file of its kind,
+    StoreUnwritable when the disk fails.
     """
+    public = _public(home)
     with _new_directory(path) as temporary:
         found = Home.at(temporary)
         found.state.mkdir()
         database.copy_public(home.ledger, found.ledger, partial(tally.update, after=0))
         found.ledger.chmod(0o644)
-        for source, target in ((home.card, found.card), (home.charter, found.charter)):
-            if source.exists():
-                shutil.copyfile(source, target)
+        for name, data in public.items():
+            (found.root / name).write_bytes(data)
+
+
+def _public(home: Home) -> dict[str, bytes]:
+    """Card and charter as far as there are any, by file name.
+
+    Never a plain copy: what lies at these names in a home that was handed over may be a link to anything.
+    """
+    found = {}
+    for path, limit in ((home.card, CARD_BYTES), (home.charter, NOTE_BYTES)):
+        try:
+            found[path.name] = read_capped(path, limit)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            raise ConfigError(f"{path}: cannot be read: {why}", hint="check who may read it") from error
+    return found
 
 
 def write_tiles(reader: LedgerReader, note: bytes, size: int, path: Path) -> int:
@@ -63,7 +83,7 @@ def write_tiles(reader: LedgerReader, note: bytes, size: int, path: Path) -> int
             files += 1
             if tile.level == 0:
                 first = tile.number << TILE_HEIGHT
-                headers = [entry.header for entry in reader.entries(first, first + tile.width)]
+                headers = [entry.header for _, entry in reader.headers(first, first + tile.width)]
                 _put(temporary / tile_path(tile._replace(level=ENTRIES)), bundle_entries(headers))
                 files += 1
         # Last, as on a web server: whoever sees the checkpoint must find its tiles.

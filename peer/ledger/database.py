@@ -62,6 +62,9 @@ PUBLIC_TABLES = ("entry", "node", "checkpoint", "token", "evidence", "head", "co
 WITHHELD = "withheld"
 """The key in ``meta`` that says that private parts were left out on purpose."""
 
+VALUE_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of one row at most, far above what is ever written; SQLite refuses more before it makes room for it."""
+
 _BUSY_S = 5.0
 
 _ROOM = 64 * 1024
@@ -226,6 +229,16 @@ def _findings(rows: Iterable[tuple[str]]) -> list[str]:
     return [line for line in lines if not line.startswith("***")] or lines
 
 
+def oversized(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """(table, seq, bytes) of entries and private parts that are larger than a row can be read."""
+    found = []
+    for table, columns in (("entry", ("header", "payload", "salt")), ("private", ("bytes", "salt"))):
+        size = " + ".join(f"length({column})" for column in columns)
+        rows = connection.execute(f"SELECT seq, {size} FROM {table} WHERE {size} > {VALUE_BYTES_MAX // 2}")
+        found += [(table, seq, total) for seq, total in sound(rows, int, int)]
+    return found
+
+
 def sound(rows: Iterable[tuple[Any, ...]], *kinds: type | UnionType) -> Iterator[tuple[Any, ...]]:
     """The rows whose values are of these kinds: in a damaged file even a strict table gives others, or NULL.
 
@@ -256,6 +269,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=_BUSY_S,
     )
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
     # Damaged text must reach our checks, not end in a UnicodeDecodeError.
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection
@@ -333,6 +347,8 @@ def _meaning(path: Path, error: sqlite3.Error) -> QuidnuncError:
     if code is None:
         return LocalProtocolError(f"{path}: {error}")
     match code & 0xFF:
+        case sqlite3.SQLITE_TOOBIG:
+            return DatabaseCorrupt(path, f"it has a row of more than {VALUE_BYTES_MAX} bytes; no ledger has")
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if _is_full(path.parent):
             # Some calls that find no room are reported as errors of the disk, which nobody would look for there.
             return unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))

@@ -30,11 +30,11 @@ from quidnunc.crypto.entry import (
     parse_header,
 )
 from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
-from quidnunc.crypto.merkle import leaf_hash
+from quidnunc.crypto.merkle import MAX_SIZE, leaf_hash
 from quidnunc.crypto.tiled import Frontier
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.provenance import LogRecover, parse_record
-from quidnunc.peer.ledger.database import WITHHELD, integrity_check, row_seal, sound
+from quidnunc.peer.ledger.database import WITHHELD, integrity_check, oversized, row_seal, sound
 from quidnunc.peer.ledger.key_track import CHANGES, KeyTrack
 from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
 
@@ -72,12 +72,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Layer:
-    """One kind of check: how many things were checked, and what is wrong with them."""
+    """One kind of check: how many things were checked, what is wrong with them, and a word (``note``) on them."""
 
     name: str
     checked: int = 0
     failed: int = 0
     problems: list[Problem] = field(default_factory=list)
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -127,6 +128,8 @@ def check(
         checker.side_tables()
     except (sqlite3.Error, UnicodeDecodeError) as error:
         checker.layers["database"].report("I6", -1, f"{path}: {error}")
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG:
+            checker.too_large()
     return checker.result()
 
 
@@ -158,6 +161,11 @@ class _Checker:
         checkpoints = self.layers["own signatures"].checked
         return Report(self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values()))
 
+    def too_large(self) -> None:
+        """Name the rows at which reading ended, because SQLite makes no room for so much."""
+        for table, seq, size in oversized(self._connection):
+            self.layers["payloads"].report("I20", seq, f"{table}: {size} bytes; what comes after it was not read")
+
     def database(self) -> None:
         layer = self.layers["database"]
         layer.checked = self._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -176,15 +184,19 @@ class _Checker:
             "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
             "LEFT JOIN private USING (seq) ORDER BY seq"
         )
-        expected = 0
+        expected = erased = 0
         self._signed_up_to(0)
         for done, row in enumerate(sound(rows, int, bytes, int, bytes, bytes, Blob, Blob)):
             seq, header, kind, payload, salt, private, private_salt = row
             if self._progress is not None and done % _EVERY == 0:
                 self._progress(done, total)
+            if not 0 <= seq < MAX_SIZE:
+                self.layers["chain"].report("I1", -1, f"a row is numbered {seq}, entries are from 0 on")
+                continue
             if seq != expected:
                 self.layers["chain"].report("I1", expected, f"missing: the next row is {seq}")
             expected = seq + 1
+            erased += not payload and not salt
             parsed = self._header(seq, header)
             if parsed is not None:
                 self._place(seq, parsed, kind)
@@ -204,6 +216,12 @@ class _Checker:
         self._rest()
         for seq in sorted(self._erasures.unexplained):
             self.layers["payloads"].report("I5", seq, "payload: missing, and no later entry says it was erased")
+        if erased:
+            self.layers["payloads"].note = f"{erased} erased, {erased - len(self._erasures.unexplained)} by an entry"
+        changes = ", ".join(str(span.first) for span in self._keys.keys.spans[1:])
+        if changes:
+            told = f"{len(self._keys.keys.spans)} key epochs, new keys from the sizes {changes} on"
+            self.layers["own signatures"].note = told
         if self._progress is not None:
             self._progress(total, total)
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
-from quidnunc.crypto.entry import Entry, parse_header
+from quidnunc.crypto.entry import Entry, Header, parse_header
 from quidnunc.crypto.errors import (
     LedgerCorrupt,
     LocalProtocolError,
@@ -22,7 +22,7 @@ from quidnunc.crypto.errors import (
     StoreUnwritable,
 )
 from quidnunc.crypto.log_keys import LogKeys
-from quidnunc.crypto.merkle import empty_root
+from quidnunc.crypto.merkle import MAX_SIZE, empty_root
 from quidnunc.crypto.tiled import Tiled
 from quidnunc.crypto.token import parse_token
 from quidnunc.peer.ledger import database
@@ -128,10 +128,21 @@ class LedgerReader:
             for _, entry in batch:
                 yield entry
 
-    def of_type(self, kind: int) -> Iterator[Entry]:
-        """The entries of one type, in order."""
+    def headers(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Header, Entry]]:
+        """What :meth:`entries` gives, with the parsed headers; raises LedgerCorrupt where one is none."""
+        for seq, entry in enumerate(self.entries(start, stop), max(0, start)):
+            try:
+                yield parse_header(entry.header), entry
+            except Malformed as error:
+                raise LedgerCorrupt(seq, f"its header does not parse: {error.message}") from error
+
+    def of_type(self, *kinds: int) -> Iterator[Entry]:
+        """The entries of these types, in order."""
+        marks = ", ".join("?" * len(kinds))
         with self._guarded():
-            found = [row[0] for row in self._connection.execute("SELECT seq FROM entry WHERE type = ?", (kind,))]
+            # By all of them at once: there is no index, each question reads the whole table.
+            rows = self._connection.execute(f"SELECT seq FROM entry WHERE type IN ({marks})", kinds)
+            found = [row[0] for row in rows]
         for seq in sorted(found):
             yield self.entry(seq)
 
@@ -141,7 +152,11 @@ class LedgerReader:
 
     def _hashes(self, level: int, start: int, stop: int) -> list[bytes]:
         with self._guarded():
-            return database.stored_hashes(self._connection, level, start, stop)
+            found = database.stored_hashes(self._connection, level, start, stop)
+        if len(found) != stop - start:
+            what = f"{len(found)} of the hashes {start} to {stop - 1} of level {level} are there"
+            raise DatabaseCorrupt(self.path, what)
+        return found
 
     def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint, or None for an empty ledger."""
@@ -154,6 +169,12 @@ class LedgerReader:
         with self._guarded():
             row = self._connection.execute("SELECT note FROM checkpoint WHERE size = ?", (size,)).fetchone()
         return row[0] if row else None
+
+    def signed_from(self, seq: int) -> int | None:
+        """The size of the first own checkpoint over entry ``seq``, or None."""
+        with self._guarded():
+            found = self._connection.execute("SELECT min(size) FROM checkpoint WHERE size > ?", (seq,)).fetchone()[0]
+        return None if found is None else int(found)
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
         """All own checkpoints as (size, note), by size."""
@@ -260,7 +281,11 @@ class LedgerReader:
 
     def _size_on_disk(self) -> int:
         last = self._connection.execute("SELECT max(seq) FROM entry").fetchone()[0]
-        return 0 if last is None else int(last) + 1
+        if last is None:
+            return 0
+        if not 0 <= last < MAX_SIZE:
+            raise DatabaseCorrupt(self.path, f"an entry is numbered {last}, the last one possible is {MAX_SIZE - 1}")
+        return int(last) + 1
 
     def _identity(self, key: str) -> bytes:
         value = self.get_meta(key)

@@ -16,7 +16,7 @@ from pathlib import Path
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of, parse_checkpoint
 from quidnunc.crypto.entry import Entry, EntryType, open_entry
 from quidnunc.crypto.errors import LedgerCorrupt, LocalProtocolError, Malformed, Reason, RemoteProtocolError
-from quidnunc.crypto.merkle import leaf_hash, verify_inclusion
+from quidnunc.crypto.merkle import MAX_SIZE, leaf_hash, verify_inclusion
 from quidnunc.crypto.note import parse_note
 from quidnunc.crypto.tiled import Tiled
 from quidnunc.crypto.token import TokenParts, parse_token
@@ -71,7 +71,9 @@ class _Checker:
         return self.meaning, self._evidence, claims
 
     def entries(self) -> None:
-        rows = self._connection.execute("SELECT seq, header, type, payload, salt FROM entry ORDER BY seq")
+        rows = self._connection.execute(
+            "SELECT seq, header, type, payload, salt FROM entry WHERE seq >= 0 ORDER BY seq"
+        )
         for seq, header, kind, payload, salt in sound(rows, int, bytes, int, bytes, bytes):
             if Entry(header, payload, salt).erased:
                 self._audit.erased(seq, kind)
@@ -145,6 +147,8 @@ class _Checker:
         if entry is None or signed is None:
             return
         seq, header = entry
+        if not 0 <= seq < MAX_SIZE:
+            return
         self._evidence.checked += 1
         try:
             checkpoint = open_checkpoint(signed[0], origin_of(self._log_id), self._audit.keys or self._public)

@@ -38,8 +38,9 @@ def page(found: Gathered) -> str:
         section(
             "acceptance",
             "Who accepted whom",
-            "<p>How many updates of the member above the column the one before the row has accepted, the darker the "
-            f"more; beneath, what it refused and how far it trusts that member less.</p>{tables.acceptance(found)}",
+            "<p>How many updates of the member above the column the one before the row has accepted, the stronger the "
+            "color the more; beneath, what it refused and how far it trusts that member less.</p>"
+            f"{tables.acceptance(found)}",
         ),
         section("witnesses", "Witness lag", charts.witness_lag(found) + tables.cosigning(found)),
         section("states", "States", tables.states(found, index)),
