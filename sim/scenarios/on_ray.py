@@ -94,7 +94,7 @@ def _connected(address: str) -> Iterator[Any]:
             ray.init(include_dashboard=False, log_to_driver=False)
         else:
             ray.init(address=address, log_to_driver=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--ray {address}: {str(error).splitlines()[0][:200]}",
             hint="give the address that ray start --head has printed, auto, or local",
