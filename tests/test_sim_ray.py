@@ -128,5 +128,7 @@ def test_what_diverges_far_away_is_told_here(cluster: Any, tmp_path: Path) -> No
 
 def test_an_address_where_nobody_is_gives_one_error(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
-    with pytest.raises(ConfigError, match="--ray auto: "):
-        sweep(points_of(tmp_path), tmp_path, tmp_path / "out", ray="auto")
+    for address, says in (("127.0.0.1:1", "refused"), ("ray://127.0.0.1:1", "refused"), ("nonsense", "nonsense")):
+        with pytest.raises(ConfigError, match=f"--ray {address}: .*{says}") as refused:
+            sweep(points_of(tmp_path), tmp_path, tmp_path / "out", ray=address)
+        assert "ray start --head" in refused.value.hint

@@ -2,7 +2,7 @@
 
 Ray is no part of the tested installation: it is installed into build/ray-venv, an environment that sees this one's
 packages. Both nodes are processes of their own with one processor each; they are ended with this script. Ends with 0
-where both sweeps wrote the same bytes and both nodes had a part in it.
+where both sweeps wrote the same bytes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ what a scenario names by path must lie at the same place on every node. A worker
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from quidnunc.sim.worker import Order, Ran, ran
 LOCAL = "local"
 """In place of an address: start Ray here."""
 FILES = frozenset({MANIFEST, METRICS, REPORT, TOPOLOGY})
+KNOCK_S = 5.0
 _TOLD_CHARS = 500
 
 
@@ -68,6 +70,13 @@ def _kept(job: Job, found: Ran, clear: Callable[[Path], None]) -> str:
     return found.problem
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at a host and port: Ray would try for minutes, then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Ray, connected for the time of the block."""
@@ -80,11 +89,12 @@ def _connected(address: str) -> Iterator[Any]:
             "--ray: Ray is not installed", hint="pip install 'quidnunc[ray]', or leave --ray out for --jobs"
         ) from None
     try:
+        _knock(address)
         if address == LOCAL:
             ray.init(include_dashboard=False, log_to_driver=False)
         else:
             ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--ray {address}: {str(error).splitlines()[0][:200]}",
             hint="give the address that ray start --head has printed, auto, or local",
