@@ -123,7 +123,7 @@ class NoiseStream:
             np.log(square, out=square)
             square *= -2.0 * (sigma / step) ** 2
             cosine, sine = _box_muller(square, words[half : 2 * half].view("<i8") * (np.pi * 2.0**-64))
-            part /= step
+            part *= 1.0 / step
             part[:half] += cosine
             part[half:] += sine[: part.size - half]
             np.rint(part, out=part)

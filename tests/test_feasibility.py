@@ -15,6 +15,7 @@ from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.federation.charter import MergeSpec, PrivacySpec, RoundSpec
 from quidnunc.gossip.status import status
 from quidnunc.peer.cli import Context
+from quidnunc.peer.commands.draft import _warn_of_weak_privacy
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.status import _robustness
 from quidnunc.peer.home import Home
@@ -90,3 +91,22 @@ def test_what_the_noise_asks_for_is_told_where_cards_tell_nothing(tmp_path: Path
     for warning in out.warnings:
         assert re.match(r"no robustness is claimed for members with fewer than \d{4,} records", warning)
         assert f"the cards of {', '.join(member.name for member in made.members)} do not tell" in warning
+
+
+@pytest.mark.parametrize(
+    ("epsilon_u", "delta_exp", "words"),
+    [
+        (16_000_000, 3, ()),
+        (16_000_001, 3, ("is above 16",)),
+        (16_000_000, 2, ("lets one record in 100 be published whole",)),
+        (1_000_000_000, 1, ("epsilon 1000 is above 16", "delta 0.1 lets one record in 10")),
+    ],
+)
+def test_a_draft_says_what_hides_next_to_nothing(
+    tmp_path: Path, epsilon_u: int, delta_exp: int, words: tuple[str, ...]
+) -> None:
+    out = Output(json=True, stderr=io.StringIO())
+    privacy = replace(private(8.0, 50), epsilon_u=epsilon_u, delta_exp=delta_exp)
+    _warn_of_weak_privacy((), privacy, Context(Home.at(tmp_path), out))
+    assert len(out.warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, out.warnings, strict=True))

@@ -55,7 +55,8 @@ def private_gradient(
     ``pairs`` [d] is the standard normal noise of a private sum's pairs. Raises ConfigError for a model in which one
     example's gradient depends on others (batch normalization).
     """
-    refuse_batch_statistics(net.module)
+    if net.layers is None and net.convolutions is None:
+        refuse_batch_statistics(net.module)
     expected = step.records or step.rate * len(inputs)
     if step.rate < 1:
         drawn = torch.from_numpy(poisson_sample(len(inputs), step.rate, noise.child(b"sample")))
