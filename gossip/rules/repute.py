@@ -15,6 +15,7 @@ from quidnunc.gossip.rules.blocks import float32_held
 from quidnunc.gossip.rules.linear import CHUNK, Reals, Stack, Vector, distances
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
 from quidnunc.gossip.rules.network import MOST_ROWS, ranks
+from quidnunc.gossip.rules.thresholds import ReputeOptions
 
 _NEAR_CENTER = 0.5
 
@@ -137,6 +138,21 @@ def bad_by_distance(places: Geometry, spread: float, margin: float, stride: floa
     median, deviation = _center(places.away)
     usual = np.maximum(median, stride)
     found: Flags = places.away[..., 1:] > usual + spread * deviation + margin * usual
+    return found
+
+
+def bad_by_distance_and_harm(
+    places: Geometry, harm: Reals, known: Flags | bool, options: ReputeOptions, stride: float | Reals = 0.0
+) -> Flags:
+    """Grossly far from the neighborhood, or far while steps toward it did not help on the holdout, as ``harm`` says.
+
+    A small site whose labels differ is as far from the others as an attacker, but the own examples gain from it. Such
+    a one is clipped, not silenced. Where harm is not ``known`` (no holdout), far is bad.
+    """
+    far = bad_by_distance(places, options.outlier_spread, options.outlier_margin, stride)
+    most = max(options.outlier_margin, options.outlier_gross)
+    gross = bad_by_distance(places, options.outlier_spread, most, stride)
+    found: Flags = gross | (far & (~np.asarray(known) | (harm >= 0)))
     return found
 
 
