@@ -27,7 +27,7 @@ MIXED = "nearest "
 SLOW_RULES = (*TERMS, MIXED + "trimmed_mean", MIXED + "geometric_median", DEFAULT)
 BITING = ("sign_flip", "gaussian", "ipm", "alie", "dissensus", "label_flip", "mimic", "betray")
 """Attacks under which the default rule is to keep 0.90."""
-OTHERS = ("slow", "on_off", "free_ride", "replay", "sybil", "backdoor")
+OTHERS = ("spectral", "slow", "on_off", "free_ride", "replay", "sybil", "backdoor")
 OPTIMIZED = ("optimized_ipm", "optimized_alie")
 HOLDING = ("sybil", "free_ride")
 """Attacks of which it matters most what part of the weight they get."""
