@@ -30,7 +30,7 @@ from quidnunc.gossip.learning.merged import Inputs, Merge
 from quidnunc.gossip.learning.params import build, to_vector
 from quidnunc.gossip.learning.trainer import train
 from quidnunc.gossip.reputation import FOUNDER, JOINER
-from quidnunc.gossip.rules.linear import Reals, Stack, Vector, recompute
+from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances, recompute
 from quidnunc.gossip.task import Site, Training
 from quidnunc.sim.topology.edges import draw
 from quidnunc.sim.topology.spec import TopologySpec
@@ -39,6 +39,8 @@ ISOLATED = 0.01
 """A bad neighbor that counts for less than this part of its mixing weight is isolated."""
 _ON_OFF = 5
 _REPLAY_ROUNDS = 10
+_FORCE = 1.5
+"""Spectral steps in usual distances: what no rule of that radius clips."""
 
 
 PLAIN = Training(0.2, 0.0, 2, 32)
@@ -127,6 +129,7 @@ class Play:
         self.counted: dict[tuple[int, int], list[float]] = {}
         self.streams = [NoiseStream(bytes([trial.seed, i]) * 16, b"attacks") for i in range(n)]
         self.strides = [0.0] * n
+        self.fiedler = _fiedler(self.edges, self.honest)
         self.goal = self._goal() if trial.attack in ("slow", "sybil") else self.genesis
 
     def _goal(self) -> Vector:
@@ -223,6 +226,10 @@ class Play:
             weights = np.array([self.weights[i][k] / PPB for k in self.weights[i] if k != i and k not in self.bad])
             mine = sum(self.weights[i][k] / PPB for k in self.weights[i] if k in self.bad)
             return collusion.dissensus(victim, honest, weights, mine, 1.5)
+        if attack == "spectral":
+            everyone = np.stack([published[k] for k in self.honest])
+            size = _FORCE * float(np.median(distances(victim, honest)))
+            return collusion.spectral(victim, everyone, self.fiedler, self.fiedler[self.honest.index(i)], size)
         if attack == "mimic":
             return collusion.mimic(honest, 0)
         if attack == "replay":
@@ -278,6 +285,19 @@ class Play:
         loud = np.flatnonzero(shares > ISOLATED)
         first = int(loud[-1]) + 1 if len(loud) else 0
         return first + 1 if first < len(shares) else None
+
+
+def _fiedler(edges: list[tuple[int, int]], honest: list[int]) -> NDArray[np.float64]:
+    """The second eigenvector of the Laplacian of the ``honest`` peers' graph, [h]: its sparsest cut, by sign."""
+    place = {peer: at for at, peer in enumerate(honest)}
+    laplacian = np.zeros((len(honest), len(honest)))
+    for a, b in edges:
+        if a in place and b in place:
+            i, j = place[a], place[b]
+            laplacian[i, j] = laplacian[j, i] = -1.0
+    laplacian -= np.diag(laplacian.sum(axis=1))
+    second: NDArray[np.float64] = np.linalg.eigh(laplacian)[1][:, min(1, len(honest) - 1)]
+    return second
 
 
 def _auroc(good: list[float], bad: list[float]) -> float:

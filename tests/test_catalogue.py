@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from quidnunc.crypto.errors import ConfigError, Reason
-from quidnunc.gossip.rules import gram as gram_module
-from quidnunc.gossip.rules import network
+from quidnunc.gossip.rules import blocks, network
 from quidnunc.gossip.rules.gram import RefusedRows, combine
 from quidnunc.gossip.rules.registry import RULES, apply, checked_options
 
@@ -166,7 +165,7 @@ def test_mixing_goes_in_front_of_any_rule(name: str) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_batches_are_loops(name: str, nearest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And blocks of coordinates change nothing: 30 batches of 8 rows make the width the least there is, 64 of 150."""
-    monkeypatch.setattr(gram_module, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     some = [some_stack(8, seed, d=150) for seed in range(6)]
     stacks = np.stack([stack for stack, _ in some]).reshape(2, 3, 8, 150)
     weights = np.stack([weight for _, weight in some]).reshape(2, 3, 8)
@@ -230,6 +229,23 @@ def test_the_network_sorts(k: int) -> None:
         assert np.stack(network.middle(stack, first, last)).tolist() == ranked[first : last + 1].tolist()
         loose = np.stack(network.middle(stack, first, last, ordered=False))
         assert loose.sum(axis=0).tolist() == ranked[first : last + 1].sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize(("k", "bad"), [(10, 1), (14, 6), (21, 10), (28, 13)])
+def test_mass_left_by_rounding_counts_for_nothing(k: int, bad: int) -> None:
+    """Regression: of rows trimmed as a whole 1e-16 of the weight was left, which of a value of 1e30 is 1e14."""
+    stack, _ = some_stack(k, 0)
+    stack[:bad] = 1e30
+    result = apply("mass_trimmed_mean", stack, np.full(k, 1 / k), {"mass": bad / k})
+    assert (np.abs(result) <= np.abs(stack[bad:]).max()).all()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+@pytest.mark.parametrize("name", ["krum", "multi_krum", "monna", "cs_plus", "ios"])
+def test_squares_that_float32_cannot_hold_are_summed_in_float64(name: str, scale: float) -> None:
+    stack, weights = some_stack(8, 6)
+    plain, scaled = (apply(name, stack * np.float32(by), weights, OPTIONS[name]) for by in (1.0, scale))
+    np.testing.assert_allclose(scaled / np.float32(scale), plain, rtol=1e-4, atol=1e-6)
 
 
 def test_ties_are_broken_by_the_first_row() -> None:

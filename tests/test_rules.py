@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import distances, mean, recompute
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
+from quidnunc.gossip.rules.thresholds import ReputeOptions
 
 FLOATS = st.floats(-100, 100, width=32)
 
@@ -129,8 +130,9 @@ def test_geometry_in_chunks_is_the_geometry(monkeypatch: pytest.MonkeyPatch) -> 
     whole = repute.geometry(pivot, stack)
     monkeypatch.setattr(repute, "CHUNK", 7)
     parts = repute.geometry(pivot, stack)
-    np.testing.assert_allclose(parts.away, whole.away)
-    np.testing.assert_allclose(parts.share, whole.share)
+    # Within a block sums are float32.
+    np.testing.assert_allclose(parts.away, whole.away, rtol=1e-6)
+    np.testing.assert_allclose(parts.share, whole.share, rtol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [-1.0, -0.1, 0.0])
@@ -148,6 +150,22 @@ def test_one_neighbor_cannot_be_told_from_oneself() -> None:
     places = repute.geometry(np.ones(3, np.float32), np.full((1, 3), -1e6, np.float32))
     assert not repute.bad_by_distance(places, 5.0, 0.2).any()
     assert not repute.bad_by_direction(places, 0.1).any()
+
+
+def test_one_that_is_far_but_helps_is_no_outlier() -> None:
+    """Regression: small honest sites whose labels differ were silenced by distance, though others gained from them."""
+    places = repute.Geometry(np.array([1.0, 1.0, 1.1, 0.9, 3.0, 9.0]), np.ones(6))
+    options = ReputeOptions()
+
+    def found(harm: float, known: bool = True) -> list[bool]:
+        return repute.bad_by_distance_and_harm(places, np.full(5, harm), known, options).tolist()
+
+    assert found(-0.01) == [False, False, False, False, True]  # grossly far is bad anyhow
+    assert found(0.0) == [False, False, False, True, True]
+    assert found(-0.01, known=False) == [False, False, False, True, True]
+    # A charter that lets nobody be far means it.
+    options = ReputeOptions(outlier_margin=1000.0)
+    assert not any(found(1.0))
 
 
 def test_an_outlier_does_not_judge_the_others_direction() -> None:

@@ -5,7 +5,7 @@ REPUTE in order:
 1. distances d_j = ||x_j - pivot||, and the clip radius tau = 1.5 * median of d weighted by the *old* standings;
 2. evidence, for inputs that advanced since they were last judged: how much x_j holds of the others' coordinate
    median, how far it is from everybody's, and the smoothed holdout harm of half a clipped step toward it, each
-   compared with the other neighbors;
+   compared with the other neighbors; one that is far, but helps, is clipped and not doubted;
 3. new standings; weights w_j * s_j * min(1, tau/d_j), rounded down to parts per billion. Lost weight goes to self;
 4. the merge in float32, exactly as :func:`~quidnunc.gossip.rules.linear.recompute` does it;
 5. validation on the holdout: a quarter step if the result is clearly worse than the pivot, none if that is worse too.
@@ -89,7 +89,7 @@ def _judge(
     places = repute.geometry(pivot, inputs.stack)
     found = {
         Doubt.LOSS: repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin),
-        Doubt.DISTANCE: repute.bad_by_distance(places, options.outlier_spread, options.outlier_margin, stride),
+        Doubt.DISTANCE: repute.bad_by_distance_and_harm(places, harm, isfinite(own), options, stride),
         Doubt.DIRECTION: repute.bad_by_direction(places, options.least_share),
     }
     if options.gate > 0:

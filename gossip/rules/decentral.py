@@ -31,9 +31,10 @@ def pulled(pull: Reals) -> Reals:
     return point
 
 
-def clipped(weights: Reals, away: Reals, radius: Reals) -> Reals:
+def clipped(weights: Reals, away: Reals, radius: Reals | float) -> Reals:
     """``weights`` times min(1, radius/away)."""
-    return weights * np.where(away <= radius, 1.0, radius / np.maximum(away, 1e-300))
+    with np.errstate(over="ignore"):  # only where nothing is clipped
+        return weights * np.where(away <= radius, 1.0, radius / np.maximum(away, 1e-300))
 
 
 def clipped_gossip(squares: Reals, weights: Reals, bad: int) -> Reals:

@@ -1,24 +1,20 @@
 """Inner products of the differences from one's own row: all that a distance-based rule has to know of its stack.
 
-Models of neighbors lie close together and far from the origin. Differences from row 0, summed in float64, keep the
-digits that ||x||^2 - 2<x, y> + ||y||^2 in float32 would lose.
+Models of neighbors lie close together and far from the origin. Differences from row 0 keep the digits that
+||x||^2 - 2<x, y> + ||y||^2 would lose. How they are summed: :mod:`quidnunc.gossip.rules.blocks`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.gossip.rules.blocks import differences, float32_held, square_distances
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 
 Matrix = NDArray[np.float64]
 """One number per pair of rows, float64 [..., k, k]."""
-
-BLOCK_BYTES = 1 << 18
-"""Bytes of a stack worked on at a time: with its copies it stays in a core's own cache."""
 
 
 class RefusedRows(RemoteProtocolError):
@@ -28,37 +24,30 @@ class RefusedRows(RemoteProtocolError):
         super().__init__(Reason.NON_FINITE, "a row of the stack is not finite or too far from the own row for float32")
 
 
-def blocks(stack: Stack) -> Iterator[slice]:
-    """Ranges of coordinates whose part of ``stack`` [..., k, d] is about BLOCK_BYTES, never under 64 coordinates."""
-    rows = max(1, int(np.prod(stack.shape[:-1])))
-    width = max(64, BLOCK_BYTES // (4 * rows))
-    for at in range(0, stack.shape[-1], width):
-        yield slice(at, at + width)
-
-
 def squares(stack: Stack) -> Reals:
     """||x_j - x_0||^2, float64 [..., k], for ``stack`` [..., k, d]. Raises RefusedRows."""
     total: Reals = np.zeros(stack.shape[:-1])
-    for part in blocks(stack):
-        difference = _differences(stack, part)
-        total += np.einsum("...kd,...kd->...k", difference, difference)
+    total[..., 1:] = square_distances(stack[..., 0, :], stack[..., 1:, :])
     return _checked(total)
 
 
 def gram(stack: Stack) -> Matrix:
     """<x_i - x_0, x_j - x_0>, float64 [..., k, k], for ``stack`` [..., k, d]. Raises RefusedRows."""
-    total: Matrix = np.zeros((*stack.shape[:-1], stack.shape[-2]))
-    for part in blocks(stack):
-        difference = _differences(stack, part)
+    k, own, others = stack.shape[-2], stack[..., 0, :], stack[..., 1:, :]
+    total: Matrix = np.zeros((*stack.shape[:-1], k))
+    for difference in differences(own, others):
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Row by row: for so few rows that is faster than a product of matrices, and only half of it is needed.
+            for row in range(k - 1):
+                above = difference[..., : row + 1, :] @ difference[..., row, :, None]
+                total[..., row + 1, 1 : row + 2] += above[..., 0]
+    if float32_held(np.einsum("...kk->...k", total)[..., 1:]):
+        return total + np.swapaxes(np.tril(total, -1), -1, -2)
+    total[...] = 0.0
+    for difference in differences(own, others, np.float64):
         with np.errstate(invalid="ignore"):
-            total += difference @ np.swapaxes(difference, -1, -2)
+            total[..., 1:, 1:] += difference @ np.swapaxes(difference, -1, -2)
     return _checked(total)
-
-
-def _differences(stack: Stack, part: slice) -> Matrix:
-    # An overflow is refused by the sum's check and needs no warning.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return (stack[..., part] - stack[..., :1, part]).astype(np.float64)
 
 
 def _checked(total: Reals) -> Reals:
@@ -84,11 +73,10 @@ def from_point(products: Matrix, point: Reals) -> Reals:
 
 
 def combine(stack: Stack, point: Reals) -> Vector:
-    """x_0 + sum_j point_j (x_j - x_0), float32 [..., d], in blocks, for ``stack`` [..., k, d]; point_0 has no say."""
-    result: Vector = np.empty((*stack.shape[:-2], stack.shape[-1]), np.float32)
-    factors = point[..., None, 1:].astype(np.float32)
-    for part in blocks(stack):
-        own = stack[..., 0, part]
-        difference = stack[..., 1:, part] - own[..., None, :]
-        result[..., part] = own + (factors @ difference)[..., 0, :]
+    """sum_j point_j x_j with point_0 = 1 - sum of the others, float32 [..., d], for ``stack`` [..., k, d]; the given
+    point_0 has no say.
+    """
+    factors = point.astype(np.float32)
+    factors[..., 0] = 1 - factors[..., 1:].astype(np.float64).sum(axis=-1)
+    result: Vector = (factors[..., None, :] @ stack)[..., 0, :]
     return result

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.rules.blocks import square_distances
 
-CHUNK = 1 << 18
-"""Coordinates at a time, so that float64 copies of large models stay small."""
+CHUNK = 1 << 14
+"""Coordinates at a time, so that what a step leaves for the next is still in a core's own cache."""
 
 Vector = NDArray[np.float32]
 """Params, float32 [d]."""
@@ -29,20 +30,21 @@ def recompute(pivot: Vector, rows: Sequence[tuple[Vector, int]]) -> Vector:
     (subtract, multiply, add), never fused; rows of weight 0 are skipped.
     """
     result = pivot.copy()
-    for state, effective in rows:
-        if effective:
-            result = result + np.float32(effective / PPB) * (state - pivot)
+    spare = np.empty(min(CHUNK, len(pivot)), np.float32)
+    for at in range(0, len(pivot), CHUNK):
+        own, sum_ = pivot[at : at + CHUNK], result[at : at + CHUNK]
+        step = spare[: len(own)]
+        for state, effective in rows:
+            if effective:
+                np.subtract(state[at : at + CHUNK], own, out=step)
+                np.multiply(np.float32(effective / PPB), step, out=step)
+                np.add(sum_, step, out=sum_)
     return result
 
 
 def distances(pivot: Vector, stack: Stack) -> Reals:
     """||stack_j - pivot||, float64 [..., k], for ``pivot`` [..., d] and ``stack`` [..., k, d]."""
-    squares: Reals = np.zeros(stack.shape[:-1])
-    for at in range(0, stack.shape[-1], CHUNK):
-        part = slice(at, at + CHUNK)
-        difference = (stack[..., part] - pivot[..., None, part]).astype(np.float64)
-        squares = squares + np.einsum("...kd,...kd->...k", difference, difference)
-    return np.sqrt(squares)
+    return np.sqrt(square_distances(pivot, stack))
 
 
 def mean(stack: Stack, weights: Reals) -> Stack:

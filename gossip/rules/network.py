@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quidnunc.gossip.rules.linear import Stack, Vector
 
@@ -53,12 +54,15 @@ def plan(k: int, first: int, last: int, ordered: bool) -> tuple[tuple[int, int, 
     return tuple(reversed(kept))
 
 
-def ranks(rows: Sequence[Vector], first: int, last: int, *, ordered: bool = True) -> list[Vector]:
-    """The values of rank ``first`` to ``last`` at every coordinate of ``rows``; overwrites ``rows``.
+def ranks(
+    rows: Sequence[Vector], first: int, last: int, *, ordered: bool = True, spare: Vector | None = None
+) -> list[Vector]:
+    """The values of rank ``first`` to ``last`` at every coordinate of ``rows``; overwrites ``rows`` and ``spare``.
 
-    ``rows`` are k equal-shaped float32 arrays without NaN. With ``ordered`` false the values come in any order.
+    ``rows`` are k equal-shaped float32 arrays without NaN, ``spare`` one more like them. With ``ordered`` false the
+    values come in any order.
     """
-    wires, spare = list(rows), np.empty_like(rows[0])
+    wires, spare = list(rows), np.empty_like(rows[0]) if spare is None else spare
     for low, high, wants in plan(len(wires), first, last, ordered):
         a, b = wires[low], wires[high]
         if wants == _LOW:
@@ -92,13 +96,19 @@ def ranks_into(rows: Sequence[Stack], free: Sequence[Stack], first: int, last: i
     return wires[first : last + 1]
 
 
-def middle(stack: Stack, first: int, last: int, *, ordered: bool = True) -> list[Vector]:
+def middle(
+    stack: Stack, first: int, last: int, *, ordered: bool = True, work: NDArray[np.float32] | None = None
+) -> list[Vector]:
     """Like :func:`ranks` for ``stack`` [..., k, c]: arrays [..., c]; leaves ``stack`` alone.
 
-    -0 becomes +0: the two compare equal, so that otherwise the order of the rows would show.
+    ``work`` [k+1, ..., c] is overwritten and holds the result; who has many blocks gives the same one each time. -0
+    becomes +0: the two compare equal, so that otherwise the order of the rows would show.
     """
     k = stack.shape[-2]
     if k > MOST_ROWS:
         ranked = np.sort(stack + np.float32(0), axis=-2)
         return [ranked[..., rank, :] for rank in range(first, last + 1)]
-    return ranks([stack[..., row, :] + np.float32(0) for row in range(k)], first, last, ordered=ordered)
+    if work is None:
+        work = np.empty((k + 1, *stack.shape[:-2], stack.shape[-1]), np.float32)
+    np.add(np.moveaxis(stack, -2, 0), np.float32(0), out=work[:k])
+    return ranks(list(work[:k]), first, last, ordered=ordered, spare=work[k])

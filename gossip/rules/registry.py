@@ -14,7 +14,9 @@ import numpy as np
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.rules import central, coordinate, decentral
-from quidnunc.gossip.rules.gram import Matrix, RefusedRows, blocks, combine, gram, squares
+from quidnunc.gossip.rules.blocks import blocks, width_of
+from quidnunc.gossip.rules.coordinate import Work
+from quidnunc.gossip.rules.gram import Matrix, RefusedRows, combine, gram, squares
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 from quidnunc.gossip.rules.terms import (
     TERMS,
@@ -33,12 +35,15 @@ __all__ = ["RULES", "Bound", "Options", "Rule", "apply", "checked_options", "coe
 class Rule:
     """One rule: its terms and how it computes, which is one of ``by_*``.
 
-    ``by_coordinate`` maps (block [..., k, c], weights, options) to [..., c]; ``by_pairs`` and ``by_distance`` map Gram
-    products or squared distances, weights, the own row's norm [..., 1] and options to coefficients [..., k].
+    ``by_coordinate`` maps (block [..., k, c], weights, options, work [k+1, ..., c]) to [..., c]; ``by_pairs`` and
+    ``by_distance`` map Gram products or squared distances, weights, the own row's norm [..., 1] and options to
+    coefficients [..., k]; ``by_weights`` needs the weights alone. One with ``by_pairs`` that has ``by_distance`` as
+    well needs no more than that for a single step.
     """
 
     terms: Terms
-    by_coordinate: Callable[[Stack, Reals, Options], Vector] | None = None
+    by_weights: Callable[[Reals], Reals] | None = None
+    by_coordinate: Callable[[Stack, Reals, Options, Work], Vector] | None = None
     by_pairs: Callable[[Matrix, Reals, Options], Reals] | None = None
     by_distance: Callable[[Reals, Reals, Reals, Options], Reals] | None = None
 
@@ -49,13 +54,13 @@ class Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    "mean": Rule(TERMS["mean"], by_distance=lambda s, w, n, o: decentral.pulled(w)),
-    "median": Rule(TERMS["median"], by_coordinate=lambda x, w, o: coordinate.median(x)),
+    "mean": Rule(TERMS["mean"], by_weights=decentral.pulled),
+    "median": Rule(TERMS["median"], by_coordinate=lambda x, w, o, work: coordinate.median(x, work)),
     "trimmed_mean": Rule(
-        TERMS["trimmed_mean"], by_coordinate=lambda x, w, o: coordinate.trimmed_mean(x, int(o["bad"]))
+        TERMS["trimmed_mean"], by_coordinate=lambda x, w, o, work: coordinate.trimmed_mean(x, int(o["bad"]), work)
     ),
     "mass_trimmed_mean": Rule(
-        TERMS["mass_trimmed_mean"], by_coordinate=lambda x, w, o: coordinate.mass_trimmed_mean(x, w, o["mass"])
+        TERMS["mass_trimmed_mean"], by_coordinate=lambda x, w, o, work: coordinate.mass_trimmed_mean(x, w, o["mass"])
     ),
     "geometric_median": Rule(
         TERMS["geometric_median"],
@@ -66,6 +71,7 @@ RULES: Mapping[str, Rule] = {
     "centered_clip": Rule(
         TERMS["centered_clip"],
         by_pairs=lambda g, w, o: central.centered_clip(g, w, int(o["steps"]), o["radius"]),
+        by_distance=lambda s, w, n, o: decentral.pulled(decentral.clipped(w, np.sqrt(s), o["radius"])),
     ),
     "clipped_gossip": Rule(
         TERMS["clipped_gossip"], by_distance=lambda s, w, n, o: decentral.clipped_gossip(s, w, int(o["bad"]))
@@ -97,7 +103,10 @@ def apply(name: str, stack: Stack, weights: Reals, options: Options) -> Vector:
     _check_rows(name, stack, weights, checked)
     if rule.by_coordinate is not None:
         return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing_of(stack, checked))
-    return combine(stack, _affine(rule, stack, weights, checked))
+    result = combine(stack, _affine(rule, stack, weights, checked))
+    if not _finite(result):
+        raise RefusedRows
+    return result
 
 
 def coefficients(name: str, stack: Stack, weights: Reals, options: Options) -> Reals:
@@ -127,12 +136,16 @@ def _affine(rule: Rule, stack: Stack, weights: Reals, options: Options) -> Reals
         point = _coefficients(rule, after, stack, weights, options)
         mixed: Reals = (point[..., None, :] @ mixing)[..., 0, :]
         return mixed
-    if rule.by_distance is not None:
+    if rule.by_weights is not None:
+        return rule.by_weights(weights)
+    if rule.by_distance is not None and (rule.by_pairs is None or options["steps"] == 1):
         return rule.by_distance(squares(stack), weights, _norm(stack, rule), options)
     return _coefficients(rule, gram(stack), stack, weights, options)
 
 
 def _coefficients(rule: Rule, products: Matrix, stack: Stack, weights: Reals, options: Options) -> Reals:
+    if rule.by_weights is not None:
+        return rule.by_weights(weights)
     if rule.by_pairs is not None:
         return rule.by_pairs(products, weights, options)
     assert rule.by_distance is not None
@@ -156,23 +169,32 @@ def _norm(stack: Stack, rule: Rule) -> Reals:
 
 
 def _by_coordinate(
-    rule: Callable[[Stack, Reals, Options], Vector],
+    rule: Callable[[Stack, Reals, Options, Work], Vector],
     stack: Stack,
     weights: Reals,
     options: Options,
     mixing: Matrix | None,
 ) -> Vector:
     """The rule block by block, on rows mixed by ``mixing`` [..., k, k] if given."""
-    result: Vector = np.empty((*stack.shape[:-2], stack.shape[-1]), np.float32)
+    *before, k, dim = stack.shape
+    result: Vector = np.empty((*before, dim), np.float32)
+    work = np.empty((k + 1, *before, width_of(stack)), np.float32)
     for part in blocks(stack):
         block = stack[..., part]
-        if not np.isfinite(block).all():
+        if not _finite(block):
             raise RefusedRows
         if mixing is not None:
             own = block[..., :1, :]
             block = own + mixing.astype(np.float32) @ (block - own)
-        result[..., part] = rule(block, weights, options)
+        result[..., part] = rule(block, weights, options, work[..., : part.stop - part.start])
     return result
+
+
+def _finite(values: Vector) -> bool:
+    """Whether every value is finite. A sum tells it in a third of the time; one that overflowed tells nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.add.reduce(values, axis=-1)
+    return bool(np.isfinite(sums).all() or np.isfinite(values).all())
 
 
 def _check_rows(name: str, stack: Stack, weights: Reals, options: Options) -> None:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quidnunc.gossip.rules.blocks import float32_held
 from quidnunc.gossip.rules.linear import CHUNK, Reals, Stack, Vector, distances
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
+from quidnunc.gossip.rules.network import MOST_ROWS, ranks
+from quidnunc.gossip.rules.thresholds import ReputeOptions
 
 _NEAR_CENTER = 0.5
 
@@ -72,7 +75,47 @@ class Geometry:
 
 
 def geometry(pivot: Vector, stack: Stack) -> Geometry:
-    """The geometry of ``pivot`` [d] and its neighbors ``stack`` [k, d], k at least 1."""
+    """The geometry of ``pivot`` [d] and its neighbors ``stack`` [k, d], k at least 1.
+
+    The median of all but x is the middle of the others, and is had from the middle ranks r of all: with S their sum,
+    (S - clip(x, lowest r, highest r)) / (one less than there are of them).
+    """
+    count = len(stack) + 1
+    if count > MOST_ROWS:
+        return _geometry_by_sorting(pivot, stack)
+    half = count // 2
+    first, last = (half - 1, half + 1) if count % 2 else (half - 1, half)
+    square, inner, size = (np.zeros(count) for _ in range(3))
+    work = np.empty((count + 3, min(CHUNK, len(pivot))), np.float32)
+    for at in range(0, len(pivot), CHUNK):
+        states = [pivot[at : at + CHUNK], *stack[:, at : at + CHUNK]]
+        *copies, spare, center, total = work[:, : len(states[0])]
+        for state, copy in zip(states, copies, strict=True):
+            # Adding 0 turns -0 into +0: the two compare equal, and the order of the rows would show.
+            np.add(state, np.float32(0), out=copy)
+        low, *between, high = ranks(copies, first, last, spare=spare)
+        spare = next(row for row in (*copies, spare) if not any(row is used for used in (low, *between, high)))
+        np.add(low, high, out=total)
+        np.multiply(total, np.float32(0.5), out=center)
+        if between:
+            np.copyto(center, between[0])
+            np.add(total, center, out=total)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for row, state in enumerate(states):
+                np.subtract(state, center, out=spare)
+                square[row] += np.dot(spare, spare)
+                np.maximum(state, low, out=spare)
+                np.minimum(spare, high, out=spare)
+                np.subtract(total, spare, out=spare)
+                inner[row] += np.dot(spare, state)
+                size[row] += np.dot(spare, spare)
+    if not (float32_held(square) and float32_held(size) and np.isfinite(inner).all()):
+        return _geometry_by_sorting(pivot, stack)
+    return Geometry(np.sqrt(square), (1 + len(between)) * inner / size)
+
+
+def _geometry_by_sorting(pivot: Vector, stack: Stack) -> Geometry:
+    """The geometry of any number of rows, summed in float64."""
     everyone = np.concatenate([pivot[None], stack])
     square, inner, size = (np.zeros(len(everyone)) for _ in range(3))
     for at in range(0, everyone.shape[1], CHUNK):
@@ -95,6 +138,21 @@ def bad_by_distance(places: Geometry, spread: float, margin: float, stride: floa
     median, deviation = _center(places.away)
     usual = np.maximum(median, stride)
     found: Flags = places.away[..., 1:] > usual + spread * deviation + margin * usual
+    return found
+
+
+def bad_by_distance_and_harm(
+    places: Geometry, harm: Reals, known: Flags | bool, options: ReputeOptions, stride: float | Reals = 0.0
+) -> Flags:
+    """Grossly far from the neighborhood, or far while steps toward it did not help on the holdout, as ``harm`` says.
+
+    A small site whose labels differ is as far from the others as an attacker, but the own examples gain from it. Such
+    a one is clipped, not silenced. Where harm is not ``known`` (no holdout), far is bad.
+    """
+    far = bad_by_distance(places, options.outlier_spread, options.outlier_margin, stride)
+    most = max(options.outlier_margin, options.outlier_gross)
+    gross = bad_by_distance(places, options.outlier_spread, most, stride)
+    found: Flags = gross | (far & (~np.asarray(known) | (harm >= 0)))
     return found
 
 

@@ -18,18 +18,20 @@ class ReputeOptions:
     """The thresholds of REPUTE, by the names they have in a charter.
 
     ``radius``: clip radius in median distances. ``least_share``: bad holds less than this part of what the median
-    peer holds of the others. ``outlier_spread``, ``outlier_margin``: bad is farther from the common coordinate median
-    than median + spread * MAD + margin * median of all such distances. ``probe_step``: the part of a clipped step that
-    is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale * untrained), cut at
-    harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``, ``harm_spread``,
-    ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's gamma, 0 for none,
-    never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout loss exceeds both
-    factor * own + margin and the loss of untrained params.
+    peer holds of the others. ``outlier_spread``, ``outlier_margin``: far is who is farther from the common coordinate
+    median than median + spread * MAD + margin * median of all such distances, and bad unless smoothed harm is below 0;
+    who is far even with ``outlier_gross`` in place of a smaller margin is bad anyhow. ``probe_step``: the part of a
+    clipped step that is probed. ``harm_scale``, ``harm_cap``: relative harm is (loss - own)/(own + harm_scale *
+    untrained), cut at harm_cap. ``harm_memory``: how much of the old smoothed harm is kept. ``harm_floor``,
+    ``harm_spread``, ``harm_margin``: bad is above max(floor, median + spread * MAD + margin). ``gate``: BALANCE's
+    gamma, 0 for none, never with privacy. ``validate_factor``, ``validate_margin``: a result is refused if its holdout
+    loss exceeds both factor * own + margin and the loss of untrained params.
     """
 
     radius: float = 1.5
     outlier_spread: float = 5.0
     outlier_margin: float = 1.0
+    outlier_gross: float = 3.0
     least_share: float = 0.1
     probe_step: float = 0.5
     harm_scale: float = 0.4
@@ -43,7 +45,7 @@ class ReputeOptions:
     validate_margin: float = 0.05
 
 
-PRIVATE = ReputeOptions(outlier_margin=2.0, harm_margin=1.0)
+PRIVATE = ReputeOptions(outlier_margin=2.0, outlier_gross=2.0, harm_margin=1.0)
 """The defaults under privacy noise.
 
 Noise makes the distances of honest peers with smaller data sets larger, and losses on a small holdout so uneven that

@@ -169,7 +169,7 @@ class Repute:
             told = repute.relative_harm(seen.losses, own, unit, options.harm_cap)
             harm = np.where(probed, options.harm_memory * harm + (1 - options.harm_memory) * told, harm)
         suspect = repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin)
-        suspect |= repute.bad_by_distance(seen.places, options.outlier_spread, options.outlier_margin)
+        suspect |= repute.bad_by_distance_and_harm(seen.places, harm, np.isfinite(own), options)
         suspect |= repute.bad_by_direction(seen.places, options.least_share)
         suspect |= seen.outside
         good, bad = observed(store.good[near], store.bad[near], suspect)
