@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    four real peers learn together on this machine (about a minute after installation)"
-	@echo "make test    lint, types and the test suite (7 to 17 minutes on two cores, as they are)"
+	@echo "make test    lint, types and the test suite (7 to 17 minutes on two cores)"
 	@echo "make check   lint, types and the layer rules only"
 	@echo "make faults  drills on real peers: kills, links, trainers, disk, clock (about 19 minutes)"
 	@echo "make soak    the long rows of the tests, and property tests with other examples each time"
