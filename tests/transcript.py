@@ -39,7 +39,9 @@ class Command:
         for pattern, name in _MASKS:
             shown = pattern.sub(name, shown)
         if self.words[0] in _LIVE:
-            shown = _NUMBER.sub("N", shown).replace(", the last N entries not yet", "")
+            shown = _NUMBER.sub("N", shown)
+            for unseen in (", the last N entries not yet", ", the last one not yet"):
+                shown = shown.replace(unseen, "")
         lines = [" ".join(line.split()) for line in shown.strip().splitlines()]
         lines = [line for line in lines if not line.startswith("was ")]  # what has passed, as long as it is remembered
         # Members stand in the order of their log ids, which are drawn anew each time.

@@ -45,9 +45,8 @@ class Functional:
     """The model and loss of a task as functions of params [d].
 
     ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
-    stack with convolutions or None. ``loops`` is set once vmap was found
-    unable to take the module. ``evaluations`` counts how often
-    losses were asked for, which every local step does: it tells a long job from one that hangs.
+    stack with convolutions or None. ``loops`` is set once vmap was found unable to take the module. ``evaluations``
+    counts how often losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
     def __init__(self, module: nn.Module, task: Task) -> None:
