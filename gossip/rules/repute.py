@@ -87,9 +87,11 @@ def geometry(pivot: Vector, stack: Stack) -> Geometry:
     first, last = (half - 1, half + 1) if count % 2 else (half - 1, half)
     square, inner, size = (np.zeros(count) for _ in range(3))
     work = np.empty((count + 3, min(CHUNK, len(pivot))), np.float32)
+    wide = np.empty((2, work.shape[1]))
     for at in range(0, len(pivot), CHUNK):
         states = [pivot[at : at + CHUNK], *stack[:, at : at + CHUNK]]
         *copies, spare, center, total = work[:, : len(states[0])]
+        exact, other = wide[:, : len(states[0])]  # sums are float64: what one block or many come to is the same
         for state, copy in zip(states, copies, strict=True):
             # Adding 0 turns -0 into +0: the two compare equal, and the order of the rows would show.
             np.add(state, np.float32(0), out=copy)
@@ -103,12 +105,15 @@ def geometry(pivot: Vector, stack: Stack) -> Geometry:
         with np.errstate(over="ignore", invalid="ignore"):
             for row, state in enumerate(states):
                 np.subtract(state, center, out=spare)
-                square[row] += np.dot(spare, spare)
+                np.copyto(exact, spare)
+                square[row] += np.dot(exact, exact)
                 np.maximum(state, low, out=spare)
                 np.minimum(spare, high, out=spare)
                 np.subtract(total, spare, out=spare)
-                inner[row] += np.dot(spare, state)
-                size[row] += np.dot(spare, spare)
+                np.copyto(exact, spare)
+                np.copyto(other, state)
+                inner[row] += np.dot(exact, other)
+                size[row] += np.dot(exact, exact)
     if not (float32_held(square) and float32_held(size) and np.isfinite(inner).all()):
         return _geometry_by_sorting(pivot, stack)
     return Geometry(np.sqrt(square), (1 + len(between)) * inner / size)
