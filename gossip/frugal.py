@@ -6,14 +6,17 @@ under way wait here, as many as jobs were; updates are refused at the transport 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
-from quidnunc.gossip.lobby import Serve
-from quidnunc.gossip.message import Fetch, Hello, Newest, Prove, Unavailable, Want, parse_message
+from quidnunc.gossip.message import Fetch, Hello, Message, Newest, Prove, Unavailable, Want, parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
+
+Serve = Callable[[Neighbor, Message, float], list[Effect]]
 
 
 class Frugal:

@@ -6,8 +6,6 @@ its own question, and keeps what must be handled once it may go on. Updates that
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from quidnunc.crypto.errors import RemoteProtocolError
 from quidnunc.gossip.events import (
     Effect,
@@ -17,25 +15,19 @@ from quidnunc.gossip.events import (
     Rebuild,
     Received,
     Refuse,
-    Report,
     Started,
     Storage,
     TimerFired,
 )
-from quidnunc.gossip.exposure import Exposure
+from quidnunc.gossip.logs import Logs
 from quidnunc.gossip.message import Entries, Known, Message, Notice, Proof, parse_message
-from quidnunc.gossip.mirrors import Mirrors
 from quidnunc.gossip.neighbor import Neighbor
-from quidnunc.gossip.notices import Notices
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin
 from quidnunc.gossip.settings import Settings
-from quidnunc.gossip.witness import Witnesses
 
 PROOFS_KEPT = 16
 """Proofs and notices of other logs that wait until they may be recorded; further ones come again."""
-
-Serve = Callable[[Neighbor, Message, float], list[Effect]]
 
 
 class Lobby:
@@ -46,24 +38,16 @@ class Lobby:
         federation: bytes,
         me: bytes,
         rejoin: Rejoin,
-        mirrors: Mirrors,
-        witnesses: Witnesses,
-        exposure: Exposure,
-        notices: Notices,
+        logs: Logs,
         recorder: Recorder,
         settings: Settings,
-        serve: Serve,
     ) -> None:
         self._federation = federation
         self._me = me
         self._rejoin = rejoin
-        self._mirrors = mirrors
-        self._witnesses = witnesses
-        self._exposure = exposure
-        self._notices = notices
+        self._logs = logs
         self._recorder = recorder
         self._settings = settings
-        self._serve = serve
         self._kept: list[Event] = []
         self._proofs: list[Event] = []
         self.left = False
@@ -71,7 +55,7 @@ class Lobby:
     @property
     def stopped(self) -> bool:
         """Whether this key has signed, or would sign, a second history: nothing is signed any more."""
-        return bool(self._exposure.exposed or self._witnesses.ahead)
+        return bool(self._logs.exposure.exposed or self._logs.witnesses.ahead)
 
     def take(self) -> tuple[list[Event], list[Event]]:
         """What was put off: what a start begins with, and what comes once all that are connected are known."""
@@ -102,8 +86,7 @@ class Lobby:
             case Received():
                 out = self._received(event, neighbor, now)
         self.left = any(isinstance(effect, Rebuild) for effect in out)
-        why = self._witnesses.ahead
-        return [*out, Report("behind", why)] if why else out
+        return self._logs.ahead(out)
 
     def _received(self, event: Received, neighbor: Neighbor | None, now: float) -> list[Effect]:
         frame = event.frame
@@ -126,19 +109,19 @@ class Lobby:
             case Entries(log_id=log_id) if log_id == self._me and not self.stopped:
                 return self._rejoin.on_entries(neighbor, message, now)
             case Entries(log_id=log_id) if log_id == neighbor.log_id:
-                return self._mirrors.on_entries(neighbor, message, now)
+                return self._logs.mirrors.on_entries(neighbor, message, now)
             case Proof(proof=proof) if not self.stopped:
-                if self._exposure.is_about_us(proof):
-                    return self._exposure.on_proof(proof, now, neighbor)
+                if self._logs.exposure.is_about_us(proof):
+                    return self._logs.exposure.on_proof(proof, now, neighbor)
                 return self._put_off(event)
             case Notice(token=token) if not self.stopped:
-                if not self._notices.is_about_us(token):
+                if not self._logs.notices.is_about_us(token):
                     return self._put_off(event)
-                head = self._notices.take_own(token) if self._rejoin.can_follow else None
+                head = self._logs.notices.take_own(token) if self._rejoin.can_follow else None
                 if head is not None:
                     return self._rejoin.on_own_head(neighbor, head, now)
-                return self._notices.on_notice(token, now, neighbor)
-        return self._serve(neighbor, message, now)
+                return self._logs.notices.on_notice(token, now, neighbor)
+        return self._logs.serve(neighbor, message, now)
 
     def _put_off(self, event: Event) -> list[Effect]:
         if len(self._proofs) < PROOFS_KEPT:

@@ -16,8 +16,9 @@ from quidnunc.gossip.jobs import AdvanceJob
 from quidnunc.gossip.message import Recall, Recalled, Unavailable, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished
+from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.replicas import BACKOFF_DOUBLINGS
-from quidnunc.gossip.rounds import ROUND_TIMER
+from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
 
 
@@ -35,6 +36,8 @@ class RecallDesk:
         neighbors: dict[bytes, Neighbor],
         settings: Settings,
         forget: Callable[[bytes], None],
+        rounds: Rounds,
+        publisher: Publisher,
         wanted: Sequence[UpdatePublished],
     ) -> None:
         self._charter = charter
@@ -42,6 +45,8 @@ class RecallDesk:
         self._neighbors = neighbors
         self._settings = settings
         self._forget = forget
+        self._rounds = rounds
+        self._publisher = publisher
         self._wanted = {update.number: update for update in wanted}
         self._first, self._last = min(self._wanted, default=0), max(self._wanted, default=0)
         self._asked: dict[bytes, int] = {}
@@ -50,6 +55,18 @@ class RecallDesk:
         self._due: float | None = None
         self._applying = 0
         self.lost = bool(self._wanted)
+        if self.lost:
+            publisher.lost = True
+            rounds.recover(self.why)
+
+    def settle(self, out: list[Effect]) -> list[Effect]:
+        """Let turns go on once the own replica is back, and until then say what is waited for; ``out`` follows."""
+        if self._rounds.phase == Phase.RECOVERING:
+            self._rounds.recover(self.why)
+            if not self.lost:
+                self._publisher.lost = False
+                self._rounds.begin_anew()
+        return out
 
     # -- asking -------------------------------------------------------------------------------------------------
 

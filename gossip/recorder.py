@@ -12,7 +12,7 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.log import Log
 from quidnunc.crypto.token import make_token
-from quidnunc.gossip.events import Commit
+from quidnunc.gossip.events import Commit, Effect, Refuse
 from quidnunc.gossip.provenance import (
     LogRecover,
     MessageRefused,
@@ -164,6 +164,12 @@ class Recorder:
         if not self._pending:
             return None
         return self._commit(self.log.checkpoint(self._key))
+
+    def evidence_first(self, out: list[Effect]) -> list[Effect]:
+        """``out`` behind a commit of what is pending if it refuses anything: evidence is durable before its sender
+        learns of the refusal."""
+        commit = self.flush() if any(isinstance(effect, Refuse) for effect in out) else None
+        return out if commit is None else [commit, *out]
 
     def publish(
         self, record: UpdatePublished, author: bytes, now: float, private: bytes = b""

@@ -25,7 +25,7 @@ from quidnunc.gossip.gate import unheard
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook, key_changes, own_changes
 from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
-from quidnunc.gossip.mirrors import Mirrors, check_chain
+from quidnunc.gossip.mirrors import check_chain
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
 from quidnunc.gossip.recorder import Recorder
@@ -67,7 +67,6 @@ class Rejoin:
         keys: Keybook,
         neighbors: dict[bytes, Neighbor],
         witnesses: Witnesses,
-        mirrors: Mirrors,
         recorder: Recorder,
         settings: Settings,
         *,
@@ -83,7 +82,6 @@ class Rejoin:
         self._log_key = log_key
         self._neighbors = neighbors
         self._witnesses = witnesses
-        self._mirrors = mirrors
         self._recorder = recorder
         self._settings = settings
         self.lost = lost and recorder.size == 0
@@ -172,12 +170,6 @@ class Rejoin:
         everybody = (self.stage == Stage.FETCHING and not self._candidates()) or (self.lost and not self._target)
         asked = (n for n in self._trusted if n.connected and (everybody or n.log_id not in self._answers))
         return [effect for neighbor in asked for effect in self.ask(neighbor)]
-
-    def answer(self, neighbor: Neighbor) -> list[Effect]:
-        """What this peer knows of a neighbor's log."""
-        head = self._witnesses.newest(neighbor.log_id)
-        known = Known(self._federation, b"" if head is None else head.note, *self._mirrors.span(neighbor.log_id))
-        return [Send(neighbor.member.transport, frame(known))]
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: ask again, and go on if nothing holds this peer any more."""

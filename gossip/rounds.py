@@ -50,6 +50,7 @@ from quidnunc.gossip.provenance import (
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.waits import Waits
 
@@ -133,6 +134,26 @@ class Rounds:
         self.last_failure = ""
         self.steps_back = 0
         self.withheld = 0
+
+    def restore(self, resume: Resume, base_claim: Claim) -> None:
+        """Go on from where the ledger leaves this peer; ``base_claim`` says whose training stands in its base."""
+        self.base = resume.base or self._charter.task.genesis
+        self.base_claim = base_claim
+        self.personal = resume.personal
+        self.unmerged = resume.unmerged
+        self.round = resume.round
+        self.released = resume.released
+        self.trained = resume.trained
+        self.merges = resume.merges
+        self.steps_back, self.withheld = resume.steps_back, resume.withheld
+
+    def recover(self, why: str, *, fresh: bool = False) -> None:
+        """Start no turn, because of ``why``, until :meth:`begin_anew`; who is ``fresh`` has nothing to recover."""
+        self.phase, self.blocked = Phase.STARTING if fresh else Phase.RECOVERING, why
+
+    def begin_anew(self) -> None:
+        """Nothing but other peers holds the first turn back any more."""
+        self.phase, self.blocked = Phase.STARTING, ""
 
     # -- what holds a turn back ---------------------------------------------------------------------------------
 
