@@ -10,13 +10,16 @@ from typing import NamedTuple
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.events import Effect
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.neighbor import Neighbor, laggards
+from quidnunc.gossip.neighbor import Neighbor, is_live, laggards
+from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.private_sum import awaited
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.settings import Settings
 
 NAMED_MAX = 4
+NEAR_LEADS = 4
+"""Within so many lead bounds of us, numbers of neighbors are compared to tell the slow from those they hold back."""
 
 
 class Hold(NamedTuple):
@@ -37,12 +40,19 @@ class Gate:
     """Decides whether a turn may start."""
 
     def __init__(
-        self, charter: Charter, replicas: Replicas, publisher: Publisher, budget: Budget, settings: Settings
+        self,
+        charter: Charter,
+        replicas: Replicas,
+        publisher: Publisher,
+        budget: Budget,
+        pace: Pace,
+        settings: Settings,
     ) -> None:
         self._charter = charter
         self._replicas = replicas
         self._publisher = publisher
         self._budget = budget
+        self._pace = pace
         self._settings = settings
         self._woke_at: float | None = None
 
@@ -77,16 +87,12 @@ class Gate:
         stuck = neighbor.requests >= self._settings.fetch_attempts
         return self._replicas.lacks(neighbor) and not (reached or neighbor.deferred or stuck)
 
-    def before_any(
-        self,
-        live: frozenset[bytes],
-        answering: list[Neighbor],
-        now: float,
-        patience_s: float,
-        *,
-        finished: bool,
-        in_step: int | None = None,
-    ) -> Hold:
+    def live(self, now: float) -> list[Neighbor]:
+        """Neighbors inside their liveness window."""
+        everybody = self._replicas.neighbors.values()
+        return [n for n in everybody if is_live(n, now, self._pace.period, self._settings)]
+
+    def before_any(self, now: float, *, finished: bool, in_step: int | None = None) -> Hold:
         """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more.
 
         In a private sum releases of round ``in_step`` are waited for instead, also by who trains no more.
@@ -98,7 +104,9 @@ class Gate:
         """
         if finished and in_step is None:
             return FREE
-        there = [n for n in answering if n.connected]
+        silence_s, patience_s = self._pace.silence_s, self._pace.patience_s
+        there = [n for n in self._neighbors if n.answers(now, silence_s) and n.connected]
+        live = frozenset(n.log_id for n in self.live(now))
         live_there = [n for n in there if n.log_id in live]
         if in_step is None:
             slow = laggards(self._publisher.number, self._charter.rounds.lead, live_there, now, patience_s)
@@ -112,7 +120,20 @@ class Gate:
             return Hold(f"isolated: no budget is spent while nobody would hear of it ({why})", connected)
         return FREE
 
-    def alone(self, live: list[Neighbor], *, finished: bool) -> bool:
+    def to_blame(self, hold: Hold) -> list[bytes]:
+        """Whom the lead bound waits for in the end: those furthest behind, if they hold back the others as well.
+
+        Others are a whole lead bound ahead of them then. One that was absent may be far behind and keep pace all the
+        same: it is compared with nobody.
+        """
+        if not hold.lead:
+            return []
+        near = self._publisher.number - NEAR_LEADS * self._charter.rounds.lead
+        compared = [n for n in hold.ask if n.number >= near] or hold.ask
+        last = min(n.number for n in compared) + self._charter.rounds.lead - 1
+        return [n.log_id for n in hold.ask if n.number <= last or n not in compared]
+
+    def alone(self, now: float, *, finished: bool) -> bool:
         """Whether to spend no privacy because no neighbor is live and connected.
 
         As long as one is connected the turn is taken all the same, as a heartbeat: peers that waited for a sign of
@@ -122,7 +143,7 @@ class Gate:
             self._budget.private
             and not finished
             and self._publisher.number
-            and not any(neighbor.connected for neighbor in live)
+            and not any(neighbor.connected for neighbor in self.live(now))
         )
 
     def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:

@@ -65,6 +65,14 @@ class Merging:
             neighbor.fresh = False
         return inputs
 
+    def take_for_median(self, neighbors: list[Neighbor]) -> tuple[bytes, ...]:
+        """The states whose median is adopted: those of ``neighbors``, and as the third beside two the own replica.
+
+        Between two that disagree it decides for the smaller step, so that one liar leads a joiner nowhere.
+        """
+        states = tuple(each.state for each in self.take(neighbors))
+        return (*states, self._publisher.replica) if len(states) == ADOPTION_MINIMUM - 1 else states
+
     def give_up(self) -> None:
         """The merge failed: what it was to judge is still to be judged."""
         for log_id, given in self._inputs.items():

@@ -121,10 +121,11 @@ class Node:
             self.budget,
             self.settings,
             let_go,
+            resume,
+            rebuild.base_claim(charter, own.log_id, resume, self.keys),
             dataset=own.dataset,
             size_bucket=max(0, own.described.examples.bit_length() - 1),
         )
-        self.rounds.restore(resume, rebuild.base_claim(charter, own.log_id, resume, self.keys))
         self.recalls = RecallDesk(
             charter, own.log_id, self.neighbors, self.settings, let_go, self.rounds, self.publisher, resume.recall
         )

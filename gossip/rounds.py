@@ -9,56 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from statistics import median
 
 from quidnunc.crypto.errors import BlobLost
+from quidnunc.gossip.absence import Absence
 from quidnunc.gossip.budget import Budget
-from quidnunc.gossip.claims import INITIAL, Claim, published
+from quidnunc.gossip.claims import Claim
 from quidnunc.gossip.events import Effect, Report, Run, SetTimer
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.gate import Gate, Hold
-from quidnunc.gossip.jobs import (
-    WITHHELD,
-    Adopted,
-    EvaluateJob,
-    JobFailed,
-    MedianJob,
-    Merged,
-    MergeJob,
-    Trained,
-    TrainJob,
-    Unit,
-)
-from quidnunc.gossip.merging import ADOPTION_MINIMUM, Merging
-from quidnunc.gossip.neighbor import (
-    Neighbor,
-    company,
-    drag_factor,
-    is_live,
-    usable,
-)
+from quidnunc.gossip.jobs import WITHHELD, Adopted, EvaluateJob, JobFailed, MedianJob, Merged, MergeJob, Trained, Unit
+from quidnunc.gossip.merging import Merging
+from quidnunc.gossip.neighbor import Neighbor, company, drag_factor, usable
 from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.personal import write_personal
 from quidnunc.gossip.private_sum import next_round, reads
-from quidnunc.gossip.provenance import (
-    PrivacyClaim,
-    PrivacyExhausted,
-    PrivacySpend,
-    UpdatePublished,
-)
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.training import Training
 from quidnunc.gossip.waits import Waits
 
 ROUND_TIMER = "round"
 OWN_REPLICA = "the own replica"
 RETRY_SHARE = 0.1
-NEAR_LEADS = 4
-"""Within so many lead bounds of us, numbers of neighbors are compared to tell the slow from those they hold back."""
 RETRY_MIN_S = 0.02
 FAILURE_BACKOFF_S = 0.5
 FAILURE_BACKOFF_MAX_S = 60.0
@@ -94,50 +70,36 @@ class Rounds:
         budget: Budget,
         settings: Settings,
         forget: Callable[[bytes], None],
+        resume: Resume,
+        base_claim: Claim,
         *,
         dataset: bytes,
         size_bucket: int,
     ) -> None:
+        """``resume`` is where the ledger leaves this peer, ``base_claim`` whose training stands in its base."""
         self._charter = charter
-        self._me = me
         self._recorder = recorder
         self._replicas = replicas
         self._publisher = publisher
         self._budget = budget
         self._settings = settings
         self._forget = forget
-        self._known = {n.log_id: n.number for n in replicas.neighbors.values()}
-        self._dataset = dataset
-        self._size_bucket = size_bucket
         self._pace = Pace(charter.rounds.interval_ms / 1000, settings)
-        self._gate = Gate(charter, replicas, publisher, budget, settings)
+        self._gate = Gate(charter, replicas, publisher, budget, self._pace, settings)
+        self._absence = Absence(replicas, publisher, settings)
+        self._training = Training(charter, me, recorder, publisher, budget, dataset=dataset, size_bucket=size_bucket)
         self._merging = Merging(charter, me, recorder, evidence, replicas, publisher)
-        self._spend: tuple[PrivacySpend, int] | None = None
-        self._with_training = False
         self._failures = 0
         self.waits = Waits()
         self.retry_at: float | None = None
         self.progressed_at: float | None = None
         self.phase = Phase.STARTING
         self._sum = charter.privacy.unit == Unit.SUM
-        self.released = 0
         self.blocked = ""
         self.paused = False
-        self.base = charter.task.genesis
-        self.base_claim: Claim = INITIAL
-        self.personal = b""
-        self.unmerged = False
-        self.round = 0
-        self.trained = 0
-        self.merges = 0
         self.drag = 1.0
         self.last_failure = ""
-        self.steps_back = 0
-        self.withheld = 0
-
-    def restore(self, resume: Resume, base_claim: Claim) -> None:
-        """Go on from where the ledger leaves this peer; ``base_claim`` says whose training stands in its base."""
-        self.base = resume.base or self._charter.task.genesis
+        self.base = resume.base or charter.task.genesis
         self.base_claim = base_claim
         self.personal = resume.personal
         self.unmerged = resume.unmerged
@@ -172,8 +134,8 @@ class Rounds:
         """The round of the next turn."""
         if not self._sum:
             return self.round + 1
-        if self._spend is not None and self._spend[0].round > self.released:
-            return self._spend[0].round  # a training that failed has paid for this round, and for no other
+        if self._training.paid_round > self.released:
+            return self._training.paid_round  # a training that failed has paid for this round, and for no other
         there = [n for n in self._neighbors if n.heard and n.connected and not n.quarantined and n.retired is None]
         return next_round(self.released, there)
 
@@ -183,23 +145,20 @@ class Rounds:
 
     def live(self, now: float) -> list[Neighbor]:
         """Neighbors inside their liveness window."""
-        return [n for n in self._neighbors if is_live(n, now, self.period, self._settings)]
+        return self._gate.live(now)
 
     def _hold(self, now: float) -> Hold:
         if self.phase == Phase.STARTING:
             hold = self._gate.before_the_first(now)
             if hold.why:
                 return hold
-        answering = [n for n in self._neighbors if n.retired is None and n.answers(now, self._pace.silence_s)]
-        live = frozenset(n.log_id for n in self.live(now))
         before = self.following - 1
         in_step = before if self._noised(before) else None
-        patience_s = self._pace.patience_s
-        return self._gate.before_any(live, answering, now, patience_s, finished=self.finished, in_step=in_step)
+        return self._gate.before_any(now, finished=self.finished, in_step=in_step)
 
     def alone(self, now: float) -> bool:
         """Whether a turn now would spend privacy that nobody hears of."""
-        return self._gate.alone(self.live(now), finished=self.finished)
+        return self._gate.alone(now, finished=self.finished)
 
     def poll(self, neighbors: list[Neighbor], now: float) -> list[Effect]:
         """Ask ``neighbors`` where they stand, as long as that was not done a moment ago."""
@@ -217,7 +176,7 @@ class Rounds:
                 out += self._replicas.fetch(neighbor, now)
         hold = self._hold(now)
         self.blocked = hold.why
-        self.waits.hold(self._to_blame(hold), now)
+        self.waits.hold(self._gate.to_blame(hold), now)
         if hold.why:
             if not hold.lead:
                 self._pace.interrupt()
@@ -226,19 +185,6 @@ class Rounds:
             return [*out, *committed(self._recorder.flush()), SetTimer(ROUND_TIMER, retry)]
         return out + self._begin(now)
 
-    def _to_blame(self, hold: Hold) -> list[bytes]:
-        """Whom the lead bound waits for in the end: those furthest behind, if they hold back the others as well.
-
-        Others are a whole lead bound ahead of them then. One that was absent may be far behind and keep pace all the
-        same: it is compared with nobody.
-        """
-        if not hold.lead:
-            return []
-        near = self._publisher.number - NEAR_LEADS * self._charter.rounds.lead
-        compared = [n for n in hold.ask if n.number >= near] or hold.ask
-        last = min(n.number for n in compared) + self._charter.rounds.lead - 1
-        return [n.log_id for n in hold.ask if n.number <= last or n not in compared]
-
     def _begin(self, now: float) -> list[Effect]:
         starting = self.phase == Phase.STARTING
         self._pace.begin(now)
@@ -246,54 +192,18 @@ class Rounds:
         if self.progressed_at is None:
             self.progressed_at = now
         self._recorder.close_round(now)
-        if starting and self._should_adopt():
+        # In a private sum it is merging that takes the noise of others out, and no median does.
+        if starting and not self._sum and self._absence.should_adopt():
             self.phase = Phase.ADOPTING
-            return [*committed(self._recorder.flush()), Run(MedianJob(self._adopted_from()))]
-        if starting and self._fell_behind():
+            states = self._merging.take_for_median(self._absence.current())
+            return [*committed(self._recorder.flush()), Run(MedianJob(states))]
+        if starting and self._absence.fell_behind():
             self.unmerged = True  # what the last merge led to is old: merge what there is before training
         self.phase = Phase.IDLE
         self.round = self.following
         if self.unmerged:
             return self._merge(now)
         return self._train(now)
-
-    def _current(self) -> list[Neighbor]:
-        """Neighbors heard since the start whose replica, as it stood then, is here."""
-        heard = [n for n in self._neighbors if n.heard and not n.quarantined and n.retired is None]
-        return [n for n in heard if n.number and n.number >= n.goal and not n.missing]
-
-    def _should_adopt(self) -> bool:
-        """Back from a long absence, or new among experienced peers, with enough states for a median.
-
-        A joiner has nothing of its own to keep: if the charter gives it fewer neighbors than a median takes, all of
-        them are enough. In a private sum it is merging that takes their noise out, and no median does.
-        """
-        if self._sum:
-            return False
-        current = len(self._current())
-        joins = not self._publisher.number and current == len(self._neighbors)
-        return (current >= ADOPTION_MINIMUM or joins) and self._fell_behind()
-
-    def _fell_behind(self) -> bool:
-        """Whether the federation went on without us for long.
-
-        The median of what was missed: one neighbor that claims a large number must not send anybody back to the start.
-        """
-        missed = [self._missed(n) for n in self._current()]
-        return bool(missed) and median(missed) > self._settings.absent_rounds
-
-    def _adopted_from(self) -> tuple[bytes, ...]:
-        """The states whose median is adopted: those of the neighbors, and as the third beside two the own replica.
-
-        Between two that disagree it decides for the smaller step, so that one liar leads a joiner nowhere.
-        """
-        states = tuple(each.state for each in self._merging.take(self._current()))
-        return (*states, self._publisher.replica) if len(states) == ADOPTION_MINIMUM - 1 else states
-
-    def _missed(self, neighbor: Neighbor) -> float:
-        """Own rounds missed: how far a neighbor had come when we heard of it again, at its speed relative to ours."""
-        known, own = self._known[neighbor.log_id], self._publisher.number
-        return (neighbor.goal - known) * (own / known if known and own else 1.0)
 
     def _usable(self, now: float) -> list[Neighbor]:
         """Neighbors whose replicas a merge may read now."""
@@ -365,76 +275,23 @@ class Rounds:
     # -- training and publishing --------------------------------------------------------------------------------
 
     def _train(self, now: float) -> list[Effect]:
-        train = not (self.paused or self.finished or self.alone(now))
-        train = train and (not self._sum or self._noised(self.round))
-        out: list[Effect] = []
-        if self._spend is not None and self._spend[0].round != self.round:
-            self._spend = None  # a round that was not trained after all, because of a pause: it stays spent
-        if train and self._budget.private and self._spend is None:
-            if self._budget.affords_next():
-                spend = self._budget.spend(self.round)
-                self._spend = (spend, self._recorder.append(spend, now))
-            else:
-                train = False
-                self._budget.exhausted = True
-                self._recorder.append(self._exhausted(), now)
-                out.append(Report("budget", "privacy budget spent: from here on this peer only listens"))
-            out = committed(self._recorder.flush()) + out
+        wanted = not (self.paused or self.finished or self.alone(now))
+        noised = self._noised(self.round)
+        out = self._training.pay(self.round, now, wanted=wanted and (not self._sum or noised))
         self.phase = Phase.TRAINING
-        self._with_training = train
-        job = TrainJob(
-            round=self.round,
-            number=self._publisher.number + 1,
-            base=self.base,
-            replica=self._publisher.replica,
-            train=train,
-            drag=1.0 if self._sum else self.drag * company(self.live(now)),
-            privacy=self._budget.step() if train or self._noised(self.round) else None,
-            personal=self.personal,
-        )
-        return [*out, Run(job)]
-
-    def _claim(self) -> PrivacyClaim | None:
-        """What the training now to be published has cost; the spend is used up by that."""
-        if not self._with_training or self._spend is None:
-            return None
-        claim = self._budget.claim(*self._spend)
-        self._spend = None
-        return claim
-
-    def _exhausted(self) -> PrivacyExhausted:
-        budget = self._budget
-        delta_exp = self._charter.privacy.delta_exp
-        unit = self._charter.privacy.unit
-        whose = self._dataset, unit == Unit.SITE, unit == Unit.SUM
-        return PrivacyExhausted(self.round, budget.cumulative_u, budget.cap_u, delta_exp, *whose)
+        drag = 1.0 if self._sum else self.drag * company(self.live(now))
+        return [*out, Run(self._training.job(self.round, self.base, self.personal, drag, noised=noised))]
 
     def on_trained(self, result: Trained, now: float) -> list[Effect]:
         """Publish what was trained; the next turn follows after the interval."""
         if self.phase != Phase.TRAINING or result.number != self._publisher.number + 1:
             return []
         self._failures, self.retry_at = 0, None
-        if self._with_training:
+        if self._training.real:
             self.progressed_at = now
-        before, steps = self._publisher.replica, self._steps()
-        update = UpdatePublished(
-            federation=self._charter.federation_id,
-            schema=self._charter.task.schema,
-            round=self.round,
-            number=result.number,
-            base=self.base,
-            replica_before=before,
-            replica_after=result.result,
-            delta=result.delta,
-            size=result.size,
-            codec=self._charter.codec,
-            steps=steps,
-            dataset=self._dataset,
-            size_bucket=self._size_bucket,
-            privacy=self._claim(),
-            claims=published(self.base_claim, self._me, steps),
-        )
-        self.trained += self._with_training
+        before = self._publisher.replica
+        update = self._training.update(result, self.round, self.base, self.base_claim)
+        self.trained += self._training.real
         self.released = self.round
         out = self._publisher.publish(update, self._neighbors, now, self._keep_personal(result.personal))
         if before not in (self.base, result.result):
@@ -442,7 +299,7 @@ class Rounds:
         self.unmerged = True
         self.phase = Phase.IDLE
         out += self._replicas.resume(now)
-        in_pace = self._with_training or self._noised(self.round)
+        in_pace = self._training.real or self._noised(self.round)
         return [*out, SetTimer(ROUND_TIMER, self._pace.publish(now, trained=in_pace))]
 
     def _keep_personal(self, state: bytes) -> bytes:
@@ -451,15 +308,6 @@ class Rounds:
             self._forget(self.personal)
         self.personal = state
         return write_personal(state) if state else b""
-
-    def _steps(self) -> int:
-        """Local steps of this turn's training: none in a heartbeat, those of the release where records are private."""
-        if not self._with_training:
-            return 0
-        step = self._budget.step()
-        if step is None or step.unit == Unit.SITE:
-            return self._charter.training.local_steps
-        return step.steps
 
     @property
     def period(self) -> float:
