@@ -8,170 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import logging
 import os
 import platform
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
-from quidnunc.crypto.errors import CharterError, CharterUnsigned, ConfigError, LedgerCorrupt
-from quidnunc.crypto.identity import Role, SecretKey, derive_seed, tagged_hash
-from quidnunc.crypto.log import Log
+from quidnunc.crypto.errors import CharterError
 from quidnunc.gossip import status as node_status
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
+from quidnunc.gossip.federation.founding import NOTE_BYTES
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.jobs import Accounted, Described, DescribeJob, JobFailed, Spent
 from quidnunc.gossip.journal.recording import Recording, set_paused
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.private_sum import pair_keys
-from quidnunc.gossip.rebuild import Self, Software
-from quidnunc.gossip.resume import Resume, fold
-from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.rebuild import Software
 from quidnunc.peer import api
 from quidnunc.peer.accounting import account
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.charter_file import missing_charter
-from quidnunc.peer.clock import Clock
-from quidnunc.peer.compute import START_ATTEMPTS, ComputeProcess
+from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.config import MIB, Config
 from quidnunc.peer.health import Health, Room
 from quidnunc.peer.home import Home, read_capped
-from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.host import Host
 from quidnunc.peer.journal import JournalFile
-from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
-from quidnunc.peer.ledger.start_check import tell_missing_tokens
-from quidnunc.peer.ledger.store import LOST, ORIGIN, RESTORED, Store
 from quidnunc.peer.loop_lag import LoopLag
-from quidnunc.peer.model_file import installed_model
+from quidnunc.peer.membership import Keys, load_charter, open_store
 from quidnunc.peer.network import overlay_api
 from quidnunc.peer.network.overlay_api import Overlay
-from quidnunc.peer.pipe import Setup
+from quidnunc.peer.node_builder import build_node, discard_unused
 from quidnunc.peer.reach import card_addresses, known_addresses, without_address
-from quidnunc.peer.recovery import restore
 from quidnunc.peer.shared_account import spent_elsewhere
-from quidnunc.peer.stop_signals import stop_signals
-from quidnunc.peer.task_loader import CSV
+from quidnunc.peer.stopping import end_when, watch_signals, watch_stdin
+from quidnunc.peer.task_setup import compute_setup, describe
 from quidnunc.peer.waiting import wait_for_room
 
-if TYPE_CHECKING:
-    from trio_typing import TaskStatus
-
-log = logging.getLogger("quidnunc.peer")
-
-KEEP_DELTAS = Settings().keep_deltas
 REDIAL_MAX_S = 30.0
-STOP_GRACE_S = 25.0
-"""How long an orderly stop may take before everything is cancelled."""
 TRANSPORT = "quidnunc.peer.network.transport"
 """Imports libp2p, which takes most of a second: done while the compute process imports torch."""
-DATASET_SALT = "dataset-salt"
-"""Name of the salt of the dataset commitment in the store's private table."""
-
-
-class DataRefused(ConfigError):
-    """The task could not be built from the local data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The role keys a daemon works with, derived from the operational secret."""
-
-    log: SecretKey
-    witness: SecretKey
-    transport: SecretKey
-    log_of: Callable[[int], SecretKey] = field(repr=False)
-    """The log key of any epoch: which one it is, the ledger says, and it may come back with a later one."""
-
-    @classmethod
-    def derive(cls, secret: bytes) -> Keys:
-        """The role keys of epoch 0."""
-
-        def key(role: Role, epoch: int = 0) -> SecretKey:
-            return SecretKey.from_seed(derive_seed(secret, role, epoch))
-
-        return cls(key(Role.LOG), key(Role.WITNESS), key(Role.TRANSPORT), partial(key, Role.LOG))
-
-
-def load_charter(path: Path, keys: Keys) -> tuple[Charter, Member, bytes]:
-    """The fully signed charter at ``path``, our place in it, and the hash of the signed text.
-
-    Raises CharterError when it is missing, not signed by everybody, or not about ``keys``.
-    """
-    try:
-        note = read_capped(path, NOTE_BYTES)
-    except FileNotFoundError:
-        raise missing_charter(path) from None
-    try:
-        charter = require_signed(open_charter(note))
-    except CharterUnsigned:
-        raise
-    except CharterError as error:
-        raise CharterError(f"{path}: {error.message}", hint=error.hint) from None
-    for member in charter.members:
-        if member.log == keys.log.public:
-            if member.transport != keys.transport.public or member.witness != keys.witness.public:
-                raise CharterError(f"charter lists other transport or witness keys for {member.name} than this home's")
-            return charter, member, hashlib.sha256(note).digest()
-    raise CharterError(
-        f"charter {charter.federation_id.hex()[:16]} does not list the log key of this home",
-        hint="compare with: quidnunc id",
-    )
-
-
-def open_store(home: Home, member: Member) -> Store:
-    """The ledger of this home; raises LedgerCorrupt when it is missing, damaged or another log's."""
-    if not home.ledger.exists():
-        why = f"{home.ledger} is missing, and a peer that began a new one would fork its own log"
-        raise LedgerCorrupt(0, why)
-    store = Store.open(home.ledger)
-    if store.log_id != member.log_id:
-        store.close()
-        raise LedgerCorrupt(0, f"belongs to log {store.log_id.hex()[:16]}, this home is {member.log_id.hex()[:16]}")
-    return store
-
-
-def compute_setup(charter: Charter, config: Config, home: Home) -> Setup:
-    """What the compute process is told: the charter's task and plan, this site's data. The charter's options win."""
-    plan = charter.plan()
-    data = config.data
-    return Setup(
-        task=charter.task.reference,
-        blobs=str(home.blobs),
-        path=data.path,
-        index=data.index,
-        peers=data.peers,
-        alpha=data.alpha,
-        seed=data.seed,
-        options={**data.options, **charter.task.options},
-        schema=charter.task.data_schema,
-        genesis_seed=plan.seed,
-        codec=plan.codec,
-        learning_rate=plan.training.learning_rate,
-        momentum=plan.training.momentum,
-        local_steps=plan.training.local_steps,
-        batch_size=plan.training.batch_size,
-        prox=plan.training.prox,
-        merge_rule=plan.merge_rule,
-        merge_options=dict(plan.merge_options),
-        private=plan.private,
-        rounds=plan.rounds,
-        personal=plan.personal,
-        dim=charter.task.dim,
-        attack=config.drill.attack,
-        threads=config.training.threads,
-        memory_bytes=config.training.memory_mib * 1024 * 1024,
-        blob_bytes_max=config.limits.blob_bytes_max,
-    )
 
 
 def make_overlay(
@@ -200,94 +79,6 @@ def make_overlay(
         members=neighbors,
         settings=settings,
     )
-
-
-def dataset_commitment(store: Store, described: Described) -> bytes:
-    """Salted commitment to the local data: says nothing of it, yet stays the same while the data does."""
-    salt = store.get_meta(DATASET_SALT)
-    if salt is None:
-        salt = os.urandom(32)
-        store.put_meta(DATASET_SALT, salt)
-    return tagged_hash("dataset", salt, described.data_root)
-
-
-def fill(resume: Resume, store: Store) -> None:
-    """Add to ``resume`` what its ledger names and the store keeps beside it: proofs, and tokens of neighbors."""
-    resume.heads, resume.cosigned = store.heads(), store.cosignatures()
-    origin = store.get_meta(ORIGIN)
-    resume.copied, resume.lost = origin == RESTORED, origin == LOST
-    kept = {who: store.proof(name) for who, name in resume.frozen.items()}
-    resume.proofs = {who: proof for who, proof in kept.items() if proof is not None}
-    resume.own_notices = [entry_notice(store, seq) for seq in sorted(resume.key_changes)]
-    notices = (store.proof(name) for name in resume.noticed.values())
-    resume.notices = [notice for notice in notices if notice is not None]
-    for author, tracked in resume.tracked.items():
-        found = {number: store.token_by_number(author, number) for number in tracked.leaves}
-        tracked.tokens = {number: token for number, token in found.items() if token is not None}
-    for row in resume.inputs:
-        if row.log_id is not None and row.log_id != store.log_id and row.seq is not None:
-            token = store.token_by_seq(row.log_id, row.seq)
-            if token is not None:
-                resume.input_tokens[row.log_id, row.seq] = token
-
-
-def build_node(
-    charter: Charter,
-    member: Member,
-    note_hash: bytes,
-    keys: Keys,
-    config: Config,
-    store: Store,
-    blobs: FileBlobs,
-    mirrors: MirrorStore,
-    described: Described,
-    accounted: Accounted | None = None,
-    *,
-    software: Software,
-    current: bool = False,
-    elsewhere: Spent = (),
-    recording: Recording | None = None,
-) -> tuple[Node, Clock]:
-    """The node that the ledger leads to, and a clock that does not start before its newest entry.
-
-    ``current`` says that neighbors have just been asked and know of no newer entry, ``elsewhere`` what other homes have
-    spent of the same records. ``recording`` takes down what it is built from.
-
-    Raises BlobLost when the own replica is lost and nothing says what neighbors would have to give back.
-    """
-    require_open(store)
-    entries = list(store.entries())
-    node_log = Log(member.log_id)
-    for entry in entries:
-        node_log.replay(entry)
-    resume = fold(entries)
-    newest = range(max(1, resume.number - KEEP_DELTAS + 1), resume.number + 1)
-    tokens = ((number, store.token_by_number(member.log_id, number)) for number in newest)
-    resume.tokens = [(number, token) for number, token in tokens if token is not None]
-    fill(resume, store)
-    resume.mirrors, resume.current = mirrors.held(), current
-    tell_missing_tokens(resume, newest)
-    restore(resume, blobs, charter, member.log_id, store.keys)
-    cap = config.privacy.epsilon_cap
-    own = Self(
-        log_id=member.log_id,
-        key=keys.log_of(store.keys.epoch),
-        witness=keys.witness,
-        genesis=member.genesis,
-        charter_note=note_hash,
-        dataset=dataset_commitment(store, described),
-        described=described,
-        epsilon_cap_u=int(cap * 1e6) if cap else None,
-        accounted=accounted,
-        elsewhere=elsewhere,
-        software=software,
-        log_key=keys.log_of,
-    )
-    clock = Clock(node_log.last_t_ms / 1000)
-    entropy, settings = os.urandom, Settings()
-    if recording is not None:
-        own, entropy = recording.begin(own, node_log, resume, entropy, settings, rebuilt=current)
-    return Node(charter, own, node_log, resume, entropy, settings), clock
 
 
 class Daemon:
@@ -343,56 +134,6 @@ class Daemon:
         await self._host.pause(paused)
 
 
-async def describe(computer: Any, charter: Charter, home: Home, blobs: FileBlobs) -> Described:
-    """Have the compute process build the task; raises DataRefused with what the task said, or how often it died.
-
-    A charter that begins with an earlier model names other params than the task makes: those installed in ``home``.
-    """
-    for _ in range(START_ATTEMPTS):
-        died = computer.died
-        result = await computer.run(DescribeJob())
-        if isinstance(result, Described):
-            return await _with_earlier_model(result, charter, home, blobs)
-        if computer.died == died:
-            break  # the task itself refuses: it would again
-    why = result.why if isinstance(result, JobFailed) else repr(result)
-    hint = "check [data] in config.toml and the task function"
-    if charter.task.reference == CSV:
-        hint = f"see everything that is wrong with it: {quidnunc(home)} data check"
-    raise DataRefused(f"the task cannot be built: {why}", hint=hint)
-
-
-async def _with_earlier_model(result: Described, charter: Charter, home: Home, blobs: FileBlobs) -> Described:
-    task = charter.task
-    if result.dim == task.dim and result.genesis != task.genesis:
-        model = await trio.to_thread.run_sync(installed_model, home, task.genesis, task.dim)
-        if model is not None:
-            return replace(result, genesis=blobs.put(model, durable=True))
-    return result
-
-
-async def watch_signals(stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
-    """The first stop signal asks for an orderly stop; a second one ends the process at once, unless it is SIGHUP."""
-    with trio.open_signal_receiver(*stop_signals()) as signals:
-        task_status.started()
-        async for number in signals:
-            if stop.is_set():
-                if number == signal.SIGHUP:
-                    continue
-                os._exit(128 + number)
-            log.info("signal=%s stopping", signal.Signals(number).name)
-            stop.set()
-
-
-async def watch_stdin(stop: trio.Event) -> None:
-    """Ask for an orderly stop when standard input ends: whoever held its other end is gone."""
-    async with trio.lowlevel.FdStream(os.dup(0)) as stream:
-        async for _ in stream:
-            pass
-    log.info("standard input ended: stopping")
-    stop.set()
-
-
 async def run_daemon(
     home: Home,
     config: Config,
@@ -422,17 +163,9 @@ async def run_daemon(
             stop.set()
         if until_eof:
             nursery.start_soon(watch_stdin, stop)
-        nursery.start_soon(_end_when, stop, serving, nursery.cancel_scope)
+        nursery.start_soon(end_when, stop, serving, nursery.cancel_scope)
         await _run(home, config, opener, stop, told, paused=paused)
         nursery.cancel_scope.cancel()
-
-
-async def _end_when(stop: trio.Event, serving: trio.Event, scope: trio.CancelScope) -> None:
-    """Bound an orderly stop, and end a start that was not finished."""
-    await stop.wait()
-    if serving.is_set():
-        await trio.sleep(STOP_GRACE_S)
-    scope.cancel()
 
 
 async def _run(
@@ -496,14 +229,6 @@ def recording_to(journal: JournalFile, home: Home, note_hash: bytes) -> Recordin
     if hashlib.sha256(note).digest() != note_hash:
         raise CharterError(f"{home.charter} was changed during the start", hint="start again")
     return Recording(journal.write, note)
-
-
-def discard_unused(blobs: FileBlobs, node: Node) -> None:
-    """Discard what crashes left behind: blobs that no job of ``node`` will ever ask for."""
-    used = set(node.in_use())
-    for name in list(blobs.names()):
-        if name not in used:
-            blobs.discard(name)
 
 
 async def serve(home: Home, host: Host, daemon: Daemon, stop: trio.Event, ready: Callable[[Daemon], None]) -> None:

@@ -29,9 +29,9 @@ from quidnunc.peer import keys
 from quidnunc.peer.backup import archive, make
 from quidnunc.peer.backup.archive import BackupDamaged, Writer
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.daemon import fill
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
+from quidnunc.peer.node_builder import fill
 
 REPLICA, DELTA, OTHER = b"own replica" * 50, b"own delta" * 30, b"a neighbor's" * 70
 

@@ -14,9 +14,9 @@ from test_shared_account import elsewhere, names, pair
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.resume import Resume
 from quidnunc.peer import keys
-from quidnunc.peer.daemon import fill
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
+from quidnunc.peer.node_builder import fill
 
 __all__ = ["pair"]
 

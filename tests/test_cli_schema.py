@@ -21,10 +21,10 @@ from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.task import Site
 from quidnunc.peer.commands.data_schema import COLUMNS_SHOWN
 from quidnunc.peer.config import load
-from quidnunc.peer.daemon import compute_setup
 from quidnunc.peer.home import Home
 from quidnunc.peer.pipe import TO_CHILD
 from quidnunc.peer.task_loader import load_task
+from quidnunc.peer.task_setup import compute_setup
 
 OWN = "ruled_task:task"
 TEXT = "age\nblood_pressure\nlactate\n"

@@ -13,7 +13,7 @@ from quidnunc.gossip.jobs import MergeJob, TrainJob
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.daemon import discard_unused
+from quidnunc.peer.node_builder import discard_unused
 from quidnunc.peer.recovery import restore
 
 TURNS = 12

@@ -13,7 +13,7 @@ from daemons import answers, cli, finishes, found, ledger, plan, reaches, runnin
 
 from quidnunc.peer import keys
 from quidnunc.peer.config_text import with_values
-from quidnunc.peer.daemon import Keys
+from quidnunc.peer.membership import Keys
 from quidnunc.peer.rehearsal import Rehearsal
 
 pytestmark = pytest.mark.slow

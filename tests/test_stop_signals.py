@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from quidnunc.peer.commands.run import early_signals
-from quidnunc.peer.daemon import watch_signals
 from quidnunc.peer.stop_signals import stop_signals
+from quidnunc.peer.stopping import watch_signals
 
 
 @pytest.fixture(autouse=True)

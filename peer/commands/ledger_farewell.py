@@ -34,21 +34,22 @@ def farewell(args: argparse.Namespace, context: Context) -> Outcome:
     """Show every neighbor that can be reached the last entry; those who were told pass it on. Again is no harm."""
     import trio
 
-    from quidnunc.peer import daemon
+    from quidnunc.peer.daemon import make_overlay
     from quidnunc.peer.farewell import Farewell
+    from quidnunc.peer.membership import Keys, load_charter
 
     home = context.home
     require_home(home)
     require_ledger(home)
-    role_keys = daemon.Keys.derive(keys.load(home.operational_key, "operational", source(args, context).present))
-    charter, member, _ = daemon.load_charter(home.charter, role_keys)
+    role_keys = Keys.derive(keys.load(home.operational_key, "operational", source(args, context).present))
+    charter, member, _ = load_charter(home.charter, role_keys)
     with home.lock(), Store.open(home.ledger, readonly=True) as store:
         if retirement(store) is None:
             raise UsageError(
                 f"{home.ledger}: this log goes on: there is no end to tell of",
                 hint="end it first with: quidnunc ledger retire --reason ended",
             )
-        overlay = daemon.make_overlay(charter, member, role_keys, load(home.config), redial_max_s=REDIAL_MAX_S)
+        overlay = make_overlay(charter, member, role_keys, load(home.config), redial_max_s=REDIAL_MAX_S)
         talk = Farewell(charter, member.log_id, overlay, store)
         trio.run(talk.run, context.timeout_s or PATIENCE_S)
     return _outcome(charter, member, talk.told, talk.cosigned)

@@ -102,8 +102,8 @@ def _own(args: argparse.Namespace, context: Context) -> tuple[Any, dict[str, Any
     with, a member's own noise, and what that costs against everybody; the second part of the result says so.
     """
     from quidnunc.peer.config import load
-    from quidnunc.peer.daemon import compute_setup
     from quidnunc.peer.privacy_audit import Request
+    from quidnunc.peer.task_setup import compute_setup
 
     home = context.home
     require_home(home)

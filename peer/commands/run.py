@@ -27,6 +27,7 @@ from quidnunc.peer.stop_signals import stop_signals
 
 if TYPE_CHECKING:
     from quidnunc.peer import daemon
+    from quidnunc.peer.membership import Keys
 
 
 def register(parser: CommandParser) -> None:
@@ -64,6 +65,7 @@ def early_signals() -> Iterator[list[int]]:
 
 def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcome:
     from quidnunc.peer import daemon
+    from quidnunc.peer.membership import Keys
 
     home = context.home
     require_home(home)
@@ -72,7 +74,7 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
     config = load(home.config)
     opener = keys.Opener.of(home.operational_key, "operational", unlocking.source(args, context).present)
     if args.check:
-        return _check(args, context, config, daemon.Keys.derive(opener()))
+        return _check(args, context, config, Keys.derive(opener()))
     configure_logging(config.log)
 
     def ready(running: daemon.Daemon) -> None:
@@ -89,17 +91,17 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
     return Outcome()
 
 
-def _check(args: argparse.Namespace, context: Context, config: Config, role_keys: daemon.Keys) -> Outcome:
+def _check(args: argparse.Namespace, context: Context, config: Config, role_keys: Keys) -> Outcome:
     """Whether ``run`` with the same arguments would start; a charter that is named is not installed yet."""
-    from quidnunc.peer import daemon
     from quidnunc.peer.commands.robustness import gate_of, plain, warn
     from quidnunc.peer.commands.run_check import check_home
+    from quidnunc.peer.membership import load_charter
     from quidnunc.peer.reach import warnings_at_home
 
     home = context.home
     if args.charter is not None:
         check_federation(home, read_charter(args.charter)[1].charter)
-    charter, member, _ = daemon.load_charter(args.charter or home.charter, role_keys)
+    charter, member, _ = load_charter(args.charter or home.charter, role_keys)
     entries = check_home(home, config, charter, member, context.out.warn)
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
