@@ -32,8 +32,9 @@ from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.private_sum import pair_keys, summed
 from quidnunc.gossip.settings import Settings
 from quidnunc.gossip.task import Plan, Site, TaskFunction, Training
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link, Network
-from quidnunc.sim.world import Disk, Hooks, Peer, World, describe
+from quidnunc.sim.world import Hooks, Peer, World, describe
 
 MICRO = 1_000_000
 

@@ -83,8 +83,9 @@ from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.rounds import ROUND_TIMER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link, Network
-from quidnunc.sim.world import Disk, Hooks, Peer, World
+from quidnunc.sim.world import Hooks, Peer, World
 
 DIM = 8
 SCHEMA = hashlib.sha256(b"toy schema").digest()

@@ -20,8 +20,9 @@ from quidnunc.gossip.health import conditions
 from quidnunc.gossip.message import Cosigned, Heads, Proof, parse_message, write_message
 from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished
 from quidnunc.gossip.status import state_of
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link
-from quidnunc.sim.world import Disk, Peer, World
+from quidnunc.sim.world import Peer, World
 
 ENDLESS = RoundSpec(1_000_000, 0, 2, "majority")
 PERIOD_S = 1.0

@@ -29,8 +29,9 @@ from quidnunc.gossip.message import Heads, Hello, Message, Notice, write_message
 from quidnunc.gossip.provenance import MemberNotice, UpdatePublished, payload_of
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.status import state_of
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link
-from quidnunc.sim.world import EPOCH_S, Disk, Peer, World
+from quidnunc.sim.world import EPOCH_S, Peer, World
 
 ROOT, OTHER = SecretKey(b"r" * 32), SecretKey(b"o" * 32)
 KEYS = [SecretKey(bytes([epoch]) * 32) for epoch in range(1, 5)]

@@ -16,8 +16,9 @@ from quidnunc.gossip.jobs import Job, JobFailed, Result, Trained
 from quidnunc.gossip.journal.records import LEFT_OUT, End, Entered, Heard, Life, Set, Step
 from quidnunc.gossip.journal.replay import Replay, Replayed
 from quidnunc.gossip.node import Node
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link
-from quidnunc.sim.world import Disk, World
+from quidnunc.sim.world import World
 
 ROUGH = Link(delay_s=0.02, jitter_s=0.05, loss=0.1)
 LONG: dict[str, Any] = {"rounds": RoundSpec(1000, 0, 0, "majority")}

@@ -19,8 +19,9 @@ from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import LogRecover, PrivacySpend, Recovery
 from quidnunc.gossip.status import state_of
 from quidnunc.peer.ledger.store import Store
+from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link
-from quidnunc.sim.world import EPOCH_S, Disk, Hooks, Peer, World
+from quidnunc.sim.world import EPOCH_S, Hooks, Peer, World
 
 PRIVATE = private(rounds=200)
 ROUNDS = RoundSpec(200, 0, 2, "majority")
