@@ -124,7 +124,7 @@ class Inbox:
             case Consistency():
                 out = logs.witnesses.on_consistency(neighbor, message, now)
             case Cosigned(note=note):
-                logs.witnesses.on_cosigned(neighbor.member, note, now)
+                logs.cosignatures.on_cosigned(neighbor.member, note, now)
                 out = logs.ahead([])
             case Vouch():
                 out = logs.ahead(logs.vouching.on_vouch(neighbor, message, now))

@@ -55,7 +55,7 @@ class Lobby:
     @property
     def stopped(self) -> bool:
         """Whether this key has signed, or would sign, a second history: nothing is signed any more."""
-        return bool(self._logs.exposure.exposed or self._logs.witnesses.ahead)
+        return bool(self._logs.exposure.exposed or self._logs.cosignatures.ahead)
 
     def take(self) -> tuple[list[Event], list[Event]]:
         """What was put off: what a start begins with, and what comes once all that are connected are known."""

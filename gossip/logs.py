@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.gossip.cosignatures import Cosignatures
 from quidnunc.gossip.events import Effect, Mirror, Report, Send
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.exposure import Exposure
@@ -22,6 +23,7 @@ from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.suspicions import Suspicions
 from quidnunc.gossip.vouching import Vouching
 from quidnunc.gossip.witness import Witnesses
 
@@ -48,6 +50,8 @@ class Logs:
         self._recorder = recorder
         self.exposure = Exposure(charter, me, neighbors, recorder, evidence, keys, resume.proofs)
         self.mirrors = Mirrors(charter, me, neighbors, settings, resume.mirrors)
+        self.suspicions = Suspicions(charter.federation_id, recorder, settings)
+        self.cosignatures = Cosignatures(charter, me, keys, recorder, settings, resume.cosigned, self._retired)
         self.witnesses = Witnesses(
             charter,
             me,
@@ -55,12 +59,11 @@ class Logs:
             own.witness,
             neighbors,
             self.exposure,
-            recorder,
+            self.suspicions,
             settings,
             self.mirrors.span,
             resume.heads,
-            resume.cosigned,
-            self._retired,
+            self.cosignatures,
         )
         self.notices = Notices(
             charter.federation_id, me, neighbors, keys, recorder, self.witnesses, resume.own_notices, notices
@@ -90,7 +93,7 @@ class Logs:
             case Fetch():
                 return self.mirrors.serve(neighbor, message, self._recorder.signed, now)
             case Prove():
-                return self.witnesses.serve(neighbor, message)
+                return self.cosignatures.serve(neighbor, message)
         return []
 
     def _known(self, neighbor: Neighbor) -> Send:
@@ -111,16 +114,16 @@ class Logs:
         head = check_note(neighbor, self._keys.counting(neighbor.log_id), message)
         out = self.mirrors.on_entries(neighbor, message, now)
         if any(isinstance(effect, Mirror) for effect in out):
-            out += self.witnesses.shows(neighbor, now)
+            out += self.suspicions.shows(neighbor, now)
         return out if head is None else [*out, *self.witnesses.on_head(neighbor.log_id, head, now)]
 
     def on_verified(self, neighbor: Neighbor, signed: SignedUpdate, now: float) -> list[Effect]:
         """A verified update of a neighbor shows how far its log has come."""
         seen = self.witnesses.on_update(signed, now)
         asked = self.mirrors.on_size(neighbor, signed.token.size, now)
-        return [*seen, *asked, *self.witnesses.omits(neighbor, self.mirrors.owed(signed.author), now)]
+        return [*seen, *asked, *self.suspicions.omits(neighbor, self.mirrors.owed(signed.author), now)]
 
     def ahead(self, out: list[Effect]) -> list[Effect]:
         """Say so when others hold more of the own log than this disk does; nothing is signed from there on."""
-        why = self.witnesses.ahead
+        why = self.cosignatures.ahead
         return [*out, Report("behind", why)] if why else out

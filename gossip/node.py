@@ -138,7 +138,7 @@ class Node:
             me,
             self.keys,
             self.neighbors,
-            self.witnesses,
+            self.logs.cosignatures,
             self.recorder,
             self.settings,
             current=resume.current,

@@ -161,8 +161,8 @@ class Notices:
         if member.log_id == self._me:
             # What this ledger holds of the kind is known from the start: this one is an older copy.
             done = "ended it" if isinstance(record, LogRetire) else "changed its keys"
-            self._witnesses.ahead = f"the root key of this log has {done} with entry {token.header.seq}"
-            return [Report("behind", self._witnesses.ahead)]
+            self._witnesses.own.ahead = f"the root key of this log has {done} with entry {token.header.seq}"
+            return [Report("behind", self._witnesses.own.ahead)]
         left = self._learn(notice)
         self._recorder.keep_proof(data)
         name = hashlib.sha256(data).digest()

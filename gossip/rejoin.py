@@ -19,6 +19,7 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.policy import quorum_of
+from quidnunc.gossip.cosignatures import Cosignatures
 from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import unheard
@@ -30,7 +31,6 @@ from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings
-from quidnunc.gossip.witness import Witnesses
 
 REJOIN_TIMER = "rejoin"
 GROWTHS = 3
@@ -66,7 +66,7 @@ class Rejoin:
         me: bytes,
         keys: Keybook,
         neighbors: dict[bytes, Neighbor],
-        witnesses: Witnesses,
+        own: Cosignatures,
         recorder: Recorder,
         settings: Settings,
         *,
@@ -81,7 +81,7 @@ class Rejoin:
         self._held_keys = keys.of(me)
         self._log_key = log_key
         self._neighbors = neighbors
-        self._witnesses = witnesses
+        self._own = own
         self._recorder = recorder
         self._settings = settings
         self.lost = lost and recorder.size == 0
@@ -187,7 +187,7 @@ class Rejoin:
             found = open_checkpoint(message.note, origin_of(self._me), self._keys.of(self._me))
             if found.size > self._recorder.size and self.active:
                 self._learn(neighbor, Head(found.size, found.root, message.note))
-            elif not self._witnesses.compare_own(found.size, found.root):
+            elif not self._own.compare(found.size, found.root):
                 return []
         if self.stage == Stage.WATCHING and self._since is not None and now < self._since:
             return []  # it was asked before the watch began
@@ -199,13 +199,13 @@ class Rejoin:
         if head.size > self._recorder.size:
             self._learn(neighbor, head)
             return self._go_on(now)
-        self._witnesses.compare_own(head.size, head.root)
+        self._own.compare(head.size, head.root)
         return []
 
     def _learn(self, neighbor: Neighbor, head: Head) -> None:
         target = self._target
         if target is not None and target.size == head.size and target.root != head.root:
-            self._witnesses.ahead = f"this peer's key signed two histories of {head.size} entries"
+            self._own.ahead = f"this peer's key signed two histories of {head.size} entries"
             return
         self._told[neighbor.log_id] = hashlib.sha256(head.note).digest()
         if target is None or head.size > target.size:
@@ -228,7 +228,7 @@ class Rejoin:
         return waited and not owed and (bool(self._answers) or self.fresh)
 
     def _go_on(self, now: float) -> list[Effect]:
-        if not self.active or self._witnesses.ahead or not self._settled(now):
+        if not self.active or self._own.ahead or not self._settled(now):
             return []
         if self._target is None:
             if self.lost:
@@ -263,8 +263,8 @@ class Rejoin:
         if target is None or now < self._due:
             return []
         if self._growths >= GROWTHS:
-            self._witnesses.ahead = f"this log grows on, to {target.size} entries: another instance signs with its key"
-            return [Report("behind", self._witnesses.ahead)]
+            self._own.ahead = f"this log grows on, to {target.size} entries: another instance signs with its key"
+            return [Report("behind", self._own.ahead)]
         able = self._candidates()
         if not able:
             if all(n.connected and n.log_id in self._answers for n in self._trusted):
@@ -330,8 +330,8 @@ class Rejoin:
         sources = tuple(RecoveredFrom(who, note) for who, note in sorted(self._told.items()))
         record = LogRecover(had, to, sources, Recovery.LOST if self.lost else Recovery.OLDER_COPY)
         changed = self._follow_keys()
-        if self._witnesses.ahead:
-            return [Report("behind", self._witnesses.ahead)]
+        if self._own.ahead:
+            return [Report("behind", self._own.ahead)]
         commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept, changed)
         self.stage = Stage.DONE
         told = f"this ledger held {had} entries, neighbors knew {to}: all are back, and what they spent is counted"
@@ -347,13 +347,13 @@ class Rejoin:
             changes = key_changes(self._gathered)
             keys = own_changes(self._keys, self._me, changes)
         except RemoteProtocolError as error:
-            self._witnesses.ahead = f"the key of this log signed a change of keys that does not hold: {error.message}"
+            self._own.ahead = f"the key of this log signed a change of keys that does not hold: {error.message}"
             return []
         if not changes:
             return []
         key = None if self._log_key is None else self._log_key(keys.epoch)
         if self._log_key is None or key is None or key.public != keys.spans[-1].public:
-            self._witnesses.ahead = f"its key of epoch {keys.epoch} signs this log, which this peer does not have"
+            self._own.ahead = f"its key of epoch {keys.epoch} signs this log, which this peer does not have"
             return []
         self._recorder.sign_with(key, keys.epoch)
         return [(seq, self._log_key(keys.epoch_at(seq + 1))) for seq in sorted(changes)]

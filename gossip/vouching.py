@@ -94,7 +94,7 @@ class Vouching:
         member, head = self._open(message.note)
         log_id = member.log_id
         if log_id == self._me:
-            self._witnesses.compare_own(head.size, head.root)
+            self._witnesses.own.compare(head.size, head.root)
             return []
         if self._exposure.frozen(log_id) or self._retired(log_id):
             return []
@@ -145,7 +145,7 @@ class Vouching:
         log_id, note = member.log_id, parse_note(message.note)
         witness = self._cosigner(log_id, note)
         if log_id == self._me:
-            if self._witnesses.on_cosigned(witness, message.note, now) and witness.log_id in self._bases:
+            if self._witnesses.own.on_cosigned(witness, message.note, now) and witness.log_id in self._bases:
                 self._bases[witness.log_id] = head.size
             return []
         if not self._hands_on(log_id) or not self._passes((log_id, witness.log_id), head.size, now):
