@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import getpass
 import importlib
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO, cast
 
 from quidnunc.crypto.errors import ConfigError, KeyFileError, QuidnuncError
+from quidnunc.gossip import spelling
 from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import default_home
 from quidnunc.peer.output import ExitCode, Outcome, Output, StdoutUnwritable, UsageError, wants_color
@@ -222,10 +222,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         arguments = [*(each for each in arguments if each != "--version"), verb]
     known = [group.name for group in GROUPS]
     if verb is not None and verb not in known:
-        close = difflib.get_close_matches(verb, known, n=1)
         raise UsageError(
-            f"no such command: {verb[:40]!r}",
-            hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}",
+            f"no such command: {verb[:40]!r}", hint=spelling.hint(verb, known, f"there are: {', '.join(known)}")
         )
     chooser = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=CommandParser)
     for group in GROUPS:

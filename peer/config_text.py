@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import spelling
 
 
 def explain(
@@ -23,8 +23,7 @@ def explain(
     hint = ""
     if unknown:
         known = _known_keys(kind, path)
-        close = difflib.get_close_matches(unknown[1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        hint = spelling.hint(unknown[1], known, f"known here: {', '.join(known)}")
         path.append(unknown[1])
         what = "no such key" if len(path) > 1 or unknown[1] not in table else "no such section"
     elif what.startswith("Invalid enum value"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.spelling import nearest
 
 if TYPE_CHECKING:
     from quidnunc.gossip.task import Site, Task
@@ -33,13 +33,11 @@ def load_task(reference: str) -> Callable[[Site], Task]:
         found = getattr(found, part, None) if part else None
     if not callable(found):
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        close = difflib.get_close_matches(attribute, there, n=1)
+        meant = nearest(attribute, there)
         what = "is not callable" if found is not None else "is not there"
         raise ConfigError(
             f"task {reference!r}: {attribute!r} {what} in {getattr(module, '__file__', name)}",
-            hint=f"did you mean {name}:{close[0]}?"
-            if close
-            else f"callable there: {', '.join(there[:8]) or 'nothing'}",
+            hint=f"did you mean {name}:{meant}?" if meant else f"callable there: {', '.join(there[:8]) or 'nothing'}",
         )
     function: Callable[[Site], Task] = found
     return function

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import spelling
 
 _SHOWN = 80
 WIDTH_MIN = 1e-9
@@ -85,9 +85,7 @@ class Keys:
         if found is None:
             return default
         if found not in choices:
-            close = difflib.get_close_matches(str(found), choices, n=1)
-            hint = f"did you mean {close[0]}?" if close else ""
-            raise self.fail(key, f"must be {_alternatives(choices)}", hint)
+            raise self.fail(key, f"must be {_alternatives(choices)}", spelling.hint(str(found), choices, ""))
         return str(found)
 
     def integer(self, key: str, low: int, high: int, default: int) -> int:
@@ -148,16 +146,15 @@ class Keys:
         """Refuse the first key that no getter asked for."""
         for key in self._table:
             if key not in self._asked:
-                close = difflib.get_close_matches(key, self._asked, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(self._asked)}"
+                hint = spelling.hint(key, self._asked, f"known here: {', '.join(self._asked)}")
                 raise self.fail(key, "no such key", hint)
 
     def _get(self, key: str, *, required: bool = False, hint: str = "") -> Any:
         self._asked.append(key)
         if required and key not in self._table:
-            close = difflib.get_close_matches(key, [each for each in self._table if each not in self._asked], n=1)
-            if close:
-                raise self.fail(close[0], "no such key", f"did you mean {key}?")
+            written = spelling.nearest(key, (each for each in self._table if each not in self._asked))
+            if written:
+                raise self.fail(written, "no such key", f"did you mean {key}?")
             raise self.fail("", f"{key} is missing", hint)
         return self._table.get(key)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import spelling
 from quidnunc.gossip.tabular.header import DELIMITERS
 from quidnunc.gossip.tabular.table import PLAIN, Dialect
 from quidnunc.gossip.tabular.text import ENCODINGS
@@ -30,8 +30,7 @@ def parse_options(options: Mapping[str, str | int | float | bool]) -> Options:
     """Read options strictly; raises ConfigError naming option, value and bound."""
     for name in options:
         if name not in KNOWN:
-            close = difflib.get_close_matches(name, KNOWN, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(KNOWN)}"
+            hint = spelling.hint(name, KNOWN, f"there are: {', '.join(KNOWN)}")
             raise ConfigError(f"option {name[:40]!a} is unknown to the task csv", hint=hint)
     model = _choice(options, "model", MODELS, "logistic")
     hidden = options.get("hidden", 16)

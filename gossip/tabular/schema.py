@@ -32,13 +32,13 @@ The order of the columns is the order of the inputs. Members sign the text with 
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip.spelling import nearest
 from quidnunc.gossip.tabular.keys import Keys
 from quidnunc.gossip.tabular.rule import RULE_CHARS_MAX, RULE_HINT, Rule, parse_rule, plain_word
 
@@ -290,5 +290,4 @@ def closest(name: str, names: tuple[str, ...]) -> str:
     alone = re.split(r"[(\[\n/]", name.lower())[0].strip()
     if alone in lowered:
         return lowered[alone]
-    found = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
-    return lowered[found[0]] if found else ""
+    return lowered.get(nearest(name.lower(), lowered), "")
