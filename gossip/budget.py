@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_POISSON, DP_SITE, PRIVATE_SUM
+from quidnunc.gossip.federation.privacy_terms import DP_FULL_BATCH, DP_POISSON, DP_SITE, PRIVATE_SUM
 from quidnunc.gossip.jobs import PrivacyStep, Spent, Unit, against, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of, epsilon_of_total
 from quidnunc.gossip.provenance import Mechanism, NoiseSource, PrivacyClaim, PrivacySpend

@@ -18,7 +18,8 @@ from __future__ import annotations
 from math import sqrt
 from typing import NamedTuple
 
-from quidnunc.gossip.federation.terms import MICRO, MergeSpec, PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.terms import MICRO, MergeSpec
 from quidnunc.gossip.jobs import PPM, Unit
 
 NOISE_RATIO_MAX = 2.0

@@ -33,7 +33,8 @@ from typing import NamedTuple
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.pairwise import PairKey, pair_key
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.federation.terms import MICRO, PRIVATE_SUM, PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import PRIVATE_SUM, PrivacySpec
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Release, Unit, against
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for, summed_noise_u
 from quidnunc.gossip.neighbor import Neighbor

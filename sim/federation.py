@@ -23,8 +23,8 @@ from quidnunc.gossip.federation.charter import (
     default_quorum,
 )
 from quidnunc.gossip.federation.genesis import make_genesis
+from quidnunc.gossip.federation.privacy_terms import DP_FULL_BATCH, DP_SITE
 from quidnunc.gossip.federation.sum_terms import LEAD
-from quidnunc.gossip.federation.terms import DP_FULL_BATCH, DP_SITE
 from quidnunc.gossip.federation.topology import founding_edges
 from quidnunc.gossip.jobs import Unit
 from quidnunc.gossip.learning.accountant import noise_for

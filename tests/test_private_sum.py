@@ -27,7 +27,7 @@ from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.budget import Budget
 from quidnunc.gossip.federation.charter import Charter, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
 from quidnunc.gossip.federation.founding import draft_note
-from quidnunc.gossip.federation.terms import SUM_MEMBERS_MAX, SUM_RECORDS_MAX
+from quidnunc.gossip.federation.privacy_terms import SUM_MEMBERS_MAX, SUM_RECORDS_MAX
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.jobs import PrivacyStep, Release, Unit, against, counting
 from quidnunc.gossip.learning.accountant import epsilon_of, summed_noise_u

@@ -39,7 +39,8 @@ from quidnunc.gossip.events import Frame
 from quidnunc.gossip.evidence import PENALIZED
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.genesis import make_genesis
-from quidnunc.gossip.federation.terms import MergeSpec, PrivacySpec, TaskSpec, TrainingSpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.terms import MergeSpec, TaskSpec, TrainingSpec
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.learning.pair_noise import pair_noise
 from quidnunc.gossip.message import (

@@ -17,17 +17,9 @@ from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.federation.fields import Fields
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.mixing import capped_sizes, metropolis
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
 from quidnunc.gossip.federation.sum_terms import check_private_sum
-from quidnunc.gossip.federation.terms import (
-    MICRO,
-    MergeSpec,
-    PrivacySpec,
-    RoundSpec,
-    TaskSpec,
-    TrainingSpec,
-    plain_text,
-    within,
-)
+from quidnunc.gossip.federation.terms import MICRO, MergeSpec, RoundSpec, TaskSpec, TrainingSpec, plain_text, within
 from quidnunc.gossip.jobs import PrivacyStep, Unit
 from quidnunc.gossip.task import Plan, Training
 

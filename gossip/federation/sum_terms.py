@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from quidnunc.crypto.errors import CharterError, Malformed
 from quidnunc.crypto.pairwise import check_transport
-from quidnunc.gossip.federation.terms import MICRO, MergeSpec, PrivacySpec, RoundSpec, TaskSpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.terms import MICRO, MergeSpec, RoundSpec, TaskSpec
 
 LEAD = 1
 """Rounds a member may be ahead of another: they take turns in step."""

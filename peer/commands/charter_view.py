@@ -7,7 +7,8 @@ from typing import Any
 
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import Opened
-from quidnunc.gossip.federation.terms import MICRO, PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.private_sum import epsilon_alone
 from quidnunc.peer.commands.data_schema import schema_lines

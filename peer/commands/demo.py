@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, POISSON_STEPS_MAX, MergeSpec, is_task_reference
+from quidnunc.gossip.federation.privacy_terms import POISSON_STEPS_MAX
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, MergeSpec, is_task_reference
 from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import Survey, TableRefused, survey

@@ -19,21 +19,9 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.federation.charter import NONCE_BYTES, Charter, default_quorum
 from quidnunc.gossip.federation.founding import NOTE_BYTES, draft_note, open_charter, sign_charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.privacy_terms import DP_FULL_BATCH, DP_POISSON, DP_SITE, NO_PRIVACY, PrivacySpec
 from quidnunc.gossip.federation.sum_terms import LEAD as SUM_LEAD
-from quidnunc.gossip.federation.terms import (
-    DP_FULL_BATCH,
-    DP_POISSON,
-    DP_SITE,
-    HASH_BYTES,
-    MICRO,
-    NO_PRIVACY,
-    STARTS,
-    MergeSpec,
-    PrivacySpec,
-    RoundSpec,
-    TaskSpec,
-    TrainingSpec,
-)
+from quidnunc.gossip.federation.terms import HASH_BYTES, MICRO, STARTS, MergeSpec, RoundSpec, TaskSpec, TrainingSpec
 from quidnunc.gossip.jobs import PPM, Described, DescribeJob, JobFailed, Result, Unit
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.gossip.private_sum import summed

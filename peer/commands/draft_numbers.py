@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from quidnunc.gossip.federation.member import Member
-from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO, SUM_MEMBERS_MAX, SUM_RECORDS_MAX
+from quidnunc.gossip.federation.privacy_terms import SUM_MEMBERS_MAX, SUM_RECORDS_MAX
+from quidnunc.gossip.federation.terms import MAX_ROUNDS, MICRO
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.output import UsageError
 

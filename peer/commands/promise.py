@@ -6,7 +6,8 @@ Full batches are checked whenever a charter is read. Sampled ones take dp-accoun
 from __future__ import annotations
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.federation.terms import MICRO, PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM
 
 
