@@ -15,7 +15,7 @@ from quidnunc.gossip.feasibility import NOISE_RATIO_MAX, feasibility
 from quidnunc.gossip.federation.charter import MergeSpec, PrivacySpec, RoundSpec
 from quidnunc.gossip.status import status
 from quidnunc.peer.cli import Context
-from quidnunc.peer.commands.draft import _warn_of_weak_privacy
+from quidnunc.peer.commands.draft_privacy import warn_of_weak_privacy as _warn_of_weak_privacy
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.status import _robustness
 from quidnunc.peer.home import Home
