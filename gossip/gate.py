@@ -14,7 +14,7 @@ from quidnunc.gossip.neighbor import Neighbor, is_live, laggards
 from quidnunc.gossip.pace import Pace
 from quidnunc.gossip.private_sum import awaited
 from quidnunc.gossip.publisher import Publisher
-from quidnunc.gossip.replicas import Replicas
+from quidnunc.gossip.repairs import Repairs
 from quidnunc.gossip.settings import Settings
 
 NAMED_MAX = 4
@@ -42,14 +42,16 @@ class Gate:
     def __init__(
         self,
         charter: Charter,
-        replicas: Replicas,
+        neighbors: dict[bytes, Neighbor],
+        repairs: Repairs,
         publisher: Publisher,
         budget: Budget,
         pace: Pace,
         settings: Settings,
     ) -> None:
         self._charter = charter
-        self._replicas = replicas
+        self._everybody = neighbors
+        self._repairs = repairs
         self._publisher = publisher
         self._budget = budget
         self._pace = pace
@@ -59,7 +61,7 @@ class Gate:
     @property
     def _neighbors(self) -> list[Neighbor]:
         """Those of whom anything is expected."""
-        return [n for n in self._replicas.neighbors.values() if n.retired is None]
+        return [n for n in self._everybody.values() if n.retired is None]
 
     def before_the_first(self, now: float) -> Hold:
         """Before the first turn since our start: hear enough neighbors, then have their replicas."""
@@ -85,12 +87,11 @@ class Gate:
         """Whether to wait for a neighbor's replica, as it stood when we first heard of it."""
         reached = neighbor.number >= neighbor.goal and not neighbor.missing
         stuck = neighbor.requests >= self._settings.fetch_attempts
-        return self._replicas.lacks(neighbor) and not (reached or neighbor.deferred or stuck)
+        return self._repairs.lacks(neighbor) and not (reached or neighbor.deferred or stuck)
 
     def live(self, now: float) -> list[Neighbor]:
         """Neighbors inside their liveness window."""
-        everybody = self._replicas.neighbors.values()
-        return [n for n in everybody if is_live(n, now, self._pace.period, self._settings)]
+        return [n for n in self._everybody.values() if is_live(n, now, self._pace.period, self._settings)]
 
     def before_any(self, now: float, *, finished: bool, in_step: int | None = None) -> Hold:
         """Before any turn: the lead bound, and no budget for nobody; neither binds who trains no more.

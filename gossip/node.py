@@ -47,7 +47,8 @@ from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.recall import RecallDesk
 from quidnunc.gossip.recorder import Entropy, Recorder
 from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin
-from quidnunc.gossip.replicas import REPAIR_TIMER, Replicas
+from quidnunc.gossip.repairs import REPAIR_TIMER, Repairs
+from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.results import Results
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.retention import Retention
@@ -98,6 +99,7 @@ class Node:
     def _build_rounds(self, evidence: Evidence) -> None:
         """The parts that train, merge and publish."""
         charter, own, resume, let_go = self.charter, self.own, self._resume, self._retention.let_go
+        self.repairs = Repairs(charter, self.neighbors, self.settings)
         self.replicas = Replicas(
             charter,
             self.neighbors,
@@ -105,6 +107,7 @@ class Node:
             self.settings,
             let_go,
             self.keys,
+            self.repairs,
             own_number=lambda: self.publisher.number,
             live=lambda n, now: is_live(n, now, self.rounds.period, self.settings),
             two_updates=self.exposure.two_updates,
@@ -117,6 +120,7 @@ class Node:
             self.recorder,
             evidence,
             self.replicas,
+            self.repairs,
             self.publisher,
             self.budget,
             self.settings,
@@ -206,7 +210,7 @@ class Node:
             case TimerFired(timer=name) if name == ROUND_TIMER:
                 out = self._turn(now)
             case TimerFired(timer=name) if name == REPAIR_TIMER:
-                out = self.replicas.repair(now)
+                out = self.repairs.tick(now)
             case TimerFired(timer=name) if name == REJOIN_TIMER:
                 out = []
             case Finished(result):

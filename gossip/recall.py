@@ -17,7 +17,7 @@ from quidnunc.gossip.message import Recall, Recalled, Unavailable, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.publisher import Publisher
-from quidnunc.gossip.replicas import BACKOFF_DOUBLINGS
+from quidnunc.gossip.repairs import BACKOFF_DOUBLINGS
 from quidnunc.gossip.rounds import ROUND_TIMER, Phase, Rounds
 from quidnunc.gossip.settings import Settings
 

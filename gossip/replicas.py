@@ -12,23 +12,19 @@ from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.claims import believable
-from quidnunc.gossip.events import Effect, Frame, Run, Send, SetTimer, StoreBlob
+from quidnunc.gossip.events import Effect, Frame, Run, StoreBlob
 from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, Want, frame, open_update
+from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, open_update
 from quidnunc.gossip.neighbor import Neighbor, Waiting
+from quidnunc.gossip.repairs import Repairs
 from quidnunc.gossip.retirement import LogRetire
 from quidnunc.gossip.settings import Settings
 
-REPAIR_TIMER = "repair"
-SNAPSHOTS_DUE_MAX = 8
 RECEIVED_MAX = 4096
 """Seqs of accepted updates that one merge entry lists; of more, the newest."""
-BACKOFF_DOUBLINGS = 6
-TIMER_SLACK_S = 0.001
-"""A timer may fire this much early by its clock's rounding."""
 
 
 class Replicas:
@@ -42,6 +38,7 @@ class Replicas:
         settings: Settings,
         forget: Callable[[bytes], None],
         keys: Keybook,
+        repairs: Repairs,
         *,
         own_number: Callable[[], int],
         live: Callable[[Neighbor, float], bool],
@@ -60,10 +57,9 @@ class Replicas:
         self._settings = settings
         self._forget = forget
         self._keys = keys
+        self._repairs = repairs
         self.neighbors = neighbors
         self._received: deque[int] = deque(maxlen=RECEIVED_MAX)
-        self._fires_at: float | None = None
-        self.repairs = 0
 
     def take_received(self) -> tuple[int, ...]:
         """Seqs of the entries of updates accepted since the last call, the newest ``RECEIVED_MAX`` of them."""
@@ -99,7 +95,7 @@ class Replicas:
             # The oldest are worth most: they come first. What is dropped here is asked for again.
             newest = max(neighbor.waiting)
             if number > newest:
-                return self.fetch(neighbor, now)
+                return self._repairs.fetch(neighbor, now)
             self._forget(neighbor.waiting.pop(newest).signed.update.delta)
         neighbor.waiting[number] = Waiting(signed)
         return [StoreBlob(frame.body), *self._observe(signed, now), *self._apply_next(neighbor, now)]
@@ -159,75 +155,7 @@ class Replicas:
             return self._too_late(neighbor, neighbor.retired, signed, now)
         neighbor.has_published(signed.update.number, now)
         seen = self._observe(signed, now)
-        return [*seen, *self.fetch(neighbor, now)] if neighbor.behind else seen
-
-    # -- repair -------------------------------------------------------------------------------------------------
-
-    def repair(self, now: float) -> list[Effect]:
-        """The repair timer fired: ask again for what is still missing."""
-        self._fires_at = None
-        lacking = [n for n in self.neighbors.values() if self.lacks(n)]
-        out = [effect for neighbor in lacking for effect in self.fetch(neighbor, now)]
-        due = min((n.fetch_until for n in lacking if n.fetch_until is not None), default=None)
-        return out if due is None else [*out, *self._arm(due, now)]
-
-    def lacks(self, neighbor: Neighbor) -> bool:
-        """Whether there is something to ask a neighbor for, and anybody to ask."""
-        expected = neighbor.connected and not neighbor.quarantined and neighbor.retired is None
-        return expected and (neighbor.behind or neighbor.missing)
-
-    def _arm(self, due: float, now: float) -> list[Effect]:
-        """One repair timer for all neighbors; a neighbor can bring it forward and not put it off."""
-        if self._fires_at is not None and self._fires_at <= due:
-            return []
-        self._fires_at = due
-        return [SetTimer(REPAIR_TIMER, max(TIMER_SLACK_S, due - now))]
-
-    def fetch(self, neighbor: Neighbor, now: float) -> list[Effect]:
-        """Ask for what is missing, one request at a time and neighbor."""
-        if not self.lacks(neighbor) or (neighbor.missing and neighbor.in_flight is not None):
-            return []
-        if neighbor.fetch_until is not None and now + TIMER_SLACK_S < neighbor.fetch_until:
-            return []
-        first = neighbor.applying + 1
-        early = [n for n in neighbor.waiting if n >= first]
-        last = min(early) - 1 if early else neighbor.claimed
-        if neighbor.missing:
-            first, last = max(1, neighbor.number), max(1, neighbor.claimed)
-        if last < first:
-            return []
-        return self._want(neighbor, first, last, now)
-
-    def _want(self, neighbor: Neighbor, first: int, last: int, now: float) -> list[Effect]:
-        settings = self._settings
-        unanswered = neighbor.fetch_attempts >= settings.snapshot_attempts
-        lost = neighbor.missing or first <= neighbor.rejected
-        span = last - first + 1
-        snapshot = lost or unanswered or span > settings.fetch_deltas
-        if not snapshot:
-            neighbor.asked.update(range(first, last + 1))
-        # Whoever has no deltas left answers with a snapshot in any case.
-        neighbor.snapshots_due = min(neighbor.snapshots_due + 1, SNAPSHOTS_DUE_MAX)
-        pause = self._pause(neighbor, self._charter.state_bytes if snapshot else span * self._charter.delta_bytes)
-        neighbor.fetch_until = now + pause
-        neighbor.fetch_attempts += 1
-        neighbor.unheard += 1
-        neighbor.requests += 1
-        self.repairs += 1
-        want = frame(Want(self._charter.federation_id, first, last, snapshot))
-        return [Send(neighbor.member.transport, want), *self._arm(now + pause, now)]
-
-    def _pause(self, neighbor: Neighbor, size: int) -> float:
-        """Seconds until an unanswered request for ``size`` bytes is repeated.
-
-        A large answer may well be on its way: repeating its request would send it twice. So it is left the time that
-        it would take over the slowest link reckoned with, and twice that each time: however slow the link is, no more
-        than a few copies are ever sent.
-        """
-        settings, attempts = self._settings, neighbor.fetch_attempts
-        silent = max(0, neighbor.unheard - settings.silent_requests)
-        silence = settings.repair_retry_s * 2.0 ** min(silent, BACKOFF_DOUBLINGS)
-        return silence + size / settings.repair_bytes_per_s * 2.0 ** min(attempts, BACKOFF_DOUBLINGS)
+        return [*seen, *self._repairs.fetch(neighbor, now)] if neighbor.behind else seen
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -240,7 +168,7 @@ class Replicas:
             self._forget(neighbor.waiting.pop(number).signed.update.delta)
         following = neighbor.waiting.get(neighbor.number + 1)
         if following is None:
-            return self.fetch(neighbor, now) if neighbor.behind else []
+            return self._repairs.fetch(neighbor, now) if neighbor.behind else []
         update = following.signed.update
         neighbor.deferred = self._horizon is not None and update.round > self._horizon()
         if neighbor.deferred:
@@ -252,7 +180,7 @@ class Replicas:
             if not neighbor.missing:
                 neighbor.missing = True
                 refused = self._evidence.refuse(neighbor, following.signed, Reason.BAD_BASE, now)
-            return [*refused, *self.fetch(neighbor, now)]
+            return [*refused, *self._repairs.fetch(neighbor, now)]
         neighbor.in_flight = following
         job = AdvanceJob(neighbor.log_id, update.number, neighbor.state, update.delta, update.replica_after)
         return [Run(job)]
@@ -323,7 +251,7 @@ class Replicas:
         self._land(neighbor)
         if result.missing and result.missing == neighbor.state:
             neighbor.missing = True
-            return self.fetch(neighbor, now)
+            return self._repairs.fetch(neighbor, now)
         return []
 
     def _land(self, neighbor: Neighbor) -> Waiting | None:

@@ -26,6 +26,7 @@ from quidnunc.gossip.personal import write_personal
 from quidnunc.gossip.private_sum import next_round, reads
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.repairs import Repairs
 from quidnunc.gossip.replicas import Replicas
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
@@ -66,6 +67,7 @@ class Rounds:
         recorder: Recorder,
         evidence: Evidence,
         replicas: Replicas,
+        repairs: Repairs,
         publisher: Publisher,
         budget: Budget,
         settings: Settings,
@@ -80,12 +82,13 @@ class Rounds:
         self._charter = charter
         self._recorder = recorder
         self._replicas = replicas
+        self._repairs = repairs
         self._publisher = publisher
         self._budget = budget
         self._settings = settings
         self._forget = forget
         self._pace = Pace(charter.rounds.interval_ms / 1000, settings)
-        self._gate = Gate(charter, replicas, publisher, budget, self._pace, settings)
+        self._gate = Gate(charter, replicas.neighbors, repairs, publisher, budget, self._pace, settings)
         self._absence = Absence(replicas, publisher, settings)
         self._training = Training(charter, me, recorder, publisher, budget, dataset=dataset, size_bucket=size_bucket)
         self._merging = Merging(charter, me, recorder, evidence, replicas, publisher)
@@ -173,7 +176,7 @@ class Rounds:
         out: list[Effect] = self._replicas.resume(now)
         for neighbor in self._neighbors:
             if neighbor.behind or neighbor.missing:
-                out += self._replicas.fetch(neighbor, now)
+                out += self._repairs.fetch(neighbor, now)
         hold = self._hold(now)
         self.blocked = hold.why
         self.waits.hold(self._gate.to_blame(hold), now)

@@ -72,7 +72,7 @@ def status(node: Node, now: float) -> dict[str, Any]:
         "merges": rounds.merges,
         "steps_back": rounds.steps_back,
         "merges_withheld": rounds.withheld,
-        "repairs_asked": node.replicas.repairs,
+        "repairs_asked": node.repairs.asked,
         "repairs_served": node.publisher.served,
         "drag": round(rounds.drag, 3),
         "period_s": round(rounds.period, 4),

@@ -22,7 +22,7 @@ from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import TrainJob
 from quidnunc.gossip.message import Hello, Unavailable, Update, Want
 from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
-from quidnunc.gossip.replicas import REPAIR_TIMER
+from quidnunc.gossip.repairs import REPAIR_TIMER
 from quidnunc.gossip.rounds import ROUND_TIMER
 from quidnunc.gossip.status import state_of
 

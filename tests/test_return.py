@@ -19,7 +19,7 @@ from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import Job, MedianJob, MergeJob, Result, TrainJob
 from quidnunc.gossip.message import Entries, Snapshot, Unavailable, Want, parse_message
 from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived
-from quidnunc.gossip.replicas import BACKOFF_DOUBLINGS
+from quidnunc.gossip.repairs import BACKOFF_DOUBLINGS
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Peer, World
