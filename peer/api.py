@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from quidnunc.peer import http_server
-from quidnunc.peer.home import unwritable
+from quidnunc.peer.files import unwritable
 from quidnunc.peer.http_server import Answer, Request
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError
-from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, read_capped, unwritable, write_all
+from quidnunc.peer.files import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, read_capped, unwritable, write_all
 
 BLOB_BYTES_MAX = 256 * 1024 * 1024
 """Default cap on one blob: 64 million float32 params."""

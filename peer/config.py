@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.peer.config_text import explain, toml_literal
-from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.files import read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 
 CONFIG_BYTES_MAX = 1024 * 1024

@@ -32,8 +32,9 @@ from quidnunc.peer.accounting import account
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.compute import ComputeProcess
 from quidnunc.peer.config import MIB, Config
+from quidnunc.peer.files import read_capped
 from quidnunc.peer.health import Health, Room
-from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.host import Host
 from quidnunc.peer.journal import JournalFile
 from quidnunc.peer.ledger.mirror import MirrorStore

@@ -19,7 +19,7 @@ from quidnunc.gossip.conditions import Condition, Conditions, Severity
 from quidnunc.gossip.events import Storage
 from quidnunc.peer.child import Death
 from quidnunc.peer.compute import Trouble
-from quidnunc.peer.home import unwritable
+from quidnunc.peer.files import unwritable
 from quidnunc.peer.task_loader import CSV
 
 if TYPE_CHECKING:

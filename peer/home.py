@@ -1,4 +1,4 @@
-"""The directory of one peer: where everything lies, who may hold it, and how a file is replaced.
+"""The directory of one peer: where everything lies, and who may hold it.
 
 ::
 
@@ -24,11 +24,9 @@ client with another environment finds it too.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 import tempfile
 import time
@@ -36,7 +34,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from quidnunc.crypto.errors import ConfigError, StoreLocked, StoreUnwritable
+from quidnunc.crypto.errors import ConfigError, StoreLocked
+from quidnunc.peer.files import PRIVATE_DIR, PRIVATE_FILE, writing
 
 SOCKET_PATH_MAX = 103
 """Bytes in a unix socket's address that work everywhere (Linux allows 107, macOS 103)."""
@@ -46,9 +45,6 @@ PATH_BYTES_MAX = 3800
 """Linux takes names of 255 and paths of 4095 bytes; what lies in a home needs the rest."""
 
 LOCK_RETRIES_S = (0.02, 0.05, 0.1, 0.0)
-PRIVATE_DIR = 0o700
-PRIVATE_FILE = 0o600
-
 
 _OTHER_HOME = "name another directory with --home"
 
@@ -149,7 +145,7 @@ class Home:
         Raises StoreUnwritable, or ConfigError when something else than a directory is in the way.
         """
         for directory in self.directories:
-            with _writing(directory):
+            with writing(directory):
                 try:
                     directory.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
                 except FileExistsError:
@@ -176,7 +172,7 @@ class Home:
         Raises ConfigError when another user has put something where the short path leads.
         """
         path = self.socket()
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
             found = path.parent.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
@@ -204,7 +200,7 @@ class Home:
         Raises StoreLocked naming the holder's pid, StoreUnwritable when the lock file cannot be made.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _writing(self.lock_file):
+        with writing(self.lock_file):
             descriptor = os.open(self.lock_file, flags, PRIVATE_FILE)
         try:
             if not _locked(descriptor):
@@ -212,7 +208,7 @@ class Home:
                     f"{self.root} is in use by process {_holder(descriptor)}",
                     hint="stop that process first, or name another directory with --home",
                 )
-            with _writing(self.lock_file):
+            with writing(self.lock_file):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -247,92 +243,6 @@ def _locked(descriptor: int) -> bool:
     return False
 
 
-def atomic_write(path: Path, data: bytes, mode: int = PRIVATE_FILE, *, replace: bool = True) -> None:
-    """Put ``data`` at ``path`` so that, after a crash or power loss, either the old or the new file is there,
-    whole.
-
-    With ``replace`` false an existing file is kept and FileExistsError raised. Raises StoreUnwritable.
-    """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _writing(path):
-        try:
-            descriptor = os.open(temporary, flags, mode)
-            try:
-                os.fchmod(descriptor, mode)
-                write_all(descriptor, data)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if replace:
-                os.rename(temporary, path)
-            else:
-                os.link(temporary, path, follow_symlinks=False)
-            fsync_dir(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def expanded(path: Path) -> Path:
-    """``path`` with ``~`` or ``~name`` in front replaced; raises ConfigError for a user that is not here."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{path}: no user {path.parts[0]} on this machine", hint="write the path out") from None
-
-
-def read_capped(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file. Raises OSError, or ConfigError when it has more than ``max_bytes``."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            hint = "name a file in it" if stat.S_ISDIR(found.st_mode) else "write what it gives to a file first"
-            raise ConfigError(f"{path}: not a regular file, but a {_kind(found.st_mode)}", hint=hint)
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(max_bytes + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > max_bytes:
-        raise ConfigError(f"{path}: {found.st_size} bytes, limit is {max_bytes}")
-    return data
-
-
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
-    return next((name for test, name in kinds if test(mode)), "device")
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte; a disk that fills up may take only a part of one write."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def fsync_dir(path: Path) -> None:
-    """Make the names in a directory survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def unwritable(path: Path, error: OSError) -> StoreUnwritable:
-    """What a failed write to ``path`` means to an operator."""
-    hints = {
-        errno.ENOSPC: "free some space on this file system; nothing was lost",
-        errno.EDQUOT: "raise the disk quota; nothing was lost",
-        errno.EROFS: "mount the file system for writing",
-        errno.EIO: "check the disk: the operating system reports read or write errors",
-        errno.EACCES: "give the user that runs quidnunc this directory (chown)",
-        errno.EPERM: "give the user that runs quidnunc this directory (chown)",
-    }
-    reason = (error.strerror or type(error).__name__).lower()
-    return StoreUnwritable(f"{path}: cannot be written: {reason}", hint=hints.get(error.errno or 0, ""))
-
-
 def _impossible(root: Path) -> str:
     """Why no peer can live at this path, or nothing."""
     try:
@@ -352,16 +262,6 @@ def _impossible(root: Path) -> str:
 def _short(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def _holder(descriptor: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from quidnunc.crypto.errors import JournalCorrupt, LocalProtocolError, Malformed, StoreNewer
 from quidnunc.gossip.journal.frames import FIRST_SEAL, MAGIC, OVERHEAD_BYTES, RECORD_BYTES_MAX, Reader, seal
 from quidnunc.gossip.journal.records import End, Entered, read_record, write_record
-from quidnunc.peer.home import PRIVATE_FILE, write_all
+from quidnunc.peer.files import PRIVATE_FILE, write_all
 
 log = logging.getLogger("quidnunc.peer")
 

@@ -19,7 +19,7 @@ from quidnunc.crypto.keyfile import (
     encode_key_file,
     lock_key_file,
 )
-from quidnunc.peer.home import PRIVATE_FILE, atomic_write
+from quidnunc.peer.files import PRIVATE_FILE, atomic_write
 from quidnunc.peer.private_file import check_directory, read_private
 
 SECRET_BYTES = 32

@@ -14,7 +14,8 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.charter_file import missing_charter
-from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.files import read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 
 

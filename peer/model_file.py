@@ -12,7 +12,8 @@ from quidnunc.crypto.errors import CharterError, ConfigError, RemoteProtocolErro
 from quidnunc.gossip.federation.charter import FLOAT_BYTES
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.blobs import FileBlobs
-from quidnunc.peer.home import Home, atomic_write, read_capped
+from quidnunc.peer.files import atomic_write, read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 
 SUFFIX = ".params"

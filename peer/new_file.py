@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable, write_all
+from quidnunc.peer.files import PRIVATE_FILE, fsync_dir, unwritable, write_all
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What file systems without hard links answer; those of memory sticks are among them."""

@@ -24,7 +24,8 @@ from typing import Any
 from quidnunc.crypto.errors import QuidnuncError
 from quidnunc.peer.client import NotReachable, ask
 from quidnunc.peer.config_text import toml_literal, with_values
-from quidnunc.peer.home import Home, atomic_write
+from quidnunc.peer.files import atomic_write
+from quidnunc.peer.home import Home
 
 COMMAND = (sys.executable, "-m", "quidnunc.peer")
 COMMAND_TIMEOUT_S = 300.0

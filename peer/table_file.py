@@ -16,7 +16,7 @@ from quidnunc.gossip.tabular.table import (
     read_table,
 )
 from quidnunc.gossip.tabular.text import decode_text
-from quidnunc.peer.home import expanded, read_capped
+from quidnunc.peer.files import expanded, read_capped
 from quidnunc.peer.parquet_file import PARQUET_MAGIC, read_parquet
 
 NO_SCHEMA = "write one from a table: quidnunc data check FILE --write-schema schema.toml"

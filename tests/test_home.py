@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from quidnunc.crypto.errors import ConfigError, StoreLocked, StoreUnwritable
-from quidnunc.peer.home import SOCKET_PATH_MAX, Home, atomic_write, read_capped
+from quidnunc.peer.files import atomic_write, read_capped
+from quidnunc.peer.home import SOCKET_PATH_MAX, Home
 
 
 @pytest.fixture

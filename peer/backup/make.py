@@ -24,7 +24,8 @@ from quidnunc.peer import keys
 from quidnunc.peer.backup import contents
 from quidnunc.peer.backup.archive import FORMAT, VERSION, Manifest, Writer
 from quidnunc.peer.blobs import blob_names, open_blob
-from quidnunc.peer.home import Home, read_capped
+from quidnunc.peer.files import read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.new_file import new_file

@@ -32,7 +32,8 @@ from quidnunc.peer.backup.archive import (
     read_manifest,
 )
 from quidnunc.peer.backup.archive import Member as ArchiveMember
-from quidnunc.peer.home import PRIVATE_DIR, PRIVATE_FILE, Home, fsync_dir, unwritable
+from quidnunc.peer.files import PRIVATE_DIR, PRIVATE_FILE, fsync_dir, unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import ORIGIN, RESTORED, RESTORED_AT, Store
 
 _IGNORED = frozenset({"lost+found"})

@@ -15,7 +15,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.dialect_flags import add_dialect, dialect_options
 from quidnunc.peer.commands.files import PUBLIC_FILE, read_charter, require_home, same_file
 from quidnunc.peer.config import load
-from quidnunc.peer.home import atomic_write, expanded
+from quidnunc.peer.files import atomic_write, expanded
 from quidnunc.peer.output import Outcome, UsageError
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
 from quidnunc.peer.commands.dialect_flags import add_dialect, dialect_options
 from quidnunc.peer.commands.rule_words import add_rule
-from quidnunc.peer.home import Home, unwritable
+from quidnunc.peer.files import unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 from quidnunc.peer.rehearsal import Actor, Rehearsal, RehearsalFailed

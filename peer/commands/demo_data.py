@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quidnunc.crypto.errors import ConfigError, QuidnuncError
 from quidnunc.gossip.federation.genesis import checked_name
 from quidnunc.peer.commands.data_schema import parsed, read_schema
-from quidnunc.peer.home import expanded
+from quidnunc.peer.files import expanded
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 from quidnunc.peer.rehearsal import CHARTER, SCHEMA
 from quidnunc.peer.task_loader import CSV

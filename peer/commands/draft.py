@@ -29,7 +29,7 @@ from quidnunc.peer.commands.files import own_card, own_place, read_cards, replac
 from quidnunc.peer.commands.robustness import warn_of_noise
 from quidnunc.peer.commands.rule_words import rule_options, size_cap
 from quidnunc.peer.commands.signing import agreed_to, next_steps, root_key, show_terms
-from quidnunc.peer.home import expanded
+from quidnunc.peer.files import expanded
 from quidnunc.peer.model_file import beside, read_model
 from quidnunc.peer.new_file import require_free, write_new
 from quidnunc.peer.output import Outcome, Styled, UsageError

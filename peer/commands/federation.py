@@ -30,7 +30,7 @@ from quidnunc.peer.commands.files import (
     write_public,
 )
 from quidnunc.peer.commands.signing import agreed_to, next_steps, root_key, show_terms
-from quidnunc.peer.home import expanded
+from quidnunc.peer.files import expanded
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.new_file import require_free
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled

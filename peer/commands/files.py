@@ -11,7 +11,8 @@ from quidnunc.gossip.federation.card import CARD_BYTES, open_card
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.founding import NOTE_BYTES, Opened, open_charter, require_signed
 from quidnunc.gossip.federation.member import Member
-from quidnunc.peer.home import Home, atomic_write, expanded, read_capped
+from quidnunc.peer.files import atomic_write, expanded, read_capped
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.new_file import write_new
 from quidnunc.peer.output import ExitCode, Output, UsageError

@@ -22,7 +22,8 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import unlocking
 from quidnunc.peer.commands.files import PUBLIC_FILE, present_card
 from quidnunc.peer.config import Data, Network, render_default_config
-from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write, expanded
+from quidnunc.peer.files import PRIVATE_FILE, atomic_write, expanded
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.naming import fingerprint, peer_id

@@ -19,7 +19,8 @@ from quidnunc.peer.commands.entry_view import entry_data
 from quidnunc.peer.commands.files import PUBLIC_FILE, is_stdout, write_public
 from quidnunc.peer.commands.ledger_home import main_and_others, member_names, opened, require_ledger
 from quidnunc.peer.commands.ledger_log import private_data
-from quidnunc.peer.home import PRIVATE_FILE, Home
+from quidnunc.peer.files import PRIVATE_FILE
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger import bundle
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 

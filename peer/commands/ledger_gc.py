@@ -11,7 +11,7 @@ from quidnunc.crypto.errors import StoreLocked
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import read_charter, require_home
 from quidnunc.peer.commands.ledger_home import opened
-from quidnunc.peer.home import unwritable
+from quidnunc.peer.files import unwritable
 from quidnunc.peer.ledger.reachable import KEPT_ROUNDS, reachable
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError
 

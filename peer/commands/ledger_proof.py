@@ -27,7 +27,7 @@ from quidnunc.peer.commands.files import is_stdout, read_file, write_public
 from quidnunc.peer.commands.ledger_home import electorate, find_entry, members, opened, readable
 from quidnunc.peer.commands.ledger_witness import cosigned_note, counting
 from quidnunc.peer.commands.trust import add_keys, known_book, latest_time, named_keys, trust
-from quidnunc.peer.home import expanded
+from quidnunc.peer.files import expanded
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.new_file import require_free
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError, exit_code_of

@@ -11,7 +11,8 @@ from quidnunc.peer import keys
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.files import own_card, own_place, read_charter
 from quidnunc.peer.commands.unlocking import add_flags, source
-from quidnunc.peer.home import Home, fsync_dir, unwritable
+from quidnunc.peer.files import fsync_dir, unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.store import LOST, ORIGIN, Store
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError

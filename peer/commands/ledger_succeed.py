@@ -19,7 +19,8 @@ from quidnunc.peer.commands.ledger_retire import end_log, spent_data
 from quidnunc.peer.commands.signing import root_key
 from quidnunc.peer.commands.unlocking import add_flags, source
 from quidnunc.peer.config_text import with_values
-from quidnunc.peer.home import PRIVATE_FILE, Home, atomic_write, unwritable
+from quidnunc.peer.files import PRIVATE_FILE, atomic_write, unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.home_name import quidnunc
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store

@@ -17,7 +17,8 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.peer import keys
 from quidnunc.peer.commands.files import own_card
 from quidnunc.peer.config import Config
-from quidnunc.peer.home import Home, unwritable
+from quidnunc.peer.files import unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.database import DatabaseCorrupt
 from quidnunc.peer.ledger.ending import require_open
 from quidnunc.peer.ledger.store import Store

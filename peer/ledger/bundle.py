@@ -26,7 +26,8 @@ from quidnunc.crypto.merkle import MAX_SIZE
 from quidnunc.crypto.tiles import ENTRIES, TILE_HEIGHT, bundle_entries, tile_bytes, tile_path, tiles_of
 from quidnunc.gossip.federation.card import CARD_BYTES
 from quidnunc.gossip.federation.founding import NOTE_BYTES
-from quidnunc.peer.home import Home, read_capped, unwritable
+from quidnunc.peer.files import read_capped, unwritable
+from quidnunc.peer.home import Home
 from quidnunc.peer.ledger import database, tally
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.new_file import new_file, require_free

@@ -26,7 +26,7 @@ from quidnunc.crypto.errors import (
 )
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.merkle import leaf_hash
-from quidnunc.peer.home import PRIVATE_FILE, fsync_dir, unwritable
+from quidnunc.peer.files import PRIVATE_FILE, fsync_dir, unwritable
 
 Connection = sqlite3.Connection
 """An open ledger database, for those who need nothing else of SQLite."""

@@ -18,7 +18,7 @@ from quidnunc.crypto.entry import Entry
 from quidnunc.crypto.errors import LedgerCorrupt, StoreNewer
 from quidnunc.crypto.merkle import leaf_hash
 from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX
-from quidnunc.peer.home import PRIVATE_FILE
+from quidnunc.peer.files import PRIVATE_FILE
 from quidnunc.peer.ledger.database import CACHE_KIB, translated
 
 log = logging.getLogger("quidnunc.peer")
