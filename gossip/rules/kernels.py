@@ -91,14 +91,18 @@ def geometry_of(k: int) -> Callable[[Floats, Floats, int, Sums], None]:
 
     @compiled
     def geometry(own: Floats, others: Floats, count: int, sums: Sums) -> None:
-        work, more = np.empty((2 + odd, BLOCK), np.float32), np.empty((2, BLOCK), np.float32)
-        low, high, (center, total) = work[0], work[1 + odd], more
+        work, center, total = (
+            np.empty((2 + odd, BLOCK), np.float32),
+            np.empty(BLOCK, np.float32),
+            np.empty(BLOCK, np.float32),
+        )
+        low, middle, high = work[0], work[1], work[1 + odd]
         for at in range(0, count, BLOCK):
             for lane in range(0, BLOCK, LANES):
                 rank(own, others, at + lane, work, lane)
             for i in range(BLOCK):
                 total[i] = low[i] + high[i]
-                center[i] = work[1, i] if odd else _HALF * total[i]
+                center[i] = middle[i] if odd else _HALF * total[i]
                 total[i] = total[i] + center[i] if odd else total[i]
             here = own[at : at + BLOCK]
             _add_place(here, here, center, total, low, high, sums[:, 0])
