@@ -4,6 +4,9 @@ Each rule at k = 8, 16, 32 and d = 1e5, 1e6, 1e7 (with --quick k = 8, 16 and d =
 installed by name in a virtual environment of its own and borrows numpy, torch and scipy from this one; it gets float32
 torch tensors. One thread is timed by the processor time it took, so that other work on the machine counts less, two by
 the clock. REPUTE is the daemon's whole merge without a holdout, whose cost is the model's and not the rule's.
+
+Where numba is installed (extra [fast]) the rules that have compiled code are measured both ways, and that is the way
+that is judged; a rule without a way in its name has one only. Compilation comes before the clock, and is a row itself.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import tempfile
 import time
 import tracemalloc
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.reputation import FOUNDER
+from quidnunc.gossip.rules import compiled
 from quidnunc.gossip.rules.registry import RULES, apply
 
 THREADS = (1, 2)
@@ -35,6 +41,12 @@ AT_LEAST = {"median": 30.0, "trimmed_mean": 30.0, "krum": 6.0, "multi_krum": 6.0
 """Target ratios to ByzFL; median and trimmed mean up to k = 16."""
 IN_ALL = 8.0
 """Target of the geometric mean of these ratios, over the rules that ByzFL has too."""
+WAYS = {"numpy": sys.maxsize, "compiled": 0} if find_spec("numba") else {"numpy": sys.maxsize}
+"""From how many elements of a stack on compiled code is used; the last is judged."""
+BY_BOTH = {
+    *("median", "trimmed_mean", "centered_clip", "clipped_gossip", "cs_plus", "monna", "rtc", "balance", "repute")
+}
+"""The rules that have compiled code."""
 NEAR_FLOOR = ("centered_clip", "clipped_gossip", "cs_plus", "rtc", "repute")
 FLOORS_MAX = 2.5
 MEMORY_MAX = 0.25
@@ -87,6 +99,13 @@ def actions(stack: np.ndarray) -> dict[str, Callable[[], object]]:
     return found
 
 
+def once(action: Callable[[], object]) -> float:
+    """The processor time of one run."""
+    at = time.process_time()
+    action()
+    return time.process_time() - at
+
+
 def best(action: Callable[[], object], threads: int, times: int = 5) -> float:
     """The seconds of the fastest of ``times`` runs."""
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -128,33 +147,69 @@ def peer(python: str, k: int, d: int, threads: int) -> dict[str, float]:
     return found
 
 
+@contextmanager
+def going(way: str) -> Iterator[None]:
+    """Merges go by this way of WAYS."""
+    before, compiled.LEAST_ELEMENTS = compiled.LEAST_ELEMENTS, WAYS[way]
+    try:
+        yield
+    finally:
+        compiled.LEAST_ELEMENTS = before
+
+
 def cell(k: int, d: int, threads: int, python: str, why: str) -> list[Row]:
     """Every rule at one size, on some threads."""
     stack = np.random.Generator(np.random.PCG64(0)).normal(size=(k, d)).astype(np.float32)
-    at, judged, rows, ratios = f"k={k} d={d:.0e} threads={threads}", d == 10**6, [], []
+    at, rows = f"k={k} d={d:.0e} threads={threads}", []
     theirs = peer(python, k, d, threads) if python else {}
     with threadpool_limits(threads):
         # The faster of two ways to read everything once: a sum, and a product that uses the threads.
         ones = np.ones(k, np.float32)
         floor = min(best(action, threads) for action in (lambda: np.add.reduce(stack, axis=None), lambda: ones @ stack))
         rows.append(Row(f"one read, {at}", 1000 * floor, "ms"))
-        for name, action in actions(stack).items():
-            ours = best(action, threads)
-            ratio = theirs[name] / ours if name in theirs else None
-            if ratio is not None:
-                ratios.append(ratio)
-            least = AT_LEAST.get(name) if judged and (k <= 16 or AT_LEAST.get(name) != 30.0) else None
-            if ratio is not None or least:
-                rows.append(Row(f"{name}, {at}", ratio, "x ByzFL", at_least=least, note=why or f"{1000 * ours:.3g} ms"))
-            most = FLOORS_MAX if judged and name in NEAR_FLOOR else None
-            rows.append(Row(f"{name}, {at}", ours / floor, "x read", at_most=most))
-            if threads == 1:
-                most = MEMORY_MAX if judged else None
-                held = peak(action) / stack.nbytes
-                rows.append(Row(f"{name}, k={k} d={d:.0e}, extra memory", held, "x stack", at_most=most))
+        seconds: dict[str, float] = {}
+        for way in WAYS:
+            with going(way):
+                rows += by_one_way(way, stack, threads, floor, theirs, why, seconds)
+    return rows
+
+
+def by_one_way(
+    way: str,
+    stack: np.ndarray,
+    threads: int,
+    floor: float,
+    theirs: dict[str, float],
+    why: str,
+    seconds: dict[str, float],
+) -> list[Row]:
+    """The rules at one size by one way; ``seconds`` has those that were measured by another and keeps what is found."""
+    (k, d), rows, compiling = stack.shape, [], 0.0
+    at, judged = f"k={k} d={d:.0e} threads={threads}", d == 10**6 and way == list(WAYS)[-1]
+    for name, action in actions(stack).items():
+        both = name in BY_BOTH and len(WAYS) > 1
+        if name not in seconds or both:
+            compiling += (first := once(action)) - min(first, once(action))
+            seconds[name] = best(action, threads)
+        elif not judged:
+            continue
+        label, ours = f"{name}, {at}{f' {way}' if both else ''}", seconds[name]
+        ratio = theirs[name] / ours if name in theirs else None
+        least = AT_LEAST.get(name) if judged and (k <= 16 or AT_LEAST.get(name) != 30.0) else None
+        if ratio is not None or least:
+            rows.append(Row(label, ratio, "x ByzFL", at_least=least, note=why or f"{1000 * ours:.3g} ms"))
+        most = FLOORS_MAX if judged and name in NEAR_FLOOR else None
+        rows.append(Row(label, ours / floor, "x read", at_most=most, note=f"{1000 * ours:.3g} ms"))
+        if threads == 1:
+            most = MEMORY_MAX if judged else None
+            rows.append(Row(f"{label}, extra memory", peak(action) / stack.nbytes, "x stack", at_most=most))
+    ratios = [theirs[name] / ours for name, ours in seconds.items() if name in theirs]
     mean = exp(fmean(log(each) for each in ratios)) if ratios else None
     note = why or f"geometric mean of {len(ratios)}"
-    rows.append(Row(f"all rules that ByzFL has, {at}", mean, "x ByzFL", at_least=IN_ALL if judged else None, note=note))
+    label = f"all rules that ByzFL has, {at} {way}"
+    rows.append(Row(label, mean, "x ByzFL", at_least=IN_ALL if judged else None, note=note))
+    if way == "compiled":
+        rows.append(Row(f"compilation, {at}", compiling, "s", note="what first calls took longer"))
     return rows
 
 

@@ -32,6 +32,8 @@ ONLY_IN = {
     },
     "scipy": {"sim/topology/mixing.py", "sim/topology/measure.py"},
     "ray": {"sim/scenarios/on_ray.py"},
+    "numba": {"gossip/rules/kernels.py", "gossip/rules/lanes.py"},
+    "llvmlite": {"gossip/rules/lanes.py"},
     "rich": {"sim/commands/progress.py"},
     "sklearn": set(),
     "libp2p": {"peer/network/libp2p_parts.py"},
@@ -118,7 +120,7 @@ def test_the_daemon_parent_never_imports_torch(name: str) -> None:
 PARENT = ("quidnunc.peer.commands.run", "quidnunc.peer.daemon", "quidnunc.peer.network.transport")
 """Everything that the daemon's parent imports in the end."""
 NOT_IN_PARENT = {
-    *("torch", "numpy", "scipy", "sklearn", "networkx", "dp_accounting"),
+    *("torch", "numpy", "numba", "scipy", "sklearn", "networkx", "dp_accounting"),
     *("starlette", "hypercorn", "h2", "httpx", "anyio", "asyncio", "multiprocessing", "html"),
     *("importlib.metadata", "email", "csv", "zipfile"),
     *("aioquic", "Crypto", "coincurve", "fastecdsa", "psutil", "trio_typing", "pycparser", "zeroconf", "miniupnpc"),

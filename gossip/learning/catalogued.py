@@ -26,7 +26,7 @@ import numpy as np
 
 from quidnunc.gossip.jobs import PPB, WITHHELD
 from quidnunc.gossip.learning.merged import FULL_STEP, Inputs, Merge, MergeRow
-from quidnunc.gossip.rules.linear import Stack, Vector, recompute
+from quidnunc.gossip.rules.linear import Stack, Vector, recompute_stack
 from quidnunc.gossip.rules.median import coordinate_median
 from quidnunc.gossip.rules.registry import apply, coefficients, mixing_of
 from quidnunc.gossip.rules.repute import Flags
@@ -70,7 +70,7 @@ def merge_catalogued(rule: str, pivot: Vector, inputs: Inputs, options: Options,
     effective[near] = [floor(PPB * min(1.0, max(0.0, part))) for part in parts.tolist()]
     counted = effective.tolist()
     if not approximate:
-        result = recompute(pivot, list(zip(inputs.stack, counted, strict=True)))
+        result = recompute_stack(pivot, inputs.stack, counted)
     clips = [PPB] * len(counted) if checked["nearest"] else _clips(rule, counted, inputs.weights)
     rows = tuple(
         MergeRow(each, clip, standing) for each, clip, standing in zip(counted, clips, inputs.standings, strict=True)

@@ -27,7 +27,7 @@ from quidnunc.gossip.learning.catalogued import merge_catalogued
 from quidnunc.gossip.learning.merged import NO_STEP, QUARTER_STEP, Inputs, Merge, MergeRow
 from quidnunc.gossip.reputation import observe, standing_weight
 from quidnunc.gossip.rules import repute
-from quidnunc.gossip.rules.linear import Reals, Stack, Vector, distances, recompute
+from quidnunc.gossip.rules.linear import Reals, Stack, Vector, recompute_stack
 from quidnunc.gossip.rules.terms import checked_options, terms_named
 from quidnunc.gossip.rules.thresholds import REPUTE, ReputeOptions, repute_options
 
@@ -50,11 +50,11 @@ def merge_repute(
     """
     if not len(inputs.stack):
         return Merge(pivot, ())
-    away = distances(pivot, inputs.stack)
+    away, places = repute.distances_and_geometry(pivot, inputs.stack)
     trust = np.array([standing_weight(standing) for standing in inputs.standings])
     radius = repute.clip_radius(away, trust, options.radius)
     clips = repute.clip_factors(away, radius)
-    standings, doubts, own = _judge(pivot, inputs, probe, clips, options, untrained, stride)
+    standings, doubts, own = _judge(pivot, inputs, probe, clips, places, options, untrained, stride)
     rows = [
         MergeRow(floor(weight * (standing_weight(standing) * clip)), floor(PPB * clip), standing, found)
         for weight, standing, clip, found in zip(inputs.weights, standings, clips.tolist(), doubts, strict=True)
@@ -68,6 +68,7 @@ def _judge(
     inputs: Inputs,
     probe: Probe | None,
     clips: Reals,
+    places: repute.Geometry,
     options: ReputeOptions,
     untrained: float,
     stride: float,
@@ -86,7 +87,6 @@ def _judge(
             unit = own + options.harm_scale * untrained
             seen = repute.relative_harm(losses[1:], own, unit, options.harm_cap)
             harm[chosen] = options.harm_memory * harm[chosen] + (1 - options.harm_memory) * seen
-    places = repute.geometry(pivot, inputs.stack)
     found = {
         Doubt.LOSS: repute.bad_by_loss(harm, options.harm_floor, options.harm_spread, options.harm_margin),
         Doubt.DISTANCE: repute.bad_by_distance_and_harm(places, harm, isfinite(own), options, stride),
@@ -110,13 +110,13 @@ def _validated(
     limit: float,
 ) -> Merge:
     """The merge of ``rows``, shortened to a quarter or to nothing where the holdout clearly suffers."""
-    result = recompute(pivot, [(state, row.effective) for state, row in zip(stack, rows, strict=True)])
+    result = recompute_stack(pivot, stack, [row.effective for row in rows])
     if probe is None or not isfinite(limit):
         return Merge(result, tuple(rows))
     if float(probe(result[None])[0]) <= limit:
         return Merge(result, tuple(rows))
     rows = [replace(row, effective=row.effective // 4) for row in rows]
-    result = recompute(pivot, [(state, row.effective) for state, row in zip(stack, rows, strict=True)])
+    result = recompute_stack(pivot, stack, [row.effective for row in rows])
     if float(probe(result[None])[0]) <= limit:
         return Merge(result, tuple(rows), QUARTER_STEP)
     return Merge(pivot, tuple(replace(row, effective=0) for row in rows), NO_STEP)
@@ -125,7 +125,7 @@ def _validated(
 def merge_mean(pivot: Vector, inputs: Inputs) -> Merge:
     """The mixing weights as they are: no defense at all."""
     rows = [MergeRow(weight, PPB, standing) for weight, standing in zip(inputs.weights, inputs.standings, strict=True)]
-    return Merge(recompute(pivot, list(zip(inputs.stack, inputs.weights, strict=True))), tuple(rows))
+    return Merge(recompute_stack(pivot, inputs.stack, inputs.weights), tuple(rows))
 
 
 def merge(

@@ -1,6 +1,6 @@
 """Passes over stacks in blocks of coordinates that stay in a core's cache, and sums of squares in such passes.
 
-Products are summed in float32 within a block, by the fastest kernel there is, and in float64 from block to block: the
+Products are summed in float32 within a block, by the fastest kernel numpy has, and in float64 from block to block: the
 error is about 1e-7 of a sum of squares. Where float32 cannot hold the squares, because they are huge or tiny, whoever
 sums them does it again in float64 (:func:`float32_held`).
 """
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quidnunc.gossip.rules import compiled
 
 BLOCK_BYTES = 1 << 16
 """Bytes of one row worked on at a time, in all leading dimensions: enough that calls cost little, and with its copies
@@ -57,6 +59,8 @@ def square_distances(pivot: Rows, stack: Rows) -> Sums:
     """||x_j - pivot||^2, float64 [..., k], for ``pivot`` [..., d] and ``stack`` [..., k, d]; not finite where a
     difference is not.
     """
+    if (sums := compiled.square_distances(pivot, stack)) is not None:
+        return sums
     total: Sums = np.zeros(stack.shape[:-1])
     for part in differences(pivot, stack):
         with np.errstate(over="ignore", invalid="ignore"):

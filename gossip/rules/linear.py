@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.jobs import PPB
+from quidnunc.gossip.rules import compiled
 from quidnunc.gossip.rules.blocks import square_distances
 
 CHUNK = 1 << 14
@@ -40,6 +41,13 @@ def recompute(pivot: Vector, rows: Sequence[tuple[Vector, int]]) -> Vector:
                 np.multiply(np.float32(effective / PPB), step, out=step)
                 np.add(sum_, step, out=sum_)
     return result
+
+
+def recompute_stack(pivot: Vector, stack: Stack, effective: Sequence[int]) -> Vector:
+    """:func:`recompute` of the rows of ``stack`` [k, d] with ``effective`` weights in ppb, bit for bit."""
+    factors = (np.array(effective) / PPB).astype(np.float32)
+    found = compiled.recompute(pivot, stack, factors)
+    return recompute(pivot, list(zip(stack, effective, strict=True))) if found is None else found
 
 
 def distances(pivot: Vector, stack: Stack) -> Reals:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.rules import central, coordinate, decentral
+from quidnunc.gossip.rules import central, compiled, coordinate, decentral
 from quidnunc.gossip.rules.blocks import blocks, width_of
 from quidnunc.gossip.rules.coordinate import Work
 from quidnunc.gossip.rules.gram import Matrix, RefusedRows, combine, gram, squares
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
+from quidnunc.gossip.rules.network import MOST_ROWS
 from quidnunc.gossip.rules.terms import (
     TERMS,
     Bound,
@@ -35,7 +36,8 @@ __all__ = ["RULES", "Bound", "Options", "Rule", "apply", "checked_options", "coe
 class Rule:
     """One rule: its terms and how it computes, which is one of ``by_*``.
 
-    ``by_coordinate`` maps (block [..., k, c], weights, options, work [k+1, ..., c]) to [..., c]; ``by_pairs`` and
+    ``by_coordinate`` maps (block [..., k, c], weights, options, work [k+1, ..., c]) to [..., c]; ``compiled`` gives the
+    same bits for a whole stack [k, d] and options, or None where it does not apply; ``by_pairs`` and
     ``by_distance`` map Gram products or squared distances, weights, the own row's norm [..., 1] and options to
     coefficients [..., k]; ``by_weights`` needs the weights alone. One with ``by_pairs`` that has ``by_distance`` as
     well needs no more than that for a single step.
@@ -44,6 +46,7 @@ class Rule:
     terms: Terms
     by_weights: Callable[[Reals], Reals] | None = None
     by_coordinate: Callable[[Stack, Reals, Options, Work], Vector] | None = None
+    compiled: Callable[[Stack, Options], Vector | None] | None = None
     by_pairs: Callable[[Matrix, Reals, Options], Reals] | None = None
     by_distance: Callable[[Reals, Reals, Reals, Options], Reals] | None = None
 
@@ -55,9 +58,15 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "mean": Rule(TERMS["mean"], by_weights=decentral.pulled),
-    "median": Rule(TERMS["median"], by_coordinate=lambda x, w, o, work: coordinate.median(x, work)),
+    "median": Rule(
+        TERMS["median"],
+        by_coordinate=lambda x, w, o, work: coordinate.median(x, work),
+        compiled=lambda x, o: compiled.median(x),
+    ),
     "trimmed_mean": Rule(
-        TERMS["trimmed_mean"], by_coordinate=lambda x, w, o, work: coordinate.trimmed_mean(x, int(o["bad"]), work)
+        TERMS["trimmed_mean"],
+        by_coordinate=lambda x, w, o, work: coordinate.trimmed_mean(x, int(o["bad"]), work),
+        compiled=lambda x, o: compiled.trimmed_mean(x, int(o["bad"])),
     ),
     "mass_trimmed_mean": Rule(
         TERMS["mass_trimmed_mean"], by_coordinate=lambda x, w, o, work: coordinate.mass_trimmed_mean(x, w, o["mass"])
@@ -102,7 +111,10 @@ def apply(name: str, stack: Stack, weights: Reals, options: Options) -> Vector:
     rule, checked = rule_named(name), checked_options(name, options)
     _check_rows(name, stack, weights, checked)
     if rule.by_coordinate is not None:
-        return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing_of(stack, checked))
+        mixing = mixing_of(stack, checked)
+        if mixing is None and (found := _compiled(rule, stack, checked)) is not None:
+            return found
+        return _by_coordinate(rule.by_coordinate, stack, weights, checked, mixing)
     result = combine(stack, _affine(rule, stack, weights, checked))
     if not _finite(result):
         raise RefusedRows
@@ -166,6 +178,16 @@ def _norm(stack: Stack, rule: Rule) -> Reals:
         (np.square(own[..., part].astype(np.float64)).sum(axis=-1) for part in blocks(own)), np.zeros(own.shape[:-1])
     )
     return np.sqrt(total)[..., None]
+
+
+def _compiled(rule: Rule, stack: Stack, options: Options) -> Vector | None:
+    """The rule by compiled code, where there is any for this stack."""
+    if rule.compiled is None or stack.shape[-2] > MOST_ROWS:
+        return None
+    found = rule.compiled(stack, options)
+    if found is not None and not _finite(stack):
+        raise RefusedRows
+    return found
 
 
 def _by_coordinate(

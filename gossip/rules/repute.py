@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quidnunc.gossip.rules import compiled
 from quidnunc.gossip.rules.blocks import float32_held
 from quidnunc.gossip.rules.linear import CHUNK, Reals, Stack, Vector, distances
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
@@ -74,18 +75,41 @@ class Geometry:
     share: Reals
 
 
+def distances_and_geometry(pivot: Vector, stack: Stack) -> tuple[Reals, Geometry]:
+    """||x_j - pivot|| of the neighbors [k] and :func:`geometry`: in one pass where there is compiled code for it."""
+    if len(stack) < MOST_ROWS and (sums := compiled.geometry_sums(pivot, stack)) is not None:
+        return np.sqrt(sums[3, 1:]), _geometry_of(pivot, stack, sums[:3])
+    return distances(pivot, stack), geometry(pivot, stack)
+
+
 def geometry(pivot: Vector, stack: Stack) -> Geometry:
     """The geometry of ``pivot`` [d] and its neighbors ``stack`` [k, d], k at least 1.
 
     The median of all but x is the middle of the others, and is had from the middle ranks r of all: with S their sum,
     (S - clip(x, lowest r, highest r)) / (one less than there are of them).
     """
-    count = len(stack) + 1
-    if count > MOST_ROWS:
+    if len(stack) >= MOST_ROWS:
         return _geometry_by_sorting(pivot, stack)
+    return _geometry_of(pivot, stack, _geometry_sums(pivot, stack))
+
+
+def _geometry_of(pivot: Vector, stack: Stack, sums: Reals) -> Geometry:
+    """The geometry that :func:`_geometry_sums` come to."""
+    square, inner, size = sums
+    if not (float32_held(square) and float32_held(size) and np.isfinite(inner).all()):
+        return _geometry_by_sorting(pivot, stack)
+    return Geometry(np.sqrt(square), (1 + len(square) % 2) * inner / size)
+
+
+def _geometry_sums(pivot: Vector, stack: Stack) -> Reals:
+    """Of each state, [3, k+1]: its squared distance to the median, and the product of (S - clip) with it and with
+    itself.
+    """
+    count = len(stack) + 1
     half = count // 2
     first, last = (half - 1, half + 1) if count % 2 else (half - 1, half)
-    square, inner, size = (np.zeros(count) for _ in range(3))
+    sums = np.zeros((3, count))
+    square, inner, size = sums
     work = np.empty((count + 3, min(CHUNK, len(pivot))), np.float32)
     wide = np.empty((2, work.shape[1]))
     for at in range(0, len(pivot), CHUNK):
@@ -114,9 +138,7 @@ def geometry(pivot: Vector, stack: Stack) -> Geometry:
                 np.copyto(other, state)
                 inner[row] += np.dot(exact, other)
                 size[row] += np.dot(exact, exact)
-    if not (float32_held(square) and float32_held(size) and np.isfinite(inner).all()):
-        return _geometry_by_sorting(pivot, stack)
-    return Geometry(np.sqrt(square), (1 + len(between)) * inner / size)
+    return sums
 
 
 def _geometry_by_sorting(pivot: Vector, stack: Stack) -> Geometry:
