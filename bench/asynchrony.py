@@ -17,10 +17,15 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from common import Row, main
 
+from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip import rounds
+from quidnunc.gossip.learning import compute
+from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.collusion import little_is_enough
 from quidnunc.gossip.neighbor import Neighbor, usable
 from quidnunc.gossip.rounds import Phase
 from quidnunc.gossip.settings import Settings
@@ -36,11 +41,13 @@ from quidnunc.sim.trials import (
     digits_trial,
     finish,
     mean_param,
+    params,
     quadratic,
     start,
     time_for,
     updates,
 )
+from quidnunc.sim.world import World
 
 Values = tuple[float, ...]
 
@@ -179,6 +186,41 @@ def attacked(size: Size, seed: int, *, attack: str = "", rule: str = "repute") -
     return finish(begin(scenario, until), until, honest)[:2]
 
 
+def colluding(size: Size, seed: int) -> Values:
+    """S10 under ALIE: attackers see what all honest peers hold when they publish, and stay 1.5 deviations off."""
+    held: list[World] = []
+
+    def message(trained: Vector, base: Vector, stream: NoiseStream) -> Vector:
+        honest = [params(peer) for peer in held[0].alive() if peer.index not in size.bad]
+        return little_is_enough(np.stack(honest), 1.5)
+
+    scenario = digits_trial(
+        peers=size.peers,
+        learning_rate=0.4,
+        drag_cap=1.5,
+        rule="repute",
+        attackers=dict.fromkeys(size.bad, "drift"),
+        seed=seed,
+    )
+    until = time_for(scenario.periods_s, size.rounds)
+    honest = [index for index in range(size.peers) if index not in size.bad]
+    usual = compute.attack_in
+    compute.attack_in = lambda name, number: message
+    try:
+        held.append(begin(scenario, until))
+        return finish(held[0], until, honest)[:2]
+    finally:
+        compute.attack_in = usual
+
+
+def silenced(size: Size, seed: int, *, settings: Settings = PACE) -> Values:
+    """S14: attackers drift away and fall silent for good at 30%; mean and worst accuracy of honest peers."""
+    scenario = digits_trial(peers=size.peers, attackers=dict.fromkeys(size.bad, "drift"), settings=settings, seed=seed)
+    until = time_for(scenario.periods_s, size.rounds)
+    honest = [index for index in range(size.peers) if index not in size.bad]
+    return finish(begin(scenario, until, [(0.3, crash(*size.bad))]), until, honest)[:2]
+
+
 def private(size: Size, seed: int, *, lead: int, ratio: float = 5.0, lossy: float = 0.2) -> Values:
     """S11: mean and worst accuracy after 50 private rounds at epsilon 8, and the fewest rounds a peer has done."""
     scenario = digits_trial(
@@ -231,13 +273,16 @@ TRIALS: dict[str, Trial] = {
     "flip": (attacked, {"attack": "sign_flip"}),
     "flip bare": (attacked, {"attack": "sign_flip", "rule": "mean"}),
     "drift": (attacked, {"attack": "drift"}),
+    "alie": (colluding, {}),
+    "silent": (silenced, {}),
+    "silent anchors": (silenced, {"settings": NO_WINDOW}),
     "dp lead": (private, {"lead": 2}),
     "dp free": (private, {"lead": 0}),
     "dp level": (private, {"lead": 1, "ratio": 1.0, "lossy": 0.0}),
     "lead dead": (bounded, {"dead": True}),
     "lead p .5": (bounded, {"lossy": 0.5}),
 }
-SLOW = {"fair 20", "p 0 plain", "clean", "drift", "lead dead"}
+SLOW = {"fair 20", "p 0 plain", "clean", "drift", "alie", "silent", "silent anchors", "lead dead"}
 """Left out by --quick."""
 
 
@@ -339,13 +384,17 @@ def _behind(got: Results) -> float | None:
 
 
 def attack_rows(got: Results) -> Sequence[Row]:
-    """S10."""
+    """S10, S14."""
     bare = got.mean("flip bare")
+    stale = got.mean("silent anchors")
     return (
         Row("S10 accuracy, REPUTE, nobody attacks", got.mean("clean"), "", at_least=0.92),
         Row("S10 accuracy, sign flip", got.mean("flip"), "", "plain mean", bare, at_least=0.90),
+        Row("S10 accuracy, ALIE", got.mean("alie"), "", at_least=0.91),
         Row("S10 accuracy, slow drift", got.mean("drift"), "", at_least=0.86),
         Row("S10 worst honest peer, sign flip", got.worst("flip"), "", at_least=0.80),
+        Row("S10 worst honest peer, ALIE", got.worst("alie"), "", at_least=0.80),
+        Row("S14 accuracy, poison and silence from 30%", got.mean("silent"), "", "no window", stale, at_least=0.91),
     )
 
 

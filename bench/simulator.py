@@ -5,7 +5,8 @@ Large, where MNIST-10k lies in $QUIDNUNC_TEST_DATA/mnist10k (or ../shared/data):
 simulator runs on one thread in a process of its own and does the same rounds; ratios are of processor time, because
 that is what a busy machine leaves comparable. gossipy gets a virtual environment of its own in build/, from PyPI; it
 counts as not measured where it cannot be installed. The floor is the time of the round's matrix products at the best
-rate measured here in their own shapes, plus one copy of all params at the rate of memory.
+rate measured here in their own shapes, plus one copy of all params at the rate of memory. Mixing stands beside
+that copy alone; with numba it is compiled where all peers have more than two million params together.
 """
 
 from __future__ import annotations
@@ -145,6 +146,12 @@ def compared(size: Size, runs: dict[str, list[dict[str, float]]]) -> list[Row]:
             at_most=(5.0 if size.name == "small" else 2.5) if size.peers >= 256 else None,
         ),
     ]
+    copied = 8 * params_of(size) / _copy()
+    bound = 2.0 if size.name == "large" or size.peers >= 1024 else None
+    mixing = mean("ours", "mixing_s")
+    if mixing is not None:
+        note = f"{1000 * mixing:.3g} ms, a copy {1000 * copied:.3g} ms"
+        rows.append(Row(f"{title}: mixing over one copy of all params", mixing / copied, "x", at_most=bound, note=note))
     goals = {"small": {"gossipy": 60.0, "loop": 20.0}, "large": {"gossipy": 6.0, "loop": 3.5}}[size.name]
     for which in ("gossipy", "loop"):
         other = mean(which, "cpu_s")
@@ -173,11 +180,21 @@ def floor(size: Size) -> float:
     """Seconds of a round at the machine's own rates: matrix products, and one copy of all params."""
     key = (size.name, size.peers)
     if key not in _FLOORS:
-        inputs, classes = (64, 10) if size.name == "small" else (784, 10)
-        params = size.peers * (size.hidden * (inputs + 1) + classes * (size.hidden + 1))
+        inputs, classes = shape(size)
         flops = size.peers * size.examples * size.hidden * (4 * inputs + 6 * classes)
-        _FLOORS[key] = flops / _gemm(inputs, size.hidden) + 8 * params / _copy()
+        _FLOORS[key] = flops / _gemm(inputs, size.hidden) + 8 * params_of(size) / _copy()
     return _FLOORS[key]
+
+
+def shape(size: Size) -> tuple[int, int]:
+    """Features and classes."""
+    return (64, 10) if size.name == "small" else (784, 10)
+
+
+def params_of(size: Size) -> int:
+    """Params of all peers together."""
+    inputs, classes = shape(size)
+    return size.peers * (size.hidden * (inputs + 1) + classes * (size.hidden + 1))
 
 
 _FLOORS: dict[tuple[str, int], float] = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +36,8 @@ WHOLE_BYTES = 16 << 20
 """States below this size are mixed whole: they stay in the last cache."""
 COLUMNS = 2048
 TEMPORARY_BYTES = 4 << 20
+COMPILED_LEAST = 1 << 21
+"""Params of everybody from which on mixing is compiled, where numba is there: it takes a second or two, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +161,27 @@ def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
     bags = starts + own
     device = ring[0].device
+    sums = _compiled() if device.type == "cpu" and mixing.peers * width_of(ring) >= COMPILED_LEAST else None
+    if sums is not None:
+        ends = np.append(bags, len(index))
+        for tensor in ring:
+            read, written = tensor.view(depth * rows, -1), tensor[into, : mixing.peers].view(mixing.peers, -1)
+            sums.weighted_sums(read.numpy(), index, ends, weights, written.numpy())
+        return
     reads, offsets, factors = (torch.from_numpy(part).to(device) for part in (index, bags, weights))
     for tensor in ring:
         flat = tensor.view(depth * rows, -1)
         _bags(flat, reads, offsets, factors, tensor[into, : mixing.peers].view(mixing.peers, -1))
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """Weighted sums in compiled code; None where numba is missing or refuses this numpy."""
+    try:
+        from quidnunc.sim.batched import sums
+    except ImportError:
+        return None
+    return sums
 
 
 def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result: Tensor) -> None:

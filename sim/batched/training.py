@@ -20,8 +20,9 @@ from quidnunc.sim.batched.net import Tensors
 from quidnunc.sim.batched.poison import poisoned_examples
 from quidnunc.sim.batched.setup import Setup
 
-CHUNK_BYTES = 16 << 20
-"""Params and activations of the peers that are worked on together: they should stay in the processor's caches."""
+CHUNK_BYTES = 4 << 20
+"""Params and activations of the peers that are worked on together: they should stay in the processor's nearer caches
+(measured: 16 MiB took a fifth longer with small models)."""
 EVALUATED_BYTES = 16 << 20
 
 Range = tuple[int, int]
