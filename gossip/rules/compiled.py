@@ -25,10 +25,10 @@ Sums = NDArray[np.float64]
 
 @cache
 def _kernels() -> ModuleType | None:
-    """The compiled passes; None where numba is missing or refuses this numpy."""
+    """The compiled passes; None where numba is missing, refuses this numpy, or may not make code."""
     try:
         from quidnunc.gossip.rules import kernels
-    except ImportError:
+    except (ImportError, OSError):  # the latter where the system forbids writable memory to be executed
         return None
     return kernels
 
