@@ -99,8 +99,8 @@ def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
     kernels = kernels_for(own, others)
     if kernels is None:
         return None
-    result, chosen = own.copy(), np.flatnonzero(factors)
-    kernels.add_differences(_fixed(own), _fixed(others), chosen, factors[chosen], result)
+    result, chosen = np.empty_like(own), np.flatnonzero(factors)
+    kernels.weighted_differences(_fixed(own), _fixed(others), chosen, factors[chosen], result)
     return result
 
 

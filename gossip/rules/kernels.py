@@ -178,13 +178,14 @@ def _add_four_squares(own: Floats, a: Floats, b: Floats, c: Floats, d: Floats, s
 
 
 @compiled
-def add_differences(own: Floats, others: Floats, chosen: Indices, factors: Floats, result: Floats) -> None:
-    """Add factor * (x - own) to ``result`` [d] for the ``chosen`` rows x of ``others``, one after the other."""
+def weighted_differences(own: Floats, others: Floats, chosen: Indices, factors: Floats, result: Floats) -> None:
+    """Make ``result`` [d] ``own`` plus factor * (x - own) for the ``chosen`` rows x of ``others``, one by one."""
     count, dim = len(chosen), len(own)
     fours = count - count % 4
     for at in range(0, dim, _CHUNK):
         stop = min(dim, at + _CHUNK)
         here, found = own[at:stop], result[at:stop]
+        found[:] = here
         for n in range(0, fours, 4):
             a, b, c = others[chosen[n], at:stop], others[chosen[n + 1], at:stop], others[chosen[n + 2], at:stop]
             _add_four(here, a, b, c, others[chosen[n + 3], at:stop], factors[n : n + 4], found)
