@@ -182,6 +182,14 @@ def test_a_row_that_is_not_finite_is_refused(rule: str, at: int, value: float) -
         apply(rule, stack, equal_weights(stack), {} if rule == "median" else {"bad": 2})
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_median_of_rows_that_are_not_finite_is_numpys(k: int) -> None:
+    stack = np.ones((k, BLOCK + 9), np.float32)
+    stack[1, 0], stack[1, 3], stack[0, BLOCK + 1], stack[1, BLOCK + 1] = np.nan, np.inf, np.inf, -np.inf
+    found = by_numba(lambda: median.coordinate_median(stack))
+    np.testing.assert_array_equal(found, by_numpy(lambda: median.coordinate_median(stack)))
+
+
 @pytest.mark.parametrize("rule", ["mean", "median", "krum", "clipped_gossip", "repute"])
 def test_a_merge_by_compiled_code_is_what_deep_verification_computes(rule: str) -> None:
     stack = KINDS["spread"](np.random.Generator(np.random.PCG64(5)), (9, 1100)).astype(np.float32)

@@ -57,15 +57,17 @@ def trimmed_mean(stack: Floats, bad: int) -> Floats | None:
     return None if kernels is None else _ranked(kernels, kernels.trimmed_mean_of(len(stack), bad), own, others)
 
 
-def _ranked(kernels: ModuleType, rule: Callable[..., None], own: Floats, others: Floats) -> Floats:
+def _ranked(kernels: ModuleType, rule: Callable[..., bool], own: Floats, others: Floats) -> Floats | None:
+    """The rule in whole blocks; None for rows that are not finite, which numpy's order decides about."""
     whole = len(own) - len(own) % kernels.BLOCK
     result = np.empty(len(own), np.float32)
-    rule(_fixed(own), _fixed(others), whole, result)
+    finite = rule(_fixed(own), _fixed(others), whole, result)
     if whole < len(own):
         last = np.empty(kernels.BLOCK, np.float32)
-        rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, last)
+        finite &= rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, last)
         result[whole:] = last[: len(own) - whole]
-    return result
+    # A sum that is not finite may be one of huge values.
+    return result if finite or (np.isfinite(own).all() and np.isfinite(others).all()) else None
 
 
 def geometry_sums(own: Floats, others: Floats) -> Sums | None:
