@@ -163,6 +163,17 @@ def test_other_arrays_are_left_to_numpy(stack: np.ndarray) -> None:
         assert median.coordinate_median(stack).tobytes() == stack[..., 0, :].tobytes()
 
 
+def test_shapes_that_do_not_fit_are_refused_as_ever() -> None:
+    stack = np.ones((4, 40), np.float32)
+    with compiled_from(ALWAYS):
+        with pytest.raises(ValueError, match="broadcast"):
+            linear.distances(stack[0, :39], stack[1:])
+        with pytest.raises(ValueError, match="broadcast"):
+            repute.distances_and_geometry(np.ones(41, np.float32), stack)
+        with pytest.raises(ValueError, match="zip"):
+            linear.recompute_stack(stack[0], stack[1:], [1, 1, 1, 1])
+
+
 def test_read_only_states_are_taken_as_they_are() -> None:
     stack = KINDS["spread"](np.random.Generator(np.random.PCG64(3)), (3, 700)).astype(np.float32)
     frozen = np.frombuffer(stack.tobytes(), np.float32).reshape(stack.shape)
