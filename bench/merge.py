@@ -185,14 +185,14 @@ def by_one_way(
 ) -> list[Row]:
     """The rules at one size by one way; ``seconds`` has those that were measured by another and keeps what is found."""
     (k, d), rows, compiling = stack.shape, [], 0.0
-    at, judged = f"k={k} d={d:.0e} threads={threads}", d == 10**6 and way == list(WAYS)[-1]
+    at, last = f"k={k} d={d:.0e} threads={threads}", way == list(WAYS)[-1]
     for name, action in actions(stack).items():
         both = name in BY_BOTH and len(WAYS) > 1
-        if name not in seconds or both:
-            compiling += (first := once(action)) - min(first, once(action))
-            seconds[name] = best(action, threads)
-        elif not judged:
+        if name in seconds and not both:
             continue
+        compiling += (first := once(action)) - min(first, once(action))
+        seconds[name] = best(action, threads)
+        judged = d == 10**6 and (last or not both)
         label, ours = f"{name}, {at}{f' {way}' if both else ''}", seconds[name]
         ratio = theirs[name] / ours if name in theirs else None
         least = AT_LEAST.get(name) if judged and (k <= 16 or AT_LEAST.get(name) != 30.0) else None
@@ -207,8 +207,8 @@ def by_one_way(
     mean = exp(fmean(log(each) for each in ratios)) if ratios else None
     note = why or f"geometric mean of {len(ratios)}"
     label = f"all rules that ByzFL has, {at} {way}"
-    rows.append(Row(label, mean, "x ByzFL", at_least=IN_ALL if judged else None, note=note))
-    if way == "compiled":
+    rows.append(Row(label, mean, "x ByzFL", at_least=IN_ALL if last and d == 10**6 else None, note=note))
+    if way == "compiled" and threads == 1:
         rows.append(Row(f"compilation, {at}", compiling, "s", note="what first calls took longer"))
     return rows
 

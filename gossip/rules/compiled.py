@@ -2,8 +2,8 @@
 
 Each function gives what its numpy twin gives, or None where it does not apply: whoever calls it then goes on with
 numpy. Medians, trimmed means and weighted differences have the same bits on either path, because ledgers state them;
-sums of squares and products agree to rounding. Code is made at the first call for a number of rows, in about a second,
-and kept by the process: nothing is written to disk.
+sums of squares and products agree to rounding. Code is made at the first call for a number of rows, in about three
+seconds for REPUTE, and kept by the process: nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_ELEMENTS = 1 << 22
-"""Values in a stack from which on compiled code is used: it saves 10 ms or more of a merge then, against about two
-seconds once and 100 MB for the process."""
+"""Values in a stack from which on compiled code is used: it saves 12 ms of a merge by REPUTE then, against three
+seconds once and 100 MB, so that it pays after some 250 merges; twice the values, half the merges."""
 
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
@@ -25,17 +25,18 @@ Sums = NDArray[np.float64]
 
 @cache
 def _kernels() -> ModuleType | None:
-    """The compiled passes; None where numba is missing or refuses this numpy."""
+    """The compiled passes; None where numba is missing, refuses this numpy, or may not make code."""
     try:
         from quidnunc.gossip.rules import kernels
-    except ImportError:
+    except (ImportError, OSError):  # the latter where the system forbids writable memory to be executed
         return None
     return kernels
 
 
 def kernels_for(own: Floats, others: Floats) -> ModuleType | None:
     """The compiled passes if they are there and apply to the rows ``own`` [d] and ``others`` [k-1, d]."""
-    if others.ndim != 2 or not len(others) or own.size + others.size < LEAST_ELEMENTS:
+    # Compiled code checks no bounds: shapes that do not fit are for numpy to refuse.
+    if others.ndim != 2 or not len(others) or own.shape != others.shape[1:] or own.size + others.size < LEAST_ELEMENTS:
         return None
     for rows in (own, others):
         if rows.dtype != np.float32 or not (rows.flags.c_contiguous and rows.flags.aligned):
@@ -57,15 +58,17 @@ def trimmed_mean(stack: Floats, bad: int) -> Floats | None:
     return None if kernels is None else _ranked(kernels, kernels.trimmed_mean_of(len(stack), bad), own, others)
 
 
-def _ranked(kernels: ModuleType, rule: Callable[..., None], own: Floats, others: Floats) -> Floats:
+def _ranked(kernels: ModuleType, rule: Callable[..., bool], own: Floats, others: Floats) -> Floats | None:
+    """The rule in whole blocks; None for rows that are not finite, which numpy's order decides about."""
     whole = len(own) - len(own) % kernels.BLOCK
     result = np.empty(len(own), np.float32)
-    rule(_fixed(own), _fixed(others), whole, result)
+    finite = rule(_fixed(own), _fixed(others), whole, result)
     if whole < len(own):
         last = np.empty(kernels.BLOCK, np.float32)
-        rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, last)
+        finite &= rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, last)
         result[whole:] = last[: len(own) - whole]
-    return result
+    # A sum that is not finite may be one of huge values.
+    return result if finite or (np.isfinite(own).all() and np.isfinite(others).all()) else None
 
 
 def geometry_sums(own: Floats, others: Floats) -> Sums | None:
@@ -97,10 +100,10 @@ def square_distances(own: Floats, others: Floats) -> Sums | None:
 def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
     """``own`` [d] plus factor * (row - own) for every row of ``others`` [k, d] whose factor is not 0, in order."""
     kernels = kernels_for(own, others)
-    if kernels is None:
+    if kernels is None or factors.shape != others.shape[:1]:
         return None
-    result, chosen = own.copy(), np.flatnonzero(factors)
-    kernels.add_differences(_fixed(own), _fixed(others), chosen, factors[chosen], result)
+    result, chosen = np.empty_like(own), np.flatnonzero(factors)
+    kernels.weighted_differences(_fixed(own), _fixed(others), chosen, factors[chosen], result)
     return result
 
 

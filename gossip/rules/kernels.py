@@ -40,40 +40,47 @@ def compiled_sum(function: Compiled) -> Compiled:
 
 
 @cache
-def median_of(k: int) -> Callable[[Floats, Floats, int, Floats], None]:
-    """``median(own, others, count, result)``: of k rows, for ``count`` coordinates, a multiple of BLOCK."""
-    rank, middle = straight(k, (k - 1) // 2, k // 2, ordered=True, summed=False), 2 - k % 2
+def median_of(k: int) -> Callable[[Floats, Floats, int, Floats], bool]:
+    """``median(own, others, count, result)``: of k rows, for ``count`` coordinates, a multiple of BLOCK.
+
+    Returns whether sums of all rows are finite at every coordinate; then all of them are.
+    """
+    rank, middle = straight(k, (k - 1) // 2, k // 2, ordered=True, seen=True), 2 - k % 2
 
     @compiled
-    def median(own: Floats, others: Floats, count: int, result: Floats) -> None:
-        work = np.empty((middle, BLOCK), np.float32)
-        low, high = work[0], work[middle - 1]
+    def median(own: Floats, others: Floats, count: int, result: Floats) -> bool:
+        work, seen = np.empty((middle + 1, BLOCK), np.float32), np.zeros(BLOCK, np.float32)
+        low, high, every = work[0], work[middle - 1], work[middle]
         for at in range(0, count, BLOCK):
             for lane in range(0, BLOCK, LANES):
                 rank(own, others, at + lane, work, lane)
             found = result[at : at + BLOCK]
             for i in range(BLOCK):
                 found[i] = low[i] if middle == 1 else low[i] + _HALF * (high[i] - low[i])
+                seen[i] += every[i]
+        return bool(np.isfinite(seen).all())
 
     return median
 
 
 @cache
-def trimmed_mean_of(k: int, bad: int) -> Callable[[Floats, Floats, int, Floats], None]:
+def trimmed_mean_of(k: int, bad: int) -> Callable[[Floats, Floats, int, Floats], bool]:
     """``trimmed_mean(own, others, count, result)``: like :func:`median_of`, ``bad`` values left out at either end."""
-    rank = straight(k, bad, k - bad - 1, ordered=False, summed=True)
+    rank = straight(k, bad, k - bad - 1, ordered=False, summed=True, seen=True)
     factor = np.float32(1 / (k - 2 * bad))
 
     @compiled
-    def trimmed_mean(own: Floats, others: Floats, count: int, result: Floats) -> None:
-        work = np.empty((1, BLOCK), np.float32)
-        total = work[0]
+    def trimmed_mean(own: Floats, others: Floats, count: int, result: Floats) -> bool:
+        work, seen = np.empty((2, BLOCK), np.float32), np.zeros(BLOCK, np.float32)
+        total, every = work[0], work[1]
         for at in range(0, count, BLOCK):
             for lane in range(0, BLOCK, LANES):
                 rank(own, others, at + lane, work, lane)
             found = result[at : at + BLOCK]
             for i in range(BLOCK):
                 found[i] = total[i] * factor
+                seen[i] += every[i]
+        return bool(np.isfinite(seen).all())
 
     return trimmed_mean
 
@@ -87,7 +94,7 @@ def geometry_of(k: int) -> Callable[[Floats, Floats, int, Sums], None]:
     ``own``.
     """
     half, odd = k // 2, k % 2
-    rank = straight(k, half - 1, half + odd, ordered=True, summed=False)
+    rank = straight(k, half - 1, half + odd, ordered=True)
 
     @compiled
     def geometry(own: Floats, others: Floats, count: int, sums: Sums) -> None:
@@ -178,13 +185,14 @@ def _add_four_squares(own: Floats, a: Floats, b: Floats, c: Floats, d: Floats, s
 
 
 @compiled
-def add_differences(own: Floats, others: Floats, chosen: Indices, factors: Floats, result: Floats) -> None:
-    """Add factor * (x - own) to ``result`` [d] for the ``chosen`` rows x of ``others``, one after the other."""
+def weighted_differences(own: Floats, others: Floats, chosen: Indices, factors: Floats, result: Floats) -> None:
+    """Make ``result`` [d] ``own`` plus factor * (x - own) for the ``chosen`` rows x of ``others``, one by one."""
     count, dim = len(chosen), len(own)
     fours = count - count % 4
     for at in range(0, dim, _CHUNK):
         stop = min(dim, at + _CHUNK)
         here, found = own[at:stop], result[at:stop]
+        found[:] = here
         for n in range(0, fours, 4):
             a, b, c = others[chosen[n], at:stop], others[chosen[n + 1], at:stop], others[chosen[n + 2], at:stop]
             _add_four(here, a, b, c, others[chosen[n + 3], at:stop], factors[n : n + 4], found)

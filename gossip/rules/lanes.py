@@ -23,13 +23,14 @@ _ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
 _UNALIGNED = 4
 
 
-def straight(k: int, first: int, last: int, *, ordered: bool, summed: bool) -> Any:
+def straight(k: int, first: int, last: int, *, ordered: bool, summed: bool = False, seen: bool = False) -> Any:
     """For use in compiled code: ``rank(own, others, at, into, to)`` writes LANES coordinates of ranks ``first`` to
     ``last`` of ``k`` rows.
 
     The rows are ``own`` [d] and ``others`` [k-1, d] from coordinate ``at`` on, the ranks the rows of ``into`` from
-    ``to`` on; with ``summed`` their float32 sum in that order is its one row. Arrays are float32 and C-contiguous.
-    Nobody checks bounds. Values and order are those of :func:`quidnunc.gossip.rules.network.ranks`, -0 made +0.
+    ``to`` on; with ``summed`` their float32 sum in that order is one row. With ``seen`` one more row is the sum of all
+    rows: finite only if they are. Arrays are float32 and C-contiguous. Nobody checks bounds. Values and order are those
+    of :func:`quidnunc.gossip.rules.network.ranks`, -0 made +0.
     """
 
     def typed(typing: Any, own: Any, others: Any, at: Any, into: Any, to: Any) -> Any:
@@ -51,12 +52,9 @@ def straight(k: int, first: int, last: int, *, ordered: bool, summed: bool) -> A
         for _ in range(k - 1):
             wires.append(read(others.data, place))
             place = builder.add(place, dim)
-        found = _ranked(builder, wires, first, last, ordered)
-        if summed:
-            total = found[0]
-            for more in found[1:]:
-                total = builder.fadd(total, more)
-            found = [total]
+        found = _ranked(builder, list(wires), first, last, ordered)
+        found = [_total(builder, found)] if summed else found
+        found += [_total(builder, wires)] if seen else []
         _, width = cgutils.unpack_tuple(builder, into.shape)
         place = args[4]
         for values in found:
@@ -65,6 +63,14 @@ def straight(k: int, first: int, last: int, *, ordered: bool, summed: bool) -> A
         return context.get_dummy_value()
 
     return intrinsic(typed)
+
+
+def _total(builder: Any, terms: list[Any]) -> Any:
+    """Instructions for the float32 sum of the vectors ``terms``, in order."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = builder.fadd(total, term)
+    return total
 
 
 def _ranked(builder: Any, wires: list[Any], first: int, last: int, ordered: bool) -> list[Any]:

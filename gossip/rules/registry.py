@@ -181,13 +181,10 @@ def _norm(stack: Stack, rule: Rule) -> Reals:
 
 
 def _compiled(rule: Rule, stack: Stack, options: Options) -> Vector | None:
-    """The rule by compiled code, where there is any for this stack."""
+    """The rule by compiled code, where there is any for this stack and its rows are finite."""
     if rule.compiled is None or stack.shape[-2] > MOST_ROWS:
         return None
-    found = rule.compiled(stack, options)
-    if found is not None and not _finite(stack):
-        raise RefusedRows
-    return found
+    return rule.compiled(stack, options)
 
 
 def _by_coordinate(
