@@ -17,8 +17,8 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.sim.scenarios import on_ray as rays
 from quidnunc.sim.scenarios.on_ray import on_ray
 from quidnunc.sim.scenarios.pool import Job
-from quidnunc.sim.scenarios.run import versions
 from quidnunc.sim.scenarios.sweep import Point, read_sweep, sweep
+from quidnunc.sim.scenarios.versions import versions
 from quidnunc.sim.worker import Order, Ran, ran
 
 TOML = """

@@ -36,7 +36,7 @@ class Holdout:
     def halfway(self, states: Stack, parts: Reals, peers: Indices) -> Reals:
         """The own loss of ``peers`` [b], and those at ``parts`` [k, b] of the way to each neighbor: [k+1, b].
 
-        ``states`` [k+1, b, d] are the own and the neighbors'.
+        ``states`` [k+1, b, d] are the own, and the steps from it to the neighbors'.
         """
         whole = torch.from_numpy(states).to(self._inputs.device)
         params = [whole[..., slot.start : slot.stop].view(*states.shape[:2], *slot.shape) for slot in self._net.slots]
