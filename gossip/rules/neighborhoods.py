@@ -7,7 +7,7 @@ peer alone merges (``gossip/rules/repute.py``) it is summed in float64 instead, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -53,8 +53,9 @@ def weighted_medians(values: Reals, weights: Reals) -> Reals:
 
 _SURE = 1.01
 """How much further than needed a bound must reach, so that rounding decides nothing."""
-_TOGETHER, _COLUMNS_MIN = 1 << 17, 1 << 13
-"""Params that are worked on at a time: a dozen arrays of them lie in the last cache; and how few columns at least."""
+_TOGETHER, _COLUMNS_MIN = 1 << 16, 1 << 13
+"""Params of each row that are worked on at a time, so that most of a dozen arrays of them stay in a core's own cache
+(measured: twice as many took a third longer); and how few columns at least."""
 
 
 class Buffers:
@@ -83,12 +84,10 @@ def geometries(rows: Sequence[Stack], buffers: Buffers | None = None) -> Geometr
     (S - clip(x, lowest r, highest r)) / (one less than there are of them).
     """
     buffers = buffers or Buffers()
-    count, (peers, dim) = len(rows), rows[0].shape
+    count, peers = len(rows), len(rows[0])
     square, inner, size = (np.zeros((peers, count)) for _ in range(3))
-    step = max(_COLUMNS_MIN, _TOGETHER // max(1, peers))
-    for left in range(0, dim, step):
-        part = [row[:, left : left + step] for row in rows] if step < dim else rows
-        _gather_up(part, buffers, square, inner, size)
+    for some, part in _parts(rows):
+        _gather_up(part, buffers, square[some], inner[some], size[some])
     return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
 
 
@@ -97,12 +96,10 @@ def spreads(rows: Sequence[Stack], buffers: Buffers | None = None) -> Reals:
     :func:`geometries` alone, [b, k+1], in less than half of the time.
     """
     buffers = buffers or Buffers()
-    count, (peers, dim) = len(rows), rows[0].shape
-    square = np.zeros((peers, count))
+    count = len(rows)
+    square = np.zeros((len(rows[0]), count))
     first, last = (count - 1) // 2, count // 2
-    step = max(_COLUMNS_MIN, _TOGETHER // max(1, peers))
-    for left in range(0, dim, step):
-        part = [row[:, left : left + step] for row in rows] if step < dim else rows
+    for some, part in _parts(rows):
         middle = _middle(part, first, last, buffers)
         spare, center = buffers.array("spare", part[0].shape), middle[0]
         if first < last:
@@ -110,9 +107,20 @@ def spreads(rows: Sequence[Stack], buffers: Buffers | None = None) -> Reals:
             center *= np.float32(0.5)
         for at, row in enumerate(part):
             np.subtract(row, center, out=spare)
-            square[:, at] += dots(spare, spare)
+            square[some, at] += dots(spare, spare)
     found: Reals = np.sqrt(square)
     return found
+
+
+def _parts(rows: Sequence[Stack]) -> Iterator[tuple[slice, list[Stack]]]:
+    """The ``rows`` [b, d] in parts of about _TOGETHER params, with the peers whose they are."""
+    peers, dim = rows[0].shape
+    columns = min(dim, max(_COLUMNS_MIN, _TOGETHER // max(1, peers)))
+    step = max(1, _TOGETHER // columns)
+    for top in range(0, peers, step):
+        some = slice(top, top + step)
+        for left in range(0, dim, columns):
+            yield some, [row[some, left : left + columns] for row in rows]
 
 
 def aligned(own: Reals, away: Reals, least: float) -> Flags:
