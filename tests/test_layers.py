@@ -31,7 +31,7 @@ ONLY_IN = {
         *(f"sim/topology/{name}.py" for name in ("edges", "read", "measure", "layout")),
     },
     "scipy": {"sim/topology/mixing.py", "sim/topology/measure.py"},
-    "ray": {"sim/scenarios/on_ray.py"},
+    "ray": {"sim/scenarios/connected.py"},
     "rich": {"sim/commands/progress.py"},
     "sklearn": set(),
     "libp2p": {"peer/network/libp2p_parts.py"},
