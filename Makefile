@@ -18,7 +18,7 @@ help:
 	@echo "make faults  drills on real peers: kills, links, trainers, disk, clock (about 19 minutes)"
 	@echo "make soak    the long rows of the tests, and property tests with other examples each time"
 	@echo "make bench   benchmarks with their baselines"
-	@echo "make scale   a sweep on a Ray cluster of two nodes on this machine (installs Ray in build/)"
+	@echo "make scale   a sweep and a population on a Ray cluster of two nodes here (installs Ray in build/)"
 
 $(STAMP): requirements.lock pyproject.toml
 	@sh tools/preflight.sh $(PYTHON)

@@ -3,8 +3,9 @@
 Small: MLP 64-32-10 on digits, 80 examples per peer with replacement, 16 of them held out; random 4-regular. Large: MLP
 784-128-10 on synthetic clouds, 128 examples, 26 held out. Milliseconds are of processor time per round, the median of
 rounds and the middle of three seeds; what is compared takes turns round by round, so that a busy moment meets both. A
-round is training, publishing and merging of everybody. "Merging" is the part of it that is no training:
-for plain averaging one sparse product.
+round is training, publishing and merging of everybody, and is what REPUTE's bound is about. "Merging" is the part of it
+that is no training: for plain averaging one sparse product, which reads every state once. A rule that looks at what it
+merges reads it once for each neighbor, and REPUTE evaluates it, too: that row says how much dearer, and has no bound.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from quidnunc.sim.scenarios.prepare import prepare
 from quidnunc.sim.scenarios.text import to_scenario
 
 COSTS_MAX = 3.0
-"""How many times plain averaging REPUTE may take."""
+"""How many times a round of plain averaging one under REPUTE may take."""
 PRIVACY_MAX = 2.0
 RULES: dict[str, dict[str, float]] = {
     "mean": {},
@@ -131,7 +132,7 @@ def compared(
         Row(f"{title}: ms per round", 1000 * found.round, "ms", "mean", 1000 * mean.round),
         Row(f"{title}: ms of it for merging", 1000 * found.merging, "ms", "mean", 1000 * mean.merging),
         Row(f"{title}: round over that of the mean", found.round / mean.round, "x", at_most=bound),
-        Row(f"{title}: merging over that of the mean", found.merging / mean.merging, "x", at_most=bound),
+        Row(f"{title}: merging over that of the mean", found.merging / mean.merging, "x"),
     ]
 
 

@@ -20,7 +20,7 @@ import torch
 
 from quidnunc.gossip.learning.params import Slot
 from quidnunc.sim.batched.net import Tensors
-from quidnunc.sim.batched.training import Trainer
+from quidnunc.sim.batched.training import Trainer, of_part
 from quidnunc.sim.scenarios.prepare import prepare
 from quidnunc.sim.scenarios.spec import SimScenario
 
@@ -104,14 +104,22 @@ def main() -> int:
 
 def _done(trainer: Trainer, shared: list[Tensors], work: Work) -> Done:
     part = work.low, work.high
+    given, taken = of_part(shared[GIVEN], part), of_part(shared[TAKEN], part)
     if work.number < 0:
-        found = trainer.test_part(shared[GIVEN], part)
+        return done(trainer, work, given, None)
+    for before, after in zip(given, taken, strict=True):
+        after.copy_(before)
+    return done(trainer, work, taken, of_part(shared[DRIFT], part) if len(shared) > DRIFT else None)
+
+
+def done(trainer: Trainer, work: Work, params: Tensors, drift: Tensors | None) -> Done:
+    """Do it to the ``params`` of its peers: training changes them."""
+    if work.number < 0:
+        found = trainer.test_part(params)
         return Done(0.0, tuple(found.accuracy.tolist()), tuple(found.loss.tolist()))
-    for given, taken in zip(shared[GIVEN], shared[TAKEN], strict=True):
-        taken[slice(*part)] = given[slice(*part)]
-    drift = shared[DRIFT] if len(shared) > DRIFT else None
     with torch.no_grad():
-        return Done(trainer.train_part(shared[TAKEN], part, np.array(work.active), work.number, drift))
+        loss = trainer.train_part(params, (work.low, work.high), np.array(work.active), work.number, drift)
+    return Done(loss)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.sim.scenarios.run import run, versions
+from quidnunc.sim.scenarios.run import run
 from quidnunc.sim.scenarios.spec import SimScenario
+from quidnunc.sim.scenarios.versions import versions
 
 REFUSED = 64
 

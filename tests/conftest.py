@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 EXPLORE = os.environ.get("QUIDNUNC_EXPLORE") == "1"
@@ -25,3 +28,16 @@ def pytest_configure() -> None:
         os.environ.setdefault(name, "1")
     # With several workers, one seed of the fuzz tests for all, drawn before they start.
     os.environ.setdefault("QUIDNUNC_FUZZ_SEED", str(secrets.randbits(32)) if EXPLORE else "1")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes of one processor each on this machine, where Ray is installed."""
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    made.add_node(**node)
+    yield made
+    made.shutdown()

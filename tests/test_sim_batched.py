@@ -400,8 +400,8 @@ def test_losses_halfway_are_those_of_params_halfway(make: Callable[[], nn.Module
     counts = torch.rand(4, 5, generator=generator) if weighed else None
     found = [net.halfway(states, parts, x, y, counts) for net in (fast, slow)]
     for row in range(3):
-        part = torch.ones(4) if row == 0 else parts[row - 1]
-        params = [t[0] + part.view(-1, *(1 for _ in t.shape[2:])) * (t[row] - t[0]) for t in states]
+        part = torch.zeros(4) if row == 0 else parts[row - 1]
+        params = [t[0] + part.view(-1, *(1 for _ in t.shape[2:])) * t[row] for t in states]
         for net, each in zip((fast, slow), found, strict=True):
             assert torch.allclose(each[row], net.loss(params, x, y, counts), atol=1e-5)
     assert torch.allclose(*found, atol=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.sim.scenarios import on_ray as rays
 from quidnunc.sim.scenarios.on_ray import on_ray
 from quidnunc.sim.scenarios.pool import Job
-from quidnunc.sim.scenarios.run import versions
 from quidnunc.sim.scenarios.sweep import Point, read_sweep, sweep
+from quidnunc.sim.scenarios.versions import versions
 from quidnunc.sim.worker import Order, Ran, ran
 
 TOML = """
@@ -71,33 +70,21 @@ def test_what_a_node_sends_is_looked_at(found: Ran, says: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    pytest.importorskip("ray", reason="the extra [ray] is not installed")
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    made.add_node(**node)
-    yield made
-    made.shutdown()
-
-
-def test_a_cluster_writes_what_one_process_does(cluster: Any, tmp_path: Path) -> None:
+def test_a_cluster_writes_what_one_process_does(ray_cluster: Any, tmp_path: Path) -> None:
     points = points_of(tmp_path)
     sweep(points, tmp_path, tmp_path / "alone")
     told: list[int] = []
-    done = sweep(points, tmp_path, tmp_path / "far", lambda number, point: told.append(number), ray=cluster.address)
+    done = sweep(points, tmp_path, tmp_path / "far", lambda number, point: told.append(number), ray=ray_cluster.address)
     assert told == [0, 1]
     for each in done:
         alone = tmp_path / "alone" / each.point.name / "metrics.jsonl"
         assert alone.read_bytes() == (each.directory / "metrics.jsonl").read_bytes()
         assert each.problem == ""
-    assert all(each.resumed for each in sweep(points, tmp_path, tmp_path / "far", ray=cluster.address))
+    assert all(each.resumed for each in sweep(points, tmp_path, tmp_path / "far", ray=ray_cluster.address))
 
 
 @pytest.mark.parametrize(("kills", "fails"), [(2, False), (3, True)])
-def test_a_killed_worker_is_begun_again_twice(kills: int, fails: bool, cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_is_begun_again_twice(kills: int, fails: bool, ray_cluster: Any, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
 
     # Within the test, so that it travels by value: nodes do not know this file.
@@ -111,18 +98,18 @@ def test_a_killed_worker_is_begun_again_twice(kills: int, fails: bool, cluster: 
         return ran(body)
 
     job = Job(points_of(tmp_path)[0].scenario, tmp_path / "out")
-    (problem,) = on_ray([job], tmp_path, lambda path: None, cluster.address, dying)
+    (problem,) = on_ray([job], tmp_path, lambda path: None, ray_cluster.address, dying)
     assert len(tries.read_text()) == 3
     assert problem.startswith("the worker failed: ") == fails
     assert (tmp_path / "out").exists() != fails
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_what_diverges_far_away_is_told_here(cluster: Any, tmp_path: Path) -> None:
+def test_what_diverges_far_away_is_told_here(ray_cluster: Any, tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(TOML.replace("data.alpha = [0.5, 5.0]", "training.learning_rate = [1e6]"))
     words = ["model.kind=mlp", "model.hidden=[8, 8, 8]", "rounds=20"]
-    (found,) = sweep(read_sweep(file, words), tmp_path, tmp_path / "out", ray=cluster.address)
+    (found,) = sweep(read_sweep(file, words), tmp_path, tmp_path / "out", ray=ray_cluster.address)
     assert "not finite" in found.problem
 
 

@@ -7,7 +7,7 @@ peer alone merges (``gossip/rules/repute.py``) it is summed in float64 instead, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -51,8 +51,11 @@ def weighted_medians(values: Reals, weights: Reals) -> Reals:
     return np.where(nothing, np.median(values, axis=-1), found) if nothing.any() else found
 
 
-_TOGETHER, _COLUMNS_MIN = 1 << 17, 1 << 13
-"""Params that are worked on at a time: a dozen arrays of them lie in the last cache; and how few columns at least."""
+_SURE = 1.01
+"""How much further than needed a bound must reach, so that rounding decides nothing."""
+_TOGETHER, _COLUMNS_MIN = 1 << 16, 1 << 13
+"""Params of each row that are worked on at a time, so that most of a dozen arrays of them stay in a core's own cache
+(measured: twice as many took a third longer); and how few columns at least."""
 
 
 class Buffers:
@@ -81,13 +84,62 @@ def geometries(rows: Sequence[Stack], buffers: Buffers | None = None) -> Geometr
     (S - clip(x, lowest r, highest r)) / (one less than there are of them).
     """
     buffers = buffers or Buffers()
-    count, (peers, dim) = len(rows), rows[0].shape
+    count, peers = len(rows), len(rows[0])
     square, inner, size = (np.zeros((peers, count)) for _ in range(3))
-    step = max(_COLUMNS_MIN, _TOGETHER // max(1, peers))
-    for left in range(0, dim, step):
-        part = [row[:, left : left + step] for row in rows] if step < dim else rows
-        _gather_up(part, buffers, square, inner, size)
+    for some, part in _parts(rows):
+        _gather_up(part, buffers, square[some], inner[some], size[some])
     return Geometry(np.sqrt(square), inner / np.maximum(size, 1e-300))
+
+
+def spreads(rows: Sequence[Stack], buffers: Buffers | None = None) -> Reals:
+    """The distances of b peers' own states and each neighbor's to their coordinate median: ``away`` of
+    :func:`geometries` alone, [b, k+1], in less than half of the time.
+    """
+    buffers = buffers or Buffers()
+    count = len(rows)
+    square = np.zeros((len(rows[0]), count))
+    first, last = (count - 1) // 2, count // 2
+    for some, part in _parts(rows):
+        middle = _middle(part, first, last, buffers)
+        spare, center = buffers.array("spare", part[0].shape), middle[0]
+        if first < last:
+            center = np.add(middle[0], middle[1], out=buffers.array("center", part[0].shape))
+            center *= np.float32(0.5)
+        for at, row in enumerate(part):
+            np.subtract(row, center, out=spare)
+            square[some, at] += dots(spare, spare)
+    found: Reals = np.sqrt(square)
+    return found
+
+
+def _parts(rows: Sequence[Stack]) -> Iterator[tuple[slice, list[Stack]]]:
+    """The ``rows`` [b, d] in parts of about _TOGETHER params, with the peers whose they are."""
+    peers, dim = rows[0].shape
+    columns = min(dim, max(_COLUMNS_MIN, _TOGETHER // max(1, peers)))
+    step = max(1, _TOGETHER // columns)
+    for top in range(0, peers, step):
+        some = slice(top, top + step)
+        for left in range(0, dim, columns):
+            yield some, [row[some, left : left + columns] for row in rows]
+
+
+def aligned(own: Reals, away: Reals, least: float) -> Flags:
+    """Where distances alone rule out that a neighbor holds less than ``least`` of what the median peer holds of the
+    others (:func:`quidnunc.gossip.rules.repute.bad_by_direction`): bool [b].
+
+    ``own`` [b] are the norms of the peers' own states p, ``away`` [b, k] the neighbors' distances from them. A median
+    of k values is in size below at least half of them, so that each median m of the others has |m - p| <= v with
+    v^2 = sum of squares / ceil(k/2). That bounds <x, m> and <m, m>, and with them every share from both sides.
+    """
+    half = (away.shape[-1] + 1) // 2
+    # What is not finite compares false, and is looked at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        v = np.sqrt(np.square(away).sum(axis=-1) / half)
+        u = away.max(axis=-1)
+        low = own * (own - u - v) - u * v
+        # low / (own + v)^2 is the least share there can be, (own + u) (own + v) / (own - v)^2 the greatest.
+        found: Flags = (own > v) & (low * np.square(own - v) > _SURE * least * (own + u) * (own + v) ** 3)
+    return found
 
 
 def _gather_up(rows: Sequence[Stack], buffers: Buffers, square: Reals, inner: Reals, size: Reals) -> None:
@@ -124,6 +176,7 @@ def dots(a: Stack, b: Stack) -> Reals:
 
 
 def _middle(rows: Sequence[Stack], first: int, last: int, buffers: Buffers) -> list[Stack]:
+    """The values of rank ``first`` to ``last`` at every coordinate, in order."""
     if len(rows) > MOST_ROWS:
         ranked = np.sort(np.stack(rows), axis=0)
         return list(ranked[first : last + 1])

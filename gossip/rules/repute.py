@@ -57,9 +57,19 @@ def bad_by_loss(harm: Reals, floor: float, spread: float, margin: float) -> Flag
 
 def _center(values: Reals) -> tuple[Reals, Reals]:
     """Median and median absolute deviation along the last axis, [..., 1]."""
-    median: Reals = np.median(values, axis=-1, keepdims=True)
-    deviation: Reals = np.median(np.abs(values - median), axis=-1, keepdims=True)
-    return median, deviation
+    median = _median(values)
+    return median, _median(np.abs(values - median))
+
+
+def _median(values: Reals) -> Reals:
+    """``np.median`` along the last axis, [..., 1], in a third of the time for a few values; nan where there is one."""
+    ranked = np.sort(values, axis=-1)
+    half, odd = divmod(ranked.shape[-1], 2)
+    found = ranked[..., half : half + 1] if odd else (ranked[..., half - 1 : half] + ranked[..., half : half + 1]) / 2
+    last = ranked[..., -1:]
+    # Where nothing is a number, sorting puts it last.
+    middle: Reals = np.where(np.isnan(last), last, found)
+    return middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +172,14 @@ def bad_by_distance(places: Geometry, spread: float, margin: float, stride: floa
     have all finished the median shrinks to nothing, and one that comes late and still trains is no outlier for it.
     Measured from the center and not from the pivot, the peers' common progress and their shared past cancel.
     """
-    median, deviation = _center(places.away)
-    usual = np.maximum(median, stride)
-    found: Flags = places.away[..., 1:] > usual + spread * deviation + margin * usual
+    return _farther(places, _center(places.away), spread, margin, stride)
+
+
+def _farther(
+    places: Geometry, center: tuple[Reals, Reals], spread: float, margin: float, stride: float | Reals
+) -> Flags:
+    usual = np.maximum(center[0], stride)
+    found: Flags = places.away[..., 1:] > usual + spread * center[1] + margin * usual
     return found
 
 
@@ -176,9 +191,9 @@ def bad_by_distance_and_harm(
     A small site whose labels differ is as far from the others as an attacker, but the own examples gain from it. Such
     a one is clipped, not silenced. Where harm is not ``known`` (no holdout), far is bad.
     """
-    far = bad_by_distance(places, options.outlier_spread, options.outlier_margin, stride)
-    most = max(options.outlier_margin, options.outlier_gross)
-    gross = bad_by_distance(places, options.outlier_spread, most, stride)
+    center, spread = _center(places.away), options.outlier_spread
+    far = _farther(places, center, spread, options.outlier_margin, stride)
+    gross = _farther(places, center, spread, max(options.outlier_margin, options.outlier_gross), stride)
     found: Flags = gross | (far & (~np.asarray(known) | (harm >= 0)))
     return found
 
@@ -189,7 +204,7 @@ def bad_by_direction(places: Geometry, least: float) -> Flags:
     Noise and honest differences have no common direction, so they leave the share alone, whatever their size; this is
     what privacy noise cannot hide. One who holds little of the others does not judge, and two cannot be told apart.
     """
-    usual = np.median(places.share, axis=-1, keepdims=True)
+    usual = _median(places.share)
     judges = (places.share.shape[-1] >= 3) & (usual > 0) & (places.share[..., :1] >= _NEAR_CENTER * usual)
     found: Flags = judges & (places.share[..., 1:] < least * usual)
     return found

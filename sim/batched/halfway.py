@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def between(states: Tensor, parts: Tensor) -> Tensor:
-    """``states`` [k+1, c, ...] drawn to row 0: row 0 as it is, the others at ``parts`` [k, c] of the way to them."""
-    own = states[:1]
+    """Own params, and those at ``parts`` [k, c] of each step from them; ``states`` [k+1, c, ...] are own and steps."""
+    own, steps = states[:1], states[1:]
     factors = parts.view(*parts.shape, *(1 for _ in states.shape[2:]))
-    return torch.cat([own, torch.lerp(own, states[1:], factors)])
+    return torch.cat([own, torch.addcmul(own, steps, factors)])
 
 
 def repeated(tensor: Tensor | None, copies: int) -> Tensor | None:

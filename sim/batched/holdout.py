@@ -36,7 +36,7 @@ class Holdout:
     def halfway(self, states: Stack, parts: Reals, peers: Indices) -> Reals:
         """The own loss of ``peers`` [b], and those at ``parts`` [k, b] of the way to each neighbor: [k+1, b].
 
-        ``states`` [k+1, b, d] are the own and the neighbors'.
+        ``states`` [k+1, b, d] are the own, and the steps from it to the neighbors'.
         """
         whole = torch.from_numpy(states).to(self._inputs.device)
         params = [whole[..., slot.start : slot.stop].view(*states.shape[:2], *slot.shape) for slot in self._net.slots]
@@ -45,15 +45,18 @@ class Holdout:
         return found
 
     def of_rows(self, params: Tensors, peers: Indices) -> Reals:
-        """Of the params of ``peers`` [b] themselves, one tensor [n, *shape] per slot: [b]."""
+        """Of the params of ``peers`` [b], ascending, themselves, one tensor [n, *shape] per slot: [b]."""
         found = np.empty(len(peers))
         each = 4 * (self._net.slots[-1].stop + int(self._sizes.max()) * (self._inputs.shape[1] + 3 * self._units))
         step = max(1, _BLOCK_BYTES // each)
         for at in range(0, len(peers), step):
             some = peers[at : at + step]
-            whole = len(some) == len(params[0])
-            index = torch.from_numpy(some).to(params[0].device)
-            own = params if whole else [tensor.index_select(0, index) for tensor in params]
+            low, high = int(some[0]), int(some[-1]) + 1
+            if high - low == len(some):
+                own = [tensor[low:high] for tensor in params]
+            else:
+                index = torch.from_numpy(some).to(params[0].device)
+                own = [tensor.index_select(0, index) for tensor in params]
             found[at : at + step] = self._measured(own, some)
         return found
 

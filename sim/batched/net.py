@@ -55,7 +55,7 @@ class Net(Protocol):
     def halfway(self, states: Tensors, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor | None) -> Tensor:
         """The loss on x [c, b, f] of c peers' own params, and of those at ``parts`` [k, c] of the way to k others'.
 
-        ``states`` are [k+1, c, *shape] per slot, own first; the result is [k+1, c].
+        ``states`` are [k+1, c, *shape] per slot: the own, then the steps to the others'. The result is [k+1, c].
         """
         ...
 

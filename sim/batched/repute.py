@@ -16,9 +16,11 @@ from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 from quidnunc.gossip.rules.neighborhoods import (
     Buffers,
+    aligned,
     dots,
     geometries,
     observed,
+    spreads,
     standing_weights,
     weighted_medians,
 )
@@ -126,7 +128,7 @@ class Repute:
             # Row by row [k+1, b, d]: what one pass works on lies together.
             index = np.concatenate([(now * rows + peers)[None], reads[near].T])
             states = gathered(ring, index, self._buffers.array("states", (*index.shape, dim)))
-            parts.append(self._look_at(states, peers, at[near]))
+            parts.append(self._look_at(ring, index, states, peers, at[near]))
         return _Seen(
             np.concatenate([part.clips for part in parts]),
             np.concatenate([part.losses for part in parts]),
@@ -138,24 +140,30 @@ class Repute:
             np.concatenate([part.outside for part in parts]),
         )
 
-    def _look_at(self, states: Stack, peers: Indices, at: Indices) -> _Seen:
-        count, size = len(states) - 1, len(peers)
-        pivot, options = states[0], self._options
-        away, step = np.empty((size, count)), self._buffers.array("spare", pivot.shape)
-        for row in range(1, count + 1):
-            np.subtract(states[row], pivot, out=step)
-            away[:, row - 1] = np.sqrt(dots(step, step))
+    def _look_at(self, ring: list[Tensor], index: Indices, states: Stack, peers: Indices, at: Indices) -> _Seen:
+        """The same for the ``states`` [k+1, b, d] at ``index`` [k+1, b]; they are overwritten."""
+        own, steps, options = states[0], states[1:], self._options
+        steps -= own
+        away, norms = np.sqrt(dots(steps, steps)).T, np.sqrt(dots(own, own))
         trust = standing_weights(self.standings.good[at], self.standings.bad[at])
         clips = repute.clip_factors(away, (options.radius * weighted_medians(away, trust))[:, None])
         outside = np.zeros(away.shape, dtype=np.bool_)
         if options.gate > 0:
-            outside = away > options.gate * np.sqrt(dots(pivot, pivot))[:, None]
-            outside &= 2 * outside.sum(axis=1, keepdims=True) <= count
-        losses, own = np.zeros((size, count)), np.full(size, np.nan)
+            outside = away > options.gate * norms[:, None]
+            outside &= 2 * outside.sum(axis=1, keepdims=True) <= away.shape[1]
+        losses, mine = np.zeros(away.shape), np.full(len(peers), np.nan)
         if self._holdout is not None:
             measured = self._holdout.halfway(states, options.probe_step * clips.T, peers)
-            losses, own = measured[1:].T, measured[0]
-        return _Seen(clips, losses, own, geometries(list(states), self._buffers), outside)
+            losses, mine = measured[1:].T, measured[0]
+        # Seen from the own state, which is not looked at any more, that is no step away.
+        own.fill(0.0)
+        places = Geometry(spreads(list(states), self._buffers), np.ones((len(peers), len(states))))
+        doubtful = np.flatnonzero(~aligned(norms, away, options.least_share))
+        if len(doubtful):
+            some = index[:, doubtful]
+            again = gathered(ring, some, self._buffers.array("again", (*some.shape, own.shape[1])))
+            places.share[doubtful] = geometries(list(again), self._buffers).share
+        return _Seen(clips, losses, mine, places, outside)
 
     def _judge(self, group: Group, seen: _Seen, at: Indices) -> Reals:
         """New standings of a group's neighbors; the part [g, k] of its mixing weight that each keeps."""

@@ -15,6 +15,8 @@ from quidnunc.sim.batched.halfway import between, repeated
 
 Tensors = list[Tensor]
 _TINY = 1e-30
+_TURNED_MIN = 1 << 13
+"""Entries of a weight from which on inputs times weights is faster than weights times inputs."""
 
 
 def stack_of(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[Layer, ...] | None:
@@ -115,17 +117,14 @@ class StackNet:
         The first layer is affine in its params: what it gives halfway is halfway between what it gives at the ends, so
         that the largest params need not be formed.
         """
-        first, source, copies = self._layers[0], x.mT, len(states[0])
+        first, copies = self._layers[0], len(states[0])
         if first.kind != "linear":
             params = [between(tensor, parts).flatten(0, 1) for tensor in states]
             many = x.repeat(copies, 1, 1), y.repeat(copies, 1), repeated(counts, copies)
             return self.loss(params, *many).view(copies, len(x))
-        weight = states[first.weight]
-        ends = torch.empty(*weight.shape[:3], x.shape[1], device=x.device)
-        for row, end in enumerate(ends):
-            _linear(first, [tensor[row] for tensor in states], source, end)
+        ends = _ends(first, states, x)
         own, others = ends[:1], ends[1:]
-        torch.lerp(own, others, parts[:, :, None, None], out=others)
+        torch.addcmul(own, others, parts[:, :, None, None], out=others)
         hidden = ends.flatten(0, 1)
         used = {layer.weight for layer in self._layers[1:]} | {layer.bias for layer in self._layers[1:]}
         later = [between(t, parts).flatten(0, 1) if at in used else t[:0] for at, t in enumerate(states)]
@@ -179,6 +178,25 @@ def _layer_over(layer: Layer, params: Tensors, hidden: Tensor) -> Tensor:
     if layer.kind == "relu":
         return hidden.relu_()
     return hidden.tanh_() if layer.kind == "tanh" else hidden.sigmoid_()
+
+
+def _ends(layer: Layer, states: Tensors, x: Tensor) -> Tensor:
+    """What a linear layer makes of x [c, batch, f] by each row of ``states`` [k+1, c, *shape]: [k+1, c, units, batch].
+
+    Of a large weight the product is taken the other way round (measured: by a quarter faster), the result is a view.
+    """
+    weight = states[layer.weight]
+    turned = weight[0, 0].numel() >= _TURNED_MIN
+    units, batch = weight.shape[2], x.shape[1]
+    ends = torch.empty(*weight.shape[:2], *((batch, units) if turned else (units, batch)), device=x.device)
+    for row, end in enumerate(ends):
+        if not turned:
+            _linear(layer, [tensor[row] for tensor in states], x.mT, end)
+        elif layer.bias < 0:
+            torch.bmm(x, weight[row].mT, out=end)
+        else:
+            torch.baddbmm(states[layer.bias][row].unsqueeze(1), x, weight[row].mT, out=end)
+    return ends.mT if turned else ends
 
 
 def _linear(layer: Layer, params: Tensors, hidden: Tensor, out: Tensor | None = None) -> Tensor:

@@ -50,6 +50,11 @@ class Workers(Protocol):
         ...
 
 
+def of_part(params: Tensors, part: Range) -> Tensors:
+    """The params of some peers in a row, not copied."""
+    return [tensor[slice(*part)] for tensor in params]
+
+
 class Trainer:
     """The :class:`Workers` that is this process."""
 
@@ -72,38 +77,40 @@ class Trainer:
     def train(self, params: Tensors, active: NDArray[np.bool_], number: int, drift: Tensors | None) -> float:
         """See :class:`Workers`."""
         total, trained = 0.0, int(active.sum())
-        for low, high in self.chunks():
-            total += self.train_part(params, (low, high), active[low:high], number, drift)
+        for part in self.chunks():
+            moved = None if drift is None else of_part(drift, part)
+            total += self.train_part(of_part(params, part), part, active[slice(*part)], number, moved)
         return total / trained if trained else float("nan")
 
     def train_part(
         self, params: Tensors, part: Range, active: NDArray[np.bool_], number: int, drift: Tensors | None
     ) -> float:
-        """Train the ``active`` peers of one of :meth:`chunks`, bool [high-low], in place; the sum of their losses."""
+        """Train the ``active`` peers of one of :meth:`chunks`, bool [high-low], in place; the sum of their losses.
+
+        ``params`` and ``drift`` are those of the part, [high-low, *shape].
+        """
         low, high = part
         rows = np.flatnonzero(active) + low
         if not len(rows):
             return 0.0
-        mine = [tensor[low:high] for tensor in params]
         if len(rows) == high - low:
-            return self._rows(mine, rows, number, drift)
-        places = torch.from_numpy(rows - low).to(mine[0].device)
-        some = [tensor.index_select(0, places) for tensor in mine]
+            return self._rows(params, rows, number, drift)
+        places = torch.from_numpy(rows - low).to(params[0].device)
+        some = [tensor.index_select(0, places) for tensor in params]
         total = self._rows(some, rows, number, drift)
-        for tensor, changed in zip(mine, some, strict=True):
+        for tensor, changed in zip(params, some, strict=True):
             tensor.index_copy_(0, places, changed)
         return total
 
     def test(self, params: Tensors) -> Tested:
         """See :class:`Workers`."""
-        parts = [self.test_part(params, part) for part in self.test_chunks()]
+        parts = [self.test_part(of_part(params, part)) for part in self.test_chunks()]
         return Tested(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def test_part(self, params: Tensors, part: Range) -> Tested:
-        """How good the peers of one of :meth:`test_chunks` are."""
-        low, high = part
+    def test_part(self, params: Tensors) -> Tested:
+        """How good the peers of one of :meth:`test_chunks` are, whose params these are."""
         with torch.no_grad():
-            outputs = self._setup.net.outputs([tensor[low:high] for tensor in params], self.tests)
+            outputs = self._setup.net.outputs(params, self.tests)
             target = self.goals.expand(len(outputs), -1)
             right = (outputs.argmax(1) == target).double().mean(1)
             spent = torch.logsumexp(outputs, 1) - outputs.gather(1, target.unsqueeze(1)).squeeze(1)
@@ -148,8 +155,8 @@ class Trainer:
         losses = []
         for x, y, counts in self._batches(batches, starts):
             if drift is not None:
-                # All peers take every turn here: rows are a range.
-                velocity = [mean[int(rows[0]) : int(rows[-1]) + 1].clone() for mean in drift]
+                # All peers take every turn here: these are the whole part.
+                velocity = [mean.clone() for mean in drift]
             loss = setup.net.train(params, velocity, x, y, counts, training.learning_rate, training.momentum)
             losses.append(loss)
         return float(torch.stack(losses).mean(0).double().sum())

@@ -23,6 +23,7 @@ def register(verbs: Verbs) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, for example data.alpha=0.1")
     add("--out", metavar="DIR", help=f"where to write (default: {RUNS}/NAME-1, -2, ...)")
     add("--tensorboard", action="store_true", help="also write event files for TensorBoard: DIR/tensorboard")
+    add("--ray", metavar="ADDRESS", default="", help="train on the nodes of a Ray cluster; auto, local, or its address")
     parser.set_defaults(command=run_scenario)
 
 
@@ -37,7 +38,7 @@ def run_scenario(args: argparse.Namespace, context: Context) -> Answer:
     scenario = read_scenario(path, args.set)
     out = Path(args.out) if args.out else next_directory(Path(RUNS), scenario.name)
     with progress(context.out, scenario.seeds, scenario.rounds) as shown:
-        done = run(path, changes=args.set, out=out, progress=shown)
+        done = run(path, changes=args.set, out=out, progress=shown, ray=args.ray)
     if done.facts[0]["with_replacement"]:
         context.out.warn(done.facts[0]["shares"])
     if args.tensorboard:

@@ -6,25 +6,19 @@ what a scenario names by path must lie at the same place on every node. A worker
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from quidnunc.crypto.errors import ConfigError, StoreUnwritable
+from quidnunc.crypto.errors import StoreUnwritable
+from quidnunc.sim.scenarios.connected import connected
 from quidnunc.sim.scenarios.directory import MANIFEST, METRICS, REPORT, TOPOLOGY
 from quidnunc.sim.scenarios.pool import TRIES, Job
-from quidnunc.sim.scenarios.run import versions
+from quidnunc.sim.scenarios.versions import versions
 from quidnunc.sim.worker import Order, Ran, ran
 
-LOCAL = "local"
-"""In place of an address: start Ray here."""
 FILES = frozenset({MANIFEST, METRICS, REPORT, TOPOLOGY})
-KNOCK_S = 5.0
 _TOLD_CHARS = 500
 
 
@@ -39,7 +33,7 @@ def on_ray(
 
     ``clear`` removes what is left of an earlier try. Raises ConfigError where Ray is missing or cannot be reached.
     """
-    with _connected(address) as ray:
+    with connected(address) as ray:
         task = ray.remote(num_cpus=1, max_retries=TRIES - 1)(work)
         orders = [msgspec.json.encode(Order(job.scenario, str(base.resolve()), "")) for job in jobs]
         answers = [task.remote(order) for order in orders]
@@ -68,38 +62,3 @@ def _kept(job: Job, found: Ran, clear: Callable[[Path], None]) -> str:
         why = (error.strerror or type(error).__name__).lower()
         raise StoreUnwritable(f"{job.out}: cannot be written: {why}", hint="choose another place with --out") from None
     return found.problem
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nobody answers at a host and port: Ray would try for minutes, then end the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), KNOCK_S).close()
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected for the time of the block."""
-    # Ray reports how it is used to its makers unless told not to.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError(
-            "--ray: Ray is not installed", hint="pip install 'quidnunc[ray]', or leave --ray out for --jobs"
-        ) from None
-    try:
-        _knock(address)
-        if address == LOCAL:
-            ray.init(include_dashboard=False, log_to_driver=False)
-        else:
-            ray.init(address=address, log_to_driver=False)
-    except (OSError, OverflowError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--ray {address}: {str(error).splitlines()[0][:200]}",
-            hint="give the address that ray start --head has printed, auto, or local",
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,14 +20,17 @@ from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
 from quidnunc.sim.batched.training import Workers
 from quidnunc.sim.report.page import page
+from quidnunc.sim.scenarios.connected import connected
 from quidnunc.sim.scenarios.crew import Crew
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
 from quidnunc.sim.scenarios.protocol import check_engine
+from quidnunc.sim.scenarios.ray_crew import RayCrew, check_spread
 from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, finite, under_attack
 from quidnunc.sim.scenarios.spec import PROTOCOL, SimScenario
 from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
+from quidnunc.sim.scenarios.versions import versions
 from quidnunc.sim.scenarios.virtual import Trial
 from quidnunc.sim.topology.measure import measure
 from quidnunc.sim.topology.picture import drawn_edges, positions
@@ -74,20 +76,22 @@ def run(
     custom: Custom | None = None,
     progress: Progress | None = None,
     base: Path | None = None,
+    ray: str = "",
 ) -> Run:
     """Run ``scenario``, a value, nested tables or the path of a TOML file, in this process.
 
     ``changes`` are ``key.path=value`` texts; ``out`` a directory to write to (none by default); ``custom`` a model,
     loss or merge rule of your own. Relative paths in the scenario are looked for in ``base``: beside its file if not
-    given, else here. All seeds are prepared before the first one runs; raises ConfigError for what cannot be run.
+    given, else here. ``ray`` is the address of a Ray cluster whose nodes train and test the peers, to the same result.
+    All seeds are prepared before the first one runs; raises ConfigError for what cannot be run.
     """
     if base is None:
         base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
     check_seeds(chosen)
     check_engine(chosen)
-    with _threads(chosen.engine.threads):
-        facts = [_checked(chosen, prepare(chosen, seed, base, custom), custom) for seed in chosen.seeds]
+    with _threads(chosen.engine.threads), connected(ray) if ray else nullcontext() as cluster:
+        facts = [_checked(chosen, prepare(chosen, seed, base, custom), custom, ray) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
         if directory is not None:
             directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
@@ -98,7 +102,7 @@ def run(
         try:
             for seed in chosen.seeds:
                 setup = prepare(chosen, seed, base, custom)
-                with _engine(chosen, seed, base, setup, custom) as engine:
+                with _engine(chosen, seed, base, setup, custom, cluster) as engine:
                     for number, record in engine.rounds():
                         if record is not None:
                             records.append(record)
@@ -134,11 +138,14 @@ def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list
 
 @contextmanager
 def _engine(
-    scenario: SimScenario, seed: int, base: Path, setup: Setup, custom: Custom | None
+    scenario: SimScenario, seed: int, base: Path, setup: Setup, custom: Custom | None, cluster: Any
 ) -> Iterator[Trial | _Batched]:
-    """What plays a seed, with those who train beside this process, if anybody does."""
+    """What plays a seed, with those who train beside this process, if anybody does: processes, or a Ray cluster."""
     if scenario.engine.kind == PROTOCOL:
         yield _trial(scenario, setup, custom)
+    elif cluster is not None:
+        with RayCrew(cluster, scenario, seed, base, setup) as fleet:
+            yield _Batched(scenario, setup, fleet)
     elif scenario.engine.processes == 1:
         yield _Batched(scenario, setup, None)
     else:
@@ -154,8 +161,10 @@ def _trial(scenario: SimScenario, setup: Setup, custom: Custom | None) -> Trial:
     return Trial(scenario, setup, lambda: make(pool) if make else model_for(scenario.model, pool), custom.loss)
 
 
-def _checked(scenario: SimScenario, setup: Setup, custom: Custom | None) -> dict[str, Any]:
+def _checked(scenario: SimScenario, setup: Setup, custom: Custom | None, ray: str) -> dict[str, Any]:
     """The facts of a seed that its engine takes; raises ConfigError where it does not."""
+    if ray:
+        check_spread(scenario, setup, custom)
     if scenario.engine.kind == PROTOCOL:
         _trial(scenario, setup, custom)
     return _facts(setup, setup.seed)
@@ -257,11 +266,6 @@ def _manifest(scenario: SimScenario, facts: list[dict[str, Any]]) -> dict[str, A
         "seeds": facts,
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """What a run's numbers depend on besides the scenario and the machine."""
-    return {name: version(name) for name in ("quidnunc", "torch", "numpy")}
 
 
 @contextmanager

@@ -23,10 +23,11 @@ from quidnunc.sim.scenarios.directory import FORMAT, MANIFEST, METRICS
 from quidnunc.sim.scenarios.on_ray import on_ray
 from quidnunc.sim.scenarios.pool import Job, run_all
 from quidnunc.sim.scenarios.prepare import prepare
-from quidnunc.sim.scenarios.run import Progress, check_seeds, run, versions
+from quidnunc.sim.scenarios.run import Progress, check_seeds, run
 from quidnunc.sim.scenarios.spec import SimScenario
 from quidnunc.sim.scenarios.stored import Manifest
 from quidnunc.sim.scenarios.text import read_table, set_at, to_scenario
+from quidnunc.sim.scenarios.versions import versions
 
 SCENARIOS_MAX = 10_000
 _NAME_CHARS = 16
