@@ -30,7 +30,7 @@ SMALL: list[Callable[[], nn.Module]] = [
     lambda: nn.Sequential(nn.Linear(7, 17), nn.Tanh(), nn.Linear(17, 9, bias=False), nn.Sigmoid(), nn.Linear(9, 4)),
 ]
 LARGE = lambda: nn.Sequential(nn.Linear(200, 320), nn.ReLU(), nn.Linear(320, 5))  # noqa: E731
-"""More params than 2^16: sums may be float32."""
+"""So many params that the products of a block are taken one after the other."""
 SHORT_AT_MOST = 582
 """Examples of a step whose sum may be float32."""
 
@@ -117,10 +117,11 @@ def test_one_example_moves_the_sum_by_the_clip_at_most(
     assert np.linalg.norm(moved) <= clip
 
 
+@pytest.mark.parametrize("make", [LARGE, SMALL[2]])
 @pytest.mark.parametrize("size", [SHORT_AT_MOST, SHORT_AT_MOST + 1])
-def test_the_example_at_which_sums_become_exact_moves_them_no_further(size: int) -> None:
+def test_the_example_at_which_sums_become_exact_moves_them_no_further(make: Callable[[], nn.Module], size: int) -> None:
     """With one example more the sum is taken another way: that must not show by more than the clip."""
-    net, vector = setup(LARGE)
+    net, vector = setup(make)
     inputs, targets = data(net, size)
     inputs = inputs.abs() * 100
     targets[:] = 1
@@ -145,8 +146,7 @@ def test_short_sums_are_taken_up_to_their_limit_and_err_less_than_is_spared(monk
     taken.clear()
     short, _ = clipped_sum(net, vector, inputs[1:], targets[1:], 1e-3)
     assert set(taken) == {True}
-    monkeypatch.setattr(blocks, "_LARGEST", 1 << 40)  # no sum may be short
-    monkeypatch.setattr(blocks, "_largest", lambda net: 512)
+    monkeypatch.setattr(blocks, "_add", lambda *args, short, first: whole(*args, short=False, first=first))
     exact, _ = clipped_sum(net, vector, inputs[1:], targets[1:], 1e-3)
     assert 0 < np.linalg.norm(short - exact) <= blocks.SPARE / 2 * 1e-3
 
@@ -156,7 +156,7 @@ def test_a_long_gradient_is_clipped_to_what_the_roundings_leave(make: Callable[[
     net, vector = setup(make)
     inputs, targets = data(net, 1)
     norm = np.linalg.norm(clipped_sum(net, vector, inputs, targets, 1e-3)[0]) / 1e-3
-    left = 1 - (blocks.SPARE if net.dim >= 1 << 16 else 0.0)
+    left = 1 - blocks.SPARE
     assert left * 0.9999 < norm <= left
 
 
@@ -191,7 +191,7 @@ def test_where_rows_have_neighbors_the_sum_is_float64(monkeypatch: pytest.Monkey
     assert not blocks.fits(other, inputs, targets, 0.1)
     monkeypatch.undo()
     assert other.alone == {torch.get_num_threads(): False}
-    fallback, _ = clipped_sum(other, vector, inputs, targets, 0.1)
+    fallback, _ = clipped_sum(other, vector, inputs, targets, blocks.row_clip(net, 0.1))
     assert (fallback != sound).any()
     np.testing.assert_allclose(fallback, sound, atol=2e-5 * np.linalg.norm(sound))
 
@@ -211,8 +211,8 @@ def test_what_does_not_fit_goes_the_general_way() -> None:
     assert blocks.fits(wide, torch.zeros(1, 1 << 16), targets[:1], 1.0)
     wider, _ = setup(lambda: nn.Linear((1 << 16) + 1, 2))
     assert not blocks.fits(wider, torch.zeros(1, (1 << 16) + 1), targets[:1], 1.0)
-    tiny = clipped_sum(net, vector, inputs, targets, 2.0**-25)[0]
-    np.testing.assert_allclose(2 * tiny, clipped_sum(net, vector, inputs, targets, 2.0**-24)[0], rtol=1e-4)
+    tiny = clipped_sum(net, vector, inputs, targets, 2.0**-25)[0] * 2 * blocks.row_clip(net, 1.0)
+    np.testing.assert_allclose(tiny, clipped_sum(net, vector, inputs, targets, 2.0**-24)[0], rtol=1e-4)
 
 
 def test_vectors_beyond_float32_make_an_example_count_as_zero() -> None:

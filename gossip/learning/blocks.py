@@ -12,11 +12,10 @@ computed in float32, in which any order of summation is right to a factor 1 +- (
 section 3.1), and f e is rounded twice; f is less than C(1 - s)/norm by a factor 1 - (w + 32)u. What floating point
 cannot show below 2^-63 is added to the norms as 2^-55, and a vector longer than 2^64 makes its example count as zero.
 (2) The computed sum of n examples is off by at most b: if added in float64, (n/64 + 512) n C 2^-53, which what is left
-of that factor covers up to 2^19 examples, so that s is 0; in products of 64 rows in float32, at most 8 of them added in
-float32, 72 u n C. That way is taken only by nets of at least 2^16 params, where it pays, and only up to as many
-examples as keep it below s/2 of the clip; for such nets s is :data:`SPARE`, whichever way a sum goes. (3) So with an
-example and without it the computed sums differ by at most |g_i| + 2b <= C, whatever the others hold and whichever way
-each was taken. (4) The clip is within 2^+-24, which keeps what underflows far below all of these.
+of that factor covers up to 2^19 examples; in products of 64 rows in float32, at most 8 of them added in float32,
+72 u n C, a way that is taken only for so few examples that this is at most s/2 of the clip. s is :data:`SPARE`.
+(3) So with an example and without it the computed sums differ by at most |g_i| + 2b <= C, whatever the others hold and
+whichever way each was taken. (4) The clip is within 2^+-24, which keeps what underflows far below all of these.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ from quidnunc.gossip.learning.functional import Functional, activate
 from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
 
 SPARE = 1 / 200
-"""The share of the clip that nets of many params leave to the roundings of float32 sums."""
+"""The share of the clip that is left to the roundings of float32 sums."""
 
-_LARGE = 1 << 16
 _UNIT = 2.0**-24
 _SMALLEST = 64
 _LARGEST = 512
@@ -92,8 +90,7 @@ def fits(net: Functional, inputs: Tensor, targets: Tensor, clip: float) -> bool:
 
 def row_clip(net: Functional, clip: float) -> float:
     """What the gradient of one example is clipped to, so that it moves the sum by ``clip`` at most."""
-    spare = SPARE if net.dim >= _LARGE else 0.0
-    return clip * (1 - spare) * (1 - (_widest(net) + 32) * _UNIT)
+    return clip * (1 - SPARE) * (1 - (_widest(net) + 32) * _UNIT)
 
 
 @torch.inference_mode()
@@ -108,7 +105,7 @@ def clipped_in_blocks(
     total = torch.empty(net.dim, dtype=torch.float64) if len(inputs) else torch.zeros(net.dim, dtype=torch.float64)
     views, steps = net.views(total), _steps(net, flat)
     outs = [(views[layer.weight], layer.bias) for layer in net.layers if layer.kind == "linear"]
-    short = net.dim >= _LARGE and (_TOGETHER + _LARGEST // _TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
+    short = (_TOGETHER + _LARGEST // _TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
     limit, loss = row_clip(net, clip), 0.0
     rows = inputs.flatten(1).contiguous()
     if rows.data_ptr() % 64:
@@ -121,11 +118,14 @@ def clipped_in_blocks(
             factors[own:] = 0.0
         column = factors.float().unsqueeze(1)
         for (out, bias), error, source in zip(outs, found.errors, found.sources, strict=True):
-            scaled = blanked(error * column, broken)[:, : len(out)]
+            scaled = blanked(error * column, broken)
+            if scaled.shape[1] > out.shape[0]:
+                scaled = scaled[:, : out.shape[0]]
             _add(scaled, blanked(source, broken), out, short=short, first=at == 0)
-            if bias >= 0:
-                sums = scaled.sum(0, dtype=torch.float64)
-                torch.add(views[bias], sums, out=views[bias]) if at else views[bias].copy_(sums)
+            if bias >= 0 and at:
+                views[bias].add_(scaled.sum(0, dtype=torch.float64))
+            elif bias >= 0:
+                torch.sum(scaled, 0, dtype=torch.float64, out=views[bias])
         loss += float(found.losses[:own].sum(dtype=torch.float64))
     return total, loss
 
@@ -141,6 +141,9 @@ def _add(scaled: Tensor, source: Tensor, out: Tensor, *, short: bool, first: boo
             torch.mm(scaled.double().mT, source.double(), out=out)
         else:
             out.addmm_(scaled.double().mT, source.double())
+        return
+    if len(scaled) == _TOGETHER and first:
+        out.copy_(scaled.mT @ source)
         return
     left = scaled.reshape(-1, _TOGETHER, scaled.shape[1]).mT
     right = source.reshape(-1, _TOGETHER, source.shape[1])
