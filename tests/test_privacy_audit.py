@@ -16,7 +16,7 @@ from torch import nn
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.learning import privacy
+from quidnunc.gossip.learning import blocks, privacy
 from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.gossip.learning.builtin import DEFAULTS, digits
 from quidnunc.gossip.learning.codec import FLOAT32, INT8
@@ -86,7 +86,7 @@ def unclipped(patch: pytest.MonkeyPatch) -> None:
         factors, broken = whole(square, clip)
         return torch.where(factors > 0, 1.0, 0.0).double(), broken
 
-    patch.setattr(privacy, "clip_factors", ones)
+    patch.setattr(blocks, "clip_factors", ones)
 
 
 def repeated(patch: pytest.MonkeyPatch) -> None:
@@ -179,8 +179,9 @@ def test_a_canary_that_is_out_adds_nothing_and_one_that_is_in_what_the_attacker_
     task = TASK if stack else replace(TASK, model=lambda: nn.Sequential(nn.Linear(64, 5), nn.GELU(), nn.Linear(5, 10)))
     net, vector = Functional(build(task, 0), task), genesis(task, 0)
     inputs, targets = canaries.make_canaries(task, 6, stream())
-    each = canaries.clipped(canaries.record_gradients(net, vector, inputs, targets), 0.7)
-    assert np.linalg.norm(each, axis=1) == pytest.approx(np.full(6, 0.7))
+    clip = blocks.row_clip(net, 0.7) if stack else 0.7
+    each = canaries.clipped(canaries.record_gradients(net, vector, inputs, targets), clip)
+    assert np.linalg.norm(each, axis=1) == pytest.approx(np.full(6, clip))
     inputs[[1, 4]] = canaries.nothing(inputs[[1, 4]])
     total, _ = privacy.clipped_sum(net, vector, inputs, targets, 0.7)
     assert total == pytest.approx(each[[0, 2, 3, 5]].sum(0), abs=1e-6)

@@ -45,8 +45,9 @@ class Functional:
     """The model and loss of a task as functions of params [d].
 
     ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
-    stack with convolutions or None. ``loops`` is set once vmap was found unable to take the module. ``evaluations``
-    counts how often losses were asked for, which every local step does: it tells a long job from one that hangs.
+    stack with convolutions or None. ``loops`` is set once vmap was found unable to take the module, ``alone`` by number
+    of threads once it was tried whether float32 rows depend on others (``blocks.py``). ``evaluations`` counts how often
+    losses were asked for, which every local step does: it tells a long job from one that hangs.
     """
 
     def __init__(self, module: nn.Module, task: Task) -> None:
@@ -58,6 +59,7 @@ class Functional:
         self.layers = plain_stack(module, {slot.name: at for at, slot in enumerate(self.slots)})
         self.convolutions = conv_stack(module) if self.layers is None else None
         self.loops = False
+        self.alone: dict[int, bool] = {}
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 
 
 def row_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -16,10 +16,8 @@ def row_cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> tuple[Tensor
 
     softmax(z) - one_hot(y). A row depends on no other, which a gradient by autograd cannot show of any loss.
     """
-    shifted = outputs - outputs.amax(1, keepdim=True)
-    gradient = shifted.exp()
-    total = gradient.sum(1, keepdim=True)
+    logs = log_softmax(outputs, 1)
     classes = targets.unsqueeze(1)
-    losses = (total.log() - shifted.gather(1, classes)).squeeze(1)
-    minus = gradient.new_full((1, 1), -1.0).expand(len(targets), 1)
-    return gradient.div_(total).scatter_add_(1, classes, minus), losses
+    losses = logs.gather(1, classes).squeeze(1).neg_()
+    minus = logs.new_full((1, 1), -1.0).expand(len(targets), 1)
+    return logs.exp_().scatter_add_(1, classes, minus), losses

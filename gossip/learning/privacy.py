@@ -29,6 +29,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.jobs import PrivacyStep
+from quidnunc.gossip.learning.blocks import clipped_in_blocks, fits
 from quidnunc.gossip.learning.clipping import ROUNDING, blanked, clip_factors, output_gradients
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.convolved import convolved, patch_elements
@@ -105,6 +106,9 @@ def clipped_sum(
     model and not on their number; none at all sum to zero.
     """
     flat = torch.tensor(vector)
+    if fits(net, inputs, targets, clip):
+        whole, loss = clipped_in_blocks(net, flat, inputs, targets, clip)
+        return whole.numpy(), loss
     total: NDArray[np.float64] | None = None
     loss = 0.0
     way, rows = _way(net, inputs)
