@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.sim.batched.alone import Alone
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
 from quidnunc.sim.batched.training import Workers
 from quidnunc.sim.report.page import page
@@ -25,7 +26,7 @@ from quidnunc.sim.scenarios.crew import Crew
 from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
 from quidnunc.sim.scenarios.protocol import check_engine
-from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, finite, under_attack
+from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, against_alone, finite, under_attack
 from quidnunc.sim.scenarios.spec import PROTOCOL, SimScenario
 from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
@@ -167,6 +168,7 @@ class _Batched:
     def __init__(self, scenario: SimScenario, setup: Setup, workers: Workers | None) -> None:
         self._scenario = scenario
         self._engine = Engine(setup, workers)
+        self._alone = Alone(setup, workers) if scenario.alone else None
 
     def rounds(self) -> Iterator[tuple[int, Record | None]]:
         """Every round, with its record if it is one to be measured."""
@@ -174,11 +176,18 @@ class _Batched:
         sent = lost = 0
         for number in range(1, scenario.rounds + 1):
             facts = engine.step()
+            if self._alone is not None:
+                self._alone.step()
             sent, lost = sent + facts.messages, lost + facts.lost
             measured = number % scenario.evaluate_every == 0 or number == scenario.rounds
-            traffic = (sent, lost)
-            record = _record(engine, engine.setup.seed, number, facts, engine.evaluate(), traffic) if measured else None
-            yield number, record
+            yield number, self._measured(number, facts, (sent, lost)) if measured else None
+
+    def _measured(self, number: int, facts: RoundFacts, traffic: tuple[int, int]) -> Record:
+        found = self._engine.evaluate()
+        record = _record(self._engine, self._engine.setup.seed, number, facts, found, traffic)
+        if self._alone is not None:
+            record |= against_alone(found.accuracy, self._alone.accuracies(), found.present & found.honest)
+        return record
 
     def params(self) -> NDArray[np.float32]:
         """Everybody's params, float32 [n, d]."""
