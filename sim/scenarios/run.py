@@ -85,10 +85,8 @@ def run(
     if base is None:
         base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
-    check_seeds(chosen)
-    check_engine(chosen)
     with _threads(chosen.engine.threads):
-        facts = [_checked(chosen, prepare(chosen, seed, base, custom), custom) for seed in chosen.seeds]
+        facts = check(chosen, base, custom)
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
         if directory is not None:
             directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
@@ -117,10 +115,12 @@ def run(
     return Run(chosen, records, facts, models, None if directory is None else directory.path)
 
 
-def check_seeds(scenario: SimScenario) -> None:
-    """Raise ConfigError where a seed stands twice."""
+def check(scenario: SimScenario, base: Path, custom: Custom | None = None) -> list[dict[str, Any]]:
+    """The facts of every seed, for what a scenario's engine takes; raises ConfigError for what cannot be run."""
     if len(set(scenario.seeds)) != len(scenario.seeds):
         raise ConfigError(f"seeds = {list(scenario.seeds)[:8]}: one stands twice", hint="name every seed once")
+    check_engine(scenario)
+    return [_checked(scenario, prepare(scenario, seed, base, custom), custom) for seed in scenario.seeds]
 
 
 def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list[str]) -> SimScenario:
