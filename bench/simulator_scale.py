@@ -33,7 +33,7 @@ STRAIGHT_MIN = 0.99
 COSTS_MAX, DISTANCE_MAX = 0.01, 1.2
 SEEDS = [0, 1, 2]
 DIGITS = {"examples": 64, "replacement": "always"}
-TASK = {"data": DIGITS, "training": {"learning_rate": 0.3}, "topology": {"degree": 4}}
+TASK = {"alone": False, "data": DIGITS, "training": {"learning_rate": 0.3}, "topology": {"degree": 4}}
 SPLIT_AT, SPLIT_ROUNDS, HEALED = 20, 10, 5
 
 

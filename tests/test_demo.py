@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import daemons
+import numpy as np
 import pytest
 from cli_helpers import quidnunc
 from daemons import until
 
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.client import NotReachable, ask
-from quidnunc.peer.commands.demo_view import next_commands, table, verdict_lines
+from quidnunc.peer.commands.demo_view import next_commands, spread, table, verdict_lines
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
+from quidnunc.peer.output import Styled
 from quidnunc.peer.rehearsal import COMMAND, command
 
 pytestmark = pytest.mark.slow
@@ -84,6 +86,7 @@ def test_a_whole_demo(tmp_path: Path) -> None:
     assert data["mean_accuracy"] == pytest.approx(sum(each["accuracy"] for each in peers) / 3)
     assert data["mean_alone_accuracy"] == pytest.approx(sum(each["alone_accuracy"] for each in peers) / 3)
     assert data["mean_accuracy"] > data["mean_alone_accuracy"]
+    assert data["worst_accuracy"] == min(each["accuracy"] for each in peers)
     root = Path(peers[0]["home"]).parent
     assert root.parent == tmp_path
     assert daemons.alive(root) == []
@@ -253,6 +256,38 @@ def test_a_demo_ends_when_only_one_daemon_is_left(tmp_path: Path) -> None:
     assert process.returncode == 1, err
     assert json.loads(out)["error"]["message"].startswith("peer-a ended with exit code -9")
     until(lambda: not daemons.alive(root), "no process is left", within=30)
+
+
+def test_the_verdict_names_the_worst_off_and_who_gains_least() -> None:
+    """Of honest peers that ran to the end; the 10th percentile is numpy's."""
+    named = [
+        ("a", 0.9, 0.5),
+        ("b", 0.95, 0.97),
+        ("c", 0.8, 0.4),
+        ("d", 0.99, 0.2),
+        ("evil", 0.1, 0.9),
+        ("gone", 0.2, 0.9),
+    ]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "accuracy": accuracy,
+            "alone_accuracy": alone,
+            "attacker": name == "evil",
+            "ended": -9 if name == "gone" else None,
+            "ledger_verified": True,
+            "home": f"/h/{name}",
+        }
+        for name, accuracy, alone in named
+    ]
+    found = spread(rows)
+    assert found is not None
+    assert found["worst_accuracy"] == 0.8
+    assert found["p10_accuracy"] == pytest.approx(np.quantile([0.9, 0.95, 0.8, 0.99], 0.1))
+    assert (found["least_gainer"], found["least_gain"]) == ("b", pytest.approx(-0.02))
+    told = Styled("worst peer 0.800, 10th percentile 0.830; b gains least by joining: -2.0 points", "warn")
+    assert told in verdict_lines(rows, 0.91, 0.52, math.inf, "example")
+    assert spread(rows[4:]) is None
 
 
 def test_the_verdict_names_who_ended_and_how_to_start_it_again() -> None:

@@ -102,6 +102,7 @@ def loop(made: Setup, module: nn.Module, rounds: int) -> np.ndarray:
                 x = torch.from_numpy(made.pool.inputs[rows[pick]])
                 gradient, _ = nets[peer].gradient(states[peer], x, torch.from_numpy(made.pool.labels[rows[pick]]))
                 before = drift[peer] if made.quasi_global else velocity
+                gradient = gradient + training.prox * (states[peer] - begun[peer])
                 velocity = before * training.momentum + gradient
                 states[peer] = states[peer] - training.learning_rate * velocity
         states = list((dense @ torch.stack(states)).unbind(0))
@@ -164,10 +165,21 @@ def test_the_engine_is_the_plain_loop(make: Callable[[], nn.Module], momentum: f
     assert np.allclose(engine.params(), loop(made, make(), 4), atol=2e-5)
 
 
-@pytest.mark.parametrize("momentum", [0.5, 0.9])
-def test_quasi_global_momentum_is_the_plain_loop(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_proximal_term_is_the_plain_loop(momentum: float) -> None:
+    made = setup(training=Training(0.2, momentum, 3, 8, prox=0.7))
+    engine, without = Engine(made), Engine(replace(made, training=Training(0.2, momentum, 3, 8)))
+    for _ in range(4):
+        engine.step()
+        without.step()
+    assert np.allclose(engine.params(), loop(made, small_mlp(), 4), atol=2e-5)
+    assert not np.allclose(engine.params(), without.params(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("momentum", "prox"), [(0.5, 0.0), (0.9, 0.0), (0.9, 0.5)])
+def test_quasi_global_momentum_is_the_plain_loop(momentum: float, prox: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quidnunc.sim.batched.training.CHUNK_BYTES", 4000)
-    made = setup(training=Training(0.1, momentum, 3, 8), quasi_global=True)
+    made = setup(training=Training(0.1, momentum, 3, 8, prox), quasi_global=True)
     engine = Engine(made)
     for _ in range(5):
         engine.step()

@@ -218,7 +218,7 @@ def _runs(pid: int) -> bool:
     [
         ({"data": {"source": "synthetic"}}, "examples of shape"),
         ({"model": {"kind": "cnn", "channels": [2] * 4}}, "4 layers that halve an image of 8 x 8"),
-        ({"engine": {"processes": 2, "memory_gib": 1e-5}}, "4 states each"),
+        ({"engine": {"processes": 2, "memory_gib": 1e-5}}, "5 states each"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(others: dict[str, Any], says: str) -> None:

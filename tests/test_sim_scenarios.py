@@ -72,6 +72,8 @@ leave = 0.05
             "privacy.epsilon = 0: expected float > 0.0",
             "change privacy",
         ),
+        ("peers = 4\nrounds = 1\n[training]\nprox = -1", "training.prox = -1: expected float >= 0.0", "leave it out"),
+        ("peers = 4\nrounds = 1\n[training]\npersonal = ['b']", "scenarios share all params", "--personal"),
         (
             "peers = 4\nrounds = 1\n[training]\nmomentum = 1.0",
             "training.momentum = 1.0: expected float < 1.0",
@@ -105,6 +107,15 @@ def test_what_is_wrong_is_named_once_with_path_value_bound_and_remedy(text: str,
         ({"data": {"source": "synthetic", "pool": 20}}, "fewer than 4 each"),
         ({"engine": {"memory_gib": 1e-9}}, "engine.memory_gib"),
         ({"seeds": [1, 1]}, "stands twice"),
+        (
+            {"merge": {"rule": "trimmed_mean", "options": {"bad": 9}}},
+            "bad = 9: trimmed_mean needs 19 states, peers have at most 5 with their own",
+        ),
+        ({"conditions": {"split": 9}}, "conditions.split = 9 with 8 peers"),
+        ({"conditions": {"split": 2, "split_at": 6}}, "conditions.split_at = 6 with 6 rounds"),
+        ({"conditions": {"die": 0.5, "die_at": 6}}, "conditions.die_at = 6 with 6 rounds"),
+        ({"conditions": {"die": 0.95}}, "conditions.die = 0.95: all 8 peers"),
+        ({"attack": {"name": "sign_flip", "count": 1, "begin": 6}}, "attack.begin = 6 with 6 rounds"),
         ({"training": {"quasi_global": True}}, "training.momentum = 0"),
         ({"training": {"quasi_global": True, "momentum": 0.9}, "conditions": {"loss": 0.1}}, "states are old"),
         ({"training": {"quasi_global": True, "momentum": 0.9}, "privacy": {"epsilon": 8.0}}, "without momentum"),
@@ -117,6 +128,20 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(
         run({**SMALL, **changes}, out=tmp_path / "run")
     assert refused.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_who_must_name_a_key_is_not_told_to_leave_it_out() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_scenario("peers = 4\nrounds = 1\n[privacy]\nepsilon = 0")
+    assert refused.value.hint == "change privacy.epsilon"
+
+
+def test_what_is_just_in_bounds_runs() -> None:
+    conditions = {"split": 8, "split_at": 5, "die": 0.875, "die_at": 5}
+    merge = {"rule": "trimmed_mean", "options": {"bad": 2}}
+    attack = {"name": "sign_flip", "count": 1, "begin": 5}
+    done = run({**SMALL, "conditions": conditions, "merge": merge, "attack": attack})
+    assert done.final[0]["round"] == 6
 
 
 def test_quasi_global_momentum_helps_where_data_are_skewed() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cli_helpers import quidnunc as command
 
-from quidnunc.crypto.errors import ConfigError
+from quidnunc.crypto.errors import ConfigError, StoreLocked
 from quidnunc.sim.scenarios import pool
 from quidnunc.sim.scenarios import sweep as sweeping
 from quidnunc.sim.scenarios.compare import compared, read_runs, table
+from quidnunc.sim.scenarios.lock import locked
 from quidnunc.sim.scenarios.pool import Job, run_all
 from quidnunc.sim.scenarios.run import run
 from quidnunc.sim.scenarios.sweep import Point, read_sweep, sweep
@@ -178,6 +182,50 @@ def test_a_killed_worker_is_replaced_twice(
 
     assert list(run_all(jobs, tmp_path, 2, clear)) == ["the worker failed: ended by signal 9" if fails else ""] * 2
     assert sorted(cleared) == [tmp_path / "a"] * 3 + [tmp_path / "b"] * 3
+
+
+def test_two_sweeps_into_one_directory_do_not_remove_each_others_runs(tmp_path: Path) -> None:
+    """Found by hand: the second removed what the first was writing, which then could not write its own directory."""
+    points = read_sweep(written(tmp_path), [])
+    with locked(tmp_path / "out"), pytest.raises(StoreLocked, match="another sweep is writing here") as refused:
+        sweep(points, tmp_path, tmp_path / "out")
+    assert refused.value.hint
+    assert list((tmp_path / "out").iterdir()) == []
+    assert len(sweep(points[:1], tmp_path, tmp_path / "out")) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_a_sweep_that_is_killed_takes_its_workers_with_it(tmp_path: Path) -> None:
+    """Found by hand: what was left of it went on writing into directories that the next sweep began anew."""
+    scenario = msgspec.json.decode(msgspec.json.encode(read_sweep(written(tmp_path), ["rounds=1000000"])[0].scenario))
+    order = {"scenario": scenario, "base": str(tmp_path), "out": str(tmp_path / "run")}
+    (tmp_path / "order").write_text(json.dumps(order))
+    begun = f"""
+import subprocess, sys, time
+with open({str(tmp_path / "order")!r}, "rb") as order:
+    worker = subprocess.Popen([sys.executable, "-m", "quidnunc.sim.worker"], stdin=order)
+print(worker.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", begun], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        while not (tmp_path / "run" / "manifest.json").exists():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    # A parent of its own would have to be waited for; this one is init's, or a zombie that nobody waits for.
+    status = Path(f"/proc/{worker}/stat")
+    while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.05)
+
+
+def test_what_only_the_protocol_engine_refuses_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    """Found by reading: it was only told when its turn came."""
+    points = read_sweep(written(tmp_path), ["engine.kind=protocol", "conditions.window=3", "merge.rule=mean"])
+    with pytest.raises(ConfigError, match="a node has a window of its own"):
+        sweep(points, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_worker_that_refuses_or_breaks_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import TableRefused, survey
 from quidnunc.peer.commands.demo_plan import apply_defaults, plan_of, with_tables
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
-from quidnunc.peer.commands.demo_view import Show, display, next_commands, table, verdict_lines
+from quidnunc.peer.commands.demo_view import Show, display, next_commands, spread, table, verdict_lines
 from quidnunc.peer.commands.dialect_flags import add_dialect, dialect_options
 from quidnunc.peer.commands.rule_words import add_rule
 from quidnunc.peer.files import unwritable
@@ -213,6 +213,7 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
         "peers": rows,
         "mean_accuracy": mean,
         "mean_alone_accuracy": alone,
+        **(spread(rows) or {}),
         "seconds": round(seconds, 1),
         "federation": rehearsal.actors[0].last_status.get("federation"),
     }

@@ -45,6 +45,27 @@ def table(rows: list[dict[str, Any]]) -> list[Line]:
     return lines
 
 
+def spread(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The worst peer, the 10th percentile, and who gains least over training alone, of honest peers that ran through.
+
+    None where there are none.
+    """
+    counted = [row for row in rows if not row["attacker"] and row["ended"] is None and row["accuracy"] is not None]
+    if not counted:
+        return None
+    ordered = sorted(row["accuracy"] for row in counted)
+    place = 0.1 * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    least = min(counted, key=lambda row: row["accuracy"] - row["alone_accuracy"])
+    return {
+        "worst_accuracy": ordered[0],
+        "p10_accuracy": ordered[below] + (place - below) * (ordered[above] - ordered[below]),
+        "least_gain": least["accuracy"] - least["alone_accuracy"],
+        "least_gainer": least["name"],
+    }
+
+
 def verdict_lines(
     rows: list[dict[str, Any]], mean: float | None, alone: float | None, epsilon: float, unit: str
 ) -> list[Line]:
@@ -56,6 +77,14 @@ def verdict_lines(
         gain = 100 * (mean - alone)
         what = f"mean accuracy {mean:.3f} together, {alone:.3f} alone: {gain:+.1f} points"
         lines.append(Styled(what, "good" if gain > 0 else "bad"))
+    found = spread(rows)
+    if found is not None:
+        least = 100 * found["least_gain"]
+        what = (
+            f"worst peer {found['worst_accuracy']:.3f}, 10th percentile {found['p10_accuracy']:.3f}; "
+            f"{found['least_gainer']} gains least by joining: {least:+.1f} points"
+        )
+        lines.append(what if least >= 0 else Styled(what, "warn"))
     if math.isinf(epsilon):
         lines.append("without differential privacy")
     else:

@@ -152,12 +152,19 @@ class Trainer:
         names = keys(setup.seed, "batches", number, self.order[rows])
         batches = draw_batches(names, sizes, training.local_steps, training.batch_size)
         velocity = [torch.zeros_like(tensor) for tensor in params] if training.momentum else None
+        begun = [tensor.clone() for tensor in params] if training.prox else None
         losses = []
         for x, y, counts in self._batches(batches, starts):
             if drift is not None:
                 # All peers take every turn here: these are the whole part.
                 velocity = [mean.clone() for mean in drift]
+            pull = None if begun is None else [tensor - start for tensor, start in zip(params, begun, strict=True)]
+            if pull is not None and velocity is not None:
+                # The net multiplies velocity by the momentum before it adds the gradient.
+                _add(velocity, pull, training.prox / training.momentum)
             loss = setup.net.train(params, velocity, x, y, counts, training.learning_rate, training.momentum)
+            if pull is not None and velocity is None:
+                _add(params, pull, -training.learning_rate * training.prox)
             losses.append(loss)
         return float(torch.stack(losses).mean(0).double().sum())
 
@@ -191,3 +198,8 @@ class Trainer:
             x = self._inputs.index_select(0, index).view(*picks.shape, -1)
             found.append((x, self._labels.index_select(0, index).view(picks.shape), counts))
         return found
+
+
+def _add(tensors: Tensors, others: Tensors, scale: float) -> None:
+    for tensor, other in zip(tensors, others, strict=True):
+        tensor.add_(other, alpha=scale)

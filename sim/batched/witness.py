@@ -11,6 +11,10 @@ from quidnunc.gossip.rules.linear import Reals
 from quidnunc.sim.batched.conditions import Flags, Links
 from quidnunc.sim.batched.draws import Indices
 
+REFUSED = 0.5
+"""A reader that keeps less of a neighbor's mixing weight refuses it."""
+REFUSED_MAX = 1024
+
 
 class Held(NamedTuple):
     """Of the honest peers that merged with anybody.
@@ -19,12 +23,15 @@ class Held(NamedTuple):
     ``detection`` is the area under the ROC curve of the part of its mixing weight that each neighbor kept, honest
     against attackers: 1 tells them apart, .5 does not; None without both kinds. ``kept`` [n] is the mean part of its
     mixing weight that each peer kept with its honest readers, nan for one without any, in the scenario's order.
+    ``refused`` are pairs of an honest reader and a neighbor of which it keeps less than REFUSED, in order; of more than
+    REFUSED_MAX those of which least is kept.
     """
 
     weight: float
     given: float
     detection: float | None
     kept: NDArray[np.float64]
+    refused: tuple[tuple[int, int], ...]
 
 
 def held(links: Links, counted: Reals, honest: Flags, order: Indices) -> Held | None:
@@ -47,7 +54,15 @@ def held(links: Links, counted: Reals, honest: Flags, order: Indices) -> Held | 
         float(mixing.weights[used & evil].sum() / readers),
         auroc(kept[used & ~evil], kept[used & evil]),
         by_peer,
+        _refused(order[receivers[used]], order[mixing.indices[used]], kept[used]),
     )
+
+
+def _refused(readers: Indices, read: Indices, kept: Reals) -> tuple[tuple[int, int], ...]:
+    chosen = np.flatnonzero(kept < REFUSED)
+    if len(chosen) > REFUSED_MAX:
+        chosen = chosen[np.argsort(kept[chosen], kind="stable")[:REFUSED_MAX]]
+    return tuple(sorted(zip(readers[chosen].tolist(), read[chosen].tolist(), strict=True)))
 
 
 def auroc(high: Reals, low: Reals) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from quidnunc.sim.commands.frame import Answer, Context, Verbs
 from quidnunc.sim.scenarios.columns import COLUMNS
+from quidnunc.sim.scenarios.columns import spread as written
 
 if TYPE_CHECKING:
     from quidnunc.sim.scenarios.run import Run
@@ -56,6 +57,8 @@ def _adversary(done: Run) -> list[str]:
     options = ", ".join(f"{name} {value:g}" for name, value in done.scenario.merge.options.items())
     lines = [f"merge: {rule}{f' ({options})' if options else ''}"]
     bad = done.facts[0]["attackers"]
+    if spec is not None and not bad:
+        lines.append(f"attack: {spec.name} by nobody (attack.count = 0)")
     if spec is not None and bad:
         shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
         lines.append(f"attack: {spec.name} by {len(bad)} peers ({shown}); accuracies are of the honest ones")
@@ -79,7 +82,7 @@ def final_table(done: Run) -> list[str]:
     for name, title, shape in COLUMNS:
         mean, spread = done.mean(name)
         if mean == mean:
-            lines.append(f"{title:24} {shape.format(mean):>14} {shape.format(spread):>14}")
+            lines.append(f"{title:24} {shape.format(mean):>14} {written(shape, spread):>14}")
     if scenario.privacy is not None:
         lines.append(
             f"epsilon at delta 1e-{scenario.privacy.delta_exp} for one record of a peer, add or remove; "

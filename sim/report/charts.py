@@ -43,11 +43,12 @@ def _series(found: StoredRun, name: str, column: str, color: int, *, dashed: boo
 
 
 def accuracy(found: StoredRun) -> str:
-    """Median, tenth percentile and worst peer over rounds."""
+    """Median, tenth percentile and worst peer over rounds, and the mean of peers by themselves."""
     lines = [
         _series(found, "median peer", "accuracy_median", BLUE),
         _series(found, "10th percentile", "accuracy_p10", GREEN, dashed=True),
         _series(found, "worst peer", "accuracy_worst", RED),
+        _series(found, "alone, mean", "alone_mean", PINK, dashed=True),
     ]
     return chart("test accuracy over rounds", list(_over_rounds(found)), lines, Axis("test accuracy", low=0, high=1))
 
@@ -181,6 +182,9 @@ def _one(records: Sequence[Record], peer: int, evil: bool) -> str:
         line(4, y(1), width - 4, y(1), "grid"),
         path(places, values, y, f"line l{RED if evil else BLUE}"),
     ]
+    if not evil and any(record.alone for record in records):
+        alone = [record.alone[peer] if record.alone else None for record in records]
+        parts.append(path(places, alone, y, f"line l{PINK} dashed"))
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="accuracy of {role or "peer "}{peer}">{"".join(parts)}</svg>'

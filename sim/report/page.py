@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from quidnunc.gossip.markup import document, section, text
 from quidnunc.sim.report import charts
 from quidnunc.sim.scenarios.columns import COLUMNS
+from quidnunc.sim.scenarios.columns import spread as written
 from quidnunc.sim.scenarios.compare import leaves
 from quidnunc.sim.scenarios.spec import PROTOCOL
 from quidnunc.sim.scenarios.stored import StoredRun
@@ -17,6 +19,7 @@ from quidnunc.sim.scenarios.stored import StoredRun
 BYTES_MAX = 500_000
 """What a report may have; parts that grow with the number of peers are cut far below."""
 HELD_BACK_MAX = 24
+READERS_MAX = 24
 SEEDS_MAX = 24
 
 
@@ -76,7 +79,7 @@ def _headline(found: StoredRun) -> str:
     for name, title, shape in COLUMNS:
         value = found.mean(name)
         if value is not None:
-            spread = shape.format(value[1]) if len(found.final) > 1 else ""
+            spread = written(shape, value[1]) if len(found.final) > 1 else ""
             rows.append(f"<tr><td>{text(title)}<td class=n>{shape.format(value[0])}<td class=n>{spread}")
     head = "<tr><th>measure<th>mean over seeds<th>standard deviation"
     return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
@@ -93,18 +96,35 @@ def _attack(found: StoredRun, bad: set[int]) -> str:
 
 
 def _held_back(found: StoredRun, bad: set[int]) -> str:
-    """Whom honest peers counted for less than their mixing weight, the most refused first."""
+    """Whom honest peers counted for less than their mixing weight, the most refused first, and who refused them."""
     kept = sorted(charts.kept_by_peer(found).items(), key=lambda pair: pair[1])
     shown = [(peer, part) for peer, part in kept if part < charts.KEPT_FULL]
     if not shown:
         return "<p>Nobody was held back: every neighbor kept at least 90 % of its mixing weight.</p>"
+    by = _refused_by(found)
     rows = "".join(
-        f"<tr><td class=n>{peer}<td>{'attacker' if peer in bad else 'honest'}<td class=n>{part:.1%}"
+        f"<tr><td class=n>{peer}<td>{'attacker' if peer in bad else 'honest'}<td class=n>{part:.1%}<td>{by(peer)}"
         for peer, part in shown[:HELD_BACK_MAX]
     )
     more = f"<p>and {len(shown) - HELD_BACK_MAX} more</p>" if len(shown) > HELD_BACK_MAX else ""
-    head = "<tr><th>peer<th>role<th>part of its mixing weight kept (second half of the first seed)"
-    return f'<h3>Who was held back</h3><div class="scroll"><table>{head}{rows}</table></div>{more}'
+    head = (
+        "<tr><th>peer<th>role<th>part of its mixing weight kept (second half of the first seed)"
+        "<th>refused by (kept less than half; its last measured round)"
+    )
+    return f'<h3>Who was held back, and by whom</h3><div class="scroll"><table>{head}{rows}</table></div>{more}'
+
+
+def _refused_by(found: StoredRun) -> Callable[[int], str]:
+    """The readers that refused a peer when the first seed was last measured, as text."""
+    first = [record for record in found.records if record.seed == found.records[0].seed]
+    pairs = first[-1].refused or []
+
+    def told(peer: int) -> str:
+        readers = [reader for reader, refused in pairs if refused == peer]
+        more = f" and {len(readers) - READERS_MAX} more" if len(readers) > READERS_MAX else ""
+        return ", ".join(map(str, readers[:READERS_MAX])) + more or "nobody"
+
+    return told
 
 
 def _graph(found: StoredRun) -> str:
@@ -132,7 +152,10 @@ def _graph(found: StoredRun) -> str:
 
 
 def _multiples_words(found: StoredRun) -> str:
-    return f"Test accuracy from 0 to 1 over all rounds, seed {found.records[0].seed}; the number is the last value."
+    alone = " Dashed: the same peer by itself." if any(record.alone for record in found.records) else ""
+    return (
+        f"Test accuracy from 0 to 1 over all rounds, seed {found.records[0].seed}; the number is the last value.{alone}"
+    )
 
 
 def _seeds(found: StoredRun) -> str:

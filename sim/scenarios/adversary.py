@@ -11,12 +11,12 @@ from quidnunc.sim.batched.attackers import STRENGTHS, Attack, known_attacks
 from quidnunc.sim.batched.conditions import Flags
 from quidnunc.sim.batched.draws import Indices, keys, uniforms
 from quidnunc.sim.batched.merging import Merging
+from quidnunc.sim.scenarios.fits import CHECKED_ROUNDS
 from quidnunc.sim.scenarios.spec import AttackSpec, MergeSpec, SimScenario
 from quidnunc.sim.topology.catalog import Topology
 
 TRIALS = 200
 """Draws among which "spread" takes the one that leaves every honest peer the fewest attackers beside it."""
-_CHECKED_ROUNDS = 32
 _ARCS_PER_DRAW = 4_000_000
 
 
@@ -109,7 +109,7 @@ def check_borne(scenario: SimScenario, merging: Merging, topology: Topology, att
     evil = np.zeros(topology.peers, dtype=np.bool_)
     evil[list(attack.peers)] = True
     _check_connected(topology, evil, told)
-    for number in range(topology.period or _CHECKED_ROUNDS):
+    for number in range(topology.period or CHECKED_ROUNDS):
         mixing = topology.at(number)
         bad = evil[mixing.indices]
         near = np.bincount(mixing.receivers[bad], minlength=topology.peers)

@@ -10,13 +10,17 @@ import msgspec
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.sim.scenarios.columns import COLUMNS
+from quidnunc.sim.scenarios.columns import spread as written
 from quidnunc.sim.scenarios.directory import MANIFEST
 from quidnunc.sim.scenarios.stored import StoredRun, read_run
 
 RUNS_MAX = 10_000
 SHOWN = (
     "accuracy_mean",
+    "accuracy_p10",
     "accuracy_worst",
+    "gain_mean",
+    "gain_worst",
     "consensus_distance",
     "bytes_sent",
     "epsilon",
@@ -102,7 +106,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             mean, spread = row[name], row[f"{name}_sd"]
             shown_mean = "-" if mean is None else shape.format(mean)
             alone = mean is None or row["seed_count"] == 1
-            cells.append(shown_mean if alone else f"{shown_mean} +- {shape.format(spread)}")
+            cells.append(shown_mean if alone else f"{shown_mean} +- {written(shape, spread)}")
         lines.append(cells)
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     left = 1 + len(differing)

@@ -24,6 +24,7 @@ from quidnunc.sim.batched.net import net_of
 from quidnunc.sim.data.pool import Pool, load_pool
 from quidnunc.sim.data.shares import Shares, share_out
 from quidnunc.sim.scenarios.adversary import attack_of, check_borne, merging_of
+from quidnunc.sim.scenarios.fits import check_events, check_rows
 from quidnunc.sim.scenarios.spec import ModelSpec, PrivacySpec, SimScenario
 from quidnunc.sim.topology.catalog import build_topology
 
@@ -50,11 +51,13 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
     Raises ConfigError for what does not fit together, before anything is computed.
     """
     custom = custom or Custom()
+    check_events(scenario)
     merging = Merging() if custom.rule is not None else merging_of(scenario.merge)
     device = _device(scenario.engine.device)
     if scenario.engine.processes > 1:
         _check_processes(scenario.engine.processes, device, custom)
     topology = build_topology(scenario.topology, scenario.peers, seed, base)
+    check_rows(scenario, merging, topology)
     pool = load_pool(scenario.data, seed, base)
     attack = attack_of(scenario, topology, seed)
     if attack is not None and custom.rule is None:
@@ -77,6 +80,7 @@ def prepare(scenario: SimScenario, seed: int, base: Path | None = None, custom: 
             scenario.training.momentum,
             scenario.training.local_steps,
             scenario.training.batch_size,
+            scenario.training.prox,
         ),
         privacy=_privacy(scenario.privacy, scenario.rounds),
         delta=10.0 ** -(scenario.privacy.delta_exp if scenario.privacy else PrivacySpec(1.0).delta_exp),
@@ -201,6 +205,8 @@ def _check_memory(scenario: SimScenario, dim: int, setup: Setup) -> None:
         near = int(np.isin(first.indices, setup.attack.peers).sum()) if setup.attack.name in COLLUDING else 0
         extra = max(len(setup.attack.peers), near)
     kept = 4 if setup.quasi_global else 2
+    if scenario.alone:
+        kept += 2 if setup.quasi_global else 1
     if scenario.conditions.lossy and setup.topology.period == 1:
         kept += scenario.conditions.window
     kept += {"float32": 0, "int8": 1, "top_k": 2}[scenario.codec.kind]

@@ -33,6 +33,18 @@ def accuracies(accuracy: NDArray[np.float64], loss: NDArray[np.float64], judged:
     }
 
 
+def against_alone(accuracy: NDArray[np.float64], alone: NDArray[np.float64], judged: Flags) -> Record:
+    """What peers that are ``judged`` reach ``alone``, and what joining gains them: on average, and at the least."""
+    record: Record = dict.fromkeys(("alone_mean", "gain_mean", "gain_worst"))
+    if judged.any():
+        gain = accuracy[judged] - alone[judged]
+        means = finite(alone[judged].mean()), finite(gain.mean()), finite(gain.min())
+        record = dict(zip(record, means, strict=True))
+    if len(alone) <= PER_PEER_MAX:
+        record["alone"] = [round(float(value), 5) for value in alone]
+    return record
+
+
 def under_attack(held: Held | None, attackers: Flags) -> Record:
     """What the ``attackers`` that are there have achieved; None where it cannot be told."""
     record: Record = {
@@ -43,6 +55,7 @@ def under_attack(held: Held | None, attackers: Flags) -> Record:
     }
     if held is not None and len(held.kept) <= PER_PEER_MAX:
         record["weight_kept"] = [None if np.isnan(value) else round(float(value), 5) for value in held.kept]
+        record["refused"] = [list(pair) for pair in held.refused]
     return record
 
 

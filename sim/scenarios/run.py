@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.learning.accountant import epsilon_of
+from quidnunc.sim.batched.alone import Alone
 from quidnunc.sim.batched.engine import Engine, Evaluation, RoundFacts, Setup
 from quidnunc.sim.batched.training import Workers
 from quidnunc.sim.report.page import page
@@ -26,7 +27,7 @@ from quidnunc.sim.scenarios.directory import REPORT, TOPOLOGY, RunDirectory
 from quidnunc.sim.scenarios.prepare import Custom, model_for, prepare
 from quidnunc.sim.scenarios.protocol import check_engine
 from quidnunc.sim.scenarios.ray_crew import RayCrew, check_spread
-from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, finite, under_attack
+from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, against_alone, finite, under_attack
 from quidnunc.sim.scenarios.spec import PROTOCOL, SimScenario
 from quidnunc.sim.scenarios.stored import Graph, read_run
 from quidnunc.sim.scenarios.text import read_scenario, to_scenario
@@ -88,10 +89,9 @@ def run(
     if base is None:
         base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
     chosen = _scenario(scenario, list(changes))
-    check_seeds(chosen)
-    check_engine(chosen)
+    with _threads(chosen.engine.threads):
+        facts = check(chosen, base, custom, ray)
     with _threads(chosen.engine.threads), connected(ray) if ray else nullcontext() as cluster:
-        facts = [_checked(chosen, prepare(chosen, seed, base, custom), custom, ray) for seed in chosen.seeds]
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
         if directory is not None:
             directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
@@ -120,10 +120,15 @@ def run(
     return Run(chosen, records, facts, models, None if directory is None else directory.path)
 
 
-def check_seeds(scenario: SimScenario) -> None:
-    """Raise ConfigError where a seed stands twice."""
+def check(scenario: SimScenario, base: Path, custom: Custom | None = None, ray: str = "") -> list[dict[str, Any]]:
+    """The facts of every seed, for what a scenario's engine takes; raises ConfigError for what cannot be run.
+
+    With ``ray``, also for what cannot be spread over a cluster.
+    """
     if len(set(scenario.seeds)) != len(scenario.seeds):
         raise ConfigError(f"seeds = {list(scenario.seeds)[:8]}: one stands twice", hint="name every seed once")
+    check_engine(scenario)
+    return [_checked(scenario, prepare(scenario, seed, base, custom), custom, ray) for seed in scenario.seeds]
 
 
 def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list[str]) -> SimScenario:
@@ -176,6 +181,7 @@ class _Batched:
     def __init__(self, scenario: SimScenario, setup: Setup, workers: Workers | None) -> None:
         self._scenario = scenario
         self._engine = Engine(setup, workers)
+        self._alone = Alone(setup, workers) if scenario.alone else None
 
     def rounds(self) -> Iterator[tuple[int, Record | None]]:
         """Every round, with its record if it is one to be measured."""
@@ -183,11 +189,18 @@ class _Batched:
         sent = lost = 0
         for number in range(1, scenario.rounds + 1):
             facts = engine.step()
+            if self._alone is not None:
+                self._alone.step()
             sent, lost = sent + facts.messages, lost + facts.lost
             measured = number % scenario.evaluate_every == 0 or number == scenario.rounds
-            traffic = (sent, lost)
-            record = _record(engine, engine.setup.seed, number, facts, engine.evaluate(), traffic) if measured else None
-            yield number, record
+            yield number, self._measured(number, facts, (sent, lost)) if measured else None
+
+    def _measured(self, number: int, facts: RoundFacts, traffic: tuple[int, int]) -> Record:
+        found = self._engine.evaluate()
+        record = _record(self._engine, self._engine.setup.seed, number, facts, found, traffic)
+        if self._alone is not None:
+            record |= against_alone(found.accuracy, self._alone.accuracies(), found.present & found.honest)
+        return record
 
     def params(self) -> NDArray[np.float32]:
         """Everybody's params, float32 [n, d]."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from quidnunc.gossip.task import PROX_MAX
 from quidnunc.sim.batched.codec import CodecSpec
 from quidnunc.sim.batched.conditions import Conditions, Share
 from quidnunc.sim.data.spec import DataSpec
@@ -44,6 +45,7 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Local training between two merges: ``local_steps`` of SGD on ``batch_size`` examples; momentum starts at zero, or
     is that of the merged model with ``quasi_global``.
 
+    ``prox`` pulls every step back to where the round began (FedProx: Li et al. 2020).
     A private round is one full-batch step with ``learning_rate`` instead.
     """
 
@@ -52,6 +54,7 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True):
     local_steps: Annotated[int, Meta(ge=1, le=100_000)] = 2
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 32
     quasi_global: bool = False
+    prox: Annotated[float, Meta(ge=0.0, le=PROX_MAX)] = 0.0
 
 
 class PrivacySpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,13 +136,17 @@ class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SimScenario(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is simulated. Everybody is measured every ``evaluate_every`` rounds and after the last one, per seed."""
+    """What is simulated. Everybody is measured every ``evaluate_every`` rounds and after the last one, per seed.
+
+    With ``alone`` everybody is trained without exchange, too, to tell what joining is worth.
+    """
 
     peers: Annotated[int, Meta(ge=PEERS_MIN, le=PEERS_MAX)]
     rounds: Annotated[int, Meta(ge=1, le=ROUNDS_MAX)]
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "scenario"
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1, max_length=SEEDS_MAX)] = (0,)
     evaluate_every: Annotated[int, Meta(ge=1, le=ROUNDS_MAX)] = 10
+    alone: bool = True
     data: DataSpec = field(default_factory=DataSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)

@@ -32,6 +32,9 @@ class Record(Struct, frozen=True, omit_defaults=True):
     accuracy_worst: float | None = None
     accuracy_p10: float | None = None
     accuracy_best: float | None = None
+    alone_mean: float | None = None
+    gain_mean: float | None = None
+    gain_worst: float | None = None
     test_loss: float | None = None
     train_loss: float | None = None
     consensus_distance: float | None = None
@@ -50,8 +53,10 @@ class Record(Struct, frozen=True, omit_defaults=True):
     detection_auroc: float | None = None
     backdoor_rate: float | None = None
     weight_kept: list[float | None] | None = None
+    refused: list[tuple[Count, Count]] | None = None
     accuracies: list[float] | None = None
     present: list[bool] | None = None
+    alone: list[float] | None = None
 
 
 class Graph(Struct, frozen=True):

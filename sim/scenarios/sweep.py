@@ -20,10 +20,10 @@ import numpy as np
 from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.sim.batched.draws import keys, uniforms
 from quidnunc.sim.scenarios.directory import FORMAT, MANIFEST, METRICS
+from quidnunc.sim.scenarios.lock import locked
 from quidnunc.sim.scenarios.on_ray import on_ray
 from quidnunc.sim.scenarios.pool import Job, run_all
-from quidnunc.sim.scenarios.prepare import prepare
-from quidnunc.sim.scenarios.run import Progress, check_seeds, run
+from quidnunc.sim.scenarios.run import Progress, check, run
 from quidnunc.sim.scenarios.spec import SimScenario
 from quidnunc.sim.scenarios.stored import Manifest
 from quidnunc.sim.scenarios.text import read_table, set_at, to_scenario
@@ -117,16 +117,27 @@ def sweep(
     """Run what is not finished yet of ``points`` into ``out``; relative paths in scenarios are looked for in ``base``.
 
     Everything that is to run is prepared first: raises ConfigError for what cannot be, before anything runs. One that
-    fails on the way (params that diverge) is left as it is, named, and does not keep the others from running.
+    fails on the way (params that diverge) is left as it is, named, and does not keep the others from running. Raises
+    StoreLocked while another sweep writes into ``out``.
     ``progress`` is asked for a callback before each run; with several ``processes`` or on the Ray cluster at ``ray``,
     after each, and not used further.
     """
+    for point in points:
+        if not finished(out / point.name, point.scenario):
+            check(point.scenario, base)
+    with locked(out):
+        return _swept(points, base, out, progress, processes, ray)
+
+
+def _swept(
+    points: list[Point],
+    base: Path,
+    out: Path,
+    progress: Callable[[int, Point], Progress | None] | None,
+    processes: int,
+    ray: str,
+) -> list[Swept]:
     told = [(point, out / point.name, finished(out / point.name, point.scenario)) for point in points]
-    for point, _, done in told:
-        check_seeds(point.scenario)
-        if not done:
-            for seed in point.scenario.seeds:
-                prepare(point.scenario, seed, base)
     # A grid may name one scenario twice.
     missing = {directory: number for number, (_, directory, done) in reversed(list(enumerate(told))) if not done}
     numbers = sorted(missing.values())

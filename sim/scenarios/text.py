@@ -118,7 +118,13 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         yield path, value
 
 
+_PERSONAL = (
+    "scenarios share all params",
+    "quidnunc demo --personal NAME runs real peers that each keep a tensor of their own",
+)
 _ELSEWHERE = {
+    "model.personal": _PERSONAL,
+    "training.personal": _PERSONAL,
     "privacy.private_sum": (
         "scenarios do not know private sums: every peer's noise is its own here, and a merge may read states of "
         "several rounds, in which the noise of pairs would not cancel",
@@ -155,7 +161,7 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
         return ConfigError(f"{source}: {key} is missing", hint=f"add {missing[1]} = ...")
     key = ".".join(path)
     value = _value_at(table, path)
-    hint = f"change {key}, or leave it out for the default" if path and path[-1] not in ("peers", "rounds") else ""
+    hint = f"change {key}, or leave it out for the default" if not _required(path) else ""
     if what.startswith("Invalid enum value"):
         choices = _choices(path)
         return ConfigError(f"{source}: {key} = {value!r}: not known", hint=f"one of: {', '.join(choices)}")
@@ -182,6 +188,13 @@ def _struct_at(path: list[str]) -> type[msgspec.Struct]:
         inner = [each for each in (found, *getattr(found, "__args__", ())) if isinstance(each, type)]
         kind = next((each for each in inner if issubclass(each, msgspec.Struct)), kind)
     return kind
+
+
+def _required(path: list[str]) -> bool:
+    """Whether the key that ``path`` leads to, or into, has no default."""
+    named = [part for part in path if not part.isdecimal() and part != "..."]
+    fields = {item.name: item for item in msgspec.structs.fields(_struct_at(named[:-1]))}
+    return not named or (named[-1] in fields and fields[named[-1]].required)
 
 
 def _known(path: list[str]) -> list[str]:

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from quidnunc.crypto.errors import LocalProtocolError
 from quidnunc.gossip.jobs import Evaluated, EvaluateJob, Job, Merged, Result, Trained
 from quidnunc.gossip.learning.codec import parse_state
+from quidnunc.sim.batched.alone import Alone
 from quidnunc.sim.batched.conditions import Flags, Links, Weather
 from quidnunc.sim.batched.setup import Setup
 from quidnunc.sim.batched.witness import Held, held
 from quidnunc.sim.scenarios.protocol import ROUND_S, Loss, Model, world_of
-from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, under_attack
+from quidnunc.sim.scenarios.records import PER_PEER_MAX, Record, accuracies, against_alone, under_attack
 from quidnunc.sim.scenarios.spec import SimScenario
 from quidnunc.sim.trials import Audit
 from quidnunc.sim.world import Hooks, Peer, World
@@ -52,6 +53,7 @@ class Trial:
         self._present: Flags = np.ones(scenario.peers, dtype=np.bool_)
         self._parts = self._weather.parts(-1)
         self._news = True
+        self._alone = Alone(setup) if scenario.alone else None
 
     def _on_result(self, peer: Peer, job: Job, result: Result) -> None:
         advanced = self._audit.hooks().on_result
@@ -82,6 +84,8 @@ class Trial:
                 world.run(until, stop=partial(self._passed, number))
             if self._audit.wrong:
                 raise LocalProtocolError(f"{self._audit.wrong} replicas are not what their authors signed")
+            if self._alone is not None:
+                self._alone.step()
             measured = number % scenario.evaluate_every == 0 or number == scenario.rounds
             yield number, self._record(number) if measured else None
 
@@ -147,6 +151,8 @@ class Trial:
         if len(found) <= PER_PEER_MAX:
             record["accuracies"] = [round(float(value), 5) for value in accuracy]
             record["present"] = [bool(value) for value in present]
+        if self._alone is not None:
+            record |= against_alone(accuracy, self._alone.accuracies(), judged)
         return record
 
     def _base(self, peer: Peer) -> tuple[bytes, bytes]:
