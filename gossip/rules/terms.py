@@ -5,13 +5,13 @@ Apart from the rules themselves and without numpy, so that a charter can be read
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import spelling
 
 Options = Mapping[str, float]
 
@@ -144,5 +144,4 @@ def least_rows(name: str, options: Options) -> int:
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint for a name that is none of ``known``: the one most like it, else all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
+    return spelling.hint(name, known, otherwise=f"known are {', '.join(known) or 'none'}")

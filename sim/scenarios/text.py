@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -13,6 +12,7 @@ from typing import Any
 import msgspec
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.gossip import spelling
 from quidnunc.sim.scenarios.spec import SimScenario
 
 SCENARIO_BYTES_MAX = 1 << 20
@@ -153,8 +153,7 @@ def _explained(error: msgspec.ValidationError, table: dict[str, Any], source: st
             reason, hint = _ELSEWHERE[key]
             return ConfigError(f"{source}: {key}: {reason}", hint=hint)
         known = _known(path)
-        close = difflib.get_close_matches(unknown[1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        hint = spelling.hint(unknown[1], known, otherwise=f"known here: {', '.join(known)}")
         return ConfigError(f"{source}: {'.'.join([*path, unknown[1]])[:_SHOWN]}: no such key", hint=hint)
     if missing := re.search(r"missing required field `(.*)`", what):
         key = ".".join([*path, missing[1]])
