@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from cli_helpers import quidnunc as command
 from torch import nn
 
 from quidnunc.crypto.errors import ConfigError
@@ -231,6 +232,15 @@ def test_what_cannot_be_spread_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=says) as refused:
         run(table("mlp"), changes=changes, custom=custom, out=tmp_path / "out", ray="auto")
     assert refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_asks_for_a_cluster_before_it_writes(tmp_path: Path) -> None:
+    """Where nobody is at the address, or Ray is not installed."""
+    (tmp_path / "s.toml").write_text("peers = 6\nrounds = 1\n")
+    found = command("sim", "run", tmp_path / "s.toml", "--out", tmp_path / "out", "--ray", "127.0.0.1:1")
+    assert found.code == 64
+    assert "--ray" in found.err
     assert not (tmp_path / "out").exists()
 
 
