@@ -38,6 +38,8 @@ ROUND_TIMEOUT_S = 20.0
 SETTLING_MERGES = 3
 """Merges after the last training round: what everybody published last must have reached everybody."""
 ALONE_TIMEOUT_S = 300.0
+FAILURES_MAX = 3
+"""Jobs that failed in a row on every peer that has not finished, after which a demo ends."""
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 SEED_MAX = 2**32 - 1
 RATE_MIN = 1 / PPM
@@ -278,6 +280,7 @@ def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> li
 
     def begun(found: list[dict[str, Any]]) -> bool:
         show(found)
+        _require_hope(found)
         return all(each["updates_published"] for each in found)
 
     with rehearsal.running():
@@ -305,6 +308,7 @@ def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
 
     def done(found: list[dict[str, Any]]) -> bool:
         show(found)
+        _require_hope(found)
         if not all(each["finished"] for each in found):
             return False
         for each in found:
@@ -312,6 +316,16 @@ def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
         return all(each["merges"] >= finished_at[each["log_id"]] + SETTLING_MERGES for each in found)
 
     return done
+
+
+def _require_hope(found: list[dict[str, Any]]) -> None:
+    """Raise RehearsalFailed, with the reason, when no peer that has not finished gets on any more."""
+    left = [each for each in found if not each["finished"]]
+    if left and all(each["failures"] >= FAILURES_MAX for each in left):
+        raise RehearsalFailed(
+            f"no peer gets on: {left[0]['name']} failed {left[0]['failures']} times in a row: {left[0]['last_failure']}",
+            hint="mend the task or its data; --keep leaves the homes with their logs",
+        )
 
 
 def _alone(baseline: subprocess.Popen[bytes]) -> dict[str, float]:
