@@ -322,8 +322,9 @@ def _require_hope(found: list[dict[str, Any]]) -> None:
     """Raise RehearsalFailed, with the reason, when no peer that has not finished gets on any more."""
     left = [each for each in found if not each["finished"]]
     if left and all(each["failures"] >= FAILURES_MAX for each in left):
+        one = left[0]
         raise RehearsalFailed(
-            f"no peer gets on: {left[0]['name']} failed {left[0]['failures']} times in a row: {left[0]['last_failure']}",
+            f"no peer gets on: {one['name']} failed {one['failures']} times in a row: {one['last_failure']}",
             hint="mend the task or its data; --keep leaves the homes with their logs",
         )
 
