@@ -21,11 +21,12 @@ from daemons import until
 
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.client import NotReachable, ask
+from quidnunc.peer.commands.demo import _require_hope
 from quidnunc.peer.commands.demo_view import next_commands, spread, table, verdict_lines
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Styled
-from quidnunc.peer.rehearsal import COMMAND, command
+from quidnunc.peer.rehearsal import COMMAND, RehearsalFailed, command
 
 pytestmark = pytest.mark.slow
 
@@ -309,6 +310,19 @@ def test_the_verdict_names_who_ended_and_how_to_start_it_again() -> None:
     drawn = [line if isinstance(line, str) else line.text for line in table(rows)]
     assert drawn[3].startswith("peer-b!")
     assert drawn[4].startswith("! ended before the end")
+
+
+def test_a_demo_in_which_no_peer_gets_on_ends_with_the_reason() -> None:
+    """Found by hand: a task that raised in training stood at `rounds 0/3` until a limit of minutes."""
+
+    def peer(name: str, failures: int, *, finished: bool = False) -> dict[str, Any]:
+        return {"name": name, "failures": failures, "finished": finished, "last_failure": "TrainJob: no such sensor"}
+
+    with pytest.raises(RehearsalFailed, match="peer-b failed 3 times in a row: TrainJob: no such sensor"):
+        _require_hope([peer("peer-a", 0, finished=True), peer("peer-b", 3), peer("peer-c", 4)])
+    _require_hope([peer("peer-b", 3), peer("peer-c", 2)])
+    _require_hope([peer("peer-a", 9, finished=True)])
+    _require_hope([])
 
 
 def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ ROUND_TIMEOUT_S = 20.0
 SETTLING_MERGES = 3
 """Merges after the last training round: what everybody published last must have reached everybody."""
 ALONE_TIMEOUT_S = 300.0
+FAILURES_MAX = 3
+"""Jobs that failed in a row on every peer that has not finished, after which a demo ends."""
 
 
 def register(parser: CommandParser) -> None:
@@ -141,6 +143,7 @@ def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> li
 
     def begun(found: list[dict[str, Any]]) -> bool:
         show(found)
+        _require_hope(found)
         return all(each["updates_published"] for each in found)
 
     with rehearsal.running():
@@ -168,6 +171,7 @@ def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
 
     def done(found: list[dict[str, Any]]) -> bool:
         show(found)
+        _require_hope(found)
         if not all(each["finished"] for each in found):
             return False
         for each in found:
@@ -175,6 +179,17 @@ def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
         return all(each["merges"] >= finished_at[each["log_id"]] + SETTLING_MERGES for each in found)
 
     return done
+
+
+def _require_hope(found: list[dict[str, Any]]) -> None:
+    """Raise RehearsalFailed, with the reason, when no peer that has not finished gets on any more."""
+    left = [each for each in found if not each["finished"]]
+    if left and all(each["failures"] >= FAILURES_MAX for each in left):
+        one = left[0]
+        raise RehearsalFailed(
+            f"no peer gets on: {one['name']} failed {one['failures']} times in a row: {one['last_failure']}",
+            hint="mend the task or its data; --keep leaves the homes with their logs",
+        )
 
 
 def _alone(baseline: subprocess.Popen[bytes]) -> dict[str, float]:
