@@ -55,6 +55,7 @@ def measure(quick: bool) -> list[Row]:
     return [
         _row("DSGD", plain),
         _row("DSGDm", own, "DSGD", plain),
+        Row("DSGDm, worst peer", own.worst, "accuracy", "DSGD", plain.worst),
         _row("QG-DSGDm", merged, "DSGDm", own, FLOOR),
         Row("QG-DSGDm above DSGDm", merged.mean - own.mean, "accuracy", at_least=GAIN),
         Row("QG-DSGDm, worst peer", merged.worst, "accuracy", "DSGDm", own.worst),

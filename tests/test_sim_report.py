@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from cli_helpers import quidnunc as command
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.batched.conditions import Links
+from quidnunc.sim.batched.witness import REFUSED_MAX, held
 from quidnunc.sim.report import axes, charts
 from quidnunc.sim.report.axes import Axis, Series
 from quidnunc.sim.report.page import BYTES_MAX, page
 from quidnunc.sim.scenarios.columns import COLUMNS
 from quidnunc.sim.scenarios.run import run
 from quidnunc.sim.scenarios.stored import Graph, Record, StoredRun, read_run
+from quidnunc.sim.topology.mixing import metropolis
 
 HOSTILE = '"><script>alert(1)</script><img src=//evil.example/x onerror=alert(2)> \x1b[31m \u202e'
 SCENARIO: dict[str, Any] = {
@@ -104,6 +108,38 @@ def test_it_says_what_the_run_says(directory: Path) -> None:
     assert "simulated and protects nobody" in words
 
 
+def test_the_report_says_who_refused_whom(directory: Path) -> None:
+    """Against the columns it was drawn from: attackers, each with the honest readers that keep less than half of it."""
+    found = read_run(directory)
+    last = [record for record in found.records if record.seed == 3][-1]
+    assert found.graph is not None
+    bad = set(found.graph.attackers)
+    assert last.refused
+    assert {refused for _, refused in last.refused} >= bad
+    edges = {frozenset(edge) for edge in found.graph.edges}
+    assert all(reader not in bad and frozenset((reader, read)) in edges for reader, read in last.refused)
+    source = page(found)
+    for peer in bad:
+        readers = ", ".join(str(reader) for reader, refused in last.refused if refused == peer)
+        assert re.search(rf"<tr><td class=n>{peer}<td>attacker<td class=n>[0-9.]+%<td>{readers}<", source)
+
+
+def test_of_very_many_refusals_the_strongest_are_kept() -> None:
+    mixing = metropolis(60, np.array([(a, b) for a in range(60) for b in range(a)]))
+    counted = mixing.weights * np.linspace(0, 0.6, len(mixing.weights))
+    found = held(Links(mixing, None), counted, np.ones(60, dtype=np.bool_), np.arange(60)[::-1])
+    assert found is not None
+    assert len(found.refused) == REFUSED_MAX
+    assert found.refused == tuple(sorted(found.refused))
+    first = (59 - int(mixing.receivers[0]), 59 - int(mixing.indices[0]))
+    assert first in found.refused
+
+
+def test_drawings_shrink_with_the_window(directory: Path) -> None:
+    """Found in a browser: at 400 pixels charts reached out of the page, 176 pixels to the right."""
+    assert "svg{max-width:100%;height:auto}" in page(read_run(directory))
+
+
 def test_without_attackers_and_privacy_there_is_nothing_about_them(tmp_path: Path) -> None:
     run({**SCENARIO, "attack": None, "privacy": None, "seeds": [1]}, out=tmp_path / "run")
     read = Read((tmp_path / "run" / "report.html").read_text())
@@ -138,6 +174,7 @@ def test_the_largest_run_still_fits(directory: Path) -> None:
             numbers = {name: wave for name, _, shape in COLUMNS if "," not in shape}
             counts = dict.fromkeys(("peers_present", "messages", "messages_lost", "bytes_sent"), number * 10**9)
             per_peer = {"accuracies": spread[number % 256 :] + spread[: number % 256], "weight_kept": spread}
+            per_peer |= {"alone": spread, "refused": [(peer, 3) for peer in range(256)]}
             records.append(Record(seed=seed, round=number, **numbers, **counts, **per_peer))
     places = [(at % 317 / 317, at / 100_000) for at in range(100_000)]
     edges = [(at, (at * 7919) % 100_000) for at in range(20_000)]

@@ -307,6 +307,7 @@ def test_topologies_are_measured_drawn_and_left_out_with_a_reason(tmp_path: Path
         (["--probability", "nan"], "--probability nan"),
         (["--seed", "-1"], "--seed -1"),
         (["ring", "--file", "missing"], "cannot be read"),
+        (["ring", "--scenario", "missing"], "cannot be read"),
     ],
 )
 def test_topologies_that_cannot_be_are_refused(words: list[str], says: str) -> None:
@@ -333,3 +334,12 @@ def test_the_scenario_in_the_documentation_is_one() -> None:
     text = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
     scenario = parse_scenario(text.partition("```toml\n")[2].partition("```")[0])
     assert (scenario.peers, scenario.model.kind, scenario.conditions.loss) == (64, "mlp", 0.1)
+
+
+def test_the_graph_of_a_scenario_is_measured_beside_others(tmp_path: Path) -> None:
+    """Kinds that no argument names, a sequence of a ring and a complete graph here, can be looked at before a run."""
+    file = tmp_path / "s.toml"
+    file.write_text('peers = 8\nrounds = 3\nseeds = [5]\n[topology]\nkind = "sequence"\nof = ["ring", "complete"]\n')
+    rows = command("--json", "sim", "topologies", "ring", "--scenario", file).data["topologies"]
+    assert [(row["kind"], row["peers"]) for row in rows] == [("sequence", 8), ("ring", 8)]
+    assert rows[0]["gap"] > rows[1]["gap"]

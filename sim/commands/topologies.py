@@ -22,10 +22,15 @@ def register(verbs: Verbs) -> None:
     parser = verbs("topologies", help="degree, diameter, speed of consensus and attackers borne, graph by graph")
     add = parser.add_argument
     add("kind", nargs="*", default=[_ALL], help="ring, torus, random-regular, ... (default: all that fit)")
-    add("-n", "--peers", type=int, default=16, metavar="N", help="how many peers (default 16)")
+    add("-n", "--peers", type=int, metavar="N", help="how many peers (default: those of --scenario, else 16)")
     add("--degree", type=int, default=4, metavar="K", help="degree of the kinds that have one (default 4)")
     add("--probability", type=float, default=0.0, metavar="P", help="of edges or rewiring (0: the usual one)")
     add("--file", metavar="FILE", help="a GraphML file or an edge list, beside the others")
+    add(
+        "--scenario",
+        metavar="SCENARIO",
+        help="the graph of a scenario's first seed, whatever its kind, beside the others",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of the random kinds (default 0)")
     add("--preview", action="store_true", help="draw each graph in the terminal")
     add("--svg", metavar="FILE", help="draw all of them into an SVG file")
@@ -70,17 +75,25 @@ def _built(args: argparse.Namespace) -> tuple[list[Topology], list[str]]:
     if not 0 <= args.seed < 2**63:
         raise ConfigError(f"--seed {args.seed}, must be 0 or more and below 2^63", hint="for example --seed 1")
     built, skipped = [], []
+    peers = 16 if args.peers is None else args.peers
+    if args.scenario:
+        from quidnunc.sim.scenarios.text import read_scenario
+
+        path = Path(args.scenario)
+        scenario = read_scenario(path)
+        built.append(build_topology(scenario.topology, scenario.peers, scenario.seeds[0], path.parent))
+        peers = scenario.peers if args.peers is None else args.peers
     for kind in kinds if everything else args.kind:
         try:
             spec = TopologySpec(kind=kind, degree=args.degree, probability=args.probability)
-            built.append(build_topology(spec, args.peers, args.seed))
+            built.append(build_topology(spec, peers, args.seed))
         except ConfigError as error:
             if not everything:
                 raise
             skipped.append(error.message)
     if args.file:
-        peers = read_graph(Path(args.file)).peers
-        built.append(build_topology(TopologySpec(kind="file", file=args.file), peers))
+        named = read_graph(Path(args.file)).peers
+        built.append(build_topology(TopologySpec(kind="file", file=args.file), named))
     if not built:
         raise ConfigError(skipped[0], hint="choose another number of peers")
     return built, skipped
