@@ -32,7 +32,7 @@ from quidnunc.crypto.errors import (
 )
 from quidnunc.gossip.resume import Resume, Tracked
 from quidnunc.peer.ledger import database
-from quidnunc.peer.ledger.ledger_check import LAYERS, PROBLEMS_MAX
+from quidnunc.peer.ledger.findings import LAYERS, PROBLEMS_MAX
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
 from quidnunc.peer.ledger.store import META_BYTES_MAX, Store
 from quidnunc.peer.output import exit_code_of

@@ -42,7 +42,7 @@ from quidnunc.peer.commands.ledger_judged import Judged, age, judged, vouching
 from quidnunc.peer.commands.ledger_witness import Witnessed, witnessed
 from quidnunc.peer.commands.unit_words import SUFFIX
 from quidnunc.peer.ledger.ending import retirement
-from quidnunc.peer.ledger.ledger_check import Report
+from quidnunc.peer.ledger.findings import Report
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
 

@@ -13,8 +13,8 @@ from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import plain
 from quidnunc.peer.commands.ledger_home import electorate, members, opened, readable, require_ledger
 from quidnunc.peer.commands.ledger_witness import NOBODY, Witnessed, witnessed
+from quidnunc.peer.ledger.findings import Layer, Problem, Report
 from quidnunc.peer.ledger.invariants import Verdict, verdicts
-from quidnunc.peer.ledger.ledger_check import Layer, Problem, Report
 from quidnunc.peer.ledger.repair import Derived, damaged, in_the_way, repair
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled, UsageError

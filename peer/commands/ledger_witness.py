@@ -13,7 +13,7 @@ from quidnunc.crypto.policy import Policy, Witness, judge, quorum_of
 from quidnunc.gossip.federation.member import Member
 from quidnunc.peer.commands.entry_times import checked, summaries
 from quidnunc.peer.commands.trust import latest_time
-from quidnunc.peer.ledger.ledger_check import Layer
+from quidnunc.peer.ledger.findings import Layer
 from quidnunc.peer.ledger.members_keys import retired_members
 from quidnunc.peer.ledger.store import Store
 

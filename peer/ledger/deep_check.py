@@ -19,7 +19,7 @@ from quidnunc.gossip.merging import STEP_ADOPTED
 from quidnunc.gossip.provenance import Merge, UpdatePublished
 from quidnunc.gossip.rules.linear import Vector, recompute
 from quidnunc.gossip.rules.median import coordinate_median
-from quidnunc.peer.ledger.ledger_check import Layer
+from quidnunc.peer.ledger.findings import Layer
 
 Blob = Callable[[bytes], bytes | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from quidnunc.peer.ledger.ledger_check import Layer, Problem
+from quidnunc.peer.ledger.findings import Layer, Problem
 
 INVARIANTS = {
     "I1": "entries are numbered from 0 without a gap",

@@ -11,12 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
 from quidnunc.crypto.encoding import decode
 from quidnunc.crypto.entry import (
     MAX_PAYLOAD_BYTES,
@@ -29,19 +26,15 @@ from quidnunc.crypto.entry import (
     commit_private,
     parse_header,
 )
-from quidnunc.crypto.errors import Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.errors import Malformed, RemoteProtocolError
 from quidnunc.crypto.merkle import MAX_SIZE, leaf_hash
-from quidnunc.crypto.tiled import Frontier
 from quidnunc.gossip.erasure import Erasures
 from quidnunc.gossip.provenance import LogRecover, parse_record
 from quidnunc.peer.ledger.database import WITHHELD, integrity_check, oversized, row_seal, sound
+from quidnunc.peer.ledger.findings import LAYERS, Layer, Report
 from quidnunc.peer.ledger.key_track import CHANGES, KeyTrack
 from quidnunc.peer.ledger.tally import lost_checkpoints, lost_small
-
-PROBLEMS_MAX = 100
-"""Problems kept per layer; the others are counted."""
-
-LAYERS = ("database", "chain", "canonical", "payloads", "merkle", "own signatures", "side tables")
+from quidnunc.peer.ledger.tree_check import TreeCheck
 
 _EVERY = 1024
 
@@ -54,61 +47,6 @@ _SEALED: dict[str, dict[str, type]] = {
 """The columns under the seal of each table that has one."""
 
 Blob = bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong. ``seq`` is the entry, or the size of the checkpoint, or -1."""
-
-    code: str
-    seq: int
-    why: str
-
-    @property
-    def place(self) -> str:
-        """``entry SEQ``, or the database as a whole."""
-        return f"entry {self.seq}" if self.seq >= 0 else "the database"
-
-
-@dataclass(slots=True)
-class Layer:
-    """One kind of check: how many things were checked, what is wrong with them, and a word (``note``) on them."""
-
-    name: str
-    checked: int = 0
-    failed: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.failed == 0
-
-    def report(self, code: str, seq: int, why: str) -> None:
-        """Note a problem; the list stops growing at PROBLEMS_MAX."""
-        self.failed += 1
-        if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(Problem(code, seq, why))
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The outcome for one ledger: layers in the order of LAYERS, and size and Merkle root as recomputed."""
-
-    log_id: bytes
-    size: int
-    root: bytes
-    checkpoints: int
-    layers: tuple[Layer, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing at all is wrong."""
-        return all(layer.ok for layer in self.layers)
-
-    def layer(self, name: str) -> Layer:
-        """The layer called ``name``, one of LAYERS."""
-        return self.layers[LAYERS.index(name)]
 
 
 def check(
@@ -145,21 +83,17 @@ class _Checker:
         self._log_id = log_id
         self._keys = KeyTrack(log_id, public)
         self._progress = progress
-        self._tree = Frontier()
         self._head = ZERO_HASH
-        self._signed = 0
         self._last_t_ms = 0
         self._without_private: list[int] = []
-        self._nodes = 0
         self._withheld = False
         self._erasures = Erasures()
-        self._checkpoints: Iterator[tuple[Any, ...]] = iter(())
-        self._next: tuple[Any, ...] | None = None
         self.layers = {name: Layer(name) for name in LAYERS}
+        self._tree = TreeCheck(log_id, self._keys, self.layers["merkle"], self.layers["own signatures"])
 
     def result(self) -> Report:
         checkpoints = self.layers["own signatures"].checked
-        return Report(self._log_id, self._tree.size, self._tree.root(), checkpoints, tuple(self.layers.values()))
+        return Report(self._log_id, self._tree.size, self._tree.root, checkpoints, tuple(self.layers.values()))
 
     def too_large(self) -> None:
         """Name the rows at which reading ended, because SQLite makes no room for so much."""
@@ -177,15 +111,13 @@ class _Checker:
     def entries(self) -> None:
         """Every entry and, as the tree grows, every checkpoint over it: the tree itself is never held."""
         rows = self._connection.execute("SELECT size, note FROM checkpoint ORDER BY size")
-        self._checkpoints = sound(rows, int, bytes)
-        self._next = next(self._checkpoints, None)
+        self._tree.begin(sound(rows, int, bytes))
         total = self._connection.execute("SELECT count(*) FROM entry").fetchone()[0]
         rows = self._connection.execute(
             "SELECT seq, header, type, payload, entry.salt, bytes, private.salt FROM entry "
             "LEFT JOIN private USING (seq) ORDER BY seq"
         )
         expected = erased = 0
-        self._signed_up_to(0)
         for done, row in enumerate(sound(rows, int, bytes, int, bytes, bytes, Blob, Blob)):
             seq, header, kind, payload, salt, private, private_salt = row
             if self._progress is not None and done % _EVERY == 0:
@@ -210,10 +142,11 @@ class _Checker:
                 if parsed is not None and (seq == 0 or parsed.type in CHANGES):
                     self._follow_keys(seq, parsed, payload)
             self._head = leaf_hash(header)
-            for level, node in self._tree.append(self._head):
-                self._node(level, (self._tree.size >> level) - 1, node)
-            self._signed_up_to(self._tree.size)
-        self._rest()
+            self._tree.append(self._head, self._stored)
+        self._tree.rest()
+        for seq in self._without_private:
+            self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
+        self._tree.end(lambda: int(self._connection.execute("SELECT count(*) FROM node").fetchone()[0]))
         for seq in sorted(self._erasures.unexplained):
             self.layers["payloads"].report("I5", seq, "payload: missing, and no later entry says it was erased")
         if erased:
@@ -300,63 +233,16 @@ class _Checker:
         with contextlib.suppress(RemoteProtocolError):
             self._keys.read(seq, header.type, payload)
 
+    def _stored(self, level: int, position: int) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
+        ).fetchone()
+        return None if row is None else row[0] or b""
+
     def orphans(self) -> None:
         rows = self._connection.execute("SELECT seq FROM private WHERE seq NOT IN (SELECT seq FROM entry)")
         for (seq,) in rows:
             self.layers["payloads"].report("I5", seq, "private: belongs to no entry")
-
-    def _node(self, level: int, position: int, node: bytes) -> None:
-        """A stored subtree is what the entries give; it is derived, so that this names no entry as damaged."""
-        layer = self.layers["merkle"]
-        layer.checked += 1
-        row = self._connection.execute(
-            "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
-        ).fetchone()
-        if row is None or row[0] != node:
-            last = ((position + 1) << level) - 1
-            what = "missing" if row is None else "not what the entries give"
-            layer.report("I6", last, f"stored subtree {position} of level {level}: {what}")
-        self._nodes += 1
-
-    def _signed_up_to(self, size: int) -> None:
-        """Check every checkpoint of a size that the entries read so far have reached."""
-        while self._next is not None and self._next[0] <= size:
-            self._checkpoint(*self._next)
-            self._next = next(self._checkpoints, None)
-
-    def _rest(self) -> None:
-        """Checkpoints beyond the last entry, entries under none, and stored subtrees of no entries."""
-        while self._next is not None:
-            self._checkpoint(*self._next)
-            self._next = next(self._checkpoints, None)
-        for seq in self._without_private:
-            self.layers["payloads"].report("I5", seq, "private: missing, the payload names one (pv)")
-        layer = self.layers["merkle"]
-        if self._signed < self._tree.size:
-            last = self._tree.size - 1
-            layer.report("I8", last, f"entries {self._signed} to {last} are under no checkpoint")
-        stored = self._connection.execute("SELECT count(*) FROM node").fetchone()[0]
-        if stored > self._nodes:
-            layer.report("I6", -1, f"{stored} subtrees are stored, the entries make {self._nodes}")
-
-    def _checkpoint(self, size: int, note: bytes) -> None:
-        self._signed = max(self._signed, size)
-        signatures, merkle = self.layers["own signatures"], self.layers["merkle"]
-        signatures.checked += 1
-        try:
-            checkpoint = open_checkpoint(note, origin_of(self._log_id), self._keys.keys)
-        except RemoteProtocolError as error:
-            what = "signature" if error.reason is Reason.BAD_SIGNATURE else "note"
-            signatures.report("I7", size, f"checkpoint {what}: {error.message}")
-            return
-        merkle.checked += 1
-        if checkpoint.size != size:
-            merkle.report("I7", size, f"checkpoint size: the row says {size}, the note {checkpoint.size}")
-        elif size > self._tree.size:
-            merkle.report("I7", size, f"checkpoint: signed over {size} entries, there are {self._tree.size}")
-        elif checkpoint.root != self._tree.root():
-            root = self._tree.root().hex()[:16]
-            merkle.report("I7", size, f"checkpoint: root {checkpoint.root.hex()[:16]}, the entries give {root}")
 
     def side_tables(self) -> None:
         layer = self.layers["side tables"]

@@ -27,8 +27,9 @@ from quidnunc.crypto.tiled import Tiled
 from quidnunc.crypto.token import parse_token
 from quidnunc.peer.ledger import database
 from quidnunc.peer.ledger.database import DatabaseCorrupt, row_seal, translated
+from quidnunc.peer.ledger.findings import Layer, Report
 from quidnunc.peer.ledger.key_track import CHANGES, KeyTrack
-from quidnunc.peer.ledger.ledger_check import Layer, Report, check
+from quidnunc.peer.ledger.ledger_check import check
 from quidnunc.peer.ledger.meaning_check import check_meaning
 
 _BATCH = 256

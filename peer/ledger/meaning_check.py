@@ -32,7 +32,7 @@ from quidnunc.gossip.provenance import (
     parse_record,
 )
 from quidnunc.peer.ledger.database import row_seal, sound, stored_hashes
-from quidnunc.peer.ledger.ledger_check import Layer
+from quidnunc.peer.ledger.findings import Layer
 
 
 def check_meaning(

@@ -23,7 +23,7 @@ from quidnunc.crypto.tiled import Frontier, Tiled
 from quidnunc.crypto.token import make_token, parse_token
 from quidnunc.gossip.provenance import UpdatePublished, parse_record
 from quidnunc.peer.ledger.database import Connection, open_database, row_seal, stored_hashes, translated
-from quidnunc.peer.ledger.ledger_check import Problem, Report
+from quidnunc.peer.ledger.findings import Problem, Report
 
 _INDEX = re.compile(r"(row \d+ missing from index|wrong # of entries in index) \S+")
 _ENTRIES = frozenset({"I1", "I2", "I3", "I4", "I5", "I7", "I8", "I18", "I20"})
