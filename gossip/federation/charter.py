@@ -8,13 +8,14 @@ to whom stands there edge by edge.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from quidnunc.crypto.encoding import Value, decode, encode
-from quidnunc.crypto.errors import CharterError, Malformed, RemoteProtocolError
+from quidnunc.crypto.encoding import decode, encode
+from quidnunc.crypto.errors import CharterError, RemoteProtocolError
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.gossip.federation.fields import Fields
+from quidnunc.gossip.federation.graph import check_edges, outward, read_edge
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.federation.mixing import capped_sizes, metropolis
 from quidnunc.gossip.federation.privacy_terms import PrivacySpec
@@ -99,7 +100,8 @@ class Charter:
 
     def __post_init__(self) -> None:
         _check_members(self.members)
-        _check_edges(self.edges, len(self.members))
+        within("the number of edges", len(self.edges), len(self.members) - 1, MAX_EDGES)
+        check_edges(self.edges, len(self.members))
         self._check_numbers()
         body = self.body()
         within("the charter's size in bytes", len(body), 1, MAX_BODY_BYTES)
@@ -197,7 +199,7 @@ class Charter:
             merge=_read_merge(fields),
             privacy=_read_privacy(fields),
             rounds=RoundSpec.read(fields.inner("rounds", RoundSpec.KEYS)),
-            edges=tuple(_read_edge(item) for item in fields.items("edges", MAX_EDGES)),
+            edges=tuple(read_edge(item) for item in fields.items("edges", MAX_EDGES)),
             codec=fields.integer("codec"),
             quorum=fields.integer("quorum"),
             payload_bytes=fields.integer("payload_bytes"),
@@ -239,14 +241,14 @@ class Charter:
         near = self.neighbors(log_id)
         if len(near) >= WITNESSES_LEAST:
             return near
-        nearest = itertools.islice(self._outward(self.index(log_id)), 1, 1 + WITNESSES_LEAST)
+        nearest = itertools.islice(self._outward(log_id), 1, 1 + WITNESSES_LEAST)
         return tuple(self.members[i] for i in sorted(i for i, _ in nearest))
 
     def witness_distances(self, log_id: bytes) -> dict[bytes, int]:
         """Links between the log ``log_id`` and each of its witnesses, by log id."""
         wanted = {member.log_id for member in self.witnesses(log_id)}
         found: dict[bytes, int] = {}
-        for i, distance in self._outward(self.index(log_id)):
+        for i, distance in self._outward(log_id):
             if len(found) == len(wanted):
                 break
             if self.members[i].log_id in wanted:
@@ -255,21 +257,11 @@ class Charter:
 
     def within(self, log_id: bytes, distance: int) -> frozenset[bytes]:
         """The log ids of the members at most ``distance`` links from ``log_id``, itself among them."""
-        nearest = itertools.takewhile(lambda found: found[1] <= distance, self._outward(self.index(log_id)))
+        nearest = itertools.takewhile(lambda found: found[1] <= distance, self._outward(log_id))
         return frozenset(self.members[i].log_id for i, _ in nearest)
 
-    def _outward(self, start: int) -> Iterator[tuple[int, int]]:
-        """(member, links from ``start``) of all members, the nearest first."""
-        adjacent: dict[int, list[int]] = {i: [] for i in range(len(self.members))}
-        for i, j in self.edges:
-            adjacent[i].append(j)
-            adjacent[j].append(i)
-        seen, ring, distance = {start}, [start], 0
-        while ring:
-            yield from ((i, distance) for i in ring)
-            ring = sorted({j for i in ring for j in adjacent[i]} - seen)
-            seen.update(ring)
-            distance += 1
+    def _outward(self, log_id: bytes) -> Iterator[tuple[int, int]]:
+        return outward(self.edges, len(self.members), self.index(log_id))
 
     def weights(self, log_id: bytes) -> dict[bytes, int]:
         """Mixing weights in ppb of ``log_id``'s neighbors and of itself, by log id; they sum to 10**9.
@@ -328,14 +320,6 @@ def _read_privacy(fields: Fields) -> PrivacySpec:
     return PrivacySpec.read(fields.inner("privacy", PrivacySpec.keys(mechanism)))
 
 
-def _read_edge(value: Value) -> tuple[int, int]:
-    if isinstance(value, list) and len(value) == 2:
-        i, j = value
-        if type(i) is int and type(j) is int:
-            return i, j
-    raise Malformed("an edge is not a pair of integers")
-
-
 def _check_members(members: tuple[Member, ...]) -> None:
     within("the number of members", len(members), 2, MAX_MEMBERS)
     ids = [member.log_id for member in members]
@@ -353,29 +337,3 @@ def _check_members(members: tuple[Member, ...]) -> None:
         for key in member.keys:
             if keys.setdefault(key, member.name) != member.name:
                 raise CharterError(f"{keys[key]!r} and {member.name!r} have the key {key.hex()[:16]} in common")
-
-
-def _check_edges(edges: tuple[tuple[int, int], ...], n: int) -> None:
-    within("the number of edges", len(edges), n - 1, MAX_EDGES)
-    for i, j in edges:
-        if not 0 <= i < j < n:
-            raise CharterError(f"edge ({i}, {j}) must be (i, j) with 0 <= i < j <= {n - 1}")
-    if any(a >= b for a, b in itertools.pairwise(edges)):
-        raise CharterError("edges are not in strictly ascending order")
-    reached = _reachable(edges, n)
-    if len(reached) < n:
-        raise CharterError(f"the graph is not connected: {len(reached)} of {n} members can be reached from the first")
-
-
-def _reachable(edges: Iterable[tuple[int, int]], n: int) -> set[int]:
-    near: list[list[int]] = [[] for _ in range(n)]
-    for i, j in edges:
-        near[i].append(j)
-        near[j].append(i)
-    reached, frontier = {0}, [0]
-    while frontier:
-        for k in near[frontier.pop()]:
-            if k not in reached:
-                reached.add(k)
-                frontier.append(k)
-    return reached
