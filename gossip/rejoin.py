@@ -12,21 +12,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
 
 from quidnunc.crypto.checkpoint import open_checkpoint, origin_of
-from quidnunc.crypto.entry import Entry
-from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtocolError
+from quidnunc.crypto.errors import LedgerBehind, Reason, RemoteProtocolError
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.policy import quorum_of
 from quidnunc.gossip.cosignatures import Cosignatures
-from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Rebuild, Report, Send, SetTimer
 from quidnunc.gossip.gate import unheard
+from quidnunc.gossip.gathering import Gathering, Kept
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook, key_changes, own_changes
-from quidnunc.gossip.message import Entries, Fetch, Known, Newest, frame
-from quidnunc.gossip.mirrors import check_chain
+from quidnunc.gossip.message import Entries, Known, Newest, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
 from quidnunc.gossip.recorder import Recorder
@@ -44,13 +41,6 @@ class Stage(StrEnum):
     FETCHING = "fetching"
     WATCHING = "watching"
     DONE = "done"
-
-
-class _Answer(NamedTuple):
-    """Which entries of the own log a neighbor keeps: from ``first`` up to, but not including, ``last``."""
-
-    first: int
-    last: int
 
 
 class Rejoin:
@@ -90,16 +80,10 @@ class Rejoin:
         self.stage = Stage.DONE if done else Stage.ASKING
         self._since: float | None = None
         self._asked: set[bytes] = set()
-        self._answers: dict[bytes, _Answer] = {}
+        self._answers: dict[bytes, Kept] = {}
         self._target: Head | None = None
         self._told: dict[bytes, bytes] = {}
-        self._gathered: list[Entry] = []
-        self._bytes = 0
-        self._from: set[bytes] = set()
-        self._bad: set[bytes] = set()
-        self._tries: dict[bytes, int] = {}
-        self._source: bytes | None = None
-        self._due = 0.0
+        self._gathering = Gathering(federation, me, recorder, settings)
         self._growths = 0
         self._short = False
 
@@ -129,11 +113,6 @@ class Rejoin:
         return quorum_of(max(1, len(self._trusted)))
 
     @property
-    def _need(self) -> int:
-        """The first entry that is missing."""
-        return self._recorder.size + len(self._gathered)
-
-    @property
     def why(self) -> str:
         """What an operator should know while this peer waits."""
         if self._target is None:
@@ -147,8 +126,8 @@ class Rejoin:
         if self.stage == Stage.WATCHING:
             return f"{known}; all are back, watching for a moment whether the log grows on elsewhere"
         if self._candidates():
-            return f"{known}; {len(self._gathered)} are back"
-        return f"{known}; no connected neighbor keeps entry {self._need}: they are asked again when they come"
+            return f"{known}; {len(self._gathering.entries)} are back"
+        return f"{known}; no connected neighbor keeps entry {self._gathering.need}: they are asked again when they come"
 
     # -- asking -------------------------------------------------------------------------------------------------
 
@@ -191,7 +170,7 @@ class Rejoin:
                 return []
         if self.stage == Stage.WATCHING and self._since is not None and now < self._since:
             return []  # it was asked before the watch began
-        self._answers[neighbor.log_id] = _Answer(message.first, message.last)
+        self._answers[neighbor.log_id] = Kept(message.first, message.last)
         return self._go_on(now)
 
     def on_own_head(self, neighbor: Neighbor, head: Head, now: float) -> list[Effect]:
@@ -236,7 +215,7 @@ class Rejoin:
             self._short = len(self._answers) < self.quorum and not self.fresh
             self.stage = Stage.DONE
             return []
-        if self._need < self._target.size:
+        if self._gathering.need < self._target.size:
             if self.stage == Stage.WATCHING:
                 self._growths += 1
             self.stage = Stage.FETCHING
@@ -246,21 +225,12 @@ class Rejoin:
     # -- fetching -----------------------------------------------------------------------------------------------
 
     def _candidates(self) -> list[Neighbor]:
-        """Connected neighbors that keep the next missing entry, the most promising first."""
-        able = [
-            n
-            for n in self._trusted
-            if n.connected
-            and n.log_id not in self._bad
-            and n.log_id in self._answers
-            and self._answers[n.log_id].first <= self._need < self._answers[n.log_id].last
-        ]
-        return sorted(able, key=lambda n: (self._tries.get(n.log_id, 0), -self._answers[n.log_id].last))
+        return self._gathering.candidates(self._trusted, self._answers)
 
     def _fetch(self, now: float) -> list[Effect]:
         """Ask for the next entries, unless an answer may still come; raises LedgerBehind when nobody can have them."""
         target = self._target
-        if target is None or now < self._due:
+        if target is None or now < self._gathering.due:
             return []
         if self._growths >= GROWTHS:
             self._own.ahead = f"this log grows on, to {target.size} entries: another instance signs with its key"
@@ -268,57 +238,27 @@ class Rejoin:
         able = self._candidates()
         if not able:
             if all(n.connected and n.log_id in self._answers for n in self._trusted):
-                raise LedgerBehind(self._recorder.size, target.size, self._need)
+                raise LedgerBehind(self._recorder.size, target.size, self._gathering.need)
             return []
-        neighbor = able[0]
-        self._source = neighbor.log_id
-        self._tries[neighbor.log_id] = self._tries.get(neighbor.log_id, 0) + 1
-        self._due = now + self._settings.repair_retry_s
-        want = Fetch(self._federation, self._me, self._need, target.size)
-        return [Send(neighbor.member.transport, frame(want))]
+        return self._gathering.ask(able[0], target.size, now)
 
     def on_entries(self, neighbor: Neighbor, message: Entries, now: float) -> list[Effect]:
         """Own entries from a neighbor that keeps them; raises RemoteProtocolError for what they cannot be."""
         target = self._target
-        if not self.active or target is None or (neighbor.log_id, message.first) != (self._source, self._need):
-            return []  # late, or a second time
+        if not self.active or target is None or not self._gathering.expects(neighbor, message):
+            return []
         if not message.entries:
             return []  # not now: the timer asks again
-        entries = message.entries[: target.size - self._need]
-        last = self._gathered[-1].leaf if self._gathered else self._recorder.log.head
-        try:
-            check_chain(self._me, self._need, last, entries)
-        except Malformed:
-            self._give_up_on({neighbor.log_id})
-            raise
-        self._gathered += entries
-        self._bytes += sum(len(e.header) + len(e.payload) + len(e.salt) for e in entries)
-        self._from.add(neighbor.log_id)
-        self._tries[neighbor.log_id] = 0
-        self._due = 0.0
-        if self._bytes > self._settings.recover_bytes:
-            raise LedgerBehind(self._recorder.size, target.size, self._need)
-        return self._fetch(now) if self._need < target.size else self._complete(target, now)
+        self._gathering.take(neighbor, message.entries, target.size)
+        return self._fetch(now) if self._gathering.need < target.size else self._complete(target, now)
 
     def _complete(self, target: Head, now: float) -> list[Effect]:
         """All entries are here: they must be what the own key signed; then watch whether there are more."""
-        if self._recorder.log.root_with(entry.leaf for entry in self._gathered) != target.root:
-            self._give_up_on(self._from)
-            raise RemoteProtocolError(Reason.HASH_MISMATCH, f"{target.size} own entries are not what was signed")
-        stripped = unexplained(self._gathered, self._recorder.size)
-        if stripped:
-            self._give_up_on(self._from)
-            raise Malformed(f"own entry {min(stripped)} without its payload, and no later entry says it was erased")
+        self._gathering.check(target)
         self.stage = Stage.WATCHING
         self._answers.clear()
         self._since = now + self._settings.rejoin_s
         return [SetTimer(REJOIN_TIMER, self._settings.rejoin_s)]
-
-    def _give_up_on(self, liars: set[bytes]) -> None:
-        self._bad |= liars
-        self._gathered.clear()
-        self._from = set()
-        self._bytes, self._due = 0, 0.0
 
     # -- going on -----------------------------------------------------------------------------------------------
 
@@ -332,7 +272,9 @@ class Rejoin:
         changed = self._follow_keys()
         if self._own.ahead:
             return [Report("behind", self._own.ahead)]
-        commit = self._recorder.recover(self._gathered, self._target.note, self._me, record, now, kept, changed)
+        commit = self._recorder.recover(
+            self._gathering.entries, self._target.note, self._me, record, now, kept, changed
+        )
         self.stage = Stage.DONE
         told = f"this ledger held {had} entries, neighbors knew {to}: all are back, and what they spent is counted"
         return [commit, Report("recovered", told), Rebuild()]
@@ -344,7 +286,7 @@ class Rejoin:
         """
         self._keys.put(self._me, self._held_keys)
         try:
-            changes = key_changes(self._gathered)
+            changes = key_changes(self._gathering.entries)
             keys = own_changes(self._keys, self._me, changes)
         except RemoteProtocolError as error:
             self._own.ahead = f"the key of this log signed a change of keys that does not hold: {error.message}"
