@@ -178,7 +178,7 @@ def test_the_tags_are_those_in_the_code() -> None:
 
 
 def test_the_invariants_are_those_that_verification_reports() -> None:
-    checks = ("ledger_check", "meaning_check", "tally")
+    checks = ("ledger_check", "tree_check", "meaning_check", "tally")
     paths = [*(f"peer/ledger/{name}.py" for name in checks), "peer/commands/ledger_witness.py"]
     text = "".join((ROOT / name).read_text("utf-8") for name in (*paths, "gossip/audit.py", "gossip/claims.py"))
     codes = {row["code"] for row in table("13. Invariants")}
