@@ -443,7 +443,7 @@ def test_what_contradicts_the_unit_is_refused_with_the_reason(
 
 
 def test_the_demo_says_whom_its_epsilon_protects() -> None:
-    rows: list[dict[str, Any]] = [{"ledger_verified": True, "ended": None}]
+    rows: list[dict[str, Any]] = [{"ledger_verified": True, "ended": None, "attacker": False, "accuracy": None}]
     said = {unit: str(verdict_lines(rows, 0.9, 0.8, 8.0, unit.label)) for unit in Unit}
     assert "each record is (8, 1e-05)" in said[Unit.EXAMPLE]
     assert "each peer's training data are (8, 1e-05)" in said[Unit.SITE]
