@@ -205,7 +205,7 @@ def colluding(size: Size, seed: int) -> Values:
     until = time_for(scenario.periods_s, size.rounds)
     honest = [index for index in range(size.peers) if index not in size.bad]
     usual = compute.attack_in
-    compute.attack_in = lambda name, number: message
+    compute.attack_in = lambda name, number: message if name else None
     try:
         held.append(begin(scenario, until))
         return finish(held[0], until, honest)[:2]
