@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from crew_helpers import population
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -32,8 +33,6 @@ from quidnunc.sim.scenarios.run import run
 from quidnunc.sim.scenarios.text import to_scenario
 from quidnunc.sim.trainer import FRAME_BYTES_MAX, Done, Work, read_frame, write_frame
 
-SHAPES = {"cnn": {"kind": "cnn", "channels": [3], "hidden": [8]}, "mlp": {"kind": "mlp", "hidden": [8]}}
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -44,14 +43,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def table(shape: str = "cnn", **others: Any) -> dict[str, Any]:
-    return {
-        "peers": 6,
-        "rounds": 2,
-        "evaluate_every": 1,
-        "data": {"examples": 20, "partition": "by-quantity", "replacement": "always"},
-        "model": SHAPES[shape],
-        "engine": {"processes": 2, "device": "cpu"},
-    } | others
+    return population(shape, {"processes": 2}, others)
 
 
 def convolutions() -> nn.Module:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import quidnunc as command
+from crew_helpers import population
 from torch import nn
 
 from quidnunc.crypto.errors import ConfigError
@@ -33,7 +34,6 @@ from quidnunc.sim.scenarios.text import to_scenario
 from quidnunc.sim.station import Founding, Given, Returned, Station, packed, unpacked
 from quidnunc.sim.trainer import Done
 
-SHAPES = {"cnn": {"kind": "cnn", "channels": [3], "hidden": [8]}, "mlp": {"kind": "mlp", "hidden": [8]}}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("cnn", {"merge": {"rule": "repute"}, "conditions": {"slow": 0.5, "loss": 0.2}}),
     ("mlp", {"training": {"momentum": 0.9, "quasi_global": True}}),
@@ -53,14 +53,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def table(shape: str = "cnn", **others: Any) -> dict[str, Any]:
-    return {
-        "peers": 6,
-        "rounds": 2,
-        "evaluate_every": 1,
-        "data": {"examples": 20, "partition": "by-quantity", "replacement": "always"},
-        "model": SHAPES[shape],
-        "engine": {"device": "cpu"},
-    } | others
+    return population(shape, {}, others)
 
 
 class Lost(Exception):
