@@ -94,7 +94,7 @@ class Budget:
 
     def cost(self, releases: int) -> int:
         """Cumulative epsilon (``_u``) after that many releases, those of the history included."""
-        if releases <= 0:
+        if releases <= 0 and not self.history:
             return 0
         further = releases - self._start
         if self.sampled:

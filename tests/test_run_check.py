@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cli_helpers import Result, make_home, quidnunc
-from founders import Founder, charter
+from founders import Founder, charter, private
 from test_cli_ledger import Scribe
 
 from quidnunc.crypto.entry import EntryType
@@ -22,6 +22,8 @@ from quidnunc.gossip.federation.card import open_card
 from quidnunc.gossip.federation.charter import TaskSpec
 from quidnunc.gossip.federation.founding import draft_note, sign_charter
 from quidnunc.peer import keys
+from quidnunc.peer.commands.run_check import loose_cap
+from quidnunc.peer.config import Config, Privacy
 from quidnunc.peer.home import Home
 
 SCHEMA = """version = 1
@@ -109,6 +111,15 @@ def test_a_home_whose_neighbor_has_no_address_passes_and_is_told(pair: Pair) -> 
     waits, nowhere = result.envelope["warnings"]
     assert waits.startswith("Hospital A: no address is known to dial; this peer waits")
     assert nowhere.startswith(f"network.listen is ['/ip4/127.0.0.1/tcp/0'], the card says ['{AT_B}']")
+
+
+@pytest.mark.parametrize(("own", "told"), [(0.0, 0), (3.999, 0), (4.0, 0), (4.001, 1)])
+def test_an_own_ceiling_above_the_charters_is_told_to_have_no_effect(own: float, told: int) -> None:
+    config = Config(privacy=Privacy(epsilon_cap=own))
+    found = loose_cap(charter(3, privacy=private(4.0, 50)), config)
+    assert len(found) == told
+    assert all("has no effect: the charter ends at epsilon 4" in each for each in found)
+    assert loose_cap(charter(3), config) == []
 
 
 Spoil = Callable[[Pair], Any]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_helpers import make_home
+from cli_helpers import make_home, quidnunc
 from founders import charter, private
 from node_helpers import Bench
 from test_cli_budget import FULL, SAMPLED, forecast, home_with
@@ -16,7 +16,7 @@ from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import Release, Spent
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
-from quidnunc.gossip.provenance import PrivacyExhausted, PrivacySpend
+from quidnunc.gossip.provenance import CharterAdopt, PrivacyExhausted, PrivacySpend
 from quidnunc.gossip.rebuild import account_job
 from quidnunc.gossip.resume import Resume
 from quidnunc.peer.config import load
@@ -111,3 +111,35 @@ def test_samples_are_accounted_on_top_of_both() -> None:
     assert job.history == ((KIND, 5),)
     # Also where only the other home has sampled: the exact accountant of full batches could not add that up.
     assert account_job(charter(3), Resume(), ((SAMPLED.release, 1),)) is not None
+
+
+def test_the_statement_counts_what_other_homes_spent_since(pair: tuple[Path, Path]) -> None:
+    """The newest claim of a ledger was true when it was made; another home on the same records went on spending."""
+    first, second = pair
+    whole = epsilon_of_total(combined_noise([NOISE_U / 1e6] * 4), 1e-5)
+    shown = quidnunc("--home", first, "budget", "show")
+    assert (
+        f"with 3 releases of other homes on the same records (privacy.shared_homes): epsilon {whole:.4f}" in shown.out
+    )
+    found = quidnunc("--home", first, "--json", "budget", "show").data
+    assert found["releases_elsewhere"] == 3
+    assert found["datasets"][0]["epsilon_with_other_homes"] == pytest.approx(whole, abs=2e-6)
+    told = forecast(first)
+    assert told["epsilon"] == pytest.approx(whole, abs=2e-6)
+    assert told["releases_elsewhere"] == 3
+    names(second)
+    shown = quidnunc("--home", first, "budget", "show")
+    assert "of other homes" not in shown.out
+    assert "what other homes spent of these records is not counted here" in shown.err
+
+
+def test_before_its_first_release_a_home_tells_what_others_spent(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    _, second = pair
+    third = home_with(tmp_path / "c", FULL, CharterAdopt(b"c" * 32, 0, (b"o" * 32,), 1, b"g" * 32))
+    names(third, second)
+    names(second, third)
+    shown = quidnunc("--home", third, "budget", "show").out
+    assert "there are 3 releases of other homes on the same records" in shown
+    assert forecast(third)["epsilon"] == pytest.approx(
+        epsilon_of_total(combined_noise([NOISE_U / 1e6] * 3), 1e-5), abs=2e-6
+    )

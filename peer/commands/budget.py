@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import PPM, Unit
+from quidnunc.gossip.jobs import PPM, Spent, Unit
 from quidnunc.gossip.provenance import PrivacySpend
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands import budget_forecast, budget_history
 from quidnunc.peer.commands.budget_accounts import ACCOUNTANT, Account, accounts
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
+from quidnunc.peer.commands.stopped import unasked
+from quidnunc.peer.config import load
 from quidnunc.peer.output import ExitCode, Line, Outcome, Styled
+from quidnunc.peer.shared_account import KEY, spent_elsewhere
 
 UNITS = {
     Unit.EXAMPLE: "one record, add or remove",
@@ -45,14 +49,19 @@ def register(parser: CommandParser) -> None:
 def show(args: argparse.Namespace, context: Context) -> Outcome:
     """Every data set's account, recomputed from the ledger."""
     with opened(context) as store:
-        found = accounts(store)
+        found, behind = accounts(store), unasked(store)
+    if behind is not None:
+        context.out.warn(f"this ledger {behind}: what they know to have been spent since is not shown here")
+    elsewhere = _elsewhere(context)
     promise = _promise(context)
     summed = any(account.unit == Unit.SUM for account in found)
     not_covered = [*NOT_COVERED, *(SUM_NOT_COVERED if summed else ())]
     usual = found[0].accountant if found else ACCOUNTANT
     data = {
         "promise": promise,
-        "datasets": [_account_data(account, promise) for account in found],
+        "datasets": [_account_data(account, promise, elsewhere) for account in found],
+        "releases_elsewhere": sum(count for _, count in elsewhere),
+        "asked": behind is None,
         "not_covered": not_covered,
         "accountant": next((account.accountant for account in found if account.sampled), usual),
     }
@@ -62,10 +71,10 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
             text = "the charter asks for no privacy: what is sent may reveal training records (epsilon is infinite)"
         elif promise is not None:
             text += f" of {promise['epsilon']:g} at delta {promise['delta']:g}"
-        return Outcome(data, [text])
+        return Outcome(data, [text, *_elsewhere_lines(None, elsewhere)])
     lines: list[Line] = []
     for account in found:
-        lines += _account_lines(account)
+        lines += _account_lines(account, elsewhere)
     if len({account.dataset for account in found}) > 1:
         lines.append("each data set's epsilon includes what was spent on those before it")
     units = {account.unit for account in found}
@@ -86,6 +95,17 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     return Outcome(data, lines)
 
 
+def _elsewhere(context: Context) -> Spent:
+    """What other homes have spent of the same records, as far as it can be counted from here."""
+    if not context.home.config.exists():
+        return ()
+    try:
+        return spent_elsewhere(context.home, load(context.home.config), looking=True)
+    except ConfigError as error:
+        context.out.warn(f"what other homes spent of these records is not counted here: {error.message}")
+        return ()
+
+
 def _promise(context: Context) -> dict[str, Any] | None:
     if not context.home.charter.exists():
         return None
@@ -102,7 +122,7 @@ def _promise(context: Context) -> dict[str, Any] | None:
     }
 
 
-def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str, Any]:
+def _account_data(account: Account, promise: dict[str, Any] | None, elsewhere: Spent) -> dict[str, Any]:
     last = account.spends[-1] if account.spends else None
     site = account.unit == Unit.SITE
     planned = None if promise is None or promise["unit"] != account.unit.label else promise["releases"]
@@ -113,6 +133,7 @@ def _account_data(account: Account, promise: dict[str, Any] | None) -> dict[str,
         "round": None if last is None else last.round,
         "epsilon": account.claimed_u / MICRO,
         "epsilon_recomputed": account.recomputed(),
+        "epsilon_with_other_homes": account.together(elsewhere) if account.spends else None,
         "epsilon_cap": None if last is None else last.cap_u / MICRO,
         "delta": None if last is None else 10.0**-last.delta_exp,
         "clip": None if last is None else last.clip_u / MICRO,
@@ -215,9 +236,21 @@ def _sampling(spend: PrivacySpend) -> str:
     return f", {spend.steps} steps a release on Poisson samples at rate {spend.rate_ppm / PPM:g}"
 
 
-def _account_lines(account: Account) -> list[Line]:
+def _elsewhere_lines(account: Account | None, elsewhere: Spent) -> list[Line]:
+    """What other homes have spent of these records, which no claim of this ledger can know to the end."""
+    count = sum(count for _, count in elsewhere)
+    if not count:
+        return []
+    text = f"{count} releases of other homes on the same records ({KEY})"
+    if account is None or not account.spends:
+        return [Styled(f"there are {text}", "warn")]
+    return [Styled(f"  with {text}: epsilon {account.together(elsewhere):.4f}", "warn")]
+
+
+def _account_lines(account: Account, elsewhere: Spent) -> list[Line]:
     if not account.spends:
-        return [Styled(f"data set {account.dataset.hex()[:16]}: budget exhausted before any release", "warn")]
+        text = f"data set {account.dataset.hex()[:16]}: budget exhausted before any release"
+        return [Styled(text, "warn"), *_elsewhere_lines(account, elsewhere)]
     last = account.spends[-1]
     lines: list[Line] = [
         Styled(
@@ -228,7 +261,8 @@ def _account_lines(account: Account) -> list[Line]:
         *_adversary_lines(account),
         f"  through round {last.round}, {len(account.spends)} releases; clip {last.clip_u / MICRO:g}, noise multiplier "
         f"{last.noise_u / MICRO:g}{_pairs(last)}{_sampling(last)}",
-        f"  accountant: {account.accountant}; recomputed here: {account.recomputed():.4f}",
+        f"  accountant: {account.accountant}; recomputed from this ledger: {account.recomputed():.4f}",
+        *_elsewhere_lines(account, elsewhere),
         *_other_unit_lines(account),
         "  noise: ChaCha20 under a key of the operating system; everything after the noise is post-processing",
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.gossip.federation.terms import MICRO
-from quidnunc.gossip.jobs import Release, Unit, counting
+from quidnunc.gossip.jobs import Release, Spent, Unit, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
 from quidnunc.peer.commands.entry_view import record_of
@@ -63,14 +63,13 @@ class Account:
         """Cumulative epsilon of all releases up to the newest here, computed from their noise alone."""
         if not self.spends:
             return 0.0
-        delta = 10.0 ** -self.spends[-1].delta_exp
-        if self.sampled:
-            # Google's dp-accounting, with numpy and scipy: only where a release was sampled.
-            from quidnunc.gossip.learning.sampled import epsilon_sampled
+        return epsilon_of_all(tuple(self.kinds.items()), self.spends[-1].delta_exp)
 
-            return epsilon_sampled(tuple(self.kinds.items()), delta)
-        noise = combined_noise(kind.noise_u / MICRO for kind in self.kinds.elements())
-        return epsilon_of_total(noise, delta)
+    def together(self, elsewhere: Spent) -> float:
+        """As :meth:`recomputed`, with what other homes on the same records have spent."""
+        everything = self._everything + Counter(dict(elsewhere))
+        exponent = self.spends[-1].delta_exp
+        return epsilon_of_all(counting(tuple(everything.items()), self.unit, self.colluders), exponent)
 
     def exchanged(self) -> float:
         """For unit site: the epsilon between any two data sets, whose clipped deltas are twice the clip apart."""
@@ -84,12 +83,7 @@ class Account:
         if not self.spends:
             return 0.0
         kinds = counting(tuple(self._everything.items()), Unit.EXAMPLE)
-        delta = 10.0 ** -self.spends[-1].delta_exp
-        if any(kind.sampled for kind, _ in kinds):
-            from quidnunc.gossip.learning.sampled import epsilon_sampled
-
-            return epsilon_sampled(kinds, delta)
-        return epsilon_of_total(combined_noise(kind.noise_u / MICRO for kind in Counter(dict(kinds)).elements()), delta)
+        return epsilon_of_all(kinds, self.spends[-1].delta_exp)
 
     @property
     def colluders(self) -> int:
@@ -132,6 +126,17 @@ class Account:
     def void(self) -> bool:
         """Whether any noise came from a test seed: then there is no privacy, whatever the numbers say."""
         return any(spend.noise_source != NoiseSource.CHACHA20_OS_KEY for spend in self.spends)
+
+
+def epsilon_of_all(kinds: Spent, exponent: int) -> float:
+    """The epsilon of these releases together, each as what it is to one unit, at a delta of 10**-``exponent``."""
+    delta = 10.0**-exponent
+    if any(kind.sampled for kind, _ in kinds):
+        # Google's dp-accounting, with numpy and scipy: only where a release was sampled.
+        from quidnunc.gossip.learning.sampled import epsilon_sampled
+
+        return epsilon_sampled(kinds, delta)
+    return epsilon_of_total(combined_noise(kind.noise_u / MICRO for kind in Counter(dict(kinds)).elements()), delta)
 
 
 def accounts(store: LedgerReader) -> list[Account]:

@@ -53,11 +53,14 @@ def forecast(args: argparse.Namespace, context: Context) -> Outcome:
         resume = fold(store.entries())
         times = [spend.t_ms for spend in spends(store) if spend.record.unit == charter.privacy.unit]
     if not charter.privacy.private:
-        data = {"mechanism": charter.privacy.mechanism, "releases_left": None}
-        return Outcome(data, ["the charter asks for no privacy: there is no budget to forecast"])
+        return Outcome(
+            {"mechanism": charter.privacy.mechanism, "releases_left": None},
+            ["the charter asks for no privacy: there is no budget to forecast"],
+        )
     elsewhere = spent_elsewhere(context.home, config, looking=True)
     budget = counted(charter, int(own * MICRO) if own else None, resume, args.more or 0, elsewhere)
     data = _data(budget, args.more, times, time.time_ns() // 1_000_000)
+    data["releases_elsewhere"] = sum(count for _, count in elsewhere)
     return Outcome(data, _lines(data))
 
 
@@ -119,12 +122,13 @@ def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -
     # A daemon that is down publishes nothing: its next release is at the earliest now.
     start = None if pace is None else max(now_ms, times[-1] + pace)
     ends = None if start is None or pace is None or not left else start + pace * (left - 1)
-    after_u = None if more is None else max(budget.cumulative_u, budget.cost(budget.releases + more))
+    spent_u = max(budget.cumulative_u, budget.cost(budget.releases))
+    after_u = None if more is None else max(spent_u, budget.cost(budget.releases + more))
     return {
         "mechanism": privacy.mechanism,
         "unit": privacy.unit.label,
         "releases": budget.made,
-        "epsilon": budget.epsilon,
+        "epsilon": None if spent_u >= NEVER_U else spent_u / MICRO,
         "epsilon_cap": budget.cap_u / MICRO,
         "delta": privacy.delta,
         "exhausted": budget.exhausted,
@@ -141,11 +145,14 @@ def _data(budget: Budget, more: int | None, times: Sequence[int], now_ms: int) -
 
 
 def _lines(data: dict[str, Any]) -> list[Line]:
-    spent = f"epsilon {data['epsilon']:.4f} of {data['epsilon_cap']:g} spent at delta {data['delta']:g}"
+    so_far = "beyond any bound" if data["epsilon"] is None else f"{data['epsilon']:.4f}"
+    spent = f"epsilon {so_far} of {data['epsilon_cap']:g} spent at delta {data['delta']:g}"
     whom = "all training records together" if data["unit"] == Unit.SITE.label else "one record"
     if data["unit"] == Unit.SUM.label:
         whom += SUFFIX[Unit.SUM]
     lines: list[Line] = [f"{spent} for {whom}, {data['releases']} releases"]
+    if data["releases_elsewhere"]:
+        lines.append(f"counted with them: {data['releases_elsewhere']} releases of other homes on the same records")
     left, fit, planned = data["releases_left"], data["releases_affordable"], data["releases_planned"]
     why = "the cap" if fit < planned else "the charter's plan"
     if data["exhausted"]:

@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
 def _check(args: argparse.Namespace, context: Context, config: Config, role_keys: Keys) -> Outcome:
     """Whether ``run`` with the same arguments would start; a charter that is named is not installed yet."""
     from quidnunc.peer.commands.robustness import gate_of, plain, warn
-    from quidnunc.peer.commands.run_check import check_home
+    from quidnunc.peer.commands.run_check import check_home, loose_cap
     from quidnunc.peer.membership import load_charter
     from quidnunc.peer.reach import warnings_at_home
 
@@ -106,7 +106,7 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
     warn(gate, member, context)
-    for sentence in warnings_at_home(charter, member, config):
+    for sentence in (*warnings_at_home(charter, member, config), *loose_cap(charter, config)):
         context.out.warn(sentence)
     data = {"name": member.name, "federation": federation, "entries": entries, "robustness": plain(gate, member)}
     return Outcome(data, [f"{member.name} is ready to run in federation {federation[:16]}"])

@@ -14,6 +14,7 @@ from quidnunc.crypto.identity import SecretKey
 from quidnunc.crypto.keyfile import KeyFile
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
+from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.peer import keys
 from quidnunc.peer.commands.files import own_card
 from quidnunc.peer.config import Config
@@ -53,6 +54,16 @@ def check_home(home: Home, config: Config, charter: Charter, member: Member, tel
     if faults:
         raise faults[0]
     return entries[0]
+
+
+def loose_cap(charter: Charter, config: Config) -> list[str]:
+    """A warning where this site's own ceiling is above what its members agreed on: it changes nothing."""
+    own, agreed = config.privacy.epsilon_cap, charter.privacy
+    if not own or not agreed.private or own <= agreed.epsilon_u / MICRO:
+        return []
+    return [
+        f"privacy.epsilon_cap is {own:g} and has no effect: the charter ends at epsilon {agreed.epsilon_u / MICRO:g}"
+    ]
 
 
 def check_keys(home: Home, member: Member) -> None:

@@ -47,15 +47,22 @@ def require_asked(store: Store) -> None:
 
     Only a peer that runs can ask its neighbors what else this log holds; when it has, it has written an entry.
     """
+    how = unasked(store)
+    if how is not None:
+        raise NeverAsked(
+            f"{store.path}: {how} what else this log holds: signed now, its next entry could be a second one at its "
+            "place",
+            hint="start the peer, wait until quidnunc status no longer says recovering, stop it, and try again",
+        )
+
+
+def unasked(store: Store) -> str | None:
+    """Why ``store`` may be less than what its key has signed; None if neighbors were asked, or need not be."""
     lost, restored = store.get_meta(ORIGIN) == LOST, store.get_meta(RESTORED_AT)
     if (store.size or not lost) and restored != str(store.size).encode():
-        return
-    how = "is to come back from its neighbors" if lost and not store.size else "came out of a backup"
-    raise NeverAsked(
-        f"{store.path}: {how}, which have not been asked yet what else this log holds: signed now, its next entry "
-        "could be a second one at its place",
-        hint="start the peer, wait until quidnunc status says no more that it is recovering, stop it, and try again",
-    )
+        return None
+    how = "is to come back from its neighbors, which" if lost and not store.size else "came out of a backup; neighbors"
+    return f"{how} have not been asked yet"
 
 
 @contextlib.contextmanager
