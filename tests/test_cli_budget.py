@@ -144,3 +144,12 @@ def test_history_has_every_release_and_which_of_them_left(tmp_path: Path) -> Non
     assert "spent, never published" in shown
     elsewhere = quidnunc("--home", tmp_path / "none", "--json", "budget", "history", "--ledger", home)
     assert len(elsewhere.data["releases"]) == 3
+
+
+def test_noise_that_hides_nothing_is_told_in_json_too(tmp_path: Path) -> None:
+    """Regression: an epsilon without bound ended ``--json budget show`` as a bug."""
+    home = home_with(tmp_path / "a", FULL, replace(spend(1), noise_u=1))
+    shown = quidnunc("--home", home, "--json", "budget", "show")
+    assert shown.code == 30
+    assert shown.envelope["data"]["datasets"][0]["epsilon_recomputed"] is None
+    assert "cost inf" in shown.envelope["error"]["message"]

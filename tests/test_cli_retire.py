@@ -130,7 +130,7 @@ def test_a_restored_ledger_signs_nothing_before_its_peer_has_asked(
         assert "start the peer" in result.envelope["error"]["hint"]
     assert restored.ledger.read_bytes() == before
     shown = quidnunc("--home", restored.root, "--json", "budget", "show")
-    assert not shown.data["asked"]
+    assert not shown.envelope["data"]["asked"]
     (warning,) = shown.envelope["warnings"]
     assert "came out of a backup; neighbors have not been asked yet" in warning
     log = Log(open_card(restored.card.read_bytes()).log_id)
@@ -139,7 +139,7 @@ def test_a_restored_ledger_signs_nothing_before_its_peer_has_asked(
             log.replay(entry)
         more = log.append(EntryType.EVAL, b"\x80", salt=bytes(16), t_ms=3)
         store.commit([more], log.checkpoint(key_of(restored)))
-    assert quidnunc("--home", restored.root, "--json", "budget", "show").data["asked"]
+    assert quidnunc("--home", restored.root, "--json", "budget", "show").envelope["data"]["asked"]
     assert quidnunc("--home", restored.root, "--json", "--yes", "ledger", "retire", "--reason", "ended").code == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from quidnunc.crypto.errors import ConfigError
@@ -132,8 +133,8 @@ def _account_data(account: Account, promise: dict[str, Any] | None, elsewhere: S
         "releases_left": None if planned is None else max(0, planned - len(account.spends)),
         "round": None if last is None else last.round,
         "epsilon": account.claimed_u / MICRO,
-        "epsilon_recomputed": account.recomputed(),
-        "epsilon_with_other_homes": account.together(elsewhere) if account.spends else None,
+        "epsilon_recomputed": _finite(account.recomputed()),
+        "epsilon_with_other_homes": _finite(account.together(elsewhere)) if account.spends else None,
         "epsilon_cap": None if last is None else last.cap_u / MICRO,
         "delta": None if last is None else 10.0**-last.delta_exp,
         "clip": None if last is None else last.clip_u / MICRO,
@@ -143,7 +144,7 @@ def _account_data(account: Account, promise: dict[str, Any] | None, elsewhere: S
         "accountant": account.accountant,
         "privacy_unit": account.unit.label,
         "unit": UNITS[account.unit],
-        **({"epsilon_exchanged": account.exchanged()} if site else {}),
+        **({"epsilon_exchanged": _finite(account.exchanged())} if site else {}),
         **(_sum_data(account) if account.unit == Unit.SUM else {}),
         "releases_of_other_unit": {
             "before": account.others.total(),
@@ -157,13 +158,18 @@ def _account_data(account: Account, promise: dict[str, Any] | None, elsewhere: S
     }
 
 
+def _finite(epsilon: float) -> float | None:
+    """``epsilon``; None if it is infinite, which JSON cannot say."""
+    return epsilon if math.isfinite(epsilon) else None
+
+
 def _sum_data(account: Account) -> dict[str, Any]:
     last = account.spends[-1] if account.spends else None
     return {
         "colluders": account.colluders,
         "members": None if last is None else last.members,
         "pair_multiplier": None if last is None else last.pair_u / MICRO,
-        "epsilon_alone": account.alone(),
+        "epsilon_alone": _finite(account.alone()),
     }
 
 
