@@ -111,7 +111,7 @@ class Daemon:
         computer = self._computer
         data["trainer"] = {"pid": computer.pid, "restarts": computer.restarts, "last_exit": computer.last_exit}
         data["loop_lag"] = self.lag.summary()
-        data["dropped_sends"] = self._host.dropped_sends
+        data["dropped_sends"] = self._host.outboxes.dropped
         data["clock_drift_s"] = round(self._host.clock.drift(), 3)
         data["reports"] = [
             {"t": round(when, 3), "kind": report.kind, "text": report.text} for when, report in self._host.reports

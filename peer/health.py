@@ -226,7 +226,7 @@ class Health:
         found = trainer_conditions(found, self._computer.trouble(now), now)
         members = {n.member.transport: n.member.name for n in host.node.neighbors.values()}
         why = {members[peer]: stats.last_trouble for peer, stats in self._overlay.stats().items() if peer in members}
-        backlogs = {members[peer]: backlog for peer, backlog in host.backlogs().items() if peer in members}
+        backlogs = {members[peer]: backlog for peer, backlog in host.outboxes.backlogs().items() if peer in members}
         self._conditions.observe(
             [
                 *self._room.conditions(),

@@ -2,7 +2,7 @@
 
 One task owns the node. A commit is durable before anything that follows it is performed; an error of the store stops
 the host. All jobs run in the compute process, where light ones (advancing a replica) never wait behind heavy ones, such
-as a training. Sends are queued per peer and best effort: the protocol repairs loss.
+as a training.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -54,10 +54,10 @@ from quidnunc.gossip.message import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.peer.bodies import Bodies
 from quidnunc.peer.clock import Clock
-from quidnunc.peer.health import Backlog
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.store import Store
-from quidnunc.peer.network.overlay_api import Overlay, SendFailed
+from quidnunc.peer.network.overlay_api import Overlay
+from quidnunc.peer.outboxes import Outboxes
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("quidnunc.peer")
 
 EVENT_QUEUE = 256
-SEND_QUEUE = 64
 REPORTS_KEPT = 100
 TURN_GRACE_S = 8.0
 """How long an orderly stop waits for the turn that runs."""
@@ -94,23 +93,6 @@ class _Pending:
     refused: Reason | None = None
 
 
-@dataclass(slots=True)
-class _Outbox:
-    """Frames waiting for one peer; the oldest gives way when it is full."""
-
-    queue: deque[tuple[Frame, bytes]] = field(default_factory=deque)
-    wake: trio.Event = field(default_factory=trio.Event)
-    sending: bool = False
-    sending_since: float = 0.0
-    dropped: int = 0
-    dropped_at: float | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is on its way or waits for it."""
-        return self.sending or bool(self.queue)
-
-
 class Host:
     """Runs one node until it is told to stop. Implements the overlay's events."""
 
@@ -134,7 +116,7 @@ class Host:
         self.clock = clock
         self.overlay = overlay
         self.reports: deque[tuple[float, Report]] = deque(maxlen=REPORTS_KEPT)
-        self.dropped_sends = 0
+        self.outboxes = Outboxes(overlay, Bodies(blobs), clock)
         self.durable = (store.size, store.root)
         """Size and Merkle root of the ledger as last committed."""
         self._store = store
@@ -142,19 +124,16 @@ class Host:
         self._mirrors = mirrors
         self._rebuild = rebuild
         self._recording = recording
-        self._bodies = Bodies(blobs)
         self._computer = computer
         self._send_events, self._events = trio.open_memory_channel[_Pending](EVENT_QUEUE)
         self._send_heavy, self._heavy = trio.open_memory_channel[Job](float("inf"))
         self._send_light, self._light = trio.open_memory_channel[AdvanceJob | AdoptJob | Compare](float("inf"))
-        self._outboxes: dict[bytes, _Outbox] = {}
         self._timers: dict[str, float] = {}
         self._timer_changed = trio.Event()
         self._heavy_left = 0
         self._draining = False
-        self._progress = trio.Event()
+        self._heavy_done = trio.Event()
         self._one_writer = trio.CapacityLimiter(1)
-        self._nursery: trio.Nursery | None = None
         self.reported: Callable[[], None] = lambda: None
         """Called after every report, so that trouble of a moment is seen as well."""
         self.stopped = trio.Event()
@@ -175,7 +154,7 @@ class Host:
 
     async def _serve(self, stop: trio.Event, task_status: TaskStatus[list[str]]) -> None:
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self.outboxes.open(nursery)
             nursery.start_soon(self._run_heavy)
             nursery.start_soon(self._run_light)
             nursery.start_soon(self._run_timers)
@@ -195,17 +174,12 @@ class Host:
         self._timer_changed.set()
         with trio.move_on_after(TURN_GRACE_S):
             while self._heavy_left:
-                await self._progress.wait()
+                await self._heavy_done.wait()
         await self._empty_outboxes()
 
     async def _empty_outboxes(self) -> None:
         with trio.move_on_after(SEND_GRACE_S):
-            while any(outbox.busy for outbox in self._outboxes.values()):
-                await self._progress.wait()
-
-    def _progressed(self) -> None:
-        self._progress.set()
-        self._progress = trio.Event()
+            await self.outboxes.emptied()
 
     async def feed(self, event: Event) -> Reason | None:
         """Have the node handle an event; returns once its effects are performed, with the refusal if there was one."""
@@ -267,7 +241,7 @@ class Host:
             case Forget(names):
                 await self._in_writer(lambda: self._forget(names))
             case Send(peer, frame, body_blob):
-                self._enqueue(peer, frame, body_blob)
+                self.outboxes.put(peer, frame, body_blob)
             case SetTimer(timer, delay):
                 self._timers[timer] = self.clock.now() + delay
                 self._timer_changed.set()
@@ -296,7 +270,7 @@ class Host:
 
         entries = await trio.to_thread.run_sync(read, limiter=self._one_writer)
         made, _ = entries_frame(self.node.charter.federation_id, log_id, first, entries)
-        self._enqueue(peer, made, b"")
+        self.outboxes.put(peer, made, b"")
 
     async def _replace_node(self, pending: _Pending) -> None:
         """The node has brought the ledger up to date: another takes its place, as at a start."""
@@ -320,7 +294,8 @@ class Host:
         async for job in self._heavy:
             await self.feed(Finished(await self._computer.run(job)))
             self._heavy_left -= 1
-            self._progressed()
+            self._heavy_done.set()
+            self._heavy_done = trio.Event()
 
     async def _run_light(self) -> None:
         async for job in self._light:
@@ -344,61 +319,3 @@ class Host:
                 continue
             with trio.move_on_after(left):
                 await self._timer_changed.wait()
-
-    def backlogs(self) -> dict[bytes, Backlog]:
-        """What waits to be sent, by peer."""
-        now = self.clock.now()
-        return {
-            peer: Backlog(
-                waiting=len(outbox.queue),
-                under_way_s=now - outbox.sending_since if outbox.sending else 0.0,
-                dropped=outbox.dropped,
-                dropped_at=outbox.dropped_at,
-            )
-            for peer, outbox in self._outboxes.items()
-        }
-
-    # -- sending ------------------------------------------------------------------------------------------------
-
-    def _enqueue(self, peer: bytes, frame: Frame, body_blob: bytes) -> None:
-        outbox = self._outboxes.get(peer)
-        if outbox is None:
-            outbox = self._outboxes[peer] = _Outbox()
-            assert self._nursery is not None
-            self._nursery.start_soon(self._run_outbox, peer, outbox)
-        if len(outbox.queue) >= SEND_QUEUE:
-            outbox.queue.popleft()
-            self.dropped_sends += 1
-            outbox.dropped += 1
-            outbox.dropped_at = self.clock.now()
-        outbox.queue.append((frame, body_blob))
-        outbox.wake.set()
-
-    async def _run_outbox(self, peer: bytes, outbox: _Outbox) -> None:
-        while True:
-            while outbox.queue:
-                outbox.sending, outbox.sending_since = True, self.clock.now()
-                await self._send_one(peer, *outbox.queue.popleft())
-                outbox.sending = False
-            self._progressed()
-            outbox.wake = trio.Event()
-            await outbox.wake.wait()
-
-    async def _send_one(self, peer: bytes, frame: Frame, body_blob: bytes) -> None:
-        """Send a frame, or drop it when that cannot work."""
-        if peer not in self.overlay.connected():
-            return
-        if body_blob:
-            async with self._bodies.lend(body_blob) as body:
-                if body is None:
-                    log.warning("blob %s is gone; the neighbor will ask for a snapshot", body_blob.hex()[:12])
-                    return
-                await self._send_whole(peer, Frame(frame.header, body, body_blob))
-        else:
-            await self._send_whole(peer, frame)
-
-    async def _send_whole(self, peer: bytes, frame: Frame) -> None:
-        try:
-            await self.overlay.send(peer, frame)
-        except SendFailed as failed:
-            log.info("%s", failed)

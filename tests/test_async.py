@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from statistics import fmean
 
@@ -161,13 +161,22 @@ def test_unequal_speeds_and_losses_cost_little() -> None:
     assert usual.worst >= 0.90
 
 
+@cache
+def over_two_seeds(loss: float, drag_cap: float | None = None) -> float:
+    """The mean accuracy, as in the bench: one seed differs by .01 from another."""
+    others = {} if drag_cap is None else {"drag_cap": drag_cap}
+    return fmean(learn(loss=loss, seed=seed, **others).mean for seed in (0, 1))
+
+
 @pytest.mark.slow
 def test_half_of_all_messages_lost_is_hardly_noticed() -> None:
-    """S5 over two seeds, as the bench: one differs by .01 from another. Uncompensated learning does notice."""
-    calm, stormy = (fmean(learn(loss=loss, seed=seed).mean for seed in (0, 1)) for loss in (0.0, 0.5))
-    assert calm - stormy <= 0.02
-    dragged = fmean(learn(loss=0.5, drag_cap=1.0, seed=seed).mean for seed in (0, 1))
-    assert calm - dragged >= 0.02
+    """S5."""
+    assert over_two_seeds(0.0) - over_two_seeds(0.5) <= 0.02
+
+
+@pytest.mark.slow
+def test_without_compensation_half_of_all_messages_lost_is_noticed() -> None:
+    assert over_two_seeds(0.0) - over_two_seeds(0.5, 1.0) >= 0.02
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from quidnunc.crypto.errors import LedgerCorrupt, Reason, StoreUnwritable
 from quidnunc.gossip.events import Frame, Report, Send, SetTimer, TimerFired
 from quidnunc.gossip.jobs import TrainJob
 from quidnunc.gossip.message import Update, parse_message
-from quidnunc.peer import health
+from quidnunc.peer import health, outboxes
 from quidnunc.peer import host as host_module
 
 pytestmark = pytest.mark.trio
@@ -126,20 +126,20 @@ class Slow:
 
 
 async def test_the_send_queue_is_bounded_and_drops_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "SEND_QUEUE", 4)
+    monkeypatch.setattr(outboxes, "SEND_QUEUE", 4)
     seat, other = Table(tmp_path, 2).seats
     peer = other.founder.member.transport
     overlay = Slow(peer)
-    seat.host.overlay = overlay  # type: ignore[assignment]
+    seat.host.outboxes._overlay = overlay  # type: ignore[assignment]
     async with trio.open_nursery() as nursery:
-        seat.host._nursery = nursery
+        seat.host.outboxes.open(nursery)
         await perform(seat, Send(peer, Frame(b"0")))
         await until(lambda: overlay.sent == [b"0"], "the first is on its way")
         for number in range(1, 10):
             await perform(seat, Send(peer, Frame(b"%d" % number)))
-        outbox = seat.host._outboxes[peer]
+        outbox = seat.host.outboxes.of(peer)
         assert [frame.header for frame, _ in outbox.queue] == [b"6", b"7", b"8", b"9"]
-        assert seat.host.dropped_sends == 5
+        assert seat.host.outboxes.dropped == 5
         overlay.go.set()
         await until(lambda: not outbox.busy, "sent")
         assert overlay.sent == [b"0", b"6", b"7", b"8", b"9"]
@@ -156,7 +156,7 @@ async def test_frames_for_a_peer_that_is_gone_are_dropped(tmp_path: Path) -> Non
         await until(lambda: peer not in seat.overlay.connected(), "cut off")
         before = len(list(hosts.first_sends(seat.happenings)))
         await perform(seat, Send(peer, Frame(b"too late")))
-        await until(lambda: not seat.host._outboxes[peer].busy, "dropped")
+        await until(lambda: not seat.host.outboxes.of(peer).busy, "dropped")
         assert len(list(hosts.first_sends(seat.happenings))) == before
 
 
