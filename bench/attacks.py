@@ -3,7 +3,8 @@
 Digits (MLP) split by Dirichlet 0.5 among 16 peers on a random 6-regular graph, 3 of them attackers and no honest peer
 with more than 2 of them; complete graphs of 4 to 8 with one attacker, without privacy and, of five, at epsilon 8
 (softmax); and breast cancer among 8, on which no constant of REPUTE was chosen. Rules that ask for a number of bad
-neighbors are told the true one. Targets are those of the default rule, as means over three seeds; they are for 150
+neighbors are told the true one. At last what no rule is for: a key that signs two histories, and a small site that
+scales its update by a thousand. Targets are those of the default rule, as means over three seeds; they are for 150
 rounds. ``--quick`` plays 60 rounds, one seed and fewer rules.
 """
 
@@ -15,6 +16,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from _attack_trials import Found, Trial, play
+from _bad_members import equivocation, sizes
 from common import Row, main
 
 from quidnunc.gossip.learning.builtin import DEFAULTS
@@ -153,7 +155,8 @@ def measure(quick: bool) -> list[Row]:
     cancer = replace(five, task="breast-cancer", peers=8, training=DEFAULTS["breast-cancer"].plain)
     name = "breast cancer, complete 8"
     last = table(name, cancer, some, FEW if quick else ("", *BITING), seeds, judged=False)
-    return [*rows, *last.rows, unseen(name, last.worst)]
+    members = (*sizes(), *equivocation(range(1 if quick else 4)))
+    return [*rows, *last.rows, unseen(name, last.worst), *members]
 
 
 if __name__ == "__main__":
