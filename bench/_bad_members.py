@@ -20,7 +20,8 @@ from quidnunc.gossip.jobs import Standing
 from quidnunc.gossip.learning.builtin import DEFAULTS, digits
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, parse_message
+from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.reputation import FOUNDER
 from quidnunc.sim.disk import Disk
 from quidnunc.sim.federation import Scenario, build

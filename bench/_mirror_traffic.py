@@ -8,7 +8,7 @@ import torch
 from common import Row
 
 from quidnunc.gossip.events import Send
-from quidnunc.gossip.message import parse_message
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.task import Site, Task, Training
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.world import Hooks, Peer

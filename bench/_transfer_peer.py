@@ -79,7 +79,8 @@ class Ours:
 
     async def received(self, peer: bytes, frame: Any) -> Any:
         from quidnunc.crypto.errors import Reason
-        from quidnunc.gossip.message import open_update, parse_message
+        from quidnunc.gossip.message_codec import parse_message
+        from quidnunc.gossip.signed_update import open_update
 
         signed = open_update(
             parse_message(frame.header, FEDERATION).token, log_id=self._log_id, public=self._key.public
@@ -99,7 +100,8 @@ class Ours:
     def ready(self, body: bytes) -> Any:
         """``body`` as an update: a header with the token of its ledger entry. Done once for all neighbors."""
         from quidnunc.crypto.token import make_token
-        from quidnunc.gossip.message import Update, frame
+        from quidnunc.gossip.message import Update
+        from quidnunc.gossip.message_codec import frame
         from quidnunc.gossip.provenance import UpdatePublished, payload_of
 
         self._number += 1

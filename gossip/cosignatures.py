@@ -17,7 +17,8 @@ from quidnunc.gossip.events import Effect, Send
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Consistency, Prove, frame
+from quidnunc.gossip.message import Consistency, Prove
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Effect, Refuse, Report
-from quidnunc.gossip.message import SignedUpdate
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import Decision, ReputationChange, UpdateReceived, standing_code
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.reputation import StandingClass, classify, punish
+from quidnunc.gossip.signed_update import SignedUpdate
 
 PENALIZED = frozenset(
     {

@@ -17,7 +17,8 @@ from quidnunc.gossip.events import Effect, Forget, Report, Send
 from quidnunc.gossip.evidence import Evidence, standing_class
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Proof, frame
+from quidnunc.gossip.message import Proof
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import EquivocationProof
 from quidnunc.gossip.publisher import committed

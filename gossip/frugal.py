@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Effect, Event, Finished, Received, Refuse, SetTimer, Started, TimerFired
-from quidnunc.gossip.message import Fetch, Hello, Message, Newest, Prove, Unavailable, Want, parse_message
+from quidnunc.gossip.message import Fetch, Hello, Message, Newest, Prove, Unavailable, Want
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder

@@ -10,7 +10,8 @@ from quidnunc.crypto.errors import LedgerBehind, Malformed, Reason, RemoteProtoc
 from quidnunc.gossip.erasure import unexplained
 from quidnunc.gossip.events import Effect, Send
 from quidnunc.gossip.hearsay import Head
-from quidnunc.gossip.message import Entries, Fetch, frame
+from quidnunc.gossip.message import Entries, Fetch
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.mirrors import check_chain
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder

@@ -32,8 +32,8 @@ from quidnunc.gossip.message import (
     Vouch,
     Vouched,
     Want,
-    parse_message,
 )
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.publisher import Publisher, committed
 from quidnunc.gossip.recall import RecallDesk

@@ -20,7 +20,8 @@ from quidnunc.gossip.events import (
     TimerFired,
 )
 from quidnunc.gossip.logs import Logs
-from quidnunc.gossip.message import Entries, Known, Message, Notice, Proof, parse_message
+from quidnunc.gossip.message import Entries, Known, Message, Notice, Proof
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.rejoin import REJOIN_TIMER, Rejoin

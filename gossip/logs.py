@@ -15,7 +15,8 @@ from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Entries, Fetch, Known, Message, Newest, Prove, SignedUpdate, frame
+from quidnunc.gossip.message import Entries, Fetch, Known, Message, Newest, Prove
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.mirrors import Mirrors, check_note
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.notices import Notices, SignedNotice
@@ -23,6 +24,7 @@ from quidnunc.gossip.rebuild import Self
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import SignedUpdate
 from quidnunc.gossip.suspicions import Suspicions
 from quidnunc.gossip.vouching import Vouching
 from quidnunc.gossip.witness import Witnesses

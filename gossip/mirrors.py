@@ -19,7 +19,8 @@ from quidnunc.gossip.erasure import ERASABLE
 from quidnunc.gossip.events import Commit, Effect, Mirror, Send, Supply
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.hearsay import Head
-from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX, Entries, Fetch, entries_frame, frame
+from quidnunc.gossip.message import ENTRIES_BYTES, ENTRIES_MAX, Entries, Fetch
+from quidnunc.gossip.message_codec import entries_frame, frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.settings import Settings
 

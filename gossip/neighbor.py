@@ -17,10 +17,10 @@ from quidnunc.gossip.attestation import Suspected
 from quidnunc.gossip.claims import INITIAL, Claim
 from quidnunc.gossip.federation.charter import Member
 from quidnunc.gossip.jobs import PPB, Standing
-from quidnunc.gossip.message import SignedUpdate
 from quidnunc.gossip.reputation import BAD_CAP
 from quidnunc.gossip.retirement import LogRetire
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import SignedUpdate
 
 GAPS_KEPT = 9
 CADENCE_DECAY = 0.7

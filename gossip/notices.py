@@ -20,7 +20,8 @@ from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.key_change import KEY_CHANGES_MAX, KeyRevoke, KeyRotate
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Notice, frame
+from quidnunc.gossip.message import Notice
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MemberNotice, parse_record
 from quidnunc.gossip.publisher import committed

@@ -7,7 +7,8 @@ from enum import IntEnum
 
 from quidnunc.gossip.events import Effect, Send
 from quidnunc.gossip.hearsay import Head
-from quidnunc.gossip.message import HEADS_MAX, Heads, frame
+from quidnunc.gossip.message import HEADS_MAX, Heads
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.settings import Settings
 

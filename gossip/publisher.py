@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from quidnunc.gossip.claims import Claim
 from quidnunc.gossip.events import Commit, Effect, Send
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want, frame
+from quidnunc.gossip.message import Hello, Snapshot, Unavailable, Update, Want
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.recorder import Recorder

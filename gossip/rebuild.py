@@ -14,13 +14,13 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.jobs import Accounted, AccountJob, Described, Spent, against, counting
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import open_update
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import MergeRow, NoiseSource
 from quidnunc.gossip.publisher import Publisher
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import open_update
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from quidnunc.gossip.events import Effect, Frame, Report, Run, Send, SetTimer, S
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.gate import names
 from quidnunc.gossip.jobs import AdvanceJob
-from quidnunc.gossip.message import Recall, Recalled, Unavailable, frame
+from quidnunc.gossip.message import Recall, Recalled, Unavailable
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.publisher import Publisher

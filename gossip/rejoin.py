@@ -23,7 +23,8 @@ from quidnunc.gossip.gate import unheard
 from quidnunc.gossip.gathering import Gathering, Kept
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook, key_changes, own_changes
-from quidnunc.gossip.message import Entries, Known, Newest, frame
+from quidnunc.gossip.message import Entries, Known, Newest
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.provenance import LogRecover, RecoveredFrom, Recovery
 from quidnunc.gossip.recorder import Recorder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from quidnunc.gossip.events import Effect, Send, SetTimer
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.message import Want, frame
+from quidnunc.gossip.message import Want
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.settings import Settings
 

@@ -17,11 +17,12 @@ from quidnunc.gossip.evidence import Evidence
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import AdoptJob, Advanced, AdvanceJob, JobFailed, Rejected
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import SignedUpdate, Snapshot, Update, open_update
+from quidnunc.gossip.message import Snapshot, Update
 from quidnunc.gossip.neighbor import Neighbor, Waiting
 from quidnunc.gossip.repairs import Repairs
 from quidnunc.gossip.retirement import LogRetire
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import SignedUpdate, open_update
 
 RECEIVED_MAX = 4096
 """Seqs of accepted updates that one merge entry lists; of more, the newest."""

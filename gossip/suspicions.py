@@ -12,7 +12,8 @@ from quidnunc.crypto.suspicion import SuspicionKind
 from quidnunc.gossip.attestation import Suspected, SuspicionCleared, SuspicionRaised
 from quidnunc.gossip.events import Effect, Report
 from quidnunc.gossip.hearsay import Head
-from quidnunc.gossip.message import Fetch, Message, Prove, frame
+from quidnunc.gossip.message import Fetch, Message, Prove
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings

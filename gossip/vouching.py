@@ -25,7 +25,8 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.hearsay import Head
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Vouch, Vouched, VouchRow, frame
+from quidnunc.gossip.message import Vouch, Vouched, VouchRow
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.recorder import Recorder
 from quidnunc.gossip.settings import Settings

@@ -23,10 +23,12 @@ from quidnunc.gossip.exposure import Exposure
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.hearsay import SEEN_MAX, Head, Hearsay
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Consistency, Cosigned, Heads, Prove, SignedUpdate, frame
+from quidnunc.gossip.message import Consistency, Cosigned, Heads, Prove
+from quidnunc.gossip.message_codec import frame
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.pollination import Kind, Pollination
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import SignedUpdate
 from quidnunc.gossip.suspicions import Question, Suspicions
 
 

@@ -11,7 +11,8 @@ import trio
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
 from quidnunc.gossip.events import Frame
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.message import Consistency, Cosigned, Notice, Prove, frame, parse_message
+from quidnunc.gossip.message import Consistency, Cosigned, Notice, Prove
+from quidnunc.gossip.message_codec import frame, parse_message
 from quidnunc.peer.ledger.ending import entry_notice
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
 from quidnunc.peer.network.overlay_api import Overlay, SendFailed

@@ -50,7 +50,7 @@ from quidnunc.gossip.events import (
 )
 from quidnunc.gossip.jobs import AdoptJob, AdvanceJob, Job, Result
 from quidnunc.gossip.journal.recording import Recording, set_paused
-from quidnunc.gossip.message import entries_frame
+from quidnunc.gossip.message_codec import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.peer.bodies import Bodies
 from quidnunc.peer.clock import Clock

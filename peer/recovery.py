@@ -14,10 +14,10 @@ from quidnunc.crypto.errors import BlobLost
 from quidnunc.crypto.log_keys import Keys
 from quidnunc.gossip.blobs import Blobs
 from quidnunc.gossip.federation.charter import Charter
-from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.rounds import OWN_REPLICA
+from quidnunc.gossip.signed_update import open_update
 
 log = logging.getLogger("quidnunc.peer")
 

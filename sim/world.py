@@ -44,7 +44,7 @@ from quidnunc.gossip.events import (
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.jobs import Advanced, Described, DescribeJob, Job, Result, TrainJob
 from quidnunc.gossip.journal.recording import Recording
-from quidnunc.gossip.message import entries_frame
+from quidnunc.gossip.message_codec import entries_frame
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import NoiseSource
 from quidnunc.gossip.rebuild import Self, Software

@@ -64,7 +64,8 @@ from quidnunc.gossip.jobs import (
 )
 from quidnunc.gossip.learning import codec
 from quidnunc.gossip.learning.codec import Vector
-from quidnunc.gossip.message import Hello, Message, Snapshot, Update, open_update, parse_message, write_message
+from quidnunc.gossip.message import Hello, Message, Snapshot, Update
+from quidnunc.gossip.message_codec import parse_message, write_message
 from quidnunc.gossip.neighbor import Neighbor
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import (
@@ -83,6 +84,7 @@ from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.rounds import ROUND_TIMER
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.settings import Settings
+from quidnunc.gossip.signed_update import open_update
 from quidnunc.sim.disk import Disk
 from quidnunc.sim.network import Link, Network
 from quidnunc.sim.world import Hooks, Peer, World

@@ -33,7 +33,6 @@ from quidnunc.gossip.federation.terms import RoundSpec
 from quidnunc.gossip.jobs import PPB, TrainJob
 from quidnunc.gossip.learning.builtin import breast_cancer
 from quidnunc.gossip.lineage import Lineage, Place, Trace
-from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import (
     CLAIM_ROWS_MAX,
     ContributionClaim,
@@ -42,6 +41,7 @@ from quidnunc.gossip.provenance import (
     UpdatePublished,
     UpdateReceived,
 )
+from quidnunc.gossip.signed_update import open_update
 from quidnunc.gossip.task import Training
 from quidnunc.sim.federation import Scenario, build
 from quidnunc.sim.network import Link

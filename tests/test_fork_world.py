@@ -17,7 +17,8 @@ from quidnunc.gossip.events import Frame, PeerUp, Received, Send
 from quidnunc.gossip.exposure import keys_of
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
-from quidnunc.gossip.message import Cosigned, Heads, Proof, parse_message, write_message
+from quidnunc.gossip.message import Cosigned, Heads, Proof
+from quidnunc.gossip.message_codec import parse_message, write_message
 from quidnunc.gossip.provenance import EquivocationProof, Merge, UpdatePublished
 from quidnunc.gossip.status import state_of
 from quidnunc.sim.disk import Disk

@@ -13,7 +13,8 @@ from quidnunc.crypto.entry import EntryType, parse_header
 from quidnunc.crypto.errors import LedgerCorrupt, Reason, StoreUnwritable
 from quidnunc.gossip.events import Frame, Report, Send, SetTimer, TimerFired
 from quidnunc.gossip.jobs import TrainJob
-from quidnunc.gossip.message import Update, parse_message
+from quidnunc.gossip.message import Update
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.peer import health, outboxes
 from quidnunc.peer import host as host_module
 

@@ -25,7 +25,8 @@ from quidnunc.gossip.events import Frame, PeerUp
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.key_change import KeyRevoke, KeyRotate, follow, revoke, rotate
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Heads, Hello, Message, Notice, write_message
+from quidnunc.gossip.message import Heads, Hello, Message, Notice
+from quidnunc.gossip.message_codec import write_message
 from quidnunc.gossip.provenance import MemberNotice, UpdatePublished, payload_of
 from quidnunc.gossip.resume import Resume
 from quidnunc.gossip.status import state_of

@@ -39,12 +39,10 @@ from quidnunc.gossip.message import (
     Vouched,
     VouchRow,
     Want,
-    entries_frame,
-    open_update,
-    parse_message,
-    write_message,
 )
+from quidnunc.gossip.message_codec import entries_frame, parse_message, write_message
 from quidnunc.gossip.provenance import NodeStart
+from quidnunc.gossip.signed_update import open_update
 
 FEDERATION = b"f" * 32
 BOUNDED = settings(deadline=None, max_examples=150)

@@ -20,7 +20,8 @@ from quidnunc.gossip.events import Frame, PeerUp, Received, Rest, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.health import conditions
 from quidnunc.gossip.keybook import Keybook
-from quidnunc.gossip.message import Cosigned, Entries, Known, Message, Notice, Proof, write_message
+from quidnunc.gossip.message import Cosigned, Entries, Known, Message, Notice, Proof
+from quidnunc.gossip.message_codec import write_message
 from quidnunc.gossip.notices import open_notice
 from quidnunc.gossip.provenance import MemberNotice, Merge, payload_of
 from quidnunc.gossip.rejoin import REJOIN_TIMER

@@ -28,7 +28,8 @@ from quidnunc.gossip.learning.codec import FLOAT32
 from quidnunc.gossip.learning.compute import Compute
 from quidnunc.gossip.learning.functional import Functional
 from quidnunc.gossip.learning.trainer import train
-from quidnunc.gossip.message import Update, parse_message
+from quidnunc.gossip.message import Update
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.provenance import NoiseSource, PrivacySpend
 from quidnunc.gossip.task import Plan, Site, Training
 from quidnunc.peer.compute import ComputeProcess

@@ -15,7 +15,8 @@ from quidnunc.crypto.errors import Reason
 from quidnunc.gossip.events import Finished, Frame, PeerUp, Send
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import AdvanceJob, JobFailed
-from quidnunc.gossip.message import Hello, Recall, Recalled, Unavailable, Want, write_message
+from quidnunc.gossip.message import Hello, Recall, Recalled, Unavailable, Want
+from quidnunc.gossip.message_codec import write_message
 from quidnunc.gossip.provenance import UpdatePublished
 from quidnunc.gossip.rounds import Phase
 from quidnunc.gossip.settings import Settings

@@ -8,9 +8,9 @@ from quidnunc.crypto.checkpoint import open_checkpoint
 from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.log import Log
-from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import MessageRefused, NodeStart, UpdatePublished
 from quidnunc.gossip.recorder import Recorder
+from quidnunc.gossip.signed_update import open_update
 
 FOUNDER = founders(2)[0]
 START = NodeStart(1, "", "", "", "")

@@ -17,7 +17,8 @@ from quidnunc.gossip.audit import Audit
 from quidnunc.gossip.events import Event, Received, Send, TimerFired
 from quidnunc.gossip.federation.charter import RoundSpec
 from quidnunc.gossip.jobs import Job, MedianJob, MergeJob, Result, TrainJob
-from quidnunc.gossip.message import Entries, Snapshot, Unavailable, Want, parse_message
+from quidnunc.gossip.message import Entries, Snapshot, Unavailable, Want
+from quidnunc.gossip.message_codec import parse_message
 from quidnunc.gossip.provenance import Merge, PrivacySpend, UpdatePublished, UpdateReceived
 from quidnunc.gossip.repairs import BACKOFF_DOUBLINGS
 from quidnunc.gossip.settings import Settings

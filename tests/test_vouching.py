@@ -20,7 +20,8 @@ from quidnunc.crypto.policy import quorum_of
 from quidnunc.gossip.events import Frame, Send, Witness
 from quidnunc.gossip.federation.charter import WITNESSES_ALL, WITNESSES_LEAST
 from quidnunc.gossip.federation.terms import RoundSpec
-from quidnunc.gossip.message import VOUCHES_MAX, Hello, Vouch, Vouched, VouchRow, parse_message, write_message
+from quidnunc.gossip.message import VOUCHES_MAX, Hello, Vouch, Vouched, VouchRow
+from quidnunc.gossip.message_codec import parse_message, write_message
 from quidnunc.gossip.settings import Settings
 from quidnunc.sim.network import Link
 from quidnunc.sim.world import Hooks, Peer

@@ -64,8 +64,8 @@ from quidnunc.gossip.message import (
     Vouched,
     VouchRow,
     Want,
-    write_message,
 )
+from quidnunc.gossip.message_codec import write_message
 from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, SIGNATURE, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute

@@ -15,7 +15,8 @@ from quidnunc.crypto.entry import EntryType
 from quidnunc.crypto.errors import Reason
 from quidnunc.crypto.identity import SecretKey
 from quidnunc.gossip.events import Frame
-from quidnunc.gossip.message import UPDATE, Hello, Notice
+from quidnunc.gossip.message import Hello, Notice
+from quidnunc.gossip.message_codec import UPDATE
 from quidnunc.gossip.provenance import MessageRefused, NodeStart, UpdateReceived
 from quidnunc.gossip.retirement import RetireReason, retire
 from quidnunc.gossip.settings import Settings

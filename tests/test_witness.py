@@ -34,9 +34,8 @@ from quidnunc.gossip.message import (
     Prove,
     Snapshot,
     Update,
-    parse_message,
-    write_message,
 )
+from quidnunc.gossip.message_codec import parse_message, write_message
 from quidnunc.gossip.node import Node
 from quidnunc.gossip.provenance import Merge
 from quidnunc.gossip.settings import Settings

@@ -13,8 +13,8 @@ from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.lineage import Lineage, Place, Trace
-from quidnunc.gossip.message import SignedUpdate, open_update
 from quidnunc.gossip.provenance import Decision, Merge, UpdatePublished, UpdateReceived
+from quidnunc.gossip.signed_update import SignedUpdate, open_update
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.files import read_charter

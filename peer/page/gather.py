@@ -11,7 +11,6 @@ from quidnunc.crypto.errors import LedgerCorrupt, Malformed, RemoteProtocolError
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.keybook import Keybook
 from quidnunc.gossip.lineage import Lineage, Place, Trace
-from quidnunc.gossip.message import open_update
 from quidnunc.gossip.provenance import (
     Decision,
     EquivocationProof,
@@ -21,6 +20,7 @@ from quidnunc.gossip.provenance import (
     UpdatePublished,
     UpdateReceived,
 )
+from quidnunc.gossip.signed_update import open_update
 from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.entry_links import Foreign
 from quidnunc.peer.commands.entry_view import record_of, summary
