@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -65,12 +66,18 @@ def main() -> int:
         # Else what is left of a sweep writes into directories that the next one begins anew.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         run(order.scenario, base=Path(order.base), out=Path(order.out))
     except ConfigError as error:
         sys.stdout.buffer.write(msgspec.json.encode(Refusal(error.message)))
         return REFUSED
     return 0
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """In order: the run's directory says that it failed."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

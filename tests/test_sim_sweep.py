@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -182,6 +183,47 @@ def test_a_killed_worker_is_replaced_twice(
 
     assert list(run_all(jobs, tmp_path, 2, clear)) == ["the worker failed: ended by signal 9" if fails else ""] * 2
     assert sorted(cleared) == [tmp_path / "a"] * 3 + [tmp_path / "b"] * 3
+
+
+LONG = """
+import json, pathlib, sys, time
+out = pathlib.Path(json.load(sys.stdin)["out"])
+if out.name != "quick":
+    out.with_suffix(".begun").touch()
+    time.sleep(600)
+"""
+
+
+def test_leaving_a_sweep_ends_its_workers_and_begins_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by hand: after Ctrl-C a sweep of several processes began its workers again, and waited for them."""
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-c", LONG))
+    scenario = read_sweep(written(tmp_path), [])[0].scenario
+    jobs = [Job(scenario, tmp_path / name) for name in ("quick", "long", "longer", "never")]
+    cleared: list[str] = []
+    answers = run_all(jobs, tmp_path, 2, lambda path: cleared.append(path.name))
+    assert next(answers) == ""
+    while not all((tmp_path / f"{name}.begun").exists() for name in ("long", "longer")):
+        time.sleep(0.02)
+    cast("Generator[str]", answers).close()
+    assert cleared == ["quick", "long", "longer"]
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_batch_systems_signal_leaves_runs_that_say_that_they_failed(command: str, tmp_path: Path) -> None:
+    """Found by hand: their manifests said for ever that they were running."""
+    path = written(tmp_path)
+    if command == "run":
+        path.write_text(path.read_text().partition("[sweep]")[0])
+    words = ["sim", command, str(path), "--set", "rounds=1000000", "--out", str(tmp_path / "out")]
+    main = "import sys; from quidnunc.peer.cli import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen([sys.executable, "-c", main, *words], stderr=subprocess.PIPE) as process:
+        while not (found := list((tmp_path / "out").rglob("metrics.jsonl"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 143
+    assert json.loads(found[0].with_name("manifest.json").read_text())["status"] == "failed"
 
 
 def test_two_sweeps_into_one_directory_do_not_remove_each_others_runs(tmp_path: Path) -> None:

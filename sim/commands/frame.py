@@ -6,9 +6,11 @@ The simulator does not import the daemon, so the command line's own types are de
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 
 class Out(Protocol):
@@ -56,3 +58,17 @@ class Answer:
 
 
 Command = Callable[[argparse.Namespace, Context], Answer]
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Within the block SIGTERM, as batch systems send it, ends a run as Ctrl-C does, so that its directory says so."""
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quidnunc.sim.commands.frame import Answer, Context, Verbs
+from quidnunc.sim.commands.frame import Answer, Context, Verbs, ended_in_order
 from quidnunc.sim.scenarios.columns import COLUMNS
 from quidnunc.sim.scenarios.columns import spread as written
 
@@ -38,7 +38,7 @@ def run_scenario(args: argparse.Namespace, context: Context) -> Answer:
     path = Path(args.scenario)
     scenario = read_scenario(path, args.set)
     out = Path(args.out) if args.out else next_directory(Path(RUNS), scenario.name)
-    with progress(context.out, scenario.seeds, scenario.rounds) as shown:
+    with ended_in_order(), progress(context.out, scenario.seeds, scenario.rounds) as shown:
         done = run(path, changes=args.set, out=out, progress=shown, ray=args.ray)
     if done.facts[0]["with_replacement"]:
         context.out.warn(done.facts[0]["shares"])

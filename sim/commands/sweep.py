@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.sim.commands.frame import Answer, Context, Verbs
+from quidnunc.sim.commands.frame import Answer, Context, Verbs, ended_in_order
 
 if TYPE_CHECKING:
     from quidnunc.sim.scenarios.records import Record
@@ -49,7 +49,8 @@ def run_sweep(args: argparse.Namespace, context: Context) -> Answer:
     path = Path(args.scenario)
     points = read_sweep(path, args.set, args.sample, args.seed)
     out = Path(args.out) if args.out else Path(RUNS) / f"{points[0].scenario.name}-sweep"
-    done = sweep(points, path.parent, out, _announcer(context, len(points)), args.jobs, args.ray)
+    with ended_in_order():
+        done = sweep(points, path.parent, out, _announcer(context, len(points)), args.jobs, args.ray)
     resumed = sum(each.resumed for each in done)
     there = [each.directory for each in done if each.directory.exists()]
     rows = compared(read_runs(list(dict.fromkeys(there))))

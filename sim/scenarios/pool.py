@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,21 +33,61 @@ def run_all(jobs: Sequence[Job], base: Path, processes: int, clear: Callable[[Pa
     """Run ``jobs`` in up to ``processes`` at once; for each in order what was wrong with it, empty where nothing was.
 
     ``clear`` removes what is left of an earlier try. A worker ended by a signal is begun again, TRIES times in all.
+    Whoever leaves before the end, as by Ctrl-C, takes the workers that run along.
     """
+    workers = _Workers()
     with ThreadPoolExecutor(processes) as pool:
-        yield from pool.map(lambda job: _run(job, base, clear), jobs)
+        try:
+            yield from pool.map(lambda job: _run(job, base, clear, workers), jobs)
+        finally:
+            workers.stop()
 
 
-def _run(job: Job, base: Path, clear: Callable[[Path], None]) -> str:
+class _Workers:
+    """The processes that run. Once stopped, none is begun."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, order: bytes) -> tuple[int, bytes, bytes] | None:
+        """Exit code, stdout and stderr of a worker that was given ``order``; None once stopped."""
+        with self._lock:
+            if self._stopped:
+                return None
+            pipe = subprocess.PIPE
+            worker = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+            self._running.add(worker)
+        with worker:
+            answer, told = worker.communicate(order)
+        with self._lock:
+            self._running.discard(worker)
+            return None if self._stopped else (worker.returncode, answer, told)
+
+    def stop(self) -> None:
+        """Ask all that run to end."""
+        with self._lock:
+            self._stopped = True
+            for worker in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    worker.terminate()
+
+
+def _run(job: Job, base: Path, clear: Callable[[Path], None], workers: _Workers) -> str:
     order = msgspec.json.encode(Order(job.scenario, str(base), str(job.out)))
+    code, told = 0, b""
     for _ in range(TRIES):
         clear(job.out)
-        done = subprocess.run(COMMAND, input=order, capture_output=True, check=False)
-        if done.returncode == 0:
+        done = workers.run(order)
+        if done is None:
+            return "the sweep was ended"
+        code, answer, told = done
+        if code == 0:
             return ""
-        if done.returncode == REFUSED:
-            return msgspec.json.decode(done.stdout, type=Refusal).message
-        if done.returncode > 0:
+        if code == REFUSED:
+            return msgspec.json.decode(answer, type=Refusal).message
+        if code > 0:
             break
-    told = done.stderr.decode("utf-8", "replace").strip()[-_TOLD_CHARS:]
-    return f"the worker failed: {told or f'ended by signal {-done.returncode}'}"
+    said = told.decode("utf-8", "replace").strip()[-_TOLD_CHARS:]
+    return f"the worker failed: {said or f'ended by signal {-code}'}"
