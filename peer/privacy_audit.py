@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, QuidnuncError
-from quidnunc.gossip.jobs import PPM, PrivacyStep, Release
+from quidnunc.gossip.jobs import PPM, PrivacyStep, Release, Unit
 from quidnunc.gossip.learning.accountant import epsilon_of
 from quidnunc.peer.pipe import Codec, Setup, SetupFailed, plain, read_frame, write_frame
 from quidnunc.peer.task_loader import load_task
@@ -32,7 +32,8 @@ class AuditFailed(QuidnuncError):
 class Request:
     """What to audit: the task, site and plan of ``setup`` for ``rounds`` releases, and with which effort.
 
-    ``noise_u``, ``clip_u``, ``rate_ppm`` and ``steps`` are those of a charter's privacy, all 0 without.
+    ``noise_u``, ``clip_u``, ``rate_ppm``, ``steps`` and ``unit`` are those of a charter's privacy, all 0 without. The
+    own noise of a private sum is that of single records.
     """
 
     setup: Setup
@@ -45,12 +46,15 @@ class Request:
     clip_u: int = 0
     rate_ppm: int = 0
     steps: int = 0
+    unit: int = 0
 
     def privacy(self) -> PrivacyStep | None:
         """How a release is made."""
         if not self.noise_u:
             return None
-        return PrivacyStep(self.clip_u / MICRO, self.noise_u / MICRO, self.rate_ppm / PPM, self.steps)
+        return PrivacyStep(
+            *(self.clip_u / MICRO, self.noise_u / MICRO, self.rate_ppm / PPM, self.steps), unit=Unit(self.unit)
+        )
 
     def epsilon(self) -> float:
         """What so many releases cost, by the accountant of their kind; infinite without privacy."""

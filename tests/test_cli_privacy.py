@@ -75,11 +75,20 @@ def test_a_charter_fixes_what_is_audited(tmp_path: Path, asked: list[Request]) -
     assert (plain.rounds, plain.privacy(), plain.epsilon()) == (50, None, float("inf"))
 
 
-def test_a_charter_for_whole_sites_is_not_audited_record_by_record(tmp_path: Path, asked: list[Request]) -> None:
+def test_a_charter_for_whole_sites_is_audited_site_by_site(tmp_path: Path, asked: list[Request]) -> None:
     home = home_with(tmp_path / "a", replace(FULL, mechanism="gaussian-delta", unit=Unit.SITE))
-    result = quidnunc("--home", home, "privacy", "audit")
-    assert (result.code, asked) == (2, [])
-    assert "protects the site as a whole" in result.err
+    quidnunc("--home", home, "privacy", "audit")
+    quidnunc("--home", tmp_path / "none", "privacy", "audit", "--task", "digits", "--privacy-unit", "site")
+    for each in asked:
+        step = each.privacy()
+        assert step is not None
+        assert (step.unit, each.setup.private) == (Unit.SITE, False)
+    assert asked[0].noise_u == FULL.noise_u
+    for words in (["--epsilon=inf"], ["--sampling-rate=.5"]):
+        refused = ["privacy", "audit", "--task", "digits", "--privacy-unit", "site", *words]
+        assert quidnunc("--home", tmp_path / "none", *refused).code == 2
+    assert quidnunc("--home", home, "privacy", "audit", "--privacy-unit", "site").code == 2
+    assert len(asked) == 2
 
 
 def test_personal_tensors_are_audited_as_if_they_were_sent(tmp_path: Path, asked: list[Request]) -> None:

@@ -48,9 +48,18 @@ def measured_noise(task: Task, plan: Plan, privacy: PrivacyStep, stream: NoiseSt
     for round_ in shown_rounds(empty, plan, privacy, _ROUNDS_MAX, stream):
         # A release divides by the expected batch, so that of all examples is multiplied by the rate again.
         found.append(gradient_sum(round_, plan.training, privacy.steps, len(inputs)) * privacy.rate)
-        if len(found) > 1 and len(found) * len(found[0]) >= _VALUES:
+        if enough(found):
             break
-    values = np.stack(found)
+    return noise_of(np.stack(found), claimed)
+
+
+def enough(rounds: list[np.ndarray]) -> bool:
+    """Whether the noise of these rounds tells its scale to a few percent, and what they have in common."""
+    return len(rounds) > 1 and len(rounds) * len(rounds[0]) >= _VALUES
+
+
+def noise_of(values: np.ndarray, claimed: float) -> Noise:
+    """What rounds of nothing but noise, ``values`` [rounds, d], are beside a standard deviation of ``claimed``."""
     deviation = math.sqrt(float((values**2).mean()))
     product = float((values[1:] * values[:-1]).mean())
     return Noise(

@@ -13,8 +13,8 @@ from typing import Any
 
 from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.noise import NoiseStream
-from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.privacy_audit import bound, mechanism
+from quidnunc.gossip.jobs import PrivacyStep, Unit
+from quidnunc.gossip.privacy_audit import bound, mechanism, presence
 from quidnunc.gossip.privacy_audit.canaries import Attacked, attack, make_canaries, require_auditable
 from quidnunc.gossip.privacy_audit.inversion import Inverted, inverted
 from quidnunc.gossip.privacy_audit.membership import RECORDS_MIN, Attack, Membership, membership
@@ -55,11 +55,16 @@ class Terms:
     epsilon: float
     delta: float
 
+    @property
+    def site(self) -> PrivacyStep | None:
+        """How the release of a whole site is made; None where single records are protected, or nothing is."""
+        return self.privacy if self.privacy is not None and self.privacy.unit == Unit.SITE else None
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is tried: ``canaries`` of one run, ``shadows`` models for membership inference (0: none), and the
-    ``seed`` of everything that is drawn.
+    """How much is tried: ``canaries`` of one run, where whole sites are protected so many runs with the site and
+    without, ``shadows`` models for membership inference (0: none), and the ``seed`` of everything that is drawn.
     """
 
     canaries: int
@@ -71,6 +76,8 @@ def audit(task: Task, terms: Terms, effort: Effort, say: Say) -> dict[str, Any]:
     """Everything found, as plain data; ``say`` hears what is being done. Raises ConfigError for a task that fails."""
     require_auditable(task, terms.plan)
     stream = NoiseStream(tagged_hash("privacy-audit", effort.seed.to_bytes(8, "big")), b"audit")
+    if terms.site is not None:
+        presence.require_absentable(task, terms.plan, terms.site, stream.child(b"absent"))
     found: dict[str, Any] = {
         "records": len(task.train[0]),
         "rounds": terms.rounds,
@@ -95,7 +102,8 @@ def _claim(terms: Terms) -> dict[str, Any]:
         "clip": privacy.clip if privacy else None,
         "noise_multiplier": privacy.noise_multiplier if privacy else None,
         "sampling_rate": privacy.rate if privacy else None,
-        "steps": privacy.steps if privacy else terms.plan.training.local_steps,
+        "steps": privacy.steps if privacy and not terms.site else terms.plan.training.local_steps,
+        "unit": privacy.unit.label if privacy else None,
     }
 
 
@@ -104,13 +112,17 @@ def _mechanism(task: Task, terms: Terms, stream: NoiseStream, say: Say) -> dict[
     if privacy is None:
         return {"verdict": NO_CLAIM}
     say("measuring noise and clipping")
-    noise = mechanism.measured_noise(task, terms.plan, privacy, stream.child(b"noise"))
-    own = mechanism.some(task.train, _OUTLIERS, stream.child(b"own"))
-    made = make_canaries(task, _OUTLIERS, stream)
-    moved = max(
-        mechanism.largest_contribution(task, terms.plan, privacy, records, stream.child(b"bare"))
-        for records in (own, made)
-    )
+    if terms.site is not None:
+        noise = presence.measured_noise(task, terms.plan, privacy, stream.child(b"noise"))
+        moved = presence.largest_release(task, terms.plan, privacy, stream.child(b"bare"))
+    else:
+        noise = mechanism.measured_noise(task, terms.plan, privacy, stream.child(b"noise"))
+        own = mechanism.some(task.train, _OUTLIERS, stream.child(b"own"))
+        made = make_canaries(task, _OUTLIERS, stream)
+        moved = max(
+            mechanism.largest_contribution(task, terms.plan, privacy, records, stream.child(b"bare"))
+            for records in (own, made)
+        )
     sound = abs(noise.ratio - 1) <= noise.bound and abs(noise.repeated) <= noise.repeated_bound
     return {
         "noise_ratio": noise.ratio,
@@ -123,9 +135,10 @@ def _mechanism(task: Task, terms: Terms, stream: NoiseStream, say: Say) -> dict[
 
 
 def _canaries(task: Task, terms: Terms, count: int, stream: NoiseStream, say: Say) -> dict[str, Any]:
-    privacy, plan = terms.privacy, terms.plan
-    say(f"training with {count} canaries")
-    real = attack(task, plan, privacy, terms.rounds, count, stream.child(b"real"))
+    privacy = terms.privacy
+    what = f"with {count} canaries" if terms.site is None else f"{count} times, with this site and without"
+    say(f"training {what}")
+    real = _attacked(task, terms, privacy, count, stream.child(b"real"))
     found: dict[str, Any] = {
         "count": count,
         "confidence": 1 - LEVEL,
@@ -135,13 +148,19 @@ def _canaries(task: Task, terms: Terms, count: int, stream: NoiseStream, say: Sa
     }
     if privacy is None:
         return found | {"verdict": NO_CLAIM}
-    say(f"training with {count} canaries and no noise: the positive control")
-    bare = attack(task, plan, _bare(privacy), terms.rounds, count, stream.child(b"control"))
+    say(f"training {what} and no noise: the positive control")
+    bare = _attacked(task, terms, _bare(privacy), count, stream.child(b"control"))
     control = _shown(bare, terms)
     refuted = max(found["epsilon"], found["epsilon_gaussian"] or 0.0)
     sees = control["epsilon"] >= CONTROL_EPSILON_MIN
     judged = CONTRADICTED if refuted > terms.epsilon else CONSISTENT if sees else BLIND
     return found | {"control": control, "verdict": judged}
+
+
+def _attacked(task: Task, terms: Terms, privacy: PrivacyStep | None, count: int, stream: NoiseStream) -> Attacked:
+    if terms.site is not None and privacy is not None:
+        return presence.attack(task, terms.plan, privacy, terms.rounds, count, stream)
+    return attack(task, terms.plan, privacy, terms.rounds, count, stream)
 
 
 def _shown(real: Attacked, terms: Terms) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.learning.accountant import noise_for
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.draft_numbers import epsilon
+from quidnunc.peer.commands.draft_numbers import check_site, epsilon
 from quidnunc.peer.commands.files import read_charter, require_home
 from quidnunc.peer.output import ExitCode, Outcome, UsageError
 
@@ -28,8 +28,9 @@ BUILT_IN = ("breast-cancer", "digits")
 DEMO_PEERS = 4
 """Without a home the first of so many shares of the data is trained on, as in ``quidnunc demo``."""
 
+_CANARIES_HELP = f"default: {CANARIES}; more can show more; where sites are protected: trainings with and without it"
 _DELTA_EXP = 5
-_OWN_TERMS = ("epsilon", "sampling_rate", "local_steps")
+_OWN_TERMS = ("epsilon", "sampling_rate", "local_steps", "privacy_unit")
 
 
 def register(parser: CommandParser) -> None:
@@ -42,8 +43,10 @@ def register(parser: CommandParser) -> None:
     add("--epsilon", type=epsilon, metavar="E", help="with --task: the claim, or inf (default: 8)")
     add("--sampling-rate", type=float, metavar="Q", help="with --task: Poisson samples (default: all records)")
     add("--local-steps", type=int, metavar="N", help="with --sampling-rate: steps a round (default: 1)")
+    units = [unit.label for unit in (Unit.EXAMPLE, Unit.SITE)]
+    add("--privacy-unit", choices=units, help="with --task: one record (default), or all records of the site together")
     add("--rounds", type=int, metavar="N", help=f"rounds to train (default: the charter's, at most {ROUNDS_DEFAULT})")
-    add("--canaries", type=int, default=CANARIES, metavar="N", help=f"default: {CANARIES}; more can show more")
+    add("--canaries", type=int, default=CANARIES, metavar="N", help=_CANARIES_HELP)
     add("--shadows", type=int, default=SHADOWS, metavar="N", help=f"shadow models, even; 0: none (default: {SHADOWS})")
     add("--seed", type=int, default=0, metavar="S", help="draws canaries, coins and this audit's noise (default: 0)")
     below.set_defaults(command=audit)
@@ -109,11 +112,6 @@ def _own(args: argparse.Namespace, context: Context) -> tuple[Any, dict[str, Any
     require_home(home)
     charter = read_charter(home.charter)[1].charter
     privacy = charter.privacy
-    if privacy.private and privacy.unit == Unit.SITE:
-        raise UsageError(
-            "this charter protects the site as a whole: the audit adds and leaves out single records",
-            hint="audit the training of single records with --task",
-        )
     planned = privacy.releases if privacy.private else charter.rounds.count
     request = Request(
         # Personal tensors are audited as if they were sent: they come out of the same noised step.
@@ -128,9 +126,15 @@ def _own(args: argparse.Namespace, context: Context) -> tuple[Any, dict[str, Any
         return request, None
     release = privacy.release
     few = {"colluders": privacy.colluders, "members": release.members, "epsilon": privacy.epsilon_u / MICRO}
-    return replace(
-        request, noise_u=privacy.noise_u, clip_u=privacy.clip_u, rate_ppm=release.rate_ppm, steps=release.steps
-    ), (few if privacy.unit == Unit.SUM else None)
+    audited = replace(
+        request,
+        noise_u=privacy.noise_u,
+        clip_u=privacy.clip_u,
+        rate_ppm=release.rate_ppm,
+        steps=release.steps,
+        unit=int(Unit.SITE if privacy.unit == Unit.SITE else Unit.EXAMPLE),
+    )
+    return audited, (few if privacy.unit == Unit.SUM else None)
 
 
 def _built_in(args: argparse.Namespace) -> Any:
@@ -143,17 +147,20 @@ def _built_in(args: argparse.Namespace) -> Any:
     claimed = 8.0 if args.epsilon is None else args.epsilon
     rounds = ROUNDS_DEFAULT if args.rounds is None else args.rounds
     private = not math.isinf(claimed)
+    site = args.privacy_unit == Unit.SITE.label
+    if site:
+        check_site(claimed, args.sampling_rate)
     defaults = DEFAULTS[args.task]
-    training = defaults.private if private else defaults.plain
+    training = defaults.private if private and not site else defaults.plain
     setup = Setup(
         task=args.task,
         blobs="",
         peers=DEMO_PEERS,
         learning_rate=training.learning_rate,
         momentum=training.momentum,
-        local_steps=training.local_steps,
+        local_steps=training.local_steps if not site or args.local_steps is None else args.local_steps,
         batch_size=training.batch_size,
-        private=private,
+        private=private and not site,
         rounds=rounds,
     )
     request = Request(setup, rounds, _DELTA_EXP, args.canaries, args.shadows, args.seed)
@@ -162,14 +169,16 @@ def _built_in(args: argparse.Namespace) -> Any:
             if getattr(args, flag) is not None:
                 raise UsageError(f"--{flag.replace('_', '-')} without privacy", hint="give --epsilon")
         return request
-    rate_ppm, steps, noise_u = _noise(args, claimed, rounds)
-    return replace(request, noise_u=noise_u, clip_u=round(defaults.clip * MICRO), rate_ppm=rate_ppm, steps=steps)
+    rate_ppm, steps, noise_u = _noise(args, claimed, rounds, site=site)
+    unit = int(Unit.SITE if site else Unit.EXAMPLE)
+    clip_u = round(defaults.clip * MICRO)
+    return replace(request, noise_u=noise_u, clip_u=clip_u, rate_ppm=rate_ppm, steps=steps, unit=unit)
 
 
-def _noise(args: argparse.Namespace, claimed: float, rounds: int) -> tuple[int, int, int]:
+def _noise(args: argparse.Namespace, claimed: float, rounds: int, *, site: bool) -> tuple[int, int, int]:
     """Sampling rate (``_ppm``), steps a round, and the noise multiplier (``_u``) that keeps the claim."""
     if args.sampling_rate is None:
-        if args.local_steps is not None:
+        if args.local_steps is not None and not site:
             raise UsageError("--local-steps without --sampling-rate: a round on all records is one step")
         return PPM, 1, math.ceil(noise_for(claimed, rounds, 10.0**-_DELTA_EXP) * MICRO)
     rate_ppm = round(args.sampling_rate * PPM) if 0 <= args.sampling_rate < 1 else 0

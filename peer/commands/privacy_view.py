@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.output import Line, Styled
 
 SHOWS_NOT = (
@@ -11,6 +12,12 @@ SHOWS_NOT = (
     "that stronger attacks fail: these know all records but the canaries, and the params of every round",
     "anything of what was released before: the audit trains anew, here and alone, with noise from its seed",
     "anything of what privacy does not cover (quidnunc budget show), nor of the key of a daemon's noise",
+)
+
+SHOWS_NOT_OF_SITES = (
+    SHOWS_NOT[0],
+    "that stronger attacks fail: this one knows all records of this site, and the params of every round",
+    *SHOWS_NOT[2:],
 )
 
 _STYLES = {"consistent": "good", "contradicted": "bad", "blind": "warn"}
@@ -26,14 +33,14 @@ def lines(report: dict[str, Any]) -> list[Line]:
             "a private sum: audited is a member's own noise, all that is left against the other members together"
         )
     if claim["epsilon"] is not None:
-        found += _part("mechanism", report["mechanism"], _mechanism(report["mechanism"]))
-    found += _part("canaries", canaries, _canaries(canaries))
+        found += _part("mechanism", report["mechanism"], _mechanism(report))
+    found += _part("presence" if _of_site(report) else "canaries", canaries, _canaries(report))
     found += _part("membership", report["membership"], _membership(report["membership"]))
     found += _part("inversion", report["inversion"], _inversion(report["inversion"]))
     found.append("what this shows:")
     found += [f"  - {text}" for text in _shows(report)]
     found.append("what it does not show:")
-    found += [f"  - {text}" for text in SHOWS_NOT]
+    found += [f"  - {text}" for text in (SHOWS_NOT_OF_SITES if _of_site(report) else SHOWS_NOT)]
     if few:
         found.append(
             f"  - anything of the charter's epsilon {few['epsilon']:g} against {few['colluders']} of {few['members']} "
@@ -50,7 +57,8 @@ def lines(report: dict[str, Any]) -> list[Line]:
 def _shows(report: dict[str, Any]) -> list[str]:
     canaries, delta = report["canaries"], report["claim"]["delta"]
     shown = canaries["epsilon"]
-    found = ["these canaries show no leak at all"]
+    what = "trainings" if _of_site(report) else "canaries"
+    found = [f"these {what} show no leak at all"]
     if shown:
         sure = f"with confidence {100 * canaries['confidence']:.0f}%"
         found = [
@@ -58,7 +66,7 @@ def _shows(report: dict[str, Any]) -> list[str]:
         ]
     if "control" in canaries:
         reach = canaries["control"]["epsilon_gaussian"] or canaries["control"]["epsilon"]
-        found.append(f"a claim of epsilon {reach:.2f} or more is out of reach of these canaries, whatever the noise")
+        found.append(f"a claim of epsilon {reach:.2f} or more is out of reach of these {what}, whatever the noise")
     return found
 
 
@@ -68,7 +76,9 @@ def _subject(report: dict[str, Any]) -> str:
     if claim["epsilon"] is None:
         return f"{what}, without differential privacy: nothing is claimed"
     how = f"clip {claim['clip']:g}, noise multiplier {claim['noise_multiplier']:g}"
-    if claim["sampling_rate"] < 1:
+    if _of_site(report):
+        how += ", one noised delta a round for the whole site"
+    elif claim["sampling_rate"] < 1:
         how += f", {claim['steps']} steps a round on samples at rate {claim['sampling_rate']:g}"
     return f"{what}, {how}: claimed epsilon {claim['epsilon']:.4f} at delta {claim['delta']:g}"
 
@@ -79,17 +89,27 @@ def _part(name: str, part: dict[str, Any], texts: list[str]) -> list[Line]:
     return [head, *(f"  {text}" for text in texts or [part.get("why", "")])]
 
 
-def _mechanism(part: dict[str, Any]) -> list[str]:
+def _of_site(report: dict[str, Any]) -> bool:
+    return bool(report["claim"]["unit"] == Unit.SITE.label)
+
+
+def _mechanism(report: dict[str, Any]) -> list[str]:
+    part = report["mechanism"]
+    moved = "one record moves the sum by {:.4f} clips at most, outliers included"
+    if _of_site(report):
+        moved = "this site moves a release by {:.4f} clips at most, also with records a hundred times as large"
     return [
         f"noise {part['noise_ratio']:.3f} of what is claimed (chance: within {part['noise_ratio_bound']:.3f}), "
         f"correlated from round to round by {part['noise_repeated']:+.3f} (within {part['noise_repeated_bound']:.3f})",
-        f"one record moves the sum by {part['largest_contribution']:.4f} clips at most, outliers included",
+        moved.format(part["largest_contribution"]),
     ]
 
 
-def _canaries(part: dict[str, Any]) -> list[str]:
+def _canaries(report: dict[str, Any]) -> list[str]:
+    part = report["canaries"]
+    what = "trainings, with this site or without it" if _of_site(report) else "canaries in one training"
     found = [
-        f"{part['count']} canaries in one training: epsilon is above {part['epsilon']:.2f} "
+        f"{part['count']} {what}: epsilon is above {part['epsilon']:.2f} "
         f"({part['right']} of {part['guesses']} guesses right, at most {part['showable_epsilon']:.2f} can be shown)"
     ]
     found.append(f"from the last model alone, by their losses: above {part['epsilon_by_loss']:.2f}")
