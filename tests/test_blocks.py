@@ -51,7 +51,7 @@ def data(net: Functional, rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def each_row(net: Functional, vector: np.ndarray, inputs: Tensor, targets: Tensor) -> list[list[bytes]]:
     """All that is computed of each row before rows are summed, as bytes."""
-    steps = blocks._steps(net, torch.tensor(vector))
+    steps = blocks._stack(net).load(vector)
     found = []
     for _, own, block, classes in blocks._blocks(inputs, targets, blocks._largest(net)):
         rows = blocks._rows(steps, block, classes)

@@ -105,10 +105,10 @@ def clipped_sum(
     An example whose gradient is not finite counts as zero. Examples are taken in parts, so that memory depends on the
     model and not on their number; none at all sum to zero.
     """
-    flat = torch.tensor(vector)
     if fits(net, inputs, targets, clip):
-        whole, loss = clipped_in_blocks(net, flat, inputs, targets, clip)
-        return whole.numpy(), loss
+        whole, loss = clipped_in_blocks(net, vector, inputs, targets, clip)
+        return whole.astype(np.float64, copy=False), loss
+    flat = torch.tensor(vector)
     total: NDArray[np.float64] | None = None
     loss = 0.0
     way, rows = _way(net, inputs)
