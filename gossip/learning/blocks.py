@@ -211,14 +211,15 @@ def _rows(steps: list[Step], block: Tensor, classes: Tensor) -> _Rows:
 
 
 def _squares(steps: list[Step], errors: list[Tensor], sources: list[Tensor]) -> Tensor:
-    norms = errors[0].new_empty((2 * len(errors), len(errors[0])))
+    norms = torch.empty((2 * len(errors), len(errors[0])))
     for vectors, norm in zip((*errors, *sources), norms.unbind(), strict=True):
         torch.linalg.vector_norm(vectors, dim=1, out=norm)
     squares = norms.numpy().astype(np.float64)
     squares += _FLOOR
     squares *= squares
     above, below = squares[: len(errors)], squares[len(errors) :]
-    below += [[step.unit] for step in steps if step.kind == "linear"]
+    units = [step.unit for step in steps if step.kind == "linear"]
+    below += 1.0 if all(units) else np.array(units)[:, None]
     above *= below
     return torch.from_numpy(above.sum(0))
 

@@ -49,9 +49,9 @@ class Functional:
 
     ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
     stack with convolutions or None. ``loops`` is set once vmap was found unable to take the module, ``alone`` by number
-    of threads once it was tried whether float32 rows depend on others, ``stack`` the room kept for these (``blocks.py``).
-    ``evaluations`` counts how often losses were asked for, which every local step does: it tells a long job from one that
-    hangs.
+    of threads once it was tried whether float32 rows depend on others, ``stack`` the room that is kept for them
+    (``blocks.py``). ``evaluations`` counts how often losses were asked for, which every local step does: it tells a
+    long job from one that hangs.
     """
 
     def __init__(self, module: nn.Module, task: Task) -> None:
