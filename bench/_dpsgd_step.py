@@ -71,7 +71,8 @@ def ours(module: nn.Module, inputs: Tensor, targets: Tensor, *, noised: bool) ->
             gradient, _ = private_gradient(net, vector, inputs, targets, how, stream)
         else:
             gradient = (clipped_sum(net, vector, inputs, targets, CLIP)[0] / len(inputs)).astype(np.float32)
-        vector = vector - np.float32(RATE) * gradient
+        gradient *= np.float32(RATE)
+        vector -= gradient
 
     return step
 

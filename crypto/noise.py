@@ -42,7 +42,7 @@ SPREAD = 0x9E3779B1
 """2**32 times the golden ratio's fraction, made odd: its multiples fill 2**32 evenly, however many there are."""
 
 Floats = NDArray[np.float64] | NDArray[np.float32]
-Noised = Callable[[NDArray[np.uint64], NDArray[np.uint32], Floats, Floats, float, float, float], None]
+Noised = Callable[[NDArray[np.uint64], NDArray[np.uint32], Floats, float, float, float], None]
 
 _SIGMAS = (1e-100, 1e100)
 _COUNTER_AND_NONCE = builtins.bytes(4) + b"LibsodiumDRG"
@@ -107,11 +107,10 @@ class NoiseStream:
             part *= 0.5
         return out
 
-    def add_noise(self, values: Floats, sigma: float, out: Floats | None = None, factor: float = 1.0) -> None:
-        """Add Gaussian noise of standard deviation ``sigma`` to ``values`` [n], in whole steps of a grid.
+    def add_noise(self, values: Floats, sigma: float, factor: float = 1.0) -> None:
+        """Add Gaussian noise of standard deviation ``sigma`` to ``values`` [n] in place, in whole steps of a grid.
 
-        The result times ``factor`` goes to ``out`` [n], which is ``values`` by default; both are float64 or float32,
-        C-contiguous, and all that is between is float64.
+        Then everything is multiplied by ``factor``. Values are float64 or float32, what is between is float64.
 
         The step is a power of two, between 2**-17 and 2**-16 of ``sigma``. Rounding to a public grid is
         post-processing of the Gaussian mechanism, whatever the values, and every step of the grid is reached from
@@ -124,11 +123,11 @@ class NoiseStream:
         """
         if sigma != 0.0 and not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
             raise LocalProtocolError(f"noise of standard deviation {sigma}, must be 0 or from 1e-100 to 1e100")
-        n, out = _checked(values.size), values if out is None else out
-        if values.ndim != 1 or out.shape != values.shape:
-            raise LocalProtocolError(f"noise for shape {values.shape} to {out.shape}, must be [n] both")
+        if values.ndim != 1:
+            raise LocalProtocolError(f"noise for shape {values.shape}, must be [n]")
+        n = _checked(values.size)
         if sigma == 0.0:
-            np.multiply(values, factor, out=out, dtype=np.float64, casting="same_kind")
+            values *= factor
             return
         step = 2.0 ** (math.frexp(sigma)[1] - 1 - GRID_BITS)
         square, inverse, factor = -2.0 * (sigma / step) ** 2, 1.0 / step, step * factor
@@ -136,12 +135,10 @@ class NoiseStream:
         noised = noised or _noised
         stream, words = self._next(), np.empty(min(_CHUNK, n + 1), dtype="<u8")
         for start in range(0, n, _CHUNK):
-            part, to = values[start : start + _CHUNK], out[start : start + _CHUNK]
-            if out is values and noised is not _noised:
-                part = part.copy()  # where both may be one the compiler makes no vectors
+            part = values[start : start + _CHUNK]
             half = (part.size + 1) // 2
             stream.update_into(_ZEROS[: 12 * half], words.view(np.uint8)[: 12 * half].data)
-            noised(words[:half], words.view("<u4")[2 * half : 3 * half], part, to, square, inverse, factor)
+            noised(words[:half], words.view("<u4")[2 * half : 3 * half], part, square, inverse, factor)
 
     def _draw(self, size: int) -> NDArray[np.uint8]:
         stream = self._next()
@@ -168,12 +165,11 @@ def _noised(
     radii: NDArray[np.uint64],
     turns: NDArray[np.uint32],
     values: Floats,
-    out: Floats,
     square: float,
     inverse: float,
     factor: float,
 ) -> None:
-    """Write rint(values * inverse + noise) * factor to ``out`` [n], with noise from n/2 words, rounded up.
+    """Make ``values`` [n] rint(values * inverse + noise) * factor, with noise from n/2 words, rounded up.
 
     The noise is R cos a for the first half and R sin a for the second, with R**2 = ``square`` ln((w + 1/2) / 2**64) for
     a word w of ``radii``, and a = 2 pi (t + w * SPREAD / 2**32) / 2**32 for the one of ``turns`` at its place.
@@ -193,7 +189,7 @@ def _noised(
     rounded[half:] += sine[: len(values) - half]
     np.rint(rounded, out=rounded)
     rounded *= factor
-    out[:] = rounded
+    values[:] = rounded
 
 
 @cache

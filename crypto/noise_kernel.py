@@ -33,22 +33,20 @@ def noised(
     radii: NDArray[np.uint64],
     turns: NDArray[np.uint32],
     values: Floats,
-    out: Floats,
     square: float,
     inverse: float,
     factor: float,
 ) -> None:
-    """Write rint(values * inverse + noise) * factor to ``out`` [n]: see ``_noised`` in ``noise.py``."""
+    """Make ``values`` [n] rint(values * inverse + noise) * factor: see ``_noised`` in ``noise.py``."""
     half = len(radii)
-    low, high = values[:half], values[half:]
-    first, second = out[:half], out[half:]
-    for i in range(len(high)):
+    first, second = values[:half], values[half:]
+    for i in range(len(second)):
         cosine, sine = pair(radii[i], turns[i], square)
-        first[i] = np.rint(low[i] * inverse + cosine) * factor
-        second[i] = np.rint(high[i] * inverse + sine) * factor
-    if len(high) < half:
+        first[i] = np.rint(first[i] * inverse + cosine) * factor
+        second[i] = np.rint(second[i] * inverse + sine) * factor
+    if len(second) < half:
         cosine, sine = pair(radii[half - 1], turns[half - 1], square)
-        first[half - 1] = np.rint(low[half - 1] * inverse + cosine) * factor
+        first[half - 1] = np.rint(first[half - 1] * inverse + cosine) * factor
 
 
 @njit(nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]

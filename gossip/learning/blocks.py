@@ -88,8 +88,7 @@ def clipped_in_blocks(
 ) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
     """Sum over examples of the clipped gradients [d] at ``vector`` [d], and the sum of the losses; see the module.
 
-    Of up to 512 examples it is float32 and lies in the room of ``net`` until the next call, of more it is float64.
-    ``net`` and the data must fit (:func:`fits`).
+    Of up to 512 examples it is float32, of more float64. ``net`` and the data must fit (:func:`fits`).
     """
     if not len(inputs):
         return np.zeros(net.dim), 0.0
@@ -99,10 +98,8 @@ def clipped_in_blocks(
     if rows.data_ptr() % 64:
         rows = rows.clone()  # where memory begins may decide how a product is computed
     short = (TOGETHER + _LARGEST // TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
-    total, outs = stack.total, stack.sums
-    if len(inputs) > _LARGEST:
-        total = torch.empty(net.dim, dtype=torch.float64)
-        outs = sums_in(net, total)
+    total = torch.empty(net.dim, dtype=torch.float32 if len(inputs) <= _LARGEST else torch.float64)
+    outs = sums_in(net, total)
     for at, own, block, classes in _blocks(rows, targets, _largest(net)):
         net.evaluations += 1
         found = _rows(steps, block, classes)
@@ -114,7 +111,7 @@ def clipped_in_blocks(
                 continue
             if at:
                 bias.add_(scaled.sum(0, dtype=torch.float64))
-            elif len(block) == TOGETHER and total is stack.total:
+            elif len(block) == TOGETHER and total.dtype == torch.float32:
                 torch.mv(scaled.mT, stack.ones, out=bias)
             else:
                 bias.copy_(scaled.sum(0, dtype=torch.float64))

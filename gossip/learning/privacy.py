@@ -65,9 +65,8 @@ def private_gradient(
     total, loss = _sum(net, vector, inputs, targets, step.clip)
     if pairs is not None:
         total = total + pairs * (step.pair_multiplier * step.clip)
-    gradient = np.empty(net.dim, dtype=np.float32)
-    noise.add_noise(total, step.noise_multiplier * step.clip, gradient, 1.0 / expected)
-    return gradient, loss / max(1, len(inputs))
+    noise.add_noise(total, step.noise_multiplier * step.clip, 1.0 / expected)
+    return total.astype(np.float32, copy=False), loss / max(1, len(inputs))
 
 
 def private_delta(delta: NDArray[np.float64], step: PrivacyStep, noise: NoiseStream) -> NDArray[np.float64]:
@@ -112,7 +111,7 @@ def clipped_sum(
 def _sum(
     net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, clip: float
 ) -> tuple[NDArray[np.float64] | Vector, float]:
-    """:func:`clipped_sum` as it was computed: one of float32 lies in the room of ``net`` until the next."""
+    """:func:`clipped_sum` as it was computed, which may be float32."""
     if fits(net, inputs, targets, clip):
         return clipped_in_blocks(net, vector, inputs, targets, clip)
     flat = torch.tensor(vector)

@@ -1,7 +1,6 @@
-"""Room for the private steps of a plain stack: its params as products take them, and their sum, in memory kept for it.
+"""The params of a plain stack as the products of its private steps take them, in memory that is kept for them.
 
-Allocating, filling up and cutting these anew took a fifth of a small net's step. What is held is one float32 copy of
-the params and one float32 sum; whoever uses it takes what it needs before the next step.
+Cutting and filling them up anew took a tenth of a small net's step. What is held is one float32 copy.
 """
 
 from __future__ import annotations
@@ -48,21 +47,16 @@ class Sum(NamedTuple):
 
 
 class Stack:
-    """The layers of one net in order, and ``total`` float32 [d] with the ``sums`` of its linear layers within.
-
-    ``ones`` [64] adds rows up.
-    """
+    """The layers of one net in order; ``ones`` [64] adds rows up."""
 
     def __init__(self, net: Functional) -> None:
         assert net.layers is not None
-        # Tensors made in inference mode could not be written outside of it.
+        # A tensor made in inference mode could not be written outside of it.
         with torch.inference_mode(mode=False):
             params = torch.zeros(net.dim)
             self._params = params.numpy()
             self._filled: list[tuple[Tensor, Tensor]] = []
             self.steps = self._steps(net, net.views(params))
-            self.total = torch.zeros(net.dim)
-            self.sums = sums_in(net, self.total)
             self.ones = torch.ones(TOGETHER)
 
     def load(self, vector: Vector) -> list[Step]:
