@@ -13,8 +13,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from quidnunc.crypto.noise import SPREAD
-
 Floats = NDArray[np.float64] | NDArray[np.float32]
 
 _LN2 = math.log(2.0)
@@ -24,14 +22,13 @@ _SQRT_HALF = np.int64(0x3FE6A09E667F3BCD)
 """The bits of the square root of a half, from which on mantissas count up to that of two."""
 _BIAS = np.int64(64)
 _ONE, _TWO = np.int64(1), np.int64(2)
-_HALF, _SPREAD = np.uint64(32), np.uint64(SPREAD)
 _QUARTER, _EIGHTH = np.int64(62), np.int64(1 << 61)
 
 
 @njit(nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
 def noised(
     radii: NDArray[np.uint64],
-    turns: NDArray[np.uint32],
+    angles: NDArray[np.int64],
     values: Floats,
     square: float,
     inverse: float,
@@ -41,16 +38,16 @@ def noised(
     half = len(radii)
     first, second = values[:half], values[half:]
     for i in range(len(second)):
-        cosine, sine = pair(radii[i], turns[i], square)
+        cosine, sine = pair(radii[i], angles[i], square)
         first[i] = np.rint(first[i] * inverse + cosine) * factor
         second[i] = np.rint(second[i] * inverse + sine) * factor
     if len(second) < half:
-        cosine, sine = pair(radii[half - 1], turns[half - 1], square)
+        cosine, sine = pair(radii[half - 1], angles[half - 1], square)
         first[half - 1] = np.rint(first[half - 1] * inverse + cosine) * factor
 
 
 @njit(nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
-def pair(radius: np.uint64, turn: np.uint32, square: float) -> tuple[float, float]:
+def pair(radius: np.uint64, angle: np.int64, square: float) -> tuple[float, float]:
     """R cos a and R sin a; R, a and the rest as in ``noise.py``."""
     # radius = 2**k (1 + f) with 1 + f between the roots of a half and of two; ln (1 + f) = 2 artanh(s).
     bits = np.float64(np.float64(radius) + 0.5).view(np.int64)
@@ -67,7 +64,6 @@ def pair(radius: np.uint64, turn: np.uint32, square: float) -> tuple[float, floa
     p = p * z + 6.666666666666735130e-01
     scale = math.sqrt(square * (s * (2.0 + z * p) + np.float64(k - _BIAS) * _LN2))
     # The nearest quarter of a turn, and what is left: at most an eighth.
-    angle = np.int64((np.uint64(turn) << _HALF) + radius * _SPREAD)
     quarter = (angle + _EIGHTH) >> _QUARTER
     x = np.float64(angle - (quarter << _QUARTER)) * _RADIANS
     y = x * x

@@ -138,14 +138,11 @@ def test_tails_of_added_noise_are_those_of_the_normal_distribution(way: str) -> 
 def test_added_noise_is_one_gaussian_by_box_and_muller(way: str) -> None:
     n, sigma, values = 7, 3.0, np.array([0.0, 1e-3, -5.0, 1 / 3, 1e6, 2.0, -1e-9])
     half = 4
-    drawn = draw(KEY, b"add", 0, 12 * half)
-    words = [int(word) for word in np.frombuffer(drawn[: 8 * half], dtype="<u8")]
-    turns = [int(turn) for turn in np.frombuffer(drawn[8 * half :], dtype="<u4")]
+    words = [int(word) for word in np.frombuffer(draw(KEY, b"add", 0, 16 * half), dtype="<u8")]
     expected = []
     for place in range(n):
-        word, turn = words[place % half], turns[place % half]
-        radius = math.sqrt(-2 * math.log((word + 0.5) / 2**64))
-        angle = 2 * math.pi * ((turn * 2**32 + word * 0x9E3779B1) % 2**64) / 2**64
+        radius = math.sqrt(-2 * math.log((words[place % half] + 0.5) / 2**64))
+        angle = 2 * math.pi * words[half + place % half] / 2**64
         expected.append(values[place] + sigma * radius * (math.cos(angle) if place < half else math.sin(angle)))
     got = values.copy()
     NoiseStream(KEY, b"add").add_noise(got, sigma)
@@ -153,13 +150,12 @@ def test_added_noise_is_one_gaussian_by_box_and_muller(way: str) -> None:
     assert got.tolist() == (np.rint(np.array(expected) / step) * step).tolist()
 
 
-def pairs(radii: list[int], turns: list[int], way: str) -> tuple[NDArray[np.float64], ...]:
+def pairs(radii: list[int], angles: list[int], way: str) -> tuple[NDArray[np.float64], ...]:
     """R cos a and R sin a in parts of 2**-44."""
     add = noise._kernel() if way == "compiled" else noise._noised
     assert add is not None
     out = np.zeros(2 * len(radii))
-    words, angles = np.array(radii, dtype="<u8"), np.array(turns, dtype="<u4")
-    add(words, angles, out, -2.0 * 2.0**88, 0.0, 2.0**-44)
+    add(np.array(radii, dtype="<u8"), np.array(angles, dtype="<u8").view("<i8"), out, -2.0 * 2.0**88, 0.0, 2.0**-44)
     return out[: len(radii)], out[len(radii) :]
 
 
@@ -167,35 +163,33 @@ def test_no_word_is_lost_in_logarithm_sine_or_cosine(way: str) -> None:
     """Zeros, ones, powers of two, and both sides of where the polynomials change, against the math library."""
     edges = [0, 1, 2, 3, 2**31, 2**32 - 1, 2**62, 13043817825332782212, 13043817825332782213, 2**63, 2**64 - 2**11]
     radii = [*edges, 2**64 - 1]
-    turns = [0, 1, 2**29 - 1, 2**29, 2**30, 2**31 - 1, 2**31, 2**31 + 2**29, 3 * 2**30, 2**32 - 2**29, 2**32 - 1]
-    chosen = [(radius, turn) for radius in radii for turn in turns]
-    cosine, sine = pairs([radius for radius, _ in chosen], [turn for _, turn in chosen], way)
+    eighths = [(turn * 2**61 + near) % 2**64 for turn in range(8) for near in (-1, 0, 1)]
+    chosen = [(radius, angle) for radius in radii for angle in eighths]
+    cosine, sine = pairs([radius for radius, _ in chosen], [angle for _, angle in chosen], way)
     for (word, turn), x, y in zip(chosen, cosine, sine, strict=True):
         radius = math.sqrt(-2 * math.log((word + 0.5) / 2**64))
-        angle = 2 * math.pi * ((turn * 2**32 + word * 0x9E3779B1) % 2**64) / 2**64
+        angle = 2 * math.pi * (turn / 2**64)
         assert x == pytest.approx(radius * math.cos(angle), abs=2e-13), (word, turn)
         assert y == pytest.approx(radius * math.sin(angle), abs=2e-13), (word, turn)
 
 
-@pytest.mark.parametrize("first", [2**63, 2**44 + 12345, 5])
-@pytest.mark.parametrize("n", [100, 1000, 2**12])
-def test_words_next_to_each_other_spread_over_what_a_turn_leaves_open(first: int, n: int, way: str) -> None:
-    """An angle has 32 random bits, some 5,000 in a step of the grid; between two of them consecutive radii are even."""
-    turn = 2**27
-    cosine, sine = pairs([first + i for i in range(n)], [turn] * n, way)
-    # In parts of 2**-32 turns: what the words add lies in one of these, up to where it begins.
-    places = np.arctan2(sine, cosine) / (2 * math.pi) * 2**32
-    offsets = np.sort(places % 1.0)
-    gaps = np.diff(offsets, append=offsets[0] + 1)
-    assert gaps.max() < 3 / n
-    assert gaps.min() > 1 / (4 * n)
+@pytest.mark.parametrize("radius", [0.5, 1.0, 3.0, 5.0])
+def test_words_next_to_each_other_fill_a_step_evenly_along_any_ray(radius: float, way: str) -> None:
+    """As the argument for the grid has it (docs/design.md, 67): by 2**64 r exp(-r**2/2) words for a unit of length."""
+    count = 2**12
+    word = int(math.exp(-(radius**2) / 2) * 2**64)
+    apart = round(word * radius * 2.0**-17 / count)
+    for angle in (0, 2**60, 2**61 + 12345, 3 * 2**60):
+        cosine, sine = pairs([word - apart * i for i in range(count)], [angle] * count, way)
+        lengths = np.hypot(cosine, sine) - radius
+        # So many words apart they are a step of the grid's 2**-17 divided by their number from each other.
+        np.testing.assert_allclose(np.diff(lengths), 2.0**-17 / count, rtol=1e-3)
 
 
 def test_where_in_a_step_noise_falls_is_even(way: str) -> None:
     """Before rounding, by the position within steps of 2**-17; the most that floating point leaves is 1e-9."""
-    drawn = np.frombuffer(NoiseStream(KEY, b"within").bytes(12 * 2**18), dtype="<u4")
-    radii, turns = drawn[: 2**19].view("<u8").tolist(), drawn[2**19 :].tolist()
-    for part in pairs(radii, turns, way):
+    drawn = np.frombuffer(NoiseStream(KEY, b"within").bytes(16 * 2**18), dtype="<u8").tolist()
+    for part in pairs(drawn[: 2**18], drawn[2**18 :], way):
         counts = np.histogram((part * 2**17) % 1.0, bins=64, range=(0, 1))[0]
         chi_squared = float(((counts - 2**12) ** 2 / 2**12).sum())
         assert chi_squared < 63 + 5 * math.sqrt(2 * 63)

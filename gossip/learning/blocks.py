@@ -33,7 +33,7 @@ from quidnunc.gossip.learning.clipping import blanked, clip_factors
 from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional, activate
 from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
-from quidnunc.gossip.learning.stack import COLUMNS, TOGETHER, Stack, Step, sums_in
+from quidnunc.gossip.learning.stack import COLUMNS, TOGETHER, Stack, Step
 
 SPARE = 1 / 200
 """The share of the clip that is left to the roundings of float32 sums."""
@@ -99,7 +99,7 @@ def clipped_in_blocks(
         rows = rows.clone()  # where memory begins may decide how a product is computed
     short = (TOGETHER + _LARGEST // TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
     total = torch.empty(net.dim, dtype=torch.float32 if len(inputs) <= _LARGEST else torch.float64)
-    outs = sums_in(net, total)
+    outs = stack.sums(total)
     for at, own, block, classes in _blocks(rows, targets, _largest(net)):
         net.evaluations += 1
         found = _rows(steps, block, classes)

@@ -58,6 +58,12 @@ class Stack:
             self._filled: list[tuple[Tensor, Tensor]] = []
             self.steps = self._steps(net, net.views(params))
             self.ones = torch.ones(TOGETHER)
+        linear = [layer for layer in net.layers if layer.kind == "linear"]
+        starts = [slot.start for slot in net.slots]
+        self._places = [
+            (*net.slots[layer.weight].shape, starts[layer.weight], starts[layer.bias] if layer.bias >= 0 else -1)
+            for layer in linear
+        ]
 
     def load(self, vector: Vector) -> list[Step]:
         """The layers with params ``vector`` [d]; those of the last call change with it."""
@@ -65,6 +71,16 @@ class Stack:
         for room, own in self._filled:
             room.copy_(own)
         return self.steps
+
+    def sums(self, total: Tensor) -> list[Sum]:
+        """The parts of ``total`` [d] that belong to the linear layers."""
+        return [
+            Sum(
+                total.as_strided((high, wide), (wide, 1), at),
+                total.as_strided((high,), (1,), bias) if bias >= 0 else None,
+            )
+            for high, wide, at, bias in self._places
+        ]
 
     def _steps(self, net: Functional, tensors: list[Tensor]) -> list[Step]:
         """A class that was filled in has the logit minus infinity, and so no probability and no gradient."""
@@ -93,11 +109,3 @@ class Stack:
     def _fill(self, room: Tensor, part: Tensor, own: Tensor) -> Tensor:
         self._filled.append((part, own))
         return room
-
-
-def sums_in(net: Functional, total: Tensor) -> list[Sum]:
-    """The parts of ``total`` [d] that belong to the linear layers of ``net``."""
-    assert net.layers is not None
-    views = net.views(total)
-    linear = [layer for layer in net.layers if layer.kind == "linear"]
-    return [Sum(views[layer.weight], views[layer.bias] if layer.bias >= 0 else None) for layer in linear]
