@@ -57,21 +57,19 @@ def ours(module: nn.Module, inputs: Tensor, targets: Tensor, *, noised: bool) ->
     from quidnunc.gossip.learning.functional import Functional
     from quidnunc.gossip.learning.losses import row_cross_entropy
     from quidnunc.gossip.learning.params import to_vector
-    from quidnunc.gossip.learning.privacy import clipped_sum, private_gradient
+    from quidnunc.gossip.learning.privacy import private_gradient
     from quidnunc.gossip.task import Task
 
     data = (inputs, targets)
     net = Functional(module, Task(lambda: module, row_cross_entropy, data, data, data))
     vector, stream = to_vector(module), NoiseStream(bytes(32), b"bench")
-    how = PrivacyStep(CLIP, NOISE)
+    how = PrivacyStep(CLIP, NOISE if noised else 0.0)
 
     def step() -> None:
         nonlocal vector
-        if noised:
-            gradient, _ = private_gradient(net, vector, inputs, targets, how, stream)
-        else:
-            gradient = (clipped_sum(net, vector, inputs, targets, CLIP)[0] / len(inputs)).astype(np.float32)
-        vector = vector - np.float32(RATE) * gradient
+        gradient, _ = private_gradient(net, vector, inputs, targets, how, stream)
+        gradient *= np.float32(RATE)
+        vector -= gradient
 
     return step
 

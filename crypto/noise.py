@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import builtins
 import math
-from typing import NoReturn
+from collections.abc import Callable
+from functools import cache
+from typing import NoReturn, cast
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -30,6 +32,14 @@ MAX_BYTES = 2**30
 """
 GRID_BITS = 16
 """Released noise comes in steps of at most 2**-16 of its standard deviation."""
+
+LEAST_COMPILED = 1 << 17
+"""Numbers of one call from which on noise is added by compiled code, where numba is installed: code is made in one or
+two seconds, once in a process, and saves 5 ns of each number's 8.
+"""
+
+Floats = NDArray[np.float64] | NDArray[np.float32]
+Noised = Callable[[NDArray[np.uint64], NDArray[np.int64], Floats, float, float, float], None]
 
 _SIGMAS = (1e-100, 1e100)
 _COUNTER_AND_NONCE = builtins.bytes(4) + b"LibsodiumDRG"
@@ -94,8 +104,10 @@ class NoiseStream:
             part *= 0.5
         return out
 
-    def add_noise(self, values: NDArray[np.float64], sigma: float) -> None:
+    def add_noise(self, values: Floats, sigma: float, factor: float = 1.0) -> None:
         """Add Gaussian noise of standard deviation ``sigma`` to ``values`` [n] in place, in whole steps of a grid.
+
+        Then everything is multiplied by ``factor``. Values are float64 or float32, what is between is float64.
 
         The step is a power of two, between 2**-17 and 2**-16 of ``sigma``. Rounding to a public grid is
         post-processing of the Gaussian mechanism, whatever the values, and every step of the grid is reached from
@@ -103,31 +115,27 @@ class NoiseStream:
         noise generation", 2020). What remains of floating point is how evenly one Gaussian by Box and Muller, whose
         radius has 64 random bits and whose angle as many, fills steps of that size: to a part in 10**9 of each step's
         own probability where all but 10**-5 of the noise lies, in 10**7 for all but 10**-7 (docs/design.md, 67).
-        With ``sigma`` 0 nothing happens. Raises LocalProtocolError unless ``sigma`` is 0 or from 1e-100 to 1e100.
+        With ``sigma`` 0 nothing is added and nothing rounded. Raises LocalProtocolError unless ``sigma`` is 0 or from
+        1e-100 to 1e100.
         """
         if sigma != 0.0 and not _SIGMAS[0] <= sigma <= _SIGMAS[1]:
             raise LocalProtocolError(f"noise of standard deviation {sigma}, must be 0 or from 1e-100 to 1e100")
+        if values.ndim != 1:
+            raise LocalProtocolError(f"noise for shape {values.shape}, must be [n]")
         n = _checked(values.size)
         if sigma == 0.0:
+            values *= factor
             return
         step = 2.0 ** (math.frexp(sigma)[1] - 1 - GRID_BITS)
-        stream = self._next()
-        words = np.empty(min(_CHUNK, n + 1), dtype="<u8")
+        square, inverse, factor = -2.0 * (sigma / step) ** 2, 1.0 / step, step * factor
+        noised = _kernel() if n >= LEAST_COMPILED else None
+        noised = noised or _noised
+        stream, words = self._next(), np.empty(min(_CHUNK, n + 1), dtype="<u8")
         for start in range(0, n, _CHUNK):
             part = values[start : start + _CHUNK]
             half = (part.size + 1) // 2
-            stream.update_into(_ZEROS[: 16 * half], words[: 2 * half].view(np.uint8).data)
-            square = words[:half] * 2.0**-64
-            # In (0, 1]: the logarithm is finite.
-            np.maximum(square, 2.0**-64, out=square)
-            np.log(square, out=square)
-            square *= -2.0 * (sigma / step) ** 2
-            cosine, sine = _box_muller(square, words[half : 2 * half].view("<i8") * (np.pi * 2.0**-64))
-            part *= 1.0 / step
-            part[:half] += cosine
-            part[half:] += sine[: part.size - half]
-            np.rint(part, out=part)
-            part *= step
+            stream.update_into(_ZEROS[: 16 * half], words.view(np.uint8)[: 16 * half].data)
+            noised(words[:half], words[half : 2 * half].view("<i8"), part, square, inverse, factor)
 
     def _draw(self, size: int) -> NDArray[np.uint8]:
         stream = self._next()
@@ -148,6 +156,44 @@ class NoiseStream:
 
     def __repr__(self) -> str:
         return f"NoiseStream(name={self._name!r}, draws={self._counter})"
+
+
+def _noised(
+    radii: NDArray[np.uint64],
+    angles: NDArray[np.int64],
+    values: Floats,
+    square: float,
+    inverse: float,
+    factor: float,
+) -> None:
+    """Make ``values`` [n] rint(values * inverse + noise) * factor, with noise from n/2 words, rounded up.
+
+    The noise is R cos a for the first half and R sin a for the second, with R**2 = ``square`` ln((w + 1/2) / 2**64) for
+    a word w of ``radii``, and a = 2 pi v / 2**64 for the word v of ``angles`` at its place.
+    """
+    half = len(radii)
+    logarithm = np.multiply(radii, 2.0**-64)
+    logarithm += 2.0**-65
+    np.log(logarithm, out=logarithm)
+    logarithm *= square
+    cosine, sine = _box_muller(logarithm, np.multiply(angles, np.pi * 2.0**-64))
+    rounded = values.astype(np.float64)
+    rounded *= inverse
+    rounded[:half] += cosine
+    rounded[half:] += sine[: len(values) - half]
+    np.rint(rounded, out=rounded)
+    rounded *= factor
+    values[:] = rounded
+
+
+@cache
+def _kernel() -> Noised | None:
+    """:func:`_noised` in machine code; None where numba is missing, refuses this numpy, or may not make code."""
+    try:
+        from quidnunc.crypto.noise_kernel import noised
+    except (ImportError, OSError):  # the latter where the system forbids writable memory to be executed
+        return None
+    return cast(Noised, noised)
 
 
 def _box_muller(square: NDArray[np.float64], half: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

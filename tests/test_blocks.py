@@ -51,7 +51,7 @@ def data(net: Functional, rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def each_row(net: Functional, vector: np.ndarray, inputs: Tensor, targets: Tensor) -> list[list[bytes]]:
     """All that is computed of each row before rows are summed, as bytes."""
-    steps = blocks._steps(net, torch.tensor(vector))
+    steps = blocks._stack(net).load(vector)
     found = []
     for _, own, block, classes in blocks._blocks(inputs, targets, blocks._largest(net)):
         rows = blocks._rows(steps, block, classes)
@@ -149,6 +149,38 @@ def test_short_sums_are_taken_up_to_their_limit_and_err_less_than_is_spared(monk
     monkeypatch.setattr(blocks, "_add", lambda *args, short, first: whole(*args, short=False, first=first))
     exact, _ = clipped_sum(net, vector, inputs[1:], targets[1:], 1e-3)
     assert 0 < np.linalg.norm(short - exact) <= blocks.SPARE / 2 * 1e-3
+
+
+@pytest.mark.parametrize("make", [SMALL[1], SMALL[2], LARGE])
+@pytest.mark.parametrize("size", [63, 64, 65, 200, 512, 513])
+def test_sums_of_any_size_are_those_of_their_rows(make: Callable[[], nn.Module], size: int) -> None:
+    """Up to 512 rows the whole sum is float32, biases included: it errs by less than is spared for it."""
+    net, vector = setup(make)
+    inputs, targets = data(net, size)
+    targets[:] = 1  # all gradients point one way: the sum is as long as it can be
+    found, loss = blocks.clipped_in_blocks(net, vector, inputs, targets, 1e-3)
+    assert found.dtype == (np.float32 if size <= 512 else np.float64)
+    expected, losses = np.zeros(net.dim), 0.0
+    for row in range(size):
+        one, its = blocks.clipped_in_blocks(net, vector, inputs[row : row + 1], targets[row : row + 1], 1e-3)
+        expected += one
+        losses += its
+    assert 0 < np.linalg.norm(found - expected) <= blocks.SPARE / 2 * 1e-3
+    assert loss == pytest.approx(losses, rel=1e-6)
+
+
+def test_room_that_is_kept_carries_nothing_from_one_step_to_the_next() -> None:
+    net, vector = setup(SMALL[3])
+    inputs, targets = data(net, 70)
+    first, _ = blocks.clipped_in_blocks(net, vector, inputs, targets, 0.1)
+    kept = first.copy()
+    other, _ = blocks.clipped_in_blocks(net, -vector, inputs[:9], targets[:9], 0.2)
+    fresh, _ = blocks.clipped_in_blocks(setup(SMALL[3])[0], -vector, inputs[:9], targets[:9], 0.2)
+    assert other.tobytes() == fresh.tobytes()
+    assert first.tobytes() == kept.tobytes()
+    first[:] = np.nan
+    again, _ = blocks.clipped_in_blocks(net, vector, inputs, targets, 0.1)
+    assert again.tobytes() == kept.tobytes()
 
 
 @pytest.mark.parametrize("make", [*SMALL, LARGE])

@@ -91,7 +91,7 @@ def unclipped(patch: pytest.MonkeyPatch) -> None:
 
 def repeated(patch: pytest.MonkeyPatch) -> None:
     whole = NoiseStream.add_noise
-    patch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(stream(), values, sigma))
+    patch.setattr(NoiseStream, "add_noise", lambda self, values, sigma, *rest: whole(stream(), values, sigma, *rest))
 
 
 @pytest.mark.parametrize(

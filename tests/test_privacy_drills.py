@@ -74,7 +74,9 @@ def test_noise_at_half_scale_is_caught_by_noise_scale(monkeypatch: pytest.Monkey
     net, vector = setup(stack=True)
     assert noise_scale(net, vector) == pytest.approx(1.0, abs=0.05)
     whole = NoiseStream.add_noise
-    monkeypatch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(self, values, sigma / 2))
+    monkeypatch.setattr(
+        NoiseStream, "add_noise", lambda self, values, sigma, *rest: whole(self, values, sigma / 2, *rest)
+    )
     assert noise_scale(net, vector) == pytest.approx(0.5, abs=0.03)
 
 
@@ -150,7 +152,9 @@ def site_sensitivity() -> float:
 def test_site_noise_at_half_scale_is_caught_by_noise_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     assert site_noise_scale() == pytest.approx(1.0, abs=0.05)
     whole = NoiseStream.add_noise
-    monkeypatch.setattr(NoiseStream, "add_noise", lambda self, values, sigma: whole(self, values, sigma / 2))
+    monkeypatch.setattr(
+        NoiseStream, "add_noise", lambda self, values, sigma, *rest: whole(self, values, sigma / 2, *rest)
+    )
     assert site_noise_scale() == pytest.approx(0.5, abs=0.03)
 
 

@@ -25,25 +25,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
 from quidnunc.gossip.learning.clipping import blanked, clip_factors
+from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.functional import Functional, activate
 from quidnunc.gossip.learning.losses import row_cross_entropy, row_cross_entropy_gradient
+from quidnunc.gossip.learning.stack import COLUMNS, TOGETHER, Stack, Step
 
 SPARE = 1 / 200
 """The share of the clip that is left to the roundings of float32 sums."""
 
 _UNIT = 2.0**-24
-_SMALLEST = 64
+_SMALLEST = TOGETHER
 _LARGEST = 512
-_TOGETHER = 64
-"""Rows of a product whose sum is float32."""
-_COLUMNS = 16
-"""Outputs of a layer are filled up to a multiple of this: with fewer MKL takes rows in pairs, unlike each other, and a
-softmax takes many times as long.
-"""
 _WIDEST = 1 << 16
 _CACHED = 1 << 19
 _PRODUCTS = 1 << 17
@@ -51,17 +48,9 @@ _CLIPS = (2.0**-24, 2.0**24)
 _FLOOR = 2.0**-55
 _TRIALS = 3
 
-
-class _Step(NamedTuple):
-    """One layer with its params as products take them, ``weight`` [out, in] and ``bias`` [out], filled up; ``width`` is
-    the layer's own number of inputs, and ``unit`` 1 if it has a bias, else 0.
-    """
-
-    kind: str
-    weight: Tensor
-    bias: Tensor | None
-    width: int
-    unit: float
+_relu_backward = torch.ops.aten.threshold_backward.default
+_tanh_backward = torch.ops.aten.tanh_backward.default
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.default
 
 
 class _Rows(NamedTuple):
@@ -95,100 +84,99 @@ def row_clip(net: Functional, clip: float) -> float:
 
 @torch.inference_mode()
 def clipped_in_blocks(
-    net: Functional, flat: Tensor, inputs: Tensor, targets: Tensor, clip: float
-) -> tuple[Tensor, float]:
-    """Sum over examples of the clipped gradients, float64 [d], and the sum of the losses; see the module for why.
+    net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, clip: float
+) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
+    """Sum over examples of the clipped gradients [d] at ``vector`` [d], and the sum of the losses; see the module.
 
-    ``net`` and the data must fit (:func:`fits`).
+    Of up to 512 examples it is float32, of more float64. ``net`` and the data must fit (:func:`fits`).
     """
-    assert net.layers is not None
-    total = torch.empty(net.dim, dtype=torch.float64) if len(inputs) else torch.zeros(net.dim, dtype=torch.float64)
-    views, steps = net.views(total), _steps(net, flat)
-    outs = [(views[layer.weight], layer.bias) for layer in net.layers if layer.kind == "linear"]
-    short = (_TOGETHER + _LARGEST // _TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
-    limit, loss = row_clip(net, clip), 0.0
+    if not len(inputs):
+        return np.zeros(net.dim), 0.0
+    stack = _stack(net)
+    steps, limit, loss = stack.load(vector), row_clip(net, clip), 0.0
     rows = inputs.flatten(1).contiguous()
     if rows.data_ptr() % 64:
         rows = rows.clone()  # where memory begins may decide how a product is computed
+    short = (TOGETHER + _LARGEST // TOGETHER) * _UNIT * len(inputs) <= SPARE / 2
+    total = torch.empty(net.dim, dtype=torch.float32 if len(inputs) <= _LARGEST else torch.float64)
+    outs = stack.sums(total)
     for at, own, block, classes in _blocks(rows, targets, _largest(net)):
         net.evaluations += 1
         found = _rows(steps, block, classes)
-        factors, broken = clip_factors(found.square, limit)
-        if own < len(block):
-            factors[own:] = 0.0
-        column = factors.float().unsqueeze(1)
+        column, broken = _column(found.square, own, limit)
         for (out, bias), error, source in zip(outs, found.errors, found.sources, strict=True):
-            scaled = blanked(error * column, broken)
-            if scaled.shape[1] > out.shape[0]:
-                scaled = scaled[:, : out.shape[0]]
+            scaled = _scaled(error, column, broken, out)
             _add(scaled, blanked(source, broken), out, short=short, first=at == 0)
-            if bias >= 0 and at:
-                views[bias].add_(scaled.sum(0, dtype=torch.float64))
-            elif bias >= 0:
-                torch.sum(scaled, 0, dtype=torch.float64, out=views[bias])
-        loss += float(found.losses[:own].sum(dtype=torch.float64))
-    return total, loss
+            if bias is None:
+                continue
+            if at:
+                bias.add_(scaled.sum(0, dtype=torch.float64))
+            elif len(block) == TOGETHER and total.dtype == torch.float32:
+                torch.mv(scaled.mT, stack.ones, out=bias)
+            else:
+                bias.copy_(scaled.sum(0, dtype=torch.float64))
+        loss += float(found.losses.double()[:own].sum())
+    return total.numpy(), loss
+
+
+def _column(square: Tensor, own: int, limit: float) -> tuple[Tensor, Tensor | None]:
+    """Factors of rows [R, 1], 0 from row ``own`` on, and which rows are broken."""
+    factors, broken = clip_factors(square, limit)
+    if own < len(factors):
+        factors[own:] = 0.0
+    return factors.float().unsqueeze(1), broken
+
+
+def _scaled(error: Tensor, column: Tensor, broken: Tensor | None, out: Tensor) -> Tensor:
+    """The output gradients that count, without what fills them up."""
+    scaled = error * column
+    if broken is not None:
+        scaled = blanked(scaled, broken)
+    return scaled if scaled.shape[1] == len(out) else scaled[:, : len(out)]
 
 
 def _add(scaled: Tensor, source: Tensor, out: Tensor, *, short: bool, first: bool) -> None:
     """Add the product of ``scaled`` [R, out] and ``source`` [R, in] over rows to ``out`` [out, in], or write it there.
 
-    A short sum is float32, in parts of so few rows that their rounding is known. Small products are taken several at
-    once, as many as stay in the cache.
+    The product of a short sum is float32.
     """
-    if not short:
-        if first:
-            torch.mm(scaled.double().mT, source.double(), out=out)
-        else:
-            out.addmm_(scaled.double().mT, source.double())
-        return
-    if len(scaled) == _TOGETHER and first:
-        out.copy_(scaled.mT @ source)
-        return
-    left = scaled.reshape(-1, _TOGETHER, scaled.shape[1]).mT
-    right = source.reshape(-1, _TOGETHER, source.shape[1])
+    if short and first and out.dtype == torch.float32:
+        _short_product(scaled, source, out)
+    elif short:
+        total = _short_product(scaled, source, torch.empty(out.shape))
+        out.copy_(total) if first else out.add_(total)
+    elif first:
+        torch.mm(scaled.double().mT, source.double(), out=out)
+    else:
+        out.addmm_(scaled.double().mT, source.double())
+
+
+def _short_product(scaled: Tensor, source: Tensor, out: Tensor) -> Tensor:
+    """The product of ``scaled`` [R, out] and ``source`` [R, in] over rows, written to ``out`` [out, in], float32.
+
+    In parts of so few rows that their rounding is known. Small products are taken several at once, as many as stay in
+    the cache.
+    """
+    if len(scaled) == TOGETHER:
+        return torch.mm(scaled.mT, source, out=out)
+    left = scaled.reshape(-1, TOGETHER, scaled.shape[1]).mT
+    right = source.reshape(-1, TOGETHER, source.shape[1])
     if out.numel() * len(left) <= _PRODUCTS:
-        total = torch.bmm(left, right).sum(0)
-    else:
-        total = left[0] @ right[0]
-        product = torch.empty_like(total)
-        for at in range(1, len(left)):
-            total += torch.mm(left[at], right[at], out=product)
-    if first:
-        out.copy_(total)
-    else:
-        out.add_(total)
+        return torch.sum(torch.bmm(left, right), 0, out=out)
+    torch.mm(left[0], right[0], out=out)
+    product = torch.empty_like(out)
+    for at in range(1, len(left)):
+        out += torch.mm(left[at], right[at], out=product)
+    return out
 
 
-def _steps(net: Functional, flat: Tensor) -> list[_Step]:
-    """The layers of ``net`` with params ``flat`` [d], outputs filled up to multiples of 16.
-
-    A class that was filled in has the logit minus infinity, and so no probability and no gradient.
-    """
-    assert net.layers is not None
-    tensors, steps, behind = net.views(flat), [], 0
-    for layer in net.layers:
-        if layer.kind == "flatten":
-            continue
-        if layer.kind != "linear":
-            steps.append(_Step(layer.kind, flat[:0], None, 0, 0.0))
-            continue
-        weight = tensors[layer.weight]
-        width, unit = weight.shape[1], float(layer.bias >= 0)
-        more, last = -len(weight) % _COLUMNS, layer is net.layers[-1]
-        bias = tensors[layer.bias] if layer.bias >= 0 else None
-        if more and last:
-            bias = pad(weight.new_zeros(len(weight)) if bias is None else bias, (0, more), value=-torch.inf)
-        elif more and bias is not None:
-            bias = pad(bias, (0, more))
-        if more or behind:
-            weight = pad(weight, (0, behind, 0, more))
-        steps.append(_Step("linear", weight, bias, width, unit))
-        behind = more
-    return steps
+def _stack(net: Functional) -> Stack:
+    if net.stack is None:
+        net.stack = Stack(net)
+    return net.stack
 
 
-def _rows(steps: list[_Step], block: Tensor, classes: Tensor) -> _Rows:
+def _rows(steps: list[Step], block: Tensor, classes: Tensor) -> _Rows:
     """Forward and backward of one ``block`` [R, in], row by row (Goodfellow 2015): no product mixes rows.
 
     One row's squared norm in a linear layer with input a and output gradient e is |e|^2 * (|a|^2 + 1).
@@ -198,10 +186,8 @@ def _rows(steps: list[_Step], block: Tensor, classes: Tensor) -> _Rows:
         if step.kind != "linear":
             hidden = activate(step.kind, hidden)
         else:
-            sources.append(hidden if hidden.shape[1] == step.width else hidden[:, : step.width])
-            hidden = (
-                torch.addmm(step.bias, hidden, step.weight.mT) if step.bias is not None else hidden @ step.weight.mT
-            )
+            sources.append(hidden[:, : step.width] if step.cut else hidden)
+            hidden = torch.addmm(step.bias, hidden, step.turned) if step.bias is not None else hidden @ step.turned
         afters.append(hidden)
     error, losses = row_cross_entropy_gradient(hidden, classes)
     errors: list[Tensor] = []
@@ -210,25 +196,29 @@ def _rows(steps: list[_Step], block: Tensor, classes: Tensor) -> _Rows:
             errors.append(error)
             if len(errors) == len(sources):
                 break
-            error = error @ step.weight
+            error = torch.mm(error, step.weight)
         elif step.kind == "relu":
-            error = torch.ops.aten.threshold_backward(error, after, 0)
+            error = _relu_backward(error, after, 0)
         elif step.kind == "tanh":
-            error = torch.ops.aten.tanh_backward(error, after)
+            error = _tanh_backward(error, after)
         else:
-            error = torch.ops.aten.sigmoid_backward(error, after)
+            error = _sigmoid_backward(error, after)
     errors.reverse()
     return _Rows(errors, sources, _squares(steps, errors, sources), losses)
 
 
-def _squares(steps: list[_Step], errors: list[Tensor], sources: list[Tensor]) -> Tensor:
-    norms = errors[0].new_empty((2 * len(errors), len(errors[0])))
-    for at, vectors in enumerate((*errors, *sources)):
-        torch.linalg.vector_norm(vectors, dim=1, out=norms[at])
-    squares = norms.double().add_(_FLOOR).square_()
+def _squares(steps: list[Step], errors: list[Tensor], sources: list[Tensor]) -> Tensor:
+    norms = torch.empty((2 * len(errors), len(errors[0])))
+    for vectors, norm in zip((*errors, *sources), norms.unbind(), strict=True):
+        torch.linalg.vector_norm(vectors, dim=1, out=norm)
+    squares = norms.numpy().astype(np.float64)
+    squares += _FLOOR
+    squares *= squares
+    above, below = squares[: len(errors)], squares[len(errors) :]
     units = [step.unit for step in steps if step.kind == "linear"]
-    squares[len(errors) :] += 1.0 if all(units) else squares.new_tensor(units).unsqueeze(1)
-    return (squares[: len(errors)] * squares[len(errors) :]).sum(0)
+    below += 1.0 if all(units) else np.array(units)[:, None]
+    above *= below
+    return torch.from_numpy(above.sum(0))
 
 
 def _blocks(rows: Tensor, classes: Tensor, largest: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
@@ -252,7 +242,7 @@ def _blocks(rows: Tensor, classes: Tensor, largest: int) -> Iterator[tuple[int, 
 
 def _widest(net: Functional) -> int:
     """The longest vector of any example, with what fills it up."""
-    return max(-(-side // _COLUMNS) * _COLUMNS for slot in net.slots for side in slot.shape)
+    return max(-(-side // COLUMNS) * COLUMNS for slot in net.slots for side in slot.shape)
 
 
 def _largest(net: Functional) -> int:
@@ -281,7 +271,7 @@ def rows_stand_alone(net: Functional) -> bool:
     def normal(*shape: int) -> Tensor:
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
-    steps = _steps(net, normal(net.dim) / _widest(net) ** 0.5)
+    steps = _stack(net).load((normal(net.dim) / _widest(net) ** 0.5).numpy())
     rows, classes = normal(largest, width), torch.from_numpy(generator.integers(0, labels, largest))
     whole = _rows(steps, rows, classes)
     size = _SMALLEST

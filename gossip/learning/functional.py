@@ -6,7 +6,7 @@ vector; any other module goes through ``torch.func.functional_call``. Both give 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from quidnunc.gossip.learning.codec import Vector
 from quidnunc.gossip.learning.convolved import conv_stack, hooked
 from quidnunc.gossip.learning.params import layout
 from quidnunc.gossip.task import Task
+
+if TYPE_CHECKING:
+    from quidnunc.gossip.learning.stack import Stack
 
 _ROWS = 4096
 
@@ -46,8 +49,9 @@ class Functional:
 
     ``slots`` is the layout, ``dim`` its length, ``layers`` the plain stack or None, ``convolutions`` the layers of a
     stack with convolutions or None. ``loops`` is set once vmap was found unable to take the module, ``alone`` by number
-    of threads once it was tried whether float32 rows depend on others (``blocks.py``). ``evaluations`` counts how often
-    losses were asked for, which every local step does: it tells a long job from one that hangs.
+    of threads once it was tried whether float32 rows depend on others, ``stack`` the room that is kept for them
+    (``blocks.py``). ``evaluations`` counts how often losses were asked for, which every local step does: it tells a
+    long job from one that hangs.
     """
 
     def __init__(self, module: nn.Module, task: Task) -> None:
@@ -60,6 +64,7 @@ class Functional:
         self.convolutions = conv_stack(module) if self.layers is None else None
         self.loops = False
         self.alone: dict[int, bool] = {}
+        self.stack: Stack | None = None
         self.evaluations = 0
 
     def views(self, flat: Tensor) -> list[Tensor]:

@@ -62,12 +62,11 @@ def private_gradient(
     if step.rate < 1:
         drawn = torch.from_numpy(poisson_sample(len(inputs), step.rate, noise.child(b"sample")))
         inputs, targets = inputs[drawn], targets[drawn]
-    total, loss = clipped_sum(net, vector, inputs, targets, step.clip)
+    total, loss = _sum(net, vector, inputs, targets, step.clip)
     if pairs is not None:
-        total += pairs * (step.pair_multiplier * step.clip)
-    noise.add_noise(total, step.noise_multiplier * step.clip)
-    total /= expected
-    return total.astype(np.float32), loss / max(1, len(inputs))
+        total = total + pairs * (step.pair_multiplier * step.clip)
+    noise.add_noise(total, step.noise_multiplier * step.clip, 1.0 / expected)
+    return total.astype(np.float32, copy=False), loss / max(1, len(inputs))
 
 
 def private_delta(delta: NDArray[np.float64], step: PrivacyStep, noise: NoiseStream) -> NDArray[np.float64]:
@@ -105,10 +104,17 @@ def clipped_sum(
     An example whose gradient is not finite counts as zero. Examples are taken in parts, so that memory depends on the
     model and not on their number; none at all sum to zero.
     """
-    flat = torch.tensor(vector)
+    total, loss = _sum(net, vector, inputs, targets, clip)
+    return total.astype(np.float64, copy=False), loss
+
+
+def _sum(
+    net: Functional, vector: Vector, inputs: Tensor, targets: Tensor, clip: float
+) -> tuple[NDArray[np.float64] | Vector, float]:
+    """:func:`clipped_sum` as it was computed, which may be float32."""
     if fits(net, inputs, targets, clip):
-        whole, loss = clipped_in_blocks(net, flat, inputs, targets, clip)
-        return whole.numpy(), loss
+        return clipped_in_blocks(net, vector, inputs, targets, clip)
+    flat = torch.tensor(vector)
     total: NDArray[np.float64] | None = None
     loss = 0.0
     way, rows = _way(net, inputs)

@@ -107,7 +107,8 @@ def _train_privately(
         if training.prox:
             # Outside of clip and noise: it depends on what was noised already, and on no record.
             gradient = gradient + np.float32(training.prox) * (vector - anchor)
-        velocity = np.float32(training.momentum) * velocity + gradient
+        velocity *= np.float32(training.momentum)
+        velocity += gradient
         vector = vector - np.float32(training.learning_rate) * velocity
         total += loss
     return vector, total / privacy.steps
