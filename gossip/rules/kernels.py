@@ -182,8 +182,8 @@ def _add_four_squares(own: Floats, a: Floats, b: Floats, c: Floats, d: Floats, s
 
 @compiled
 def gram(own: Floats, others: Floats, begin: int, stop: int, sums: Sums) -> None:
-    """Add <x_i - own, x_j - own>, j <= i, to ``sums`` [k, k] for rows x of ``others`` [k, d], over coordinates ``begin``
-    to ``stop``; float32 within a run of _RUN coordinates.
+    """Add <x_i - own, x_j - own>, j <= i, to ``sums`` [k, k] for rows x of ``others`` [k, d], over coordinates
+    ``begin`` to ``stop``; float32 within a run of _RUN coordinates.
     """
     k = len(others)
     away = np.empty((k, _RUN), np.float32)
@@ -260,3 +260,40 @@ def weighted_differences_of(count: int) -> Callable[[Floats, Floats, int, int, I
                     result[i] += factors[n] * (others[chosen[n], i] - own[i])
 
     return weighted_differences
+
+
+@compiled
+def combination(own: Floats, others: Floats, begin: int, stop: int, factors: Floats, result: Floats) -> None:
+    """Make ``result`` [d] the sum of ``factors`` [k] times the rows ``own`` [d] and ``others`` [k-1, d], at coordinates
+    ``begin`` to ``stop``; float32.
+    """
+    count = len(others)
+    fours = count - count % 4
+    for end in range(stop, begin, -_MIXED):
+        at = max(begin, end - _MIXED)
+        found = result[at:end]
+        _scale(own[at:end], factors[0], found)
+        for n in range(0, fours, 4):
+            a, b, c = others[n, at:end], others[n + 1, at:end], others[n + 2, at:end]
+            _add_four(a, b, c, others[n + 3, at:end], factors[n + 1 : n + 5], found)
+        for n in range(fours, count):
+            _add_one(others[n, at:end], factors[n + 1], found)
+
+
+@compiled
+def _scale(row: Floats, factor: np.float32, result: Floats) -> None:
+    for i in range(len(row)):
+        result[i] = factor * row[i]
+
+
+@compiled_sum
+def _add_one(row: Floats, factor: np.float32, result: Floats) -> None:
+    for i in range(len(row)):
+        result[i] += factor * row[i]
+
+
+@compiled_sum
+def _add_four(a: Floats, b: Floats, c: Floats, d: Floats, factors: Floats, result: Floats) -> None:
+    by_a, by_b, by_c, by_d = factors[0], factors[1], factors[2], factors[3]
+    for i in range(len(a)):
+        result[i] = result[i] + by_a * a[i] + by_b * b[i] + by_c * c[i] + by_d * d[i]

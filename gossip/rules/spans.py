@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-SPAN = 1 << 16
-"""Coordinates of a span: some tens of them in a stack that is worth a second thread, each of a tenth of a
+SPAN = 1 << 17
+"""Coordinates of a span: eight or more of them in a stack that is worth a second thread, each of some tenths of a
 millisecond."""
 
 Found = TypeVar("Found")
