@@ -3,8 +3,8 @@
 Each rule at k = 8, 16, 32 and d = 1e5, 1e6, 1e7 (with --quick k = 8, 16 and d = 1e5); targets are for d = 1e6. ByzFL is
 installed by name in a virtual environment of its own and borrows numpy, torch and scipy from this one; it gets float32
 torch tensors, of 10^7 coordinates once and else twice. One thread is timed by the processor time it took, so that other
-work on the machine counts less, two by the clock. A rule is run up to five times, until that took three seconds; all of
-it takes some 20 minutes and 8 GB. REPUTE is the daemon's whole merge without a holdout, whose cost is the model's and not the rule's.
+work on the machine counts less, two by the clock. A rule is run up to five times, until that took three seconds.
+REPUTE is the daemon's whole merge without a holdout, whose cost is the model's and not the rule's.
 
 Where numba is installed (extra [fast]) the rules that have compiled code are measured both ways, and that is the way
 that is judged; a rule without a way in its name has one only. Compilation comes before the clock, and is a row itself.
