@@ -150,16 +150,6 @@ def test_gram_products_are_had_either_way(stack: Stack) -> None:
     assert (np.abs(by_numba(products) - expected) <= 1e-5 * np.outer(sizes, sizes)).all()
 
 
-@given(stacks, st.integers(0, 2**32))
-def test_a_combination_is_the_sum_of_scaled_rows(stack: Stack, seed: int) -> None:
-    factors = np.random.Generator(np.random.PCG64(seed)).dirichlet(np.ones(len(stack))).astype(np.float32)
-    with compiled_from(ALWAYS):
-        found = compiled.combination(stack, factors)
-    terms = factors[:, None].astype(np.float64) * stack
-    # Below the smallest normal number what is added is rounded to steps of 2^-149.
-    assert (np.abs(found - terms.sum(axis=0)) <= 2e-6 * np.abs(terms).sum(axis=0) + len(stack) * 2.0**-149).all()
-
-
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -181,7 +171,6 @@ def everything(stack: Stack) -> list[bytes]:
         compiled.square_distances(pivot, rows),
         compiled.gram(pivot, rows),
         compiled.recompute(pivot, rows, factors),
-        compiled.combination(stack, np.append(factors, np.float32(0.5))),
     )
     return [np.ascontiguousarray(each).tobytes() for each in found]
 

@@ -120,19 +120,6 @@ def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
     return result
 
 
-def combination(stack: Floats, factors: Floats) -> Floats | None:
-    """``factors`` [k] times the rows of ``stack`` [k, d], summed in float32: [d]."""
-    if factors.ndim != 1:
-        return None
-    own, others = stack[0], stack[1:]
-    kernels = kernels_for(own, others)
-    if kernels is None or factors.shape != stack.shape[:1]:
-        return None
-    rows, result = (_fixed(own), _fixed(others)), np.empty_like(own)
-    in_spans(lambda begin, stop: kernels.combination(*rows, begin, stop, factors, result), len(own), backward=True)
-    return result
-
-
 def _summed(shape: tuple[int, ...], add: Callable[[int, int, Sums], None], dim: int) -> Sums:
     """What ``add`` adds to zeros of that shape, span by span: the same bits whatever the number of threads."""
     sums = np.zeros((max(1, -(-dim // SPAN)), *shape))
