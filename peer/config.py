@@ -79,7 +79,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True):
 class Training(Struct, frozen=True, forbid_unknown_fields=True):
     """The compute process."""
 
-    threads: Annotated[int, Meta(ge=1, le=1024, description="CPU threads torch may use")] = 1
+    threads: Annotated[int, Meta(ge=1, le=1024, description="CPU threads torch and merging may use")] = 1
     stall_s: Annotated[
         float,
         Meta(ge=1.0, le=86400.0, description="seconds without progress until it is killed and restarted"),

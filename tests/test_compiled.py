@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
+from threading import Barrier, get_ident
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +21,7 @@ from quidnunc.gossip.jobs import PPB
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.reputation import FOUNDER
-from quidnunc.gossip.rules import compiled, linear, median, repute
+from quidnunc.gossip.rules import compiled, gram, linear, median, repute, spans
 from quidnunc.gossip.rules.gram import RefusedRows
 from quidnunc.gossip.rules.linear import Stack
 from quidnunc.gossip.rules.network import MOST_ROWS
@@ -117,6 +120,129 @@ def test_geometry_is_the_same_to_rounding(stack: Stack) -> None:
     np.testing.assert_allclose(places.away, expected.away, rtol=1e-12)
     scale = np.abs(expected.share)[np.isfinite(expected.share)].max(initial=1.0)
     np.testing.assert_allclose(places.share, expected.share, rtol=0, atol=1e-12 * scale)
+
+
+@given(stacks)
+def test_gram_products_are_float32_at_worst(stack: Stack) -> None:
+    with compiled_from(ALWAYS):
+        found = compiled.gram(stack[0], stack[1:])
+        steps = (stack[1:] - stack[0]).astype(np.float64)
+    sizes = np.sqrt((steps * steps).sum(axis=-1))
+    if not np.isfinite(found).all() or (sizes < 1e-10).any():
+        return  # the caller takes them again in float64
+    bound = 1e-5 * np.outer(sizes, sizes)
+    assert (np.abs(found - steps @ steps.T)[np.tril_indices(len(steps))] <= bound[np.tril_indices(len(steps))]).all()
+    assert not found[np.triu_indices(len(steps), 1)].any()
+
+
+@given(stacks)
+def test_gram_products_are_had_either_way(stack: Stack) -> None:
+    def products() -> np.ndarray:
+        return gram.gram(stack)
+
+    try:
+        expected = by_numpy(products)
+    except RefusedRows:
+        with pytest.raises(RefusedRows):
+            by_numba(products)
+        return
+    sizes = np.sqrt(np.diag(expected))
+    assert (np.abs(by_numba(products) - expected) <= 1e-5 * np.outer(sizes, sizes)).all()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def everything(stack: Stack) -> list[bytes]:
+    """What every compiled pass makes of ``stack``."""
+    pivot, rows = stack[0], stack[1:]
+    factors = np.linspace(0, 1, len(rows), dtype=np.float32)
+    found = (
+        compiled.median(stack),
+        compiled.trimmed_mean(stack, 1),
+        compiled.geometry_sums(pivot, rows),
+        compiled.square_distances(pivot, rows),
+        compiled.gram(pivot, rows),
+        compiled.recompute(pivot, rows, factors),
+    )
+    return [np.ascontiguousarray(each).tobytes() for each in found]
+
+
+@pytest.mark.parametrize("dim", [spans.SPAN, spans.SPAN + 1, 3 * spans.SPAN - 700])
+def test_threads_change_no_bit(dim: int) -> None:
+    stack = KINDS["spread"](np.random.Generator(np.random.PCG64(11)), (5, dim)).astype(np.float32)
+    with compiled_from(ALWAYS):
+        with torch_threads(1):
+            expected = everything(stack)
+        for count in (2, 3, 8):
+            with torch_threads(count):
+                assert everything(stack) == expected
+
+
+def test_a_pass_takes_no_more_threads_than_torch_was_told_to_use() -> None:
+    def ran(count: int) -> set[int]:
+        together = Barrier(count, timeout=30)
+
+        def work(begin: int, stop: int) -> int:
+            together.wait()  # comes back only where ``count`` of them are at work
+            return get_ident()
+
+        with torch_threads(count):
+            return set(spans.in_spans(work, 4 * spans.SPAN))
+
+    assert ran(1) == {get_ident()}
+    assert len(ran(2)) == 2
+    assert len(ran(4)) == 4
+
+
+def test_where_nobody_loaded_torch_a_pass_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    assert spans.threads() == 1
+
+
+def test_what_goes_wrong_in_a_thread_is_raised() -> None:
+    def work(begin: int, stop: int) -> None:
+        raise ValueError(begin)
+
+    for count in (1, 2):
+        with torch_threads(count), pytest.raises(ValueError, match=r"0|131072"):
+            spans.in_spans(work, 2 * spans.SPAN)
+
+
+def test_spans_are_all_of_them_once_in_either_direction() -> None:
+    dim = 3 * spans.SPAN + 1
+    with torch_threads(1):
+        forward = spans.in_spans(lambda begin, stop: (begin, stop), dim)
+        assert forward == [(at, min(dim, at + spans.SPAN)) for at in range(0, dim, spans.SPAN)]
+        assert spans.in_spans(lambda begin, stop: (begin, stop), dim, backward=True) == forward[::-1]
+        assert spans.in_spans(lambda begin, stop: begin, 0) == []
+
+
+FORKED = """
+import os, numpy as np, torch
+from quidnunc.gossip.rules import compiled, spans
+compiled.LEAST_ELEMENTS = 0
+torch.set_num_threads(2)
+stack = np.random.Generator(np.random.PCG64(7)).normal(size=(3, 2 * spans.SPAN)).astype(np.float32)
+before = compiled.median(stack).tobytes()
+child = os.fork()
+if child == 0:
+    os._exit(0 if compiled.median(stack).tobytes() == before else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), compiled.median(stack).tobytes() == before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_may_be_forked_after_a_pass_in_threads() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0", "True"], done.stderr
 
 
 @pytest.mark.parametrize("k", [MOST_ROWS, MOST_ROWS + 1])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quidnunc.gossip.rules import repute
+from quidnunc.gossip.rules.blocks import total_of
 from quidnunc.gossip.rules.linear import distances, mean, recompute
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
 from quidnunc.gossip.rules.thresholds import ReputeOptions
@@ -132,6 +133,33 @@ def test_geometry_in_chunks_is_the_geometry(monkeypatch: pytest.MonkeyPatch) -> 
     parts = repute.geometry(pivot, stack)
     np.testing.assert_allclose(parts.away, whole.away)
     np.testing.assert_allclose(parts.share, whole.share)
+
+
+@pytest.mark.parametrize(
+    ("at", "found"), [(1, 2**24 + 1), (31, 2**24 + 1), (32, 2**24), (224, 2**24), (256, 2**24 + 1)]
+)
+def test_products_are_summed_in_float32_where_that_is_said(at: int, found: int) -> None:
+    row = np.zeros(300, np.float32)
+    row[0], row[at] = 4096, 1  # whose squares float32 cannot hold in one sum
+    assert total_of(row, row, np.empty(512, np.float32)) == found
+
+
+def test_a_sum_of_products_is_off_by_no_more_than_is_said() -> None:
+    a, b = np.random.Generator(np.random.PCG64(8)).normal(size=(2, 5000)).astype(np.float32)
+    terms = a.astype(np.float64) * b
+    assert abs(total_of(a, b, np.empty(5120, np.float32)) - terms.sum()) <= 8 * 2.0**-24 * np.abs(terms).sum()
+
+
+@pytest.mark.parametrize("size", [1e18, 2e19, 1e30])
+def test_a_state_whose_square_float32_cannot_hold_is_placed_as_exactly(size: float) -> None:
+    """Regression: it must not look near, nor make others look far, because a float32 square overflowed."""
+    pivot, stack = neighborhood()
+    stack[1, 7] = size
+    away, places = repute.distances_and_geometry(pivot, stack)
+    np.testing.assert_allclose(away[1], size, rtol=1e-6)
+    np.testing.assert_allclose(places.away[2], size, rtol=1e-6)
+    assert (places.away[[0, 1, 3, 4]] < 100).all()
+    assert repute.bad_by_distance(places, 5.0, 0.2).tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("factor", [-1.0, -0.1, 0.0])

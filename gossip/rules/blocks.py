@@ -20,6 +20,9 @@ BLOCK_BYTES = 1 << 16
 """Bytes of one row worked on at a time, in all leading dimensions: enough that calls cost little, and with its copies
 a block of a few rows stays in a core's own cache."""
 
+WIDTH, TERMS = 32, 8
+"""How many coordinates lie between two products that :func:`total_of` adds in float32, and how many it adds."""
+
 _LEAST_SQUARE = 1e-20
 """Below this sum the squares of single coordinates may be too small for float32."""
 
@@ -71,6 +74,21 @@ def square_distances(pivot: Rows, stack: Rows) -> Sums:
     for part in differences(pivot, stack, np.float64):
         total += np.einsum("...kd,...kd->...k", part, part)
     return total
+
+
+def total_of(a: Rows, b: Rows, room: Rows) -> float:
+    """<a, b> of two rows [c], products summed in float32 up to TERMS of them and in float64 beyond: off by at most
+    TERMS * 2^-24 of the sum of their sizes.
+
+    Which are summed in float32 and in what order is fixed, so that compiled code does the same: in every block of
+    TERMS * WIDTH those that are a multiple of WIDTH apart, one after the other. ``room`` is overwritten: c floats,
+    filled up to whole blocks.
+    """
+    np.multiply(a, b, out=room[: len(a)])
+    room[len(a) :] = 0
+    # One after the other as well, in half of the time that np.add.reduce takes for rows so short.
+    parts = np.einsum("btw->bw", room.reshape(-1, TERMS, WIDTH))
+    return float(np.add.reduce(parts, axis=None, dtype=np.float64))
 
 
 def float32_held(squares: Sums) -> bool:

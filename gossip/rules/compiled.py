@@ -15,6 +15,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from quidnunc.gossip.rules.spans import SPAN, in_spans
+
 LEAST_ELEMENTS = 1 << 22
 """Values in a stack from which on compiled code is used: it saves 12 ms of a merge by REPUTE then, against three
 seconds once and 100 MB, so that it pays after some 250 merges; twice the values, half the merges."""
@@ -60,12 +62,12 @@ def trimmed_mean(stack: Floats, bad: int) -> Floats | None:
 
 def _ranked(kernels: ModuleType, rule: Callable[..., bool], own: Floats, others: Floats) -> Floats | None:
     """The rule in whole blocks; None for rows that are not finite, which numpy's order decides about."""
-    whole = len(own) - len(own) % kernels.BLOCK
+    whole, rows = len(own) - len(own) % kernels.BLOCK, (_fixed(own), _fixed(others))
     result = np.empty(len(own), np.float32)
-    finite = rule(_fixed(own), _fixed(others), whole, result)
+    finite = all(in_spans(lambda begin, stop: rule(*rows, begin, stop, result), whole))
     if whole < len(own):
         last = np.empty(kernels.BLOCK, np.float32)
-        finite &= rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, last)
+        finite &= rule(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), 0, kernels.BLOCK, last)
         result[whole:] = last[: len(own) - whole]
     # A sum that is not finite may be one of huge values.
     return result if finite or (np.isfinite(own).all() and np.isfinite(others).all()) else None
@@ -78,13 +80,15 @@ def geometry_sums(own: Floats, others: Floats) -> Sums | None:
     kernels = kernels_for(own, others)
     if kernels is None:
         return None
-    k, whole = len(others) + 1, len(own) - len(own) % kernels.BLOCK
-    sums, add = np.zeros((4, k)), kernels.geometry_of(k)
-    add(_fixed(own), _fixed(others), whole, sums)
+    k, whole, rows = len(others) + 1, len(own) - len(own) % kernels.BLOCK, (_fixed(own), _fixed(others))
+    geometry = kernels.geometry_of(k)
+    sums = _summed((k, 4), lambda begin, stop, sums: geometry(*rows, begin, stop, sums), whole)
     if whole < len(own):
         # Padding adds nothing: where all are 0, so is their median.
-        add(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), kernels.BLOCK, sums)
-    return sums
+        last = np.empty((k, 4))
+        geometry(*_padded(own[whole:], others[:, whole:], kernels.BLOCK), 0, kernels.BLOCK, last)
+        sums += last
+    return sums.T
 
 
 def square_distances(own: Floats, others: Floats) -> Sums | None:
@@ -92,9 +96,17 @@ def square_distances(own: Floats, others: Floats) -> Sums | None:
     kernels = kernels_for(own, others)
     if kernels is None:
         return None
-    sums = np.zeros(len(others))
-    kernels.add_squares(_fixed(own), _fixed(others), sums)
-    return sums
+    rows = _fixed(own), _fixed(others)
+    return _summed((len(others),), lambda begin, stop, sums: kernels.squares(*rows, begin, stop, sums), len(own))
+
+
+def gram(own: Floats, others: Floats) -> Sums | None:
+    """<x_i - own, x_j - own>, j <= i, float64 [k, k], of ``own`` [d] and ``others`` [k, d]; 0 above the diagonal."""
+    kernels = kernels_for(own, others)
+    if kernels is None:
+        return None
+    rows, k = (_fixed(own), _fixed(others)), len(others)
+    return _summed((k, k), lambda begin, stop, sums: kernels.gram(*rows, begin, stop, sums), len(own))
 
 
 def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
@@ -102,9 +114,18 @@ def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
     kernels = kernels_for(own, others)
     if kernels is None or factors.shape != others.shape[:1]:
         return None
-    result, chosen = np.empty_like(own), np.flatnonzero(factors)
-    kernels.weighted_differences(_fixed(own), _fixed(others), chosen, factors[chosen], result)
+    rows, result, chosen = (_fixed(own), _fixed(others)), np.empty_like(own), np.flatnonzero(factors)
+    mix, counted = kernels.weighted_differences_of(len(chosen)), factors[chosen]
+    in_spans(lambda begin, stop: mix(*rows, begin, stop, chosen, counted, result), len(own), backward=True)
     return result
+
+
+def _summed(shape: tuple[int, ...], add: Callable[[int, int, Sums], None], dim: int) -> Sums:
+    """What ``add`` adds to zeros of that shape, span by span: the same bits whatever the number of threads."""
+    sums = np.zeros((max(1, -(-dim // SPAN)), *shape))
+    in_spans(lambda begin, stop: add(begin, stop, sums[begin // SPAN]), dim)
+    total: Sums = np.add.reduce(sums, axis=0)
+    return total
 
 
 def _padded(own: Floats, others: Floats, count: int) -> tuple[Floats, Floats]:

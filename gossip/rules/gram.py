@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import Reason, RemoteProtocolError
+from quidnunc.gossip.rules import compiled
 from quidnunc.gossip.rules.blocks import differences, float32_held, square_distances
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 
@@ -35,12 +36,15 @@ def gram(stack: Stack) -> Matrix:
     """<x_i - x_0, x_j - x_0>, float64 [..., k, k], for ``stack`` [..., k, d]. Raises RefusedRows."""
     k, own, others = stack.shape[-2], stack[..., 0, :], stack[..., 1:, :]
     total: Matrix = np.zeros((*stack.shape[:-1], k))
-    for difference in differences(own, others):
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Row by row: for so few rows that is faster than a product of matrices, and only half of it is needed.
-            for row in range(k - 1):
-                above = difference[..., : row + 1, :] @ difference[..., row, :, None]
-                total[..., row + 1, 1 : row + 2] += above[..., 0]
+    if (products := compiled.gram(own, others)) is not None:
+        total[1:, 1:] = products
+    else:
+        for difference in differences(own, others):
+            with np.errstate(over="ignore", invalid="ignore"):
+                # Row by row: for so few rows that is faster than a product of matrices, and only half of it is needed.
+                for row in range(k - 1):
+                    above = difference[..., : row + 1, :] @ difference[..., row, :, None]
+                    total[..., row + 1, 1 : row + 2] += above[..., 0]
     if float32_held(np.einsum("...kk->...k", total)[..., 1:]):
         return total + np.swapaxes(np.tril(total, -1), -1, -2)
     total[...] = 0.0

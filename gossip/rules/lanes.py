@@ -1,4 +1,4 @@
-"""A sorting network as straight-line vector instructions: what numba is told to make of k rows at one place.
+"""Straight-line vector instructions that numba is told to make of rows at one place: sorting networks, and products.
 
 Written as loops, the comparators would be loads and stores; as instructions they stay in registers, and ranking 16 rows
 takes no longer than reading them. Imported only where numba is installed (:mod:`quidnunc.gossip.rules.compiled`).
@@ -13,13 +13,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from quidnunc.gossip.rules.blocks import TERMS, WIDTH
 from quidnunc.gossip.rules.network import plan
 
 LANES = 8
 """Coordinates ranked at once: one register of AVX2; wider ones were measured to gain nothing."""
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
 _ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
+_SIGN = ir.Constant(_INTS, [31] * LANES)
+_FIRST = ir.Constant(_INTS, [0] * LANES)
+_ONES = ir.Constant(_INTS, [1] * LANES)
 _UNALIGNED = 4
 
 
@@ -40,29 +46,40 @@ def straight(k: int, first: int, last: int, *, ordered: bool, summed: bool = Fal
         arrays = signature.args
         own, others, into = (context.make_array(arrays[n])(context, builder, args[n]) for n in (0, 1, 3))
 
-        def address(data: Any, place: Any) -> Any:
-            return builder.bitcast(builder.gep(data, [place]), _FLOATS.as_pointer())
-
-        def read(data: Any, place: Any) -> Any:
-            # Adding 0 turns -0 into +0: the two compare equal, and the order of the rows would show.
-            return builder.fadd(builder.load(address(data, place), align=_UNALIGNED), _ZEROS)
-
-        wires, place = [read(own.data, args[2])], args[2]
-        _, dim = cgutils.unpack_tuple(builder, others.shape)
-        for _ in range(k - 1):
-            wires.append(read(others.data, place))
-            place = builder.add(place, dim)
-        found = _ranked(builder, list(wires), first, last, ordered)
+        wires = _rows(builder, own, others, k, args[2])
+        found = _ranked(builder, wires, first, last, ordered)
         found = [_total(builder, found)] if summed else found
         found += [_total(builder, wires)] if seen else []
-        _, width = cgutils.unpack_tuple(builder, into.shape)
-        place = args[4]
-        for values in found:
-            builder.store(values, address(into.data, place), align=_UNALIGNED)
-            place = builder.add(place, width)
+        _write(builder, found, into, args[4])
         return context.get_dummy_value()
 
     return intrinsic(typed)
+
+
+def _rows(builder: Any, own: Any, others: Any, k: int, place: Any) -> list[Any]:
+    """Instructions that read ``own`` and k-1 rows of ``others`` at ``place``."""
+    rows = [_read(builder, own.data, place)]
+    _, dim = cgutils.unpack_tuple(builder, others.shape)
+    for _ in range(k - 1):
+        rows.append(_read(builder, others.data, place))
+        place = builder.add(place, dim)
+    return rows
+
+
+def _write(builder: Any, found: list[Any], into: Any, place: Any) -> None:
+    """Instructions that write each of ``found`` into a row of ``into``, from the first on, at ``place``."""
+    _, width = cgutils.unpack_tuple(builder, into.shape)
+    for values in found:
+        builder.store(values, _address(builder, into.data, place, _FLOATS), align=_UNALIGNED)
+        place = builder.add(place, width)
+
+
+def _address(builder: Any, data: Any, place: Any, kind: Any) -> Any:
+    return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
+
+
+def _read(builder: Any, data: Any, place: Any) -> Any:
+    return builder.load(_address(builder, data, place, _FLOATS), align=_UNALIGNED)
 
 
 def _total(builder: Any, terms: list[Any]) -> Any:
@@ -73,11 +90,148 @@ def _total(builder: Any, terms: list[Any]) -> Any:
     return total
 
 
-def _ranked(builder: Any, wires: list[Any], first: int, last: int, ordered: bool) -> list[Any]:
-    """Instructions for ranks ``first`` to ``last`` of the vectors ``wires``."""
+def _ranked(builder: Any, rows: list[Any], first: int, last: int, ordered: bool) -> list[Any]:
+    """Instructions for ranks ``first`` to ``last`` of the vectors ``rows``."""
+    # Floats are ordered like these integers, whose minima and maxima come twice as fast on some processors.
+    wires = [_folded(builder, builder.bitcast(row, _INTS)) for row in rows]
     for low, high, _ in plan(len(wires), first, last, ordered):
         a, b = wires[low], wires[high]
         # What no later comparator wants is dropped by the compiler.
-        wires[low] = builder.select(builder.fcmp_ordered("<", a, b), a, b)
-        wires[high] = builder.select(builder.fcmp_ordered(">", a, b), a, b)
-    return wires[first : last + 1]
+        wires[low] = builder.select(builder.icmp_signed("<", a, b), a, b)
+        wires[high] = builder.select(builder.icmp_signed(">", a, b), a, b)
+    found = [builder.bitcast(_folded(builder, wire), _FLOATS) for wire in wires[first : last + 1]]
+    # Adding 0 turns -0 into +0: the two compare equal, and the order of the rows would show.
+    return [builder.fadd(values, _ZEROS) for values in found]
+
+
+def _folded(builder: Any, bits: Any) -> Any:
+    """The bits of floats as integers of the same order, and back: where the sign is set, all others are turned."""
+    return builder.xor(bits, builder.lshr(builder.ashr(bits, _SIGN), _ONES))
+
+
+def middles(k: int) -> Any:
+    """For use in compiled code: ``middle(own, others, at, into, to)`` writes, for LANES coordinates of k rows, what
+    REPUTE's geometry compares a row with; arguments are those of :func:`straight`.
+
+    ``into`` has four rows. The last is the median of all. For even k they begin with the lower middle, and twice the
+    median of all others for a row that is at most that, and for one that is above it; for odd k, with the least and the
+    greatest of three middle ranks, and the sum of the three.
+    """
+    half, odd = k // 2, k % 2
+
+    def typed(typing: Any, own: Any, others: Any, at: Any, into: Any, to: Any) -> Any:
+        return types.void(own, others, at, into, to), build
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        own, others, into = (context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 3))
+        rows = _rows(builder, own, others, k, args[2])
+        low, *between, high = _ranked(builder, rows, half - 1, half + odd, True)
+        total = builder.fadd(low, high)
+        if between:
+            found = [low, high, builder.fadd(total, between[0]), between[0]]
+        else:
+            halved = builder.fmul(total, ir.Constant(_FLOATS, [0.5] * LANES))
+            found = [low, builder.fsub(total, low), builder.fsub(total, high), halved]
+        _write(builder, found, into, args[4])
+        return context.get_dummy_value()
+
+    return intrinsic(typed)
+
+
+def products(rows: int, odd: bool) -> Any:
+    """For use in compiled code: ``add(states, at, own, here, work, to, sums, into)`` adds LANES sums of TERMS products.
+
+    ``rows`` states begin at coordinate ``at`` of the first, the own state at ``here``, what :func:`middles` wrote for
+    an ``odd`` or even number of rows at ``to`` of ``work`` [4, c]; to ``sums``, flat float64, four sums for each state
+    are added from ``into`` on: of its squared distance to the median of all, its product with twice the median of all
+    others, the square of that, and its squared distance to the own state. Float32 up to TERMS terms, which are WIDTH
+    coordinates apart and are added one by one: see :mod:`quidnunc.gossip.rules.blocks`.
+    """
+
+    def typed(typing: Any, states: Any, at: Any, own: Any, here: Any, work: Any, to: Any, sums: Any, into: Any) -> Any:
+        return types.void(states, at, own, here, work, to, sums, into), build
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        states, own, work, sums = (
+            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 2, 4, 6)
+        )
+        dim, column = (cgutils.unpack_tuple(builder, each.shape)[-1] for each in (states, work))
+        totals: list[list[Any]] = [[] for _ in range(rows)]
+        for term in range(TERMS):
+            step = ir.Constant(args[1].type, term * WIDTH)
+            place, there, home = (builder.add(args[n], step) for n in (1, 5, 3))
+            pivot, held = _read(builder, own.data, home), []
+            for _ in range(4):
+                held.append(_read(builder, work.data, there))
+                there = builder.add(there, column)
+            for row in range(rows):
+                terms = _terms(builder, _read(builder, states.data, place), pivot, held, odd)
+                place = builder.add(place, dim)
+                totals[row] = [builder.fadd(*pair) for pair in zip(totals[row], terms, strict=True)] if term else terms
+        for n, total in enumerate(each for four in totals for each in four):
+            address = _address(builder, sums.data, builder.add(args[7], ir.Constant(args[7].type, n * LANES)), _DOUBLES)
+            wide = builder.fadd(builder.load(address, align=_UNALIGNED), builder.fpext(total, _DOUBLES))
+            builder.store(wide, address, align=_UNALIGNED)
+        return context.get_dummy_value()
+
+    return intrinsic(typed)
+
+
+def _terms(builder: Any, x: Any, own: Any, held: list[Any], odd: bool) -> list[Any]:
+    """Instructions for one coordinate's term of each of the four sums of a state ``x``."""
+    if odd:
+        low, high, total, center = held
+        inside = builder.select(builder.fcmp_ordered(">", x, low), x, low)
+        inside = builder.select(builder.fcmp_ordered("<", inside, high), inside, high)
+        median = builder.fsub(total, inside)
+    else:
+        low, above, below, center = held
+        median = builder.select(builder.fcmp_ordered("<=", x, low), above, below)
+    away, apart = builder.fsub(x, center), builder.fsub(x, own)
+    return [builder.fmul(a, b) for a, b in ((away, away), (median, x), (median, median), (apart, apart))]
+
+
+def mix(rows: int) -> Any:
+    """For use in compiled code: ``mix(own, others, at, chosen, first, factors, result)`` adds factor * (x - own) to
+    LANES coordinates of ``result`` [d] from ``at`` on, for ``rows`` rows x of ``others``, one after the other: those
+    that ``chosen`` names from its place ``first`` on. Float32, nothing fused.
+    """
+
+    def typed(typing: Any, own: Any, others: Any, at: Any, chosen: Any, first: Any, factors: Any, result: Any) -> Any:
+        return types.void(own, others, at, chosen, first, factors, result), build
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        own, others, chosen, factors, result = (
+            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 3, 5, 6)
+        )
+        _, dim = cgutils.unpack_tuple(builder, others.shape)
+        here, total = _read(builder, own.data, args[2]), _read(builder, result.data, args[2])
+        for row in range(rows):
+            which = builder.add(args[4], ir.Constant(args[4].type, row))
+            start = builder.mul(builder.load(builder.gep(chosen.data, [which])), dim)
+            step = builder.fsub(_read(builder, others.data, builder.add(start, args[2])), here)
+            factor = builder.load(builder.gep(factors.data, [which]))
+            one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), factor, ir.IntType(32)(0))
+            every = builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), _FIRST)
+            total = builder.fadd(total, builder.fmul(every, step))
+        builder.store(total, _address(builder, result.data, args[2], _FLOATS), align=_UNALIGNED)
+        return context.get_dummy_value()
+
+    return intrinsic(typed)
+
+
+def _fetch(typing: Any, rows: Any, at: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, flag = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        # To be read, for all caches but the nearest, data.
+        builder.call(ask, [_address(builder, data, args[1], ir.IntType(8)), flag(0), flag(2), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, at), build
+
+
+fetch: Any = intrinsic(_fetch)
+"""For use in compiled code: ``fetch(rows, at)`` asks for the cache line that has coordinate ``at`` of ``rows``."""

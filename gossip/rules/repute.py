@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.gossip.rules import compiled
-from quidnunc.gossip.rules.blocks import float32_held
+from quidnunc.gossip.rules.blocks import TERMS, WIDTH, float32_held, total_of
 from quidnunc.gossip.rules.linear import CHUNK, Reals, Stack, Vector, distances
 from quidnunc.gossip.rules.median import coordinate_median, medians_without_each, weighted_median
 from quidnunc.gossip.rules.network import MOST_ROWS, ranks
@@ -88,7 +88,9 @@ class Geometry:
 def distances_and_geometry(pivot: Vector, stack: Stack) -> tuple[Reals, Geometry]:
     """||x_j - pivot|| of the neighbors [k] and :func:`geometry`: in one pass where there is compiled code for it."""
     if len(stack) < MOST_ROWS and (sums := compiled.geometry_sums(pivot, stack)) is not None:
-        return np.sqrt(sums[3, 1:]), _geometry_of(pivot, stack, sums[:3])
+        apart = sums[3, 1:]
+        away = np.sqrt(apart) if float32_held(apart) else distances(pivot, stack)
+        return away, _geometry_of(pivot, stack, sums[:3])
     return distances(pivot, stack), geometry(pivot, stack)
 
 
@@ -113,7 +115,7 @@ def _geometry_of(pivot: Vector, stack: Stack, sums: Reals) -> Geometry:
 
 def _geometry_sums(pivot: Vector, stack: Stack) -> Reals:
     """Of each state, [3, k+1]: its squared distance to the median, and the product of (S - clip) with it and with
-    itself.
+    itself; each by :func:`quidnunc.gossip.rules.blocks.total_of`.
     """
     count = len(stack) + 1
     half = count // 2
@@ -121,11 +123,12 @@ def _geometry_sums(pivot: Vector, stack: Stack) -> Reals:
     sums = np.zeros((3, count))
     square, inner, size = sums
     work = np.empty((count + 3, min(CHUNK, len(pivot))), np.float32)
-    wide = np.empty((2, work.shape[1]))
+    run = TERMS * WIDTH
+    room = np.empty(-(-work.shape[1] // run) * run, np.float32)
     for at in range(0, len(pivot), CHUNK):
         states = [pivot[at : at + CHUNK], *stack[:, at : at + CHUNK]]
         *copies, spare, center, total = work[:, : len(states[0])]
-        exact, other = wide[:, : len(states[0])]  # sums are float64: what one block or many come to is the same
+        filled = room[: -(-len(states[0]) // run) * run]
         for state, copy in zip(states, copies, strict=True):
             # Adding 0 turns -0 into +0: the two compare equal, and the order of the rows would show.
             np.add(state, np.float32(0), out=copy)
@@ -139,15 +142,12 @@ def _geometry_sums(pivot: Vector, stack: Stack) -> Reals:
         with np.errstate(over="ignore", invalid="ignore"):
             for row, state in enumerate(states):
                 np.subtract(state, center, out=spare)
-                np.copyto(exact, spare)
-                square[row] += np.dot(exact, exact)
+                square[row] += total_of(spare, spare, filled)
                 np.maximum(state, low, out=spare)
                 np.minimum(spare, high, out=spare)
                 np.subtract(total, spare, out=spare)
-                np.copyto(exact, spare)
-                np.copyto(other, state)
-                inner[row] += np.dot(exact, other)
-                size[row] += np.dot(exact, exact)
+                inner[row] += total_of(spare, state, filled)
+                size[row] += total_of(spare, spare, filled)
     return sums
 
 
