@@ -14,8 +14,8 @@ from quidnunc.sim.topology.mixing import metropolis
 from quidnunc.sim.topology.spec import TopologySpec
 
 needs_numba = pytest.mark.skipif(merging._compiled() is None, reason="numba (extra [fast]) is not installed")
-SHAPES = ((7, 13), (7,), (4100,), (1,))
-"""Of odd widths, and one that is longer than a block of columns."""
+SHAPES = ((7, 13), (7,), (4100,), (1,), (129, 48), (320,))
+"""Of odd widths and of whole lines, some longer than a block of columns."""
 
 
 def mixed(topology: TopologySpec, peers: int, depth: int, ages: NDArray[np.int64] | None = None) -> list[torch.Tensor]:
@@ -36,6 +36,14 @@ class TestCompiledMixing:
         monkeypatch.setattr(merging, "COMPILED_LEAST", 0)
         for compiled, tensor in zip(mixed(spec, peers, 2), plain, strict=True):
             torch.testing.assert_close(compiled, tensor, rtol=1e-6, atol=1e-6)
+
+    def test_what_is_written_past_the_caches_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        spec = TopologySpec(kind="random-regular", degree=4)
+        monkeypatch.setattr(merging, "COMPILED_LEAST", 0)
+        within = mixed(spec, 16, 2)
+        monkeypatch.setattr(merging._compiled(), "PAST_BYTES", 0)
+        for past, tensor in zip(mixed(spec, 16, 2), within, strict=True):
+            assert torch.equal(past, tensor)
 
     def test_old_states_are_read_where_they_lie(self, monkeypatch: pytest.MonkeyPatch) -> None:
         spec = TopologySpec(kind="ring")

@@ -1,57 +1,190 @@
-"""Weighted sums of rows as numba compiles them: every row is read once, and nothing is copied.
+"""Weighted sums of rows as numba compiles them: sums stay in registers, and memory is read once and written once.
 
 Rows are added in their order, the first one to zero, each by one multiply-add: these are torch's bits where its kernel
-does the same, and next to them elsewhere. Imported only where numba is installed (extra ``[fast]``).
+does the same, and next to them elsewhere. Written as vector instructions, because numpy-like loops store what they have
+after every two rows. Imported only where numba is installed (extra ``[fast]``).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quidnunc.sim.batched.draws import Indices
 
 Floats = NDArray[np.float32]
 
-COLUMNS = 4096
-"""So many columns of everybody's rows at a time: what several peers read stays in a cache."""
+COLUMNS = 1024
+"""So many columns of everybody's rows at a time: what several peers read stays in a cache, and what comes next is asked
+for ahead."""
+WHOLE_COLUMNS = 4096
+"""Rows up to this length are not cut: the processor itself sees what comes next."""
+LANES = 16
+"""Coordinates in a register, and floats in a line of the cache."""
+LINE_BYTES = 4 * LANES
+TOGETHER = 8
+"""Registers that sum side by side."""
+PAST_BYTES = 16 << 20
+"""Results below this size are left in the caches, for those who train next."""
+
+_INT, _LONG = ir.IntType(32), ir.IntType(64)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_BITS = ir.VectorType(ir.IntType(1), LANES)
+_PLACES = ir.VectorType(_LONG, LANES)
+_ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
+_UNALIGNED = 4
 
 
-@njit(nogil=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
+def _summing(past: bool, some: bool) -> Any:
+    """For use in compiled code: ``sum(rows, index, factors, at, end, column, right, result, i)`` writes
+    TOGETHER * LANES coordinates of result[i] from ``column`` on, with ``past`` past the caches.
+
+    With ``some`` these are LANES of which those from ``right`` on are neither read nor written.
+    """
+
+    def typed(
+        typing: Any,
+        rows: Any,
+        index: Any,
+        factors: Any,
+        at: Any,
+        end: Any,
+        column: Any,
+        right: Any,
+        result: Any,
+        i: Any,
+    ) -> Any:
+        return types.void(rows, index, factors, at, end, column, right, result, i), build
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, index, factors, result = (
+            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 2, 7)
+        )
+        at, end, column, right, i = args[3], args[4], args[5], args[6], args[8]
+        mask = _before(builder, builder.sub(right, column)) if some else None
+        sums = [cgutils.alloca_once_value(builder, _ZEROS) for _ in range(1 if some else TOGETHER)]
+        _, width = cgutils.unpack_tuple(builder, rows.shape)
+        with cgutils.for_range_slice(builder, at, end, _LONG(1), intp=_LONG, inc=True) as (link, _):
+            row = builder.load(builder.gep(index.data, [link]))
+            factor = _everywhere(builder, builder.load(builder.gep(factors.data, [link])))
+            place = builder.add(builder.mul(row, width), column)
+            for n, held in enumerate(sums):
+                values = _read(builder, builder.gep(rows.data, [builder.add(place, _LONG(n * LANES))]), mask)
+                product = builder.fmul(factor, values, flags=("contract",))
+                builder.store(builder.fadd(builder.load(held), product, flags=("contract",)), held)
+        place = builder.add(builder.mul(i, width), column)
+        for n, held in enumerate(sums):
+            address = builder.gep(result.data, [builder.add(place, _LONG(n * LANES))])
+            _write(builder, builder.load(held), address, mask, past)
+        return context.get_dummy_value()
+
+    return intrinsic(typed)
+
+
+def _before(builder: Any, count: Any) -> Any:
+    """Which lanes are among the first ``count``."""
+    lanes = ir.Constant(_PLACES, list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _everywhere(builder, count))
+
+
+def _everywhere(builder: Any, value: Any) -> Any:
+    """``value`` in every lane."""
+    kind = ir.VectorType(value.type, LANES)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT(0))
+    return builder.shuffle_vector(
+        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+    )
+
+
+def _read(builder: Any, address: Any, mask: Any) -> Any:
+    address = builder.bitcast(address, _FLOATS.as_pointer())
+    if mask is None:
+        return builder.load(address, align=_UNALIGNED)
+    kind = ir.FunctionType(_FLOATS, [address.type, _INT, _BITS, _FLOATS])
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+    return builder.call(load, [address, _INT(_UNALIGNED), mask, _ZEROS])
+
+
+def _write(builder: Any, values: Any, address: Any, mask: Any, past: bool) -> None:
+    address = builder.bitcast(address, _FLOATS.as_pointer())
+    if mask is None:
+        store = builder.store(values, address, align=LINE_BYTES if past else _UNALIGNED)
+        if past:
+            store.set_metadata("nontemporal", builder.module.add_metadata([_INT(1)]))
+        return
+    kind = ir.FunctionType(ir.VoidType(), [_FLOATS, address.type, _INT, _BITS])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+    builder.call(store, [values, address, _INT(_UNALIGNED), mask])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _ask(typing: Any, rows: Any, row: Any, column: Any) -> Any:
+    """``_ask(rows, row, column)``: the next TOGETHER lines from there on will be read."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(rows)(context, builder, args[0])
+        _, width = cgutils.unpack_tuple(builder, array.shape)
+        place = builder.add(builder.mul(args[1], width), args[2])
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _INT, _INT, _INT])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for n in range(TOGETHER):
+            address = builder.gep(array.data, [builder.add(place, _LONG(n * LANES))])
+            # To read; into the second cache; of data.
+            builder.call(prefetch, [builder.bitcast(address, pointer), _INT(0), _INT(2), _INT(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, row, column), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _settle(typing: Any) -> Any:
+    """``_settle()``: what was written past the caches is seen by every processor."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+_sum, _sum_past, _sum_some = _summing(False, False), _summing(True, False), _summing(False, True)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _sums(rows: Floats, index: Indices, starts: Indices, factors: Floats, result: Floats, past: bool) -> None:
+    peers, width = result.shape
+    step = TOGETHER * LANES
+    columns = width if width <= WHOLE_COLUMNS else COLUMNS
+    for left in range(0, width, columns):
+        right = min(width, left + columns)
+        whole = right - (right - left) % step
+        for i in range(peers):
+            at, end = starts[i], starts[i + 1]
+            for column in range(left, whole, step):
+                if right < width:
+                    _ask(rows, index[at], column + columns)
+                if past:
+                    _sum_past(rows, index, factors, at, end, column, right, result, i)
+                else:
+                    _sum(rows, index, factors, at, end, column, right, result, i)
+            for column in range(whole, right, LANES):
+                _sum_some(rows, index, factors, at, end, column, right, result, i)
+    _settle()
+
+
 def weighted_sums(rows: Floats, index: Indices, starts: Indices, factors: Floats, result: Floats) -> None:
     """result[i] = sum of factors[at] * rows[index[at]] over starts[i] <= at < starts[i+1].
 
-    ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]; no sum is empty.
+    ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]; no sum is empty. All are C-contiguous. Nobody checks bounds.
     """
-    zero = np.float32(0)
-    for left in range(0, result.shape[1], COLUMNS):
-        right = min(result.shape[1], left + COLUMNS)
-        for i in range(result.shape[0]):
-            out = result[i, left:right]
-            at, end = starts[i], starts[i + 1]
-            a, f = rows[index[at], left:right], factors[at]
-            if end - at >= 3:
-                b, c = rows[index[at + 1], left:right], rows[index[at + 2], left:right]
-                g, h = factors[at + 1], factors[at + 2]
-                for k in range(len(out)):
-                    # Each step is one multiply-add; written as one sum, their order would be the compiler's.
-                    held = zero + f * a[k]
-                    held = held + g * b[k]
-                    out[k] = held + h * c[k]
-                at += 3
-            else:
-                for k in range(len(out)):
-                    out[k] = zero + f * a[k]
-                at += 1
-            while end - at >= 2:
-                a, b = rows[index[at], left:right], rows[index[at + 1], left:right]
-                f, g = factors[at], factors[at + 1]
-                for k in range(len(out)):
-                    held = out[k] + f * a[k]
-                    out[k] = held + g * b[k]
-                at += 2
-            if at < end:
-                a, f = rows[index[at], left:right], factors[at]
-                for k in range(len(out)):
-                    out[k] = out[k] + f * a[k]
+    # Whole lines can be written without reading them first, past the caches, as a large copy is.
+    lines = result.ctypes.data % LINE_BYTES == 0 and result.shape[1] % LANES == 0
+    past = lines and result.nbytes >= PAST_BYTES
+    _sums(rows, index, starts, factors, result, past)
