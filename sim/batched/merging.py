@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 from quidnunc.gossip.rules.registry import apply, coefficients
 from quidnunc.gossip.rules.shares import coordinate_shares
 from quidnunc.gossip.rules.terms import TERMS, Counting, checked_options, least_rows
+from quidnunc.sim.batched import compiled
 from quidnunc.sim.batched.conditions import Links
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.gathering import gathered, neighborhoods, scatter, sources, width_of
@@ -36,8 +35,6 @@ WHOLE_BYTES = 16 << 20
 """States below this size are mixed whole: they stay in the last cache."""
 COLUMNS = 2048
 TEMPORARY_BYTES = 4 << 20
-COMPILED_LEAST = 1 << 21
-"""Params of everybody from which on mixing is compiled, where numba is there: it takes a second or two, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,8 @@ def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
     bags = starts + own
     device = ring[0].device
-    sums = _compiled() if device.type == "cpu" and mixing.peers * width_of(ring) >= COMPILED_LEAST else None
+    large = mixing.peers * width_of(ring) >= compiled.LEAST_PARAMS
+    sums = compiled.sums() if device.type == "cpu" and large else None
     if sums is not None:
         ends = np.append(bags, len(index))
         for tensor in ring:
@@ -172,16 +170,6 @@ def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     for tensor in ring:
         flat = tensor.view(depth * rows, -1)
         _bags(flat, reads, offsets, factors, tensor[into, : mixing.peers].view(mixing.peers, -1))
-
-
-@cache
-def _compiled() -> ModuleType | None:
-    """Weighted sums in compiled code; None where numba is missing or refuses this numpy."""
-    try:
-        from quidnunc.sim.batched import sums
-    except ImportError:
-        return None
-    return sums
 
 
 def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result: Tensor) -> None:

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quidnunc.sim.batched.draws import Indices
+from quidnunc.sim.batched.registers import FLOATS, INT, LANES, LONG, ZEROS, added, before, everywhere, read, write
 
 Floats = NDArray[np.float32]
 
@@ -25,20 +26,10 @@ COLUMNS = 1024
 for ahead."""
 WHOLE_COLUMNS = 4096
 """Rows up to this length are not cut: the processor itself sees what comes next."""
-LANES = 16
-"""Coordinates in a register, and floats in a line of the cache."""
-LINE_BYTES = 4 * LANES
 TOGETHER = 8
 """Registers that sum side by side."""
 PAST_BYTES = 16 << 20
 """Results below this size are left in the caches, for those who train next."""
-
-_INT, _LONG = ir.IntType(32), ir.IntType(64)
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_BITS = ir.VectorType(ir.IntType(1), LANES)
-_PLACES = ir.VectorType(_LONG, LANES)
-_ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
-_UNALIGNED = 4
 
 
 def _summing(past: bool, some: bool) -> Any:
@@ -67,60 +58,26 @@ def _summing(past: bool, some: bool) -> Any:
             context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 2, 7)
         )
         at, end, column, right, i = args[3], args[4], args[5], args[6], args[8]
-        mask = _before(builder, builder.sub(right, column)) if some else None
-        sums = [cgutils.alloca_once_value(builder, _ZEROS) for _ in range(1 if some else TOGETHER)]
+
+        def vectors(data: Any, place: Any, n: int) -> Any:
+            return builder.bitcast(builder.gep(data, [builder.add(place, LONG(n * LANES))]), FLOATS.as_pointer())
+
+        mask = before(builder, builder.sub(right, column)) if some else None
+        sums = [cgutils.alloca_once_value(builder, ZEROS) for _ in range(1 if some else TOGETHER)]
         _, width = cgutils.unpack_tuple(builder, rows.shape)
-        with cgutils.for_range_slice(builder, at, end, _LONG(1), intp=_LONG, inc=True) as (link, _):
+        with cgutils.for_range_slice(builder, at, end, LONG(1), intp=LONG, inc=True) as (link, _):
             row = builder.load(builder.gep(index.data, [link]))
-            factor = _everywhere(builder, builder.load(builder.gep(factors.data, [link])))
+            factor = everywhere(builder, builder.load(builder.gep(factors.data, [link])))
             place = builder.add(builder.mul(row, width), column)
             for n, held in enumerate(sums):
-                values = _read(builder, builder.gep(rows.data, [builder.add(place, _LONG(n * LANES))]), mask)
-                product = builder.fmul(factor, values, flags=("contract",))
-                builder.store(builder.fadd(builder.load(held), product, flags=("contract",)), held)
+                values = read(builder, vectors(rows.data, place, n), mask)
+                builder.store(added(builder, builder.load(held), factor, values), held)
         place = builder.add(builder.mul(i, width), column)
         for n, held in enumerate(sums):
-            address = builder.gep(result.data, [builder.add(place, _LONG(n * LANES))])
-            _write(builder, builder.load(held), address, mask, past)
+            write(builder, builder.load(held), vectors(result.data, place, n), mask, past=past)
         return context.get_dummy_value()
 
     return intrinsic(typed)
-
-
-def _before(builder: Any, count: Any) -> Any:
-    """Which lanes are among the first ``count``."""
-    lanes = ir.Constant(_PLACES, list(range(LANES)))
-    return builder.icmp_signed("<", lanes, _everywhere(builder, count))
-
-
-def _everywhere(builder: Any, value: Any) -> Any:
-    """``value`` in every lane."""
-    kind = ir.VectorType(value.type, LANES)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT(0))
-    return builder.shuffle_vector(
-        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-    )
-
-
-def _read(builder: Any, address: Any, mask: Any) -> Any:
-    address = builder.bitcast(address, _FLOATS.as_pointer())
-    if mask is None:
-        return builder.load(address, align=_UNALIGNED)
-    kind = ir.FunctionType(_FLOATS, [address.type, _INT, _BITS, _FLOATS])
-    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
-    return builder.call(load, [address, _INT(_UNALIGNED), mask, _ZEROS])
-
-
-def _write(builder: Any, values: Any, address: Any, mask: Any, past: bool) -> None:
-    address = builder.bitcast(address, _FLOATS.as_pointer())
-    if mask is None:
-        store = builder.store(values, address, align=LINE_BYTES if past else _UNALIGNED)
-        if past:
-            store.set_metadata("nontemporal", builder.module.add_metadata([_INT(1)]))
-        return
-    kind = ir.FunctionType(ir.VoidType(), [_FLOATS, address.type, _INT, _BITS])
-    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-    builder.call(store, [values, address, _INT(_UNALIGNED), mask])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -132,12 +89,12 @@ def _ask(typing: Any, rows: Any, row: Any, column: Any) -> Any:
         _, width = cgutils.unpack_tuple(builder, array.shape)
         place = builder.add(builder.mul(args[1], width), args[2])
         pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _INT, _INT, _INT])
+        kind = ir.FunctionType(ir.VoidType(), [pointer, INT, INT, INT])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         for n in range(TOGETHER):
-            address = builder.gep(array.data, [builder.add(place, _LONG(n * LANES))])
+            address = builder.gep(array.data, [builder.add(place, LONG(n * LANES))])
             # To read; into the second cache; of data.
-            builder.call(prefetch, [builder.bitcast(address, pointer), _INT(0), _INT(2), _INT(1)])
+            builder.call(prefetch, [builder.bitcast(address, pointer), INT(0), INT(2), INT(1)])
         return context.get_dummy_value()
 
     return types.void(rows, row, column), build
@@ -185,6 +142,6 @@ def weighted_sums(rows: Floats, index: Indices, starts: Indices, factors: Floats
     ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]; no sum is empty. All are C-contiguous. Nobody checks bounds.
     """
     # Whole lines can be written without reading them first, past the caches, as a large copy is.
-    lines = result.ctypes.data % LINE_BYTES == 0 and result.shape[1] % LANES == 0
+    lines = result.ctypes.data % 4 * LANES == 0 and result.shape[1] % LANES == 0
     past = lines and result.nbytes >= PAST_BYTES
     _sums(rows, index, starts, factors, result, past)
