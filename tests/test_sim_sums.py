@@ -45,6 +45,20 @@ class TestCompiledMixing:
         for past, tensor in zip(mixed(spec, 16, 2), within, strict=True):
             assert torch.equal(past, tensor)
 
+    @pytest.mark.parametrize("shift", [0, 1, 4])
+    def test_results_that_begin_in_the_middle_of_a_line_are_written_within(
+        self, monkeypatch: pytest.MonkeyPatch, shift: int
+    ) -> None:
+        sums = compiled.sums()
+        assert sums is not None
+        monkeypatch.setattr(sums, "PAST_BYTES", 0)
+        space = np.arange(4 * 6 * 128 + 32, dtype=np.float32)
+        start = shift + (-space.ctypes.data // 4) % 16
+        rows = space[start : start + 6 * 128].reshape(6, 128)
+        expected = rows[[1, 2]] * np.float32(2)
+        sums.weighted_sums(rows, np.array([1, 2]), np.arange(3), np.full(2, 2, np.float32), rows[4:])
+        np.testing.assert_array_equal(rows[4:], expected)
+
     def test_old_states_are_read_where_they_lie(self, monkeypatch: pytest.MonkeyPatch) -> None:
         spec = TopologySpec(kind="ring")
         ages = np.arange(12) % 2

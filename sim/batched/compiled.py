@@ -53,6 +53,9 @@ def descent_for(setup: Setup) -> Descent | None:
         return None
     if not isinstance(net, StackNet) or net.linears is None:
         return None
+    widths = net.linears.widths
+    if widths[0] != setup.pool.features or widths[-1] < setup.pool.classes:
+        return None  # It does not fit, and compiled code checks no bounds: torch says what is wrong.
     sizes = np.minimum(setup.shares.sizes, training.batch_size)
     products = net.slots[-1].stop * int(sizes.sum()) * training.local_steps * (setup.rounds or ROUNDS)
     module = _descent() if products >= LEAST_PRODUCTS else None

@@ -234,6 +234,7 @@ class Descent:
         self, params: list[Tensor], inputs: Tensor, goals: Tensor, picks: Indices, sizes: Indices, rate: float
     ) -> float:
         """Train peers in place: see :func:`descend`; all tensors are contiguous and on the CPU."""
+        assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in (*params, inputs))
         places = np.array([tensor.data_ptr() for tensor in params], dtype=np.int64)
         total = descend(self._room, places, inputs.data_ptr(), goals.numpy(), picks, sizes, rate)
         return float(total)

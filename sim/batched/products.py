@@ -22,6 +22,7 @@ from quidnunc.sim.batched.registers import (
     INTS,
     LANES,
     LONG,
+    WIDE,
     ZEROS,
     added,
     at,
@@ -33,8 +34,8 @@ from quidnunc.sim.batched.registers import (
 )
 
 LINE = 4 * LANES
-ROWS = 8
-"""Rows of a tile; two registers wide, its sums and what they are made of fill the registers of AVX-512."""
+ROWS = 8 if WIDE else 6
+"""Rows of a tile: two registers wide, its sums and what they are made of stay in the 32, or 16, registers."""
 
 
 def _tile(wide: int) -> Any:

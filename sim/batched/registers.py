@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils
 
-LANES = 16
-"""Floats in a register, and in a line of the cache."""
+WIDE = bool(get_host_cpu_features().get("avx512f"))
+LANES = 16 if WIDE else 8
+"""Floats in a register: of AVX-512, or of AVX2, which are two of other processors."""
 UNALIGNED = 4
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()

@@ -142,6 +142,6 @@ def weighted_sums(rows: Floats, index: Indices, starts: Indices, factors: Floats
     ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]; no sum is empty. All are C-contiguous. Nobody checks bounds.
     """
     # Whole lines can be written without reading them first, past the caches, as a large copy is.
-    lines = result.ctypes.data % 4 * LANES == 0 and result.shape[1] % LANES == 0
+    lines = result.ctypes.data % (4 * LANES) == 0 and result.shape[1] % LANES == 0
     past = lines and result.nbytes >= PAST_BYTES
     _sums(rows, index, starts, factors, result, past)

@@ -72,7 +72,7 @@ class Trainer:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
         inputs, labels, rows = poisoned_examples(setup.pool, setup.shares.rows, setup.attack)
         self._examples = np.concatenate([rows[peer] for peer in self.order])
-        self._inputs = torch.from_numpy(inputs).to(device)
+        self._inputs = torch.from_numpy(inputs).to(device).contiguous()
         self._labels = torch.from_numpy(labels).to(device)
         self._units = sum(slot.shape[0] for slot in setup.net.slots if len(slot.shape) > 1)
         self._dim = setup.net.slots[-1].stop
