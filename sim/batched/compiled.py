@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_PARAMS = 1 << 21
 """Params of everybody from which on mixing is compiled."""
-LEAST_PRODUCTS = 1 << 37
+LEAST_PRODUCTS = 1 << 36
 """Params times examples of all local steps of a run from which on steps are compiled: they save then what making the
 code takes, some four seconds."""
 ROUNDS = 1000
