@@ -55,8 +55,9 @@ class TestCompiledMixing:
         space = np.arange(4 * 6 * 128 + 32, dtype=np.float32)
         start = shift + (-space.ctypes.data // 4) % 16
         rows = space[start : start + 6 * 128].reshape(6, 128)
-        expected = rows[[1, 2]] * np.float32(2)
-        sums.weighted_sums(rows, np.array([1, 2]), np.arange(3), np.full(2, 2, np.float32), rows[4:])
+        twice = np.full(2, 2, np.float32)
+        expected = rows[[1, 2]] * np.float32(2) + rows[[3, 0]] * np.float32(2)
+        sums.weighted_sums(rows, 1, twice, np.array([3, 0]), np.arange(3), twice, rows[4:])
         np.testing.assert_array_equal(rows[4:], expected)
 
     def test_old_states_are_read_where_they_lie(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,25 +151,22 @@ class Catalogued:
 def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     """Write W x to place ``into`` of each ring, where x are the states at ``now`` (or older, as ``links`` say)."""
     depth, rows = ring[0].shape[:2]
-    mixing = links.mixing
-    starts = mixing.indptr[:-1]
-    own = np.arange(mixing.peers)
-    index = np.insert(sources(ring, links, now), starts, now * rows + own)
-    weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
-    bags = starts + own
-    device = ring[0].device
-    large = mixing.peers * width_of(ring) >= compiled.LEAST_PARAMS
+    mixing, device = links.mixing, ring[0].device
+    reads, peers = sources(ring, links, now), mixing.peers
+    large = peers * width_of(ring) >= compiled.LEAST_PARAMS
     sums = compiled.sums() if device.type == "cpu" and large else None
     if sums is not None:
-        ends = np.append(bags, len(index))
+        shares, factors = mixing.own.astype(np.float32), mixing.weights.astype(np.float32)
         for tensor in ring:
-            read, written = tensor.view(depth * rows, -1), tensor[into, : mixing.peers].view(mixing.peers, -1)
-            sums.weighted_sums(read.numpy(), index, ends, weights, written.numpy())
+            whole, written = tensor.view(depth * rows, -1).numpy(), tensor[into, :peers].view(peers, -1).numpy()
+            sums.weighted_sums(whole, now * rows, shares, reads, mixing.indptr, factors, written)
         return
-    reads, offsets, factors = (torch.from_numpy(part).to(device) for part in (index, bags, weights))
+    starts, own = mixing.indptr[:-1], np.arange(peers)
+    index = np.insert(reads, starts, now * rows + own)
+    weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
+    where, offsets, parts = (torch.from_numpy(part).to(device) for part in (index, starts + own, weights))
     for tensor in ring:
-        flat = tensor.view(depth * rows, -1)
-        _bags(flat, reads, offsets, factors, tensor[into, : mixing.peers].view(mixing.peers, -1))
+        _bags(tensor.view(depth * rows, -1), where, offsets, parts, tensor[into, :peers].view(peers, -1))
 
 
 def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result: Tensor) -> None:

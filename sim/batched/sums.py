@@ -28,12 +28,12 @@ WHOLE_COLUMNS = 4096
 """Rows up to this length are not cut: the processor itself sees what comes next."""
 TOGETHER = 8
 """Registers that sum side by side."""
-PAST_BYTES = 16 << 20
+PAST_BYTES = 4 << 20
 """Results below this size are left in the caches, for those who train next."""
 
 
 def _summing(past: bool, some: bool) -> Any:
-    """For use in compiled code: ``sum(rows, index, factors, at, end, column, right, result, i)`` writes
+    """For use in compiled code: ``sum(rows, own, share, reads, factors, at, end, column, right, result, i)`` writes
     TOGETHER * LANES coordinates of result[i] from ``column`` on, with ``past`` past the caches.
 
     With ``some`` these are LANES of which those from ``right`` on are neither read nor written.
@@ -42,7 +42,9 @@ def _summing(past: bool, some: bool) -> Any:
     def typed(
         typing: Any,
         rows: Any,
-        index: Any,
+        own: Any,
+        share: Any,
+        reads: Any,
         factors: Any,
         at: Any,
         end: Any,
@@ -51,30 +53,32 @@ def _summing(past: bool, some: bool) -> Any:
         result: Any,
         i: Any,
     ) -> Any:
-        return types.void(rows, index, factors, at, end, column, right, result, i), build
+        return types.void(rows, own, share, reads, factors, at, end, column, right, result, i), build
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, index, factors, result = (
-            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 2, 7)
+        rows, reads, factors, result = (
+            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 3, 4, 9)
         )
-        at, end, column, right, i = args[3], args[4], args[5], args[6], args[8]
-
-        def vectors(data: Any, place: Any, n: int) -> Any:
-            return builder.bitcast(builder.gep(data, [builder.add(place, LONG(n * LANES))]), FLOATS.as_pointer())
-
-        mask = before(builder, builder.sub(right, column)) if some else None
-        sums = [cgutils.alloca_once_value(builder, ZEROS) for _ in range(1 if some else TOGETHER)]
+        own, share, at, end, column, right, i = args[1], args[2], args[5], args[6], args[7], args[8], args[10]
         _, width = cgutils.unpack_tuple(builder, rows.shape)
-        with cgutils.for_range_slice(builder, at, end, LONG(1), intp=LONG, inc=True) as (link, _):
-            row = builder.load(builder.gep(index.data, [link]))
-            factor = everywhere(builder, builder.load(builder.gep(factors.data, [link])))
+        count = 1 if some else TOGETHER
+        mask = before(builder, builder.sub(right, column)) if some else None
+
+        def vectors(data: Any, row: Any) -> list[Any]:
             place = builder.add(builder.mul(row, width), column)
-            for n, held in enumerate(sums):
-                values = read(builder, vectors(rows.data, place, n), mask)
-                builder.store(added(builder, builder.load(held), factor, values), held)
-        place = builder.add(builder.mul(i, width), column)
-        for n, held in enumerate(sums):
-            write(builder, builder.load(held), vectors(result.data, place, n), mask, past=past)
+            places = [builder.gep(data, [builder.add(place, LONG(n * LANES))]) for n in range(count)]
+            return [builder.bitcast(pointer, FLOATS.as_pointer()) for pointer in places]
+
+        factor = everywhere(builder, share)
+        firsts = [added(builder, ZEROS, factor, read(builder, each, mask)) for each in vectors(rows.data, own)]
+        sums = [cgutils.alloca_once_value(builder, first) for first in firsts]
+        with cgutils.for_range_slice(builder, at, end, LONG(1), intp=LONG, inc=True) as (link, _):
+            row = builder.load(builder.gep(reads.data, [link]))
+            factor = everywhere(builder, builder.load(builder.gep(factors.data, [link])))
+            for held, each in zip(sums, vectors(rows.data, row), strict=True):
+                builder.store(added(builder, builder.load(held), factor, read(builder, each, mask)), held)
+        for held, each in zip(sums, vectors(result.data, i), strict=True):
+            write(builder, builder.load(held), each, mask, past=past)
         return context.get_dummy_value()
 
     return intrinsic(typed)
@@ -115,7 +119,16 @@ _sum, _sum_past, _sum_some = _summing(False, False), _summing(True, False), _sum
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
-def _sums(rows: Floats, index: Indices, starts: Indices, factors: Floats, result: Floats, past: bool) -> None:
+def _sums(
+    rows: Floats,
+    first: int,
+    shares: Floats,
+    reads: Indices,
+    starts: Indices,
+    factors: Floats,
+    result: Floats,
+    past: bool,
+) -> None:
     peers, width = result.shape
     step = TOGETHER * LANES
     columns = width if width <= WHOLE_COLUMNS else COLUMNS
@@ -123,25 +136,33 @@ def _sums(rows: Floats, index: Indices, starts: Indices, factors: Floats, result
         right = min(width, left + columns)
         whole = right - (right - left) % step
         for i in range(peers):
-            at, end = starts[i], starts[i + 1]
+            at, end, own, share = starts[i], starts[i + 1], first + i, shares[i]
             for column in range(left, whole, step):
                 if right < width:
-                    _ask(rows, index[at], column + columns)
+                    _ask(rows, own, column + columns)
                 if past:
-                    _sum_past(rows, index, factors, at, end, column, right, result, i)
+                    _sum_past(rows, own, share, reads, factors, at, end, column, right, result, i)
                 else:
-                    _sum(rows, index, factors, at, end, column, right, result, i)
+                    _sum(rows, own, share, reads, factors, at, end, column, right, result, i)
             for column in range(whole, right, LANES):
-                _sum_some(rows, index, factors, at, end, column, right, result, i)
+                _sum_some(rows, own, share, reads, factors, at, end, column, right, result, i)
     _settle()
 
 
-def weighted_sums(rows: Floats, index: Indices, starts: Indices, factors: Floats, result: Floats) -> None:
-    """result[i] = sum of factors[at] * rows[index[at]] over starts[i] <= at < starts[i+1].
+def weighted_sums(
+    rows: Floats,
+    first: int,
+    shares: Floats,
+    reads: Indices,
+    starts: Indices,
+    factors: Floats,
+    result: Floats,
+) -> None:
+    """result[i] = shares[i] * rows[first+i] + sum of factors[at] * rows[reads[at]] over starts[i] <= at < starts[i+1].
 
-    ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]; no sum is empty. All are C-contiguous. Nobody checks bounds.
+    ``rows`` [m, d], ``result`` [n, d], ``starts`` [n+1]. All are C-contiguous. Nobody checks bounds.
     """
     # Whole lines can be written without reading them first, past the caches, as a large copy is.
     lines = result.ctypes.data % (4 * LANES) == 0 and result.shape[1] % LANES == 0
     past = lines and result.nbytes >= PAST_BYTES
-    _sums(rows, index, starts, factors, result, past)
+    _sums(rows, first, shares, reads, starts, factors, result, past)
