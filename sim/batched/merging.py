@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from quidnunc.gossip.rules.linear import Reals, Stack, Vector
 from quidnunc.gossip.rules.registry import apply, coefficients
 from quidnunc.gossip.rules.shares import coordinate_shares
 from quidnunc.gossip.rules.terms import TERMS, Counting, checked_options, least_rows
+from quidnunc.sim.batched import compiled
 from quidnunc.sim.batched.conditions import Links
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.gathering import gathered, neighborhoods, scatter, sources, width_of
@@ -36,8 +35,6 @@ WHOLE_BYTES = 16 << 20
 """States below this size are mixed whole: they stay in the last cache."""
 COLUMNS = 2048
 TEMPORARY_BYTES = 4 << 20
-COMPILED_LEAST = 1 << 21
-"""Params of everybody from which on mixing is compiled, where numba is there: it takes a second or two, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,34 +151,22 @@ class Catalogued:
 def mix(ring: list[Tensor], links: Links, now: int, into: int) -> None:
     """Write W x to place ``into`` of each ring, where x are the states at ``now`` (or older, as ``links`` say)."""
     depth, rows = ring[0].shape[:2]
-    mixing = links.mixing
-    starts = mixing.indptr[:-1]
-    own = np.arange(mixing.peers)
-    index = np.insert(sources(ring, links, now), starts, now * rows + own)
-    weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
-    bags = starts + own
-    device = ring[0].device
-    sums = _compiled() if device.type == "cpu" and mixing.peers * width_of(ring) >= COMPILED_LEAST else None
+    mixing, device = links.mixing, ring[0].device
+    reads, peers = sources(ring, links, now), mixing.peers
+    large = peers * width_of(ring) >= compiled.LEAST_PARAMS
+    sums = compiled.sums() if device.type == "cpu" and large else None
     if sums is not None:
-        ends = np.append(bags, len(index))
+        shares, factors = mixing.own.astype(np.float32), mixing.weights.astype(np.float32)
         for tensor in ring:
-            read, written = tensor.view(depth * rows, -1), tensor[into, : mixing.peers].view(mixing.peers, -1)
-            sums.weighted_sums(read.numpy(), index, ends, weights, written.numpy())
+            whole, written = tensor.view(depth * rows, -1).numpy(), tensor[into, :peers].view(peers, -1).numpy()
+            sums.weighted_sums(whole, now * rows, shares, reads, mixing.indptr, factors, written)
         return
-    reads, offsets, factors = (torch.from_numpy(part).to(device) for part in (index, bags, weights))
+    starts, own = mixing.indptr[:-1], np.arange(peers)
+    index = np.insert(reads, starts, now * rows + own)
+    weights = np.insert(mixing.weights, starts, mixing.own).astype(np.float32)
+    where, offsets, parts = (torch.from_numpy(part).to(device) for part in (index, starts + own, weights))
     for tensor in ring:
-        flat = tensor.view(depth * rows, -1)
-        _bags(flat, reads, offsets, factors, tensor[into, : mixing.peers].view(mixing.peers, -1))
-
-
-@cache
-def _compiled() -> ModuleType | None:
-    """Weighted sums in compiled code; None where numba is missing or refuses this numpy."""
-    try:
-        from quidnunc.sim.batched import sums
-    except ImportError:
-        return None
-    return sums
+        _bags(tensor.view(depth * rows, -1), where, offsets, parts, tensor[into, :peers].view(peers, -1))
 
 
 def _bags(flat: Tensor, index: Tensor, offsets: Tensor, factors: Tensor, result: Tensor) -> None:

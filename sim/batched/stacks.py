@@ -6,6 +6,8 @@ product each (measured: autograd and vmap take 1.4 to 2.1 times as long).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,40 @@ def stack_of(module: nn.Module, slots: tuple[Slot, ...]) -> tuple[Layer, ...] | 
     return kept if kept and kept[-1].kind == "linear" else None
 
 
+class Linears(NamedTuple):
+    """A stack of linear layers with nothing but relu between them.
+
+    ``widths`` are the features and every layer's units, ``weights`` and ``biases`` numbers of slots, -1 for none;
+    ``rectified`` tells after which layers a relu stands.
+    """
+
+    widths: tuple[int, ...]
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+    rectified: tuple[bool, ...]
+
+
+def linears_of(layers: tuple[Layer, ...], slots: tuple[Slot, ...]) -> Linears | None:
+    """The stack as such, None if there is something else in it, or relu in another place."""
+    found: list[Layer] = []
+    rectified: list[bool] = []
+    for layer in layers:
+        if layer.kind == "linear":
+            found.append(layer)
+            rectified.append(False)
+        elif layer.kind == "relu" and found:
+            rectified[-1] = True
+        else:
+            return None
+    shapes = [slots[layer.weight].shape for layer in found]
+    return Linears(
+        (shapes[0][1], *(shape[0] for shape in shapes)),
+        tuple(layer.weight for layer in found),
+        tuple(layer.bias for layer in found),
+        tuple(rectified),
+    )
+
+
 class StackNet:
     """A :class:`quidnunc.sim.batched.net.Net` for a plain stack."""
 
@@ -35,6 +71,7 @@ class StackNet:
 
     def __init__(self, slots: tuple[Slot, ...], layers: tuple[Layer, ...]) -> None:
         self.slots = slots
+        self.linears = linears_of(layers, slots)
         self._layers = layers
 
     def train(

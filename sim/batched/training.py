@@ -6,7 +6,8 @@ same bits for the same peers.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ from torch import Tensor
 
 from quidnunc.gossip.jobs import PrivacyStep
 from quidnunc.sim.batched.batches import Batches, draw_batches, whole_shares
+from quidnunc.sim.batched.compiled import descent_for
 from quidnunc.sim.batched.draws import Indices, keys
 from quidnunc.sim.batched.net import Tensors
 from quidnunc.sim.batched.poison import poisoned_examples
 from quidnunc.sim.batched.setup import Setup
+
+if TYPE_CHECKING:
+    from quidnunc.sim.batched.descent import Descent
 
 CHUNK_BYTES = 4 << 20
 """Params and activations of the peers that are worked on together: they should stay in the processor's nearer caches
@@ -67,12 +72,17 @@ class Trainer:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
         inputs, labels, rows = poisoned_examples(setup.pool, setup.shares.rows, setup.attack)
         self._examples = np.concatenate([rows[peer] for peer in self.order])
-        self._inputs = torch.from_numpy(inputs).to(device)
+        self._inputs = torch.from_numpy(inputs).to(device).contiguous()
         self._labels = torch.from_numpy(labels).to(device)
         self._units = sum(slot.shape[0] for slot in setup.net.slots if len(slot.shape) > 1)
         self._dim = setup.net.slots[-1].stop
         self.tests = torch.from_numpy(setup.pool.test_inputs).to(device)
         self.goals = torch.from_numpy(setup.pool.test_labels).to(device)
+
+    @cached_property
+    def _descent(self) -> Descent | None:
+        """Made where it is first asked for: not in a process whose workers train."""
+        return descent_for(self._setup)
 
     def train(self, params: Tensors, active: NDArray[np.bool_], number: int, drift: Tensors | None) -> float:
         """See :class:`Workers`."""
@@ -151,6 +161,10 @@ class Trainer:
         training = setup.training
         names = keys(setup.seed, "batches", number, self.order[rows])
         batches = draw_batches(names, sizes, training.local_steps, training.batch_size)
+        if self._descent is not None:
+            own = np.minimum(sizes, training.batch_size)
+            picks = self._examples[starts[:, None] + batches.picks]
+            return self._descent.descend(params, self._inputs, self._labels, picks, own, training.learning_rate)
         velocity = [torch.zeros_like(tensor) for tensor in params] if training.momentum else None
         begun = [tensor.clone() for tensor in params] if training.prox else None
         losses = []

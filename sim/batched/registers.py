@@ -1,0 +1,71 @@
+"""Vector instructions by which compiled sums and products of rows are written; for use where numba is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba.core import cgutils
+
+WIDE = bool(get_host_cpu_features().get("avx512f"))
+LANES = 16 if WIDE else 8
+"""Floats in a register: of AVX-512, or of AVX2, which are two of other processors."""
+UNALIGNED = 4
+
+INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+FLOATS = ir.VectorType(FLOAT, LANES)
+INTS = ir.VectorType(INT, LANES)
+ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
+_BITS = ir.VectorType(ir.IntType(1), LANES)
+_PLACES = ir.VectorType(LONG, LANES)
+
+
+def everywhere(builder: Any, value: Any) -> Any:
+    """``value`` in every lane."""
+    kind = ir.VectorType(value.type, LANES)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT(0))
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(INTS, [0] * LANES))
+
+
+def before(builder: Any, count: Any) -> Any:
+    """Which lanes are among the first ``count``."""
+    return builder.icmp_signed("<", ir.Constant(_PLACES, list(range(LANES))), everywhere(builder, count))
+
+
+def added(builder: Any, total: Any, factor: Any, values: Any) -> Any:
+    """``total`` + ``factor`` * ``values``, one multiply-add where the processor has it."""
+    return builder.fadd(total, builder.fmul(factor, values, flags=("contract",)), flags=("contract",))
+
+
+def at(builder: Any, address: Any, floats: int = 0) -> Any:
+    """The pointer to ``floats`` behind the address, an integer."""
+    place = builder.add(address, LONG(4 * floats)) if floats else address
+    return builder.inttoptr(place, FLOATS.as_pointer())
+
+
+def read(builder: Any, pointer: Any, mask: Any = None) -> Any:
+    """LANES floats; 0 where ``mask`` is not set, which is not looked at."""
+    if mask is None:
+        return builder.load(pointer, align=UNALIGNED)
+    kind = ir.FunctionType(FLOATS, [pointer.type, INT, _BITS, FLOATS])
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+    return builder.call(load, [pointer, INT(UNALIGNED), mask, ZEROS])
+
+
+def write(builder: Any, values: Any, pointer: Any, mask: Any = None, *, past: bool = False) -> None:
+    """LANES floats, or those where ``mask`` is set; whole lines with ``past`` past the caches."""
+    if mask is None:
+        store = builder.store(values, pointer, align=4 * LANES if past else UNALIGNED)
+        if past:
+            store.set_metadata("nontemporal", builder.module.add_metadata([INT(1)]))
+        return
+    kind = ir.FunctionType(ir.VoidType(), [FLOATS, pointer.type, INT, _BITS])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+    builder.call(store, [values, pointer, INT(UNALIGNED), mask])
+
+
+def called(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """The value of an intrinsic function of LLVM."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
