@@ -4,39 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Release, Spent, Unit, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
+from quidnunc.peer.ledger.spends import spends
 
 SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
 SUM_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch, with honest pairs' noise"
 SITE_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), one noised delta a round"
-
-
-class Spend(NamedTuple):
-    """A release as its ledger has it: entry number, claimed time in ms, and what was committed."""
-
-    seq: int
-    t_ms: int
-    record: PrivacySpend
-
-
-def spends(store: LedgerReader) -> list[Spend]:
-    """Every release of a ledger, in order."""
-    found = []
-    for entry in store.of_type(EntryType.DP_SPEND):
-        header = parse_header(entry.header)
-        record = record_of(header.type, entry.payload)
-        if isinstance(record, PrivacySpend):
-            found.append(Spend(header.seq, header.t_ms, record))
-    return found
 
 
 @dataclass
