@@ -191,3 +191,19 @@ def test_a_damaged_account_is_refused_and_not_shown_smaller(
     assert done.code == 65, done.out
     assert told in done.err
     assert "epsilon" not in done.out
+
+
+def test_the_data_set_released_last_stands_last_with_the_total(tmp_path: Path) -> None:
+    """Regression: by first release, the total stood first where a peer came back to earlier data."""
+    other = b"o" * 32
+    home = home_with(tmp_path / "a", FULL, spend(1), replace(spend(2), dataset=other), spend(3))
+    found = quidnunc("--home", home, "--json", "budget", "show").data["datasets"]
+    assert [each["dataset"] for each in found] == [other.hex(), DATASET.hex()]
+    assert found[-1]["epsilon"] == max(each["epsilon"] for each in found)
+
+
+def test_rows_of_one_person_share_the_noise_as_the_guide_says() -> None:
+    noise = 4.244257
+    assert epsilon_of(noise / 2, 50, 1e-5) == pytest.approx(19.1, abs=0.05)
+    assert epsilon_of(8 * noise, 50, 1e-5) == pytest.approx(0.76, abs=0.005)
+    assert epsilon_of(8 * noise / 2, 50, 1e-5) == pytest.approx(1.63, abs=0.005)

@@ -121,11 +121,13 @@ def epsilon_of_all(kinds: Spent, exponent: int) -> float:
 
 
 def accounts(store: LedgerReader) -> list[Account]:
-    """One account per data set and unit, in the order in which they were first released."""
+    """One account per data set and unit, in the order of their newest releases: the last of a unit is its total."""
     found: dict[tuple[bytes, Unit], Account] = {}
     so_far: Counter[Release] = Counter()
     for _, _, spend in spends(store):
-        account = found.setdefault((spend.dataset, spend.unit), Account(spend.dataset, spend.unit))
+        place = spend.dataset, spend.unit
+        account = found.pop(place, None) or Account(spend.dataset, spend.unit)
+        found[place] = account
         account.spends.append(spend)
         so_far[spend.kind] += 1
         account.before = so_far.copy()
