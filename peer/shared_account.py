@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quidnunc.crypto.entry import EntryType
-from quidnunc.crypto.errors import ConfigError, LedgerCorrupt, RemoteProtocolError
+from quidnunc.crypto.errors import ConfigError, LedgerCorrupt
 from quidnunc.gossip.jobs import Release, Spent
-from quidnunc.gossip.provenance import PrivacySpend, parse_record
 from quidnunc.peer.config import Config, load
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.spends import spends
 from quidnunc.peer.ledger.store import ORIGIN, Store
 
 KEY = "privacy.shared_homes"
@@ -66,13 +65,10 @@ def _spends(other: Home) -> Counter[Release]:
                 f"{KEY}: the ledger of {other.root} is not back yet, so that what it spent cannot be counted",
                 hint="run that home first: its neighbors give its entries back",
             )
-        for entry in store.of_type(EntryType.DP_SPEND):
-            try:
-                record = parse_record(EntryType.DP_SPEND, entry.payload)
-            except RemoteProtocolError as error:
-                raise LedgerCorrupt(0, f"{other.ledger}: a spend cannot be read: {error.message}") from error
-            if isinstance(record, PrivacySpend):
-                found[record.kind] += 1
+        try:
+            found.update(spend.record.kind for spend in spends(store))
+        except LedgerCorrupt as error:
+            raise LedgerCorrupt(error.seq, f"{other.ledger}: {error.why}") from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,56 @@ def test_noise_that_hides_nothing_is_told_in_json_too(tmp_path: Path) -> None:
     assert shown.code == 30
     assert shown.envelope["data"]["datasets"][0]["epsilon_recomputed"] is None
     assert "cost inf" in shown.envelope["error"]["message"]
+
+
+DAMAGE = {
+    "a spend that does not parse": (
+        "UPDATE entry SET payload = x'81c1' WHERE seq = 1",
+        "ledger entry 1: a spend does not parse",
+    ),
+    "a spend with more noise than was committed to": (
+        "UPDATE entry SET payload = (SELECT payload FROM entry WHERE seq = 0) WHERE seq = 1",
+        "ledger entry 1: a spend that is not what its header commits to",
+    ),
+    "an entry of another type": (
+        "UPDATE entry SET type = 24 WHERE seq = 3",
+        "ledger entry 3: a spend that is not what",
+    ),
+    "a spend under another type": (
+        "UPDATE entry SET type = 9 WHERE seq = 1",
+        "release 3 stands where release 2 is due",
+    ),
+    "a row taken out": ("DELETE FROM entry WHERE seq = 1", "1 of its 4 entries are missing"),
+}
+
+
+@pytest.mark.parametrize("words", [("show",), ("forecast",), ("history",)], ids=lambda words: words[0])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_account_is_refused_and_not_shown_smaller(
+    tmp_path: Path, damage: str, words: tuple[str, ...]
+) -> None:
+    """Regression: a spend that did not parse was left out of the sum, and what was left was shown with exit 0."""
+    home = home_with(tmp_path / "a", FULL, spend(1), spend(2), spend(3), published(1))
+    change, told = DAMAGE[damage]
+    with sqlite3.connect(Home.at(home).ledger) as db:
+        db.execute(change)
+    done = quidnunc("--home", home, "budget", *words)
+    assert done.code == 65, done.out
+    assert told in done.err
+    assert "epsilon" not in done.out
+
+
+def test_the_data_set_released_last_stands_last_with_the_total(tmp_path: Path) -> None:
+    """Regression: by first release, the total stood first where a peer came back to earlier data."""
+    other = b"o" * 32
+    home = home_with(tmp_path / "a", FULL, spend(1), replace(spend(2), dataset=other), spend(3))
+    found = quidnunc("--home", home, "--json", "budget", "show").data["datasets"]
+    assert [each["dataset"] for each in found] == [other.hex(), DATASET.hex()]
+    assert found[-1]["epsilon"] == max(each["epsilon"] for each in found)
+
+
+def test_rows_of_one_person_share_the_noise_as_the_guide_says() -> None:
+    noise = 4.244257
+    assert epsilon_of(noise / 2, 50, 1e-5) == pytest.approx(19.1, abs=0.05)
+    assert epsilon_of(8 * noise, 50, 1e-5) == pytest.approx(0.76, abs=0.005)
+    assert epsilon_of(8 * noise / 2, 50, 1e-5) == pytest.approx(1.63, abs=0.005)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -19,6 +21,7 @@ from quidnunc.gossip.federation.charter import PrivacySpec
 from quidnunc.gossip.learning.sampled import costs
 from quidnunc.gossip.provenance import NoiseSource, PrivacySpend, payload_of
 from quidnunc.peer.home import Home
+from quidnunc.peer.ledger.store import Store
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "recompute_epsilon.py"
 SAMPLED = PrivacySpec("dp-sgd-poisson", 8_000_000, 5, 1_000_000, 2_000_000, 50, 50_000, 4)
@@ -63,8 +66,6 @@ def test_what_is_no_ledger_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 def test_noise_at_half_scale_under_the_claim_of_the_whole_is_caught(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     halved = [replace(each, noise_u=each.noise_u // 2) for each in spends(private())]
     code, text = recomputed(tmp_path / "a", halved)
     assert code == 30, text
@@ -130,3 +131,68 @@ def test_a_test_seed_is_caught(tmp_path: Path) -> None:
     code, text = recomputed(tmp_path / "a", spends(private(), NoiseSource.TEST_SEED))
     assert code == 30, text
     assert "VOID: noise from a test seed" in text
+
+
+def told(*places: Path) -> tuple[int, str, str]:
+    """What the tool says of these places."""
+    done = subprocess.run(
+        [sys.executable, "-I", str(TOOL), *map(str, places)], capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_copy_without_its_wal_is_not_taken_for_a_peer_that_spent_nothing(tmp_path: Path) -> None:
+    """Regression: the copied file of a running daemon has no entries yet, and was reported as epsilon 0, exit 0."""
+    make_home(tmp_path / "a", "A")
+    home = Home.at(tmp_path / "a")
+    scribe = Scribe(home)
+    with Store.open(home.ledger, readonly=True):  # keeps the writer from folding its log into the file
+        scribe.write(*spends(private()))
+        (tmp_path / "copy.db").write_bytes(home.ledger.read_bytes())
+    code, out, err = told(tmp_path / "copy.db")
+    assert (code, out) == (32, ""), err
+    assert "a copy without its ledger.db-wal: export a bundle" in err
+
+
+def test_homes_and_bundles_are_read_and_one_bad_place_hides_no_other(tmp_path: Path) -> None:
+    """Regression: an exported bundle was a disk I/O error, and an unreadable file ended the run before the others."""
+    halved = [replace(each, noise_u=each.noise_u // 2) for each in spends(private())]
+    recomputed(tmp_path / "a", spends(private()))
+    recomputed(tmp_path / "b", halved)
+    assert told(tmp_path / "a")[0] == 0
+    code, out, err = told(tmp_path / "none", tmp_path / "a")
+    assert (code, out.count(": ok"), err.count("\n")) == (65, 1, 1)
+    code, out, _ = told(tmp_path / "b", tmp_path / "none", tmp_path / "a")
+    assert (code, out.count("UNDERSTATED"), out.count(": ok")) == (30, 1, 1)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """Regression: opening a FIFO hung until somebody wrote into it."""
+    os.mkfifo(tmp_path / "fifo")
+    code, out, err = told(tmp_path / "fifo")
+    assert (code, out) == (65, "")
+    assert "is no regular file" in err
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"\x81\xc1", "dp.spend 2 is no msgpack: FormatError"),
+        (bytes(65_536), "dp.spend 2 has 65536 bytes, limit is 65535"),
+        (msgpack.packb({**msgpack.unpackb(payload_of(spends(private())[1])), "si": [1]}), "dp.spend 2: si is [1]"),
+    ],
+    ids=["garbage", "large", "unit"],
+)
+def test_a_spend_that_no_daemon_writes_is_named_with_the_reason(tmp_path: Path, payload: bytes, why: str) -> None:
+    """Regression: garbage was an error without words, any size was read, and a list stood for unit site."""
+    code, out, err = edited(tmp_path, "UPDATE entry SET payload = ? WHERE seq = 1", payload)
+    assert (code, out) == (65, "")
+    assert why in err
+
+
+def test_without_msgpack_it_says_what_to_install() -> None:
+    """Regression: a traceback."""
+    code = f"import sys; sys.modules['msgpack'] = None; exec(compile(open({str(TOOL)!r}).read(), 'tool', 'exec'))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: this needs the package msgpack: python -m pip install msgpack\n"

@@ -1,27 +1,34 @@
 """Recompute what peers' ledgers have cost in privacy, without quidnunc: stdlib, msgpack, and dp-accounting for samples.
 
-    python recompute_epsilon.py LEDGER.db...
+    python recompute_epsilon.py PLACE...
 
+A place is a home, what ``quidnunc ledger export --format bundle`` wrote, or a ledger.db (of a daemon that runs, a copy
+needs the ledger.db-wal beside it as well: export a bundle instead).
 One line per ledger and unit of privacy (a record, the whole site, or a record in a private sum, against few): releases,
 epsilon claimed and recomputed, delta.
 Exit 0: no claim is below what was spent, 30: one is, or noise came from a test seed, 32: releases are missing or out
-of order, so that what is printed is what is left of them, 65: a file is no ledger.
+of order, so that what is printed is what is left of them, 65: a place has no ledger that can be read. All are read.
 Written from docs/wire.md, entry 0x18 and the accountants of section 5: it shares no line with the program. That the
 entries are the signed ones is for ``quidnunc ledger verify``. All spends of a ledger count.
 """
 
 import math
+import os
 import sqlite3
 import sys
 from collections import Counter
 from urllib.parse import quote
 
-import msgpack
+try:
+    import msgpack
+except ImportError:
+    sys.exit("error: this needs the package msgpack: python -m pip install msgpack")
 
 SPEND = 0x18
 ALL = 1_000_000
 OS_KEY = 1
 SLACK_U = 1_000
+PAYLOAD_BYTES = 65_535
 BOUNDS = {
     "n": (1, 10**9),
     "ec_u": (0, 2**63),
@@ -37,22 +44,57 @@ BOUNDS = {
 LEFT_OUT = {"q_ppm": ALL, "st": 1, "pa_u": 0, "pm": 0, "pq": 0}
 
 
+class Unreadable(Exception):
+    """What keeps a ledger from being read."""
+
+
+class Short(Exception):
+    """What is missing from a ledger as a whole."""
+
+
 def spends(path):
-    """The dp.spend maps of the ledger database at ``path``, in order."""
-    with sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True) as db:
-        rows = db.execute("SELECT payload FROM entry WHERE type = ? ORDER BY seq", (SPEND,)).fetchall()
-    return [checked(row[0], at) for at, row in enumerate(rows, 1)]
+    """The dp.spend maps of the ledger at ``path``, in order; raises Unreadable, and Short for one without entries."""
+    file = os.path.join(path, "state", "ledger.db") if os.path.isdir(path) else path
+    if not os.path.isfile(file):
+        raise Unreadable(f"{file} is no regular file" if os.path.exists(file) else f"there is no {file}")
+    try:
+        with sqlite3.connect(f"file:{quote(file)}?mode={mode(file)}", uri=True) as db:
+            if not db.execute("SELECT count(*) FROM entry").fetchone()[0]:
+                raise Short(
+                    "the ledger is empty, as before a start or as a copy without its ledger.db-wal: export a bundle"
+                )
+            rows = db.execute(
+                "SELECT length(payload), CASE WHEN length(payload) <= ? THEN payload END FROM entry WHERE type = ? "
+                "ORDER BY seq",
+                (PAYLOAD_BYTES, SPEND),
+            ).fetchall()
+    except sqlite3.Error as error:
+        raise Unreadable(error) from None
+    return [checked(payload, size, at) for at, (size, payload) in enumerate(rows, 1)]
 
 
-def checked(payload, at):
-    """The map in ``payload``; raises ValueError for one that no daemon writes."""
-    found = msgpack.unpackb(payload, strict_map_key=True)
+def mode(file):
+    """How SQLite opens it: where nothing can be written beside it, as a file that nobody changes."""
+    writable = os.access(os.path.dirname(os.path.abspath(file)), os.W_OK)
+    return "ro" if writable or os.path.exists(f"{file}-wal") else "ro&immutable=1"
+
+
+def checked(payload, size, at):
+    """The map in ``payload``; raises Unreadable for one that no daemon writes."""
+    if size > PAYLOAD_BYTES:
+        raise Unreadable(f"dp.spend {at} has {size} bytes, limit is {PAYLOAD_BYTES}")
+    try:
+        found = msgpack.unpackb(payload, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Unreadable(f"dp.spend {at} is no msgpack: {type(error).__name__} {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"dp.spend {at} is no map")
+        raise Unreadable(f"dp.spend {at} is no map")
+    if type(found.get("si", False)) is not bool:
+        raise Unreadable(f"dp.spend {at}: si is {str(found['si'])[:40]}, must be true or false")
     for key, (low, high) in BOUNDS.items():
         value = found.get(key, LEFT_OUT.get(key))
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"dp.spend {at}: {key} is {str(value)[:40]}, must be {low} to {high}")
+            raise Unreadable(f"dp.spend {at}: {key} is {str(value)[:40]}, must be {low} to {high}")
     return found
 
 
@@ -165,14 +207,19 @@ def alone(found):
 
 
 def main(paths):
-    """Print a line per ledger; the exit code."""
-    bad = short = False
+    """Print a line per ledger and unit; the exit code, the worst of all."""
+    bad = short = unread = False
     for path in paths:
         try:
             found = spends(path)
-        except (sqlite3.Error, ValueError, msgpack.UnpackException) as error:
+        except Unreadable as error:
             print(f"error: {path}: no ledger that can be read: {error}", file=sys.stderr)
-            return 65
+            unread = True
+            continue
+        except Short as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+            short = True
+            continue
         if not found:
             print(f"{path}: nothing was released, epsilon 0")
             continue
@@ -181,8 +228,11 @@ def main(paths):
             short = True
         for which in [each for each in ("record", "site", "sum") if each in set(map(unit, found))]:
             bad = told(path, found, which) or bad
-    return 30 if bad else 32 if short else 0
+    return 30 if bad else 65 if unread else 32 if short else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) if len(sys.argv) > 1 else __doc__)
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(2 if len(sys.argv) < 2 else 0)
+    sys.exit(main(sys.argv[1:]))

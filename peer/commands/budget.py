@@ -33,6 +33,8 @@ SUM_NOT_COVERED = (
 NOT_COVERED = (
     "holdout records, which judge neighbors' models, unless they are public",
     "when and whether this peer takes part, and how many records it has (taken as public)",
+    "several records of one person in this data, or a record that stands in it twice: k of them are protected as by a "
+    "k-th of the noise, which costs more than k times epsilon where epsilon is large",
     "records that stand in several members' data: k members cost k times epsilon",
     "ranges, values and medians of a data schema that were measured on these records, not taken from public sources",
     "hyper-parameters that were tuned on the same records, and metrics that were published of them",
@@ -77,7 +79,9 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     for account in found:
         lines += _account_lines(account, elsewhere)
     if len({account.dataset for account in found}) > 1:
-        lines.append("each data set's epsilon includes what was spent on those before it")
+        lines.append(
+            "each data set's epsilon includes all that was spent before its newest release: the last is the total"
+        )
     units = {account.unit for account in found}
     if Unit.SITE in units and len(units) > 1:
         lines.append("an epsilon for one record and one for all of them are two promises: neither stands for the other")

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from quidnunc.crypto.entry import EntryType, parse_header
+from quidnunc.crypto.entry import EntryType
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import Release, Spent, Unit, counting
 from quidnunc.gossip.learning.accountant import combined_noise, epsilon_of_total
 from quidnunc.gossip.provenance import NoiseSource, PrivacyExhausted, PrivacySpend
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
+from quidnunc.peer.ledger.spends import spends
 
 SAMPLED_ACCOUNTANT = "privacy loss distributions, pessimistic at 1e-3 (dp-accounting), Poisson sampling"
 ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch"
 SUM_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), full batch, with honest pairs' noise"
 SITE_ACCOUNTANT = "analytic Gaussian, exact (Balle and Wang 2018), one noised delta a round"
-
-
-class Spend(NamedTuple):
-    """A release as its ledger has it: entry number, claimed time in ms, and what was committed."""
-
-    seq: int
-    t_ms: int
-    record: PrivacySpend
-
-
-def spends(store: LedgerReader) -> list[Spend]:
-    """Every release of a ledger, in order."""
-    found = []
-    for entry in store.of_type(EntryType.DP_SPEND):
-        header = parse_header(entry.header)
-        record = record_of(header.type, entry.payload)
-        if isinstance(record, PrivacySpend):
-            found.append(Spend(header.seq, header.t_ms, record))
-    return found
 
 
 @dataclass
@@ -140,11 +121,13 @@ def epsilon_of_all(kinds: Spent, exponent: int) -> float:
 
 
 def accounts(store: LedgerReader) -> list[Account]:
-    """One account per data set and unit, in the order in which they were first released."""
+    """One account per data set and unit, in the order of their newest releases: the last of a unit is its total."""
     found: dict[tuple[bytes, Unit], Account] = {}
     so_far: Counter[Release] = Counter()
     for _, _, spend in spends(store):
-        account = found.setdefault((spend.dataset, spend.unit), Account(spend.dataset, spend.unit))
+        place = spend.dataset, spend.unit
+        account = found.pop(place, None) or Account(spend.dataset, spend.unit)
+        found[place] = account
         account.spends.append(spend)
         so_far[spend.kind] += 1
         account.before = so_far.copy()

@@ -22,12 +22,12 @@ from quidnunc.gossip.provenance import NoiseSource
 from quidnunc.gossip.rebuild import account_job, history_of, releases_of_others
 from quidnunc.gossip.resume import Resume, fold
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.budget_accounts import spends
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.files import read_charter
 from quidnunc.peer.commands.ledger_home import opened
 from quidnunc.peer.commands.unit_words import SUFFIX
 from quidnunc.peer.config import Config, load
+from quidnunc.peer.ledger.spends import spends
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 from quidnunc.peer.shared_account import spent_elsewhere
 
@@ -50,8 +50,8 @@ def forecast(args: argparse.Namespace, context: Context) -> Outcome:
     config = load(context.home.config) if context.home.config.exists() else Config()
     own = config.privacy.epsilon_cap
     with opened(context) as store:
-        resume = fold(store.entries())
         times = [spend.t_ms for spend in spends(store) if spend.record.unit == charter.privacy.unit]
+        resume = fold(store.entries())
     if not charter.privacy.private:
         return Outcome(
             {"mechanism": charter.privacy.mechanism, "releases_left": None},

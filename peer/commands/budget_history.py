@@ -11,12 +11,12 @@ from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM, Unit
 from quidnunc.gossip.provenance import NoiseSource, UpdatePublished
 from quidnunc.peer.cli import CommandParser, Context
-from quidnunc.peer.commands.budget_accounts import Spend, spends
 from quidnunc.peer.commands.charter_view import when
 from quidnunc.peer.commands.entry_view import record_of
 from quidnunc.peer.commands.ledger_home import opened, readable
 from quidnunc.peer.commands.unit_words import by_label
 from quidnunc.peer.ledger.ledger_reader import LedgerReader
+from quidnunc.peer.ledger.spends import Spend, spends
 from quidnunc.peer.output import Line, Outcome, Styled, UsageError
 
 SHOWN = 20

@@ -78,6 +78,14 @@ class LedgerReader:
             return self._size_on_disk()
 
     @property
+    def missing(self) -> int:
+        """How many entries below :attr:`size` have no row; none do in a ledger that only its daemon wrote."""
+        with self._guarded():
+            # In one question: between two of them the daemon may have written.
+            rows, last = self._connection.execute("SELECT count(*), max(seq) FROM entry").fetchone()
+        return 0 if last is None else int(last) + 1 - int(rows)
+
+    @property
     def keys(self) -> LogKeys:
         """The log keys of all epochs; raises LedgerCorrupt for a change of keys that the root key did not sign."""
         size = self.size
