@@ -153,8 +153,10 @@ def test_workers_that_fail_give_one_error(code: str, says: str, monkeypatch: pyt
 
 
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
+# A shell starts what it puts into the background with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from quidnunc.sim.batched.engine import Engine
 from quidnunc.sim.scenarios.crew import Crew
 from quidnunc.sim.scenarios.prepare import prepare
