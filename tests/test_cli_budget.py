@@ -147,6 +147,15 @@ def test_history_has_every_release_and_which_of_them_left(tmp_path: Path) -> Non
     assert len(elsewhere.data["releases"]) == 3
 
 
+def test_a_ceiling_that_came_after_the_last_claim_is_told(tmp_path: Path) -> None:
+    """Found by hand: a spent account said of how much by the cap of its last claim alone."""
+    home = home_with(tmp_path / "a", FULL, spend(1), spend(2))
+    assert "own ceiling" not in quidnunc("--home", home, "budget", "show").out
+    capped(home, 1.5)
+    assert "this site's own ceiling is epsilon 1.5 now" in quidnunc("--home", home, "budget", "show").out
+    assert quidnunc("--home", home, "--json", "budget", "show").data["ceiling"] == 1.5
+
+
 def test_noise_that_hides_nothing_is_told_in_json_too(tmp_path: Path) -> None:
     """Regression: an epsilon without bound ended ``--json budget show`` as a bug."""
     home = home_with(tmp_path / "a", FULL, replace(spend(1), noise_u=1))

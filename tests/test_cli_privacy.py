@@ -99,6 +99,15 @@ def test_personal_tensors_are_audited_as_if_they_were_sent(tmp_path: Path, asked
     assert asked[0].setup.personal == ()
 
 
+def test_steps_that_nobody_could_account_for_are_refused_at_once(
+    tmp_path: Path, asked: list[Request]
+) -> None:
+    words = ["--task", "digits", "--sampling-rate=0.5", "--local-steps=1000", "--rounds=501"]
+    refused = quidnunc("--home", tmp_path / "none", "privacy", "audit", *words)
+    assert "501000 steps to account for, limit is 500000" in refused.err
+    assert asked == []
+
+
 def test_a_built_in_task_needs_no_home(tmp_path: Path, asked: list[Request]) -> None:
     for words in ([], ["--epsilon=8", "--sampling-rate=0.5", "--local-steps=2", "--rounds=1"], ["--epsilon", "inf"]):
         quidnunc("--home", tmp_path / "none", "privacy", "audit", "--task", "breast-cancer", *words)

@@ -60,8 +60,10 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
     summed = any(account.unit == Unit.SUM for account in found)
     not_covered = [*NOT_COVERED, *(SUM_NOT_COVERED if summed else ())]
     usual = found[0].accountant if found else ACCOUNTANT
+    ceiling = _ceiling(context)
     data = {
         "promise": promise,
+        "ceiling": ceiling,
         "datasets": [_account_data(account, promise, elsewhere) for account in found],
         "releases_elsewhere": sum(count for _, count in elsewhere),
         "asked": behind is None,
@@ -87,6 +89,10 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         lines.append("an epsilon for one record and one for all of them are two promises: neither stands for the other")
     if {Unit.EXAMPLE, Unit.SUM} <= units:
         lines.append("an epsilon against everybody and one against few are two promises: neither stands for the other")
+    if ceiling is not None and any(account.spends and ceiling < account.spends[-1].cap_u / MICRO for account in found):
+        lines.append(
+            f"this site's own ceiling is epsilon {ceiling:g} now (privacy.epsilon_cap): it ends there, if it has not"
+        )
     lines += ["not covered:", *(f"  - {text}" for text in not_covered)]
     wrong = [account for account in found if account.recomputed() > account.claimed_u / MICRO + 1e-3]
     if wrong:
@@ -98,6 +104,13 @@ def show(args: argparse.Namespace, context: Context) -> Outcome:
         message = "noise came from a test seed: nothing that was released is private"
         return Outcome(data, lines, ExitCode.VERIFY_FAILED, message, "treat these records as disclosed")
     return Outcome(data, lines)
+
+
+def _ceiling(context: Context) -> float | None:
+    """The own cap of this site's configuration, if it has one; a claim in the ledger has that of its time."""
+    if not context.home.config.exists():
+        return None
+    return load(context.home.config).privacy.epsilon_cap or None
 
 
 def _elsewhere(context: Context) -> Spent:

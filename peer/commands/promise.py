@@ -6,13 +6,19 @@ Full batches are checked whenever a charter is read. Sampled ones take dp-accoun
 from __future__ import annotations
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.federation.privacy_terms import PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import POISSON_TOTAL_MAX, PrivacySpec
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM
 
 
 def sampled_noise(epsilon_u: int, rate_ppm: int, steps: int, releases: int, delta_exp: int) -> int:
     """The noise multiplier (``_u``) for that many sampled releases; raises ConfigError where it cannot be computed."""
+    if releases * steps > POISSON_TOTAL_MAX:
+        raise ConfigError(
+            f"{releases} rounds of {steps} sampled steps are {releases * steps} steps to account for, limit is "
+            f"{POISSON_TOTAL_MAX}",
+            hint="fewer rounds, or fewer local steps",
+        )
     try:
         from quidnunc.gossip.learning.sampled import noise_for_sampled
 
