@@ -93,13 +93,13 @@ def run(
         facts = check(chosen, base, custom, ray)
     with _threads(chosen.engine.threads), connected(ray) if ray else nullcontext() as cluster:
         directory = None if out is None else RunDirectory(Path(out), _manifest(chosen, facts))
-        if directory is not None:
-            directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
         records: list[Record] = []
         models: dict[int, NDArray[np.float32]] = {}
         begun = time.monotonic()
         status = "failed"
         try:
+            if directory is not None:
+                directory.write(TOPOLOGY, drawn_graph(prepare(chosen, chosen.seeds[0], base, custom)))
             for seed in chosen.seeds:
                 setup = prepare(chosen, seed, base, custom)
                 with _engine(chosen, seed, base, setup, custom, cluster) as engine:
