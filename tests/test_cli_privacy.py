@@ -99,9 +99,7 @@ def test_personal_tensors_are_audited_as_if_they_were_sent(tmp_path: Path, asked
     assert asked[0].setup.personal == ()
 
 
-def test_steps_that_nobody_could_account_for_are_refused_at_once(
-    tmp_path: Path, asked: list[Request]
-) -> None:
+def test_steps_that_nobody_could_account_for_are_refused_at_once(tmp_path: Path, asked: list[Request]) -> None:
     words = ["--task", "digits", "--sampling-rate=0.5", "--local-steps=1000", "--rounds=501"]
     refused = quidnunc("--home", tmp_path / "none", "privacy", "audit", *words)
     assert "501000 steps to account for, limit is 500000" in refused.err

@@ -217,7 +217,7 @@ def test_a_batch_systems_signal_leaves_runs_that_say_that_they_failed(command: s
     words = ["sim", command, str(path), "--set", "rounds=1000000", "--out", str(tmp_path / "out")]
     main = "import sys; from quidnunc.peer.cli import main; sys.exit(main(sys.argv[1:]))"
     with subprocess.Popen([sys.executable, "-c", main, *words], stderr=subprocess.PIPE) as process:
-        while not any(each.stat().st_size for each in (found := list((tmp_path / "out").rglob("metrics.jsonl")))):
+        while not (found := [each for each in (tmp_path / "out").rglob("metrics.jsonl") if each.stat().st_size]):
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()
