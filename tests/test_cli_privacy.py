@@ -18,6 +18,7 @@ from quidnunc.gossip.federation.charter import PrivacySpec, RoundSpec
 from quidnunc.gossip.federation.founding import draft_note
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer import privacy_audit
+from quidnunc.peer.commands.promise import check_promise
 from quidnunc.peer.pipe import Setup
 from quidnunc.peer.privacy_audit import AuditFailed, Request, audited
 
@@ -104,6 +105,9 @@ def test_steps_that_nobody_could_account_for_are_refused_at_once(tmp_path: Path,
     refused = quidnunc("--home", tmp_path / "none", "privacy", "audit", *words)
     assert "501000 steps to account for, limit is 500000" in refused.err
     assert asked == []
+    drawn = PrivacySpec("dp-sgd-poisson", 8_000_000, 6, 500_000, 2_000_000, 500, 50_000, 1001)
+    with pytest.raises(ConfigError, match="500500 steps to account for"):
+        check_promise(drawn)
 
 
 def test_a_built_in_task_needs_no_home(tmp_path: Path, asked: list[Request]) -> None:

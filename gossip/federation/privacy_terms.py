@@ -24,8 +24,6 @@ SUM_MEMBERS_MAX = 32
 SUM_RECORDS_MAX = 2**40
 POISSON_NOISE_MIN_U = 100_000
 POISSON_STEPS_MAX = 100_000
-POISSON_TOTAL_MAX = 500_000
-"""Sampled steps of all releases together: to account for so many takes half a minute and a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,6 @@ class PrivacySpec:
             within("privacy.noise_u", self.noise_u, POISSON_NOISE_MIN_U, 1_000_000 * MICRO)
             within("privacy.rate_ppm", self.rate_ppm, 1, PPM - 1)
             within("privacy.steps", self.steps, 1, POISSON_STEPS_MAX)
-            within("privacy.releases times privacy.steps", self.releases * self.steps, 1, POISSON_TOTAL_MAX)
             return
         whole = "a whole site" if self.unit == Unit.SITE else "full batches"
         for key in ("rate_ppm", "steps"):

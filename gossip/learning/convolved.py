@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NamedLayer = tuple[str, nn.Module]
 
+_ROOM = 1 << 18
+"""Numbers that patches are written to before they are multiplied: what the processor's cache holds."""
+
 
 def conv_stack(module: nn.Module) -> tuple[NamedLayer, ...] | None:
     """The layers of ``module`` by name if it is a Sequential of known ones with a Conv2d among them, else None."""
@@ -104,22 +107,41 @@ def _forward(
 
 def _conv_gradients(layer: nn.Conv2d, before: Tensor, error: Tensor) -> Tensor:
     """Every example's gradient of the weights, float64 [n, out * in * k * k]."""
-    patches = _patches(layer, before, error.shape[2:])
-    return torch.bmm(error.flatten(2), patches.flatten(3).flatten(1, 2).mT).flatten(1).double()
-
-
-def _patches(layer: nn.Conv2d, before: Tensor, size: torch.Size) -> Tensor:
-    """What each weight of ``layer`` meets at each place of the output: [n, in, k * k, *size]; unfold takes longer."""
     assert not isinstance(layer.padding, str)
     high, wide = layer.padding
     padded = pad(before, (wide, wide, high, high))
-    patches = before.new_empty((len(before), before.shape[1], math.prod(layer.kernel_size), *size))
-    for place in range(patches.shape[2]):
-        row, column = divmod(place, layer.kernel_size[1])
-        rows = slice(row * layer.dilation[0], None, layer.stride[0])
-        columns = slice(column * layer.dilation[1], None, layer.stride[1])
-        patches[:, :, place].copy_(padded[:, :, rows, columns][:, :, : size[0], : size[1]])
-    return patches
+    size = error.shape[2:]
+    if layer.stride == (1, 1):
+        # With lines as long as those of the padded input, what a weight meets is one piece of it.
+        places = (size[0] - 1) * padded.shape[3] + size[1]
+        error = pad(error, (0, padded.shape[3] - size[1])).flatten(2)[:, :, :places]
+    else:
+        places, error = math.prod(size), error.flatten(2)
+    weights = padded.shape[1] * math.prod(layer.kernel_size)
+    rows = max(1, _ROOM // (weights * places))
+    found = padded.new_empty((len(padded), error.shape[1], weights))
+    room = padded.new_empty((min(rows, len(padded)), padded.shape[1], math.prod(layer.kernel_size), places))
+    for some, errors, into in zip(*(torch.split(each, rows) for each in (padded, error, found)), strict=True):
+        patches = room[: len(some)]
+        _fill(patches, layer, some, size)
+        torch.bmm(errors, patches.flatten(1, 2).mT, out=into)
+    return found.flatten(1).double()
+
+
+def _fill(patches: Tensor, layer: nn.Conv2d, padded: Tensor, size: torch.Size) -> None:
+    """Write what each weight of ``layer`` meets at each place of the output to [n, in, k * k, places].
+
+    ``torch.nn.functional.unfold`` takes longer.
+    """
+    width, lines = padded.shape[3], padded.flatten(2)
+    for at in range(patches.shape[2]):
+        row, column = (step * each for step, each in zip(layer.dilation, divmod(at, layer.kernel_size[1]), strict=True))
+        if layer.stride == (1, 1):
+            start = row * width + column
+            patches[:, :, at].copy_(lines[:, :, start : start + patches.shape[3]])
+        else:
+            places = padded[:, :, row :: layer.stride[0], column :: layer.stride[1]]
+            patches[:, :, at].copy_(places[:, :, : size[0], : size[1]].flatten(2))
 
 
 def _weighted(

@@ -6,19 +6,17 @@ Full batches are checked whenever a charter is read. Sampled ones take dp-accoun
 from __future__ import annotations
 
 from quidnunc.crypto.errors import CharterError, ConfigError
-from quidnunc.gossip.federation.privacy_terms import POISSON_TOTAL_MAX, PrivacySpec
+from quidnunc.gossip.federation.privacy_terms import PrivacySpec
 from quidnunc.gossip.federation.terms import MICRO
 from quidnunc.gossip.jobs import PPM
+
+STEPS_MAX = 500_000
+"""Sampled steps of all rounds together: to account for so many takes half a minute and a gigabyte."""
 
 
 def sampled_noise(epsilon_u: int, rate_ppm: int, steps: int, releases: int, delta_exp: int) -> int:
     """The noise multiplier (``_u``) for that many sampled releases; raises ConfigError where it cannot be computed."""
-    if releases * steps > POISSON_TOTAL_MAX:
-        raise ConfigError(
-            f"{releases} rounds of {steps} sampled steps are {releases * steps} steps to account for, limit is "
-            f"{POISSON_TOTAL_MAX}",
-            hint="fewer rounds, or fewer local steps",
-        )
+    _check_steps(steps, releases)
     try:
         from quidnunc.gossip.learning.sampled import noise_for_sampled
 
@@ -31,6 +29,7 @@ def check_promise(privacy: PrivacySpec) -> None:
     """Raise CharterError unless the noise of sampled releases keeps ``privacy.epsilon_u``."""
     if not privacy.sampled:
         return
+    _check_steps(privacy.steps, privacy.releases)
     try:
         from quidnunc.gossip.learning.sampled import epsilon_sampled
 
@@ -43,6 +42,15 @@ def check_promise(privacy: PrivacySpec) -> None:
             f"{privacy.rate_ppm / PPM:g} and noise multiplier {privacy.noise_u / MICRO:g} cost epsilon {spent:.4g} at "
             f"delta {privacy.delta:g}, the charter promises {privacy.epsilon_u / MICRO:g}",
             hint="draft it again with federation create: it computes the noise",
+        )
+
+
+def _check_steps(steps: int, releases: int) -> None:
+    if releases * steps > STEPS_MAX:
+        raise ConfigError(
+            f"{releases} rounds of {steps} sampled steps are {releases * steps} steps to account for, limit is "
+            f"{STEPS_MAX}",
+            hint="fewer rounds, or fewer local steps",
         )
 
 
