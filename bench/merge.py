@@ -4,6 +4,7 @@ Each rule at k = 8, 16, 32 and d = 1e5, 1e6, 1e7 (with --quick k = 8, 16 and d =
 installed by name in a virtual environment of its own and borrows numpy, torch and scipy from this one; it gets float32
 torch tensors, of 10^7 coordinates once and else twice. One thread is timed by the processor time it took, so that other
 work on the machine counts less, two by the clock. A rule is run up to five times, until that took three seconds.
+Threads wait for the next pass, as in a daemon.
 REPUTE is the daemon's whole merge without a holdout, whose cost is the model's and not the rule's.
 
 Where numba is installed (extra [fast]) the rules that have compiled code are measured both ways, and that is the way
@@ -21,6 +22,7 @@ import time
 import tracemalloc
 import venv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from math import exp, log
@@ -38,6 +40,7 @@ from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.reputation import FOUNDER
 from quidnunc.gossip.rules import compiled
 from quidnunc.gossip.rules.registry import RULES, apply
+from quidnunc.gossip.rules.spans import crew
 
 THREADS = (1, 2)
 AT_LEAST = {"median": 30.0, "trimmed_mean": 30.0, "krum": 6.0, "multi_krum": 6.0, "geometric_median": 6.0}
@@ -173,7 +176,7 @@ def cell(k: int, d: int, threads: int, python: str, why: str) -> list[Row]:
     at, rows = f"k={k} d={d:.0e} threads={threads}", []
     theirs = peer(python, k, d, threads) if python else {}
     torch.set_num_threads(threads)
-    with threadpool_limits(threads):
+    with threadpool_limits(threads), ThreadPoolExecutor(threads) as pool, crew(pool):
         # The faster of two ways to read everything once: a sum, and a product that uses the threads.
         ones = np.ones(k, np.float32)
         floor = min(best(action, threads) for action in (lambda: np.add.reduce(stack, axis=None), lambda: ones @ stack))

@@ -23,11 +23,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from quidnunc.crypto.errors import ConfigError, LocalProtocolError, Malformed, QuidnuncError, StoreUnwritable
 from quidnunc.gossip.jobs import Job, Result, is_exhaustion
+from quidnunc.gossip.rules.spans import crew, disband
 from quidnunc.peer import advancing
 from quidnunc.peer.advancing import Advancer
 from quidnunc.peer.blobs import FileBlobs
@@ -136,14 +138,16 @@ class _Server:
             return 1
         self._busy.clear()
         self._send(Ready(program_version(), torch_version()))
-        while True:
-            job = self._jobs.get()
-            self._busy.set()
-            answer = self._answer(self._computer, job)
-            self._busy.clear()
-            self._answered += 1
-            self._tell_notes()
-            self._write(answer)
+        os.register_at_fork(after_in_child=disband)
+        with ThreadPoolExecutor(self._setup.threads) as pool, crew(pool):
+            while True:
+                job = self._jobs.get()
+                self._busy.set()
+                answer = self._answer(self._computer, job)
+                self._busy.clear()
+                self._answered += 1
+                self._tell_notes()
+                self._write(answer)
 
     def _tell_notes(self) -> None:
         said = getattr(self._computer, "notes", ())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
@@ -100,6 +101,16 @@ def test_weighted_differences_have_the_bits_that_a_ledger_states(stack: Stack, w
     assert found.tobytes() == expected.tobytes()
 
 
+@given(stacks, st.lists(st.floats(-1, 1, width=32), min_size=9, max_size=9))
+def test_weighted_sums_are_those_of_float64_to_rounding(stack: Stack, given_factors: list[float]) -> None:
+    factors = np.array(given_factors[: len(stack)], np.float32)
+    found = by_numba(lambda: compiled.weighted_sum(stack, factors))
+    sizes = np.abs(factors).astype(np.float64) @ np.abs(stack).astype(np.float64)
+    held = sizes < 1e38
+    expected = (factors.astype(np.float64) @ stack.astype(np.float64))[held]
+    assert (np.abs(found[held] - expected) <= len(stack) * (2.0**-23 * sizes[held] + 2.0**-148)).all()
+
+
 @given(stacks)
 def test_squared_distances_are_the_exact_sum(stack: Stack) -> None:
     with compiled_from(ALWAYS):
@@ -171,6 +182,7 @@ def everything(stack: Stack) -> list[bytes]:
         compiled.square_distances(pivot, rows),
         compiled.gram(pivot, rows),
         compiled.recompute(pivot, rows, factors),
+        compiled.weighted_sum(stack, np.append(factors, np.float32(0.5))),
     )
     return [np.ascontiguousarray(each).tobytes() for each in found]
 
@@ -202,6 +214,25 @@ def test_a_pass_takes_no_more_threads_than_torch_was_told_to_use() -> None:
     assert len(ran(4)) == 4
 
 
+def test_passes_of_a_crew_share_its_threads() -> None:
+    together = Barrier(2, timeout=30)
+
+    def work(begin: int, stop: int) -> int:
+        together.wait()
+        return get_ident()
+
+    with torch_threads(2):
+        with ThreadPoolExecutor(1) as pool, spans.crew(pool):
+            first, second = (set(spans.in_spans(work, 4 * spans.SPAN)) for _ in range(2))
+            assert first == second
+        assert len(set(spans.in_spans(work, 4 * spans.SPAN))) == 2
+
+
+def test_where_one_thread_is_to_be_used_a_crew_is_not() -> None:
+    with torch_threads(1), ThreadPoolExecutor(1) as pool, spans.crew(pool):
+        assert set(spans.in_spans(lambda begin, stop: get_ident(), 2 * spans.SPAN)) == {get_ident()}
+
+
 def test_where_nobody_loaded_torch_a_pass_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     assert spans.threads() == 1
@@ -226,22 +257,26 @@ def test_spans_are_all_of_them_once_in_either_direction() -> None:
 
 
 FORKED = """
-import os, numpy as np, torch
+import contextlib, os, sys, numpy as np, torch
+from concurrent.futures import ThreadPoolExecutor
 from quidnunc.gossip.rules import compiled, spans
 compiled.LEAST_ELEMENTS = 0
 torch.set_num_threads(2)
 stack = np.random.Generator(np.random.PCG64(7)).normal(size=(3, 2 * spans.SPAN)).astype(np.float32)
-before = compiled.median(stack).tobytes()
-child = os.fork()
-if child == 0:
-    os._exit(0 if compiled.median(stack).tobytes() == before else 1)
+os.register_at_fork(after_in_child=spans.disband)
+with spans.crew(ThreadPoolExecutor(1)) if "crew" in sys.argv else contextlib.nullcontext():
+    before = compiled.median(stack).tobytes()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if compiled.median(stack).tobytes() == before else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), compiled.median(stack).tobytes() == before)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_process_may_be_forked_after_a_pass_in_threads() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], check=False, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("who", ["alone", "crew"])
+def test_a_process_may_be_forked_after_a_pass_in_threads(who: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, who], check=False, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 

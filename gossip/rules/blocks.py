@@ -20,7 +20,7 @@ BLOCK_BYTES = 1 << 16
 """Bytes of one row worked on at a time, in all leading dimensions: enough that calls cost little, and with its copies
 a block of a few rows stays in a core's own cache."""
 
-WIDTH, TERMS = 32, 8
+WIDTH, TERMS = 32, 16
 """How many coordinates lie between two products that :func:`total_of` adds in float32, and how many it adds."""
 
 _LEAST_SQUARE = 1e-20

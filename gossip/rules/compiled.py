@@ -21,8 +21,12 @@ LEAST_ELEMENTS = 1 << 22
 """Values in a stack from which on compiled code is used: it saves 12 ms of a merge by REPUTE then, against three
 seconds once and 100 MB, so that it pays after some 250 merges; twice the values, half the merges."""
 
+_LINE = 16
+"""Values in a line of a cache."""
+
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 @cache
@@ -96,8 +100,8 @@ def square_distances(own: Floats, others: Floats) -> Sums | None:
     kernels = kernels_for(own, others)
     if kernels is None:
         return None
-    rows = _fixed(own), _fixed(others)
-    return _summed((len(others),), lambda begin, stop, sums: kernels.squares(*rows, begin, stop, sums), len(own))
+    rows, squares = (_fixed(own), _fixed(others)), kernels.squares_of_rows(len(others))
+    return _summed((len(others),), lambda begin, stop, sums: squares(*rows, begin, stop, sums), len(own))
 
 
 def gram(own: Floats, others: Floats) -> Sums | None:
@@ -106,7 +110,9 @@ def gram(own: Floats, others: Floats) -> Sums | None:
     if kernels is None:
         return None
     rows, k = (_fixed(own), _fixed(others)), len(others)
-    return _summed((k, k), lambda begin, stop, sums: kernels.gram(*rows, begin, stop, sums), len(own))
+    whole = k + -k % kernels.TILE
+    found = _summed((whole, whole), lambda begin, stop, sums: kernels.gram(*rows, begin, stop, sums), len(own))
+    return np.tril(found[:k, :k])
 
 
 def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
@@ -114,10 +120,37 @@ def recompute(own: Floats, others: Floats, factors: Floats) -> Floats | None:
     kernels = kernels_for(own, others)
     if kernels is None or factors.shape != others.shape[:1]:
         return None
-    rows, result, chosen = (_fixed(own), _fixed(others)), np.empty_like(own), np.flatnonzero(factors)
-    mix, counted = kernels.weighted_differences_of(len(chosen)), factors[chosen]
-    in_spans(lambda begin, stop: mix(*rows, begin, stop, chosen, counted, result), len(own), backward=True)
+    chosen = np.flatnonzero(factors)
+    return _mixed(kernels, own, others, chosen, factors[chosen], None)
+
+
+def weighted_sum(stack: Floats, factors: Floats) -> Floats | None:
+    """factor * row, summed over the rows of ``stack`` [k, d], which are added in order, each in one multiply-add where
+    the processor has it.
+    """
+    own, others = stack[..., 0, :], stack[..., 1:, :]
+    kernels = kernels_for(own, others)
+    if kernels is None:
+        return None
+    return _mixed(kernels, own, others, np.arange(len(others)), factors[1:], factors[0])
+
+
+def _mixed(
+    kernels: ModuleType, own: Floats, others: Floats, chosen: Indices, factors: Floats, share: np.float32 | None
+) -> Floats:
+    """What :func:`quidnunc.gossip.rules.kernels.mixed_by` makes, of differences where there is no ``share``."""
+    rows, result = (_fixed(own), _fixed(others)), _at_a_line(len(own))
+    mixed, part = kernels.mixed_by(share is None, True), np.float32(0) if share is None else share
+    # From the end on: what was read last by whoever looked at the rows before may still be in a cache.
+    in_spans(lambda begin, stop: mixed(*rows, begin, stop, chosen, factors, part, result), len(own), backward=True)
     return result
+
+
+def _at_a_line(count: int) -> Floats:
+    """Room for ``count`` values from the begin of a cache line on."""
+    room = np.empty(count + _LINE - 1, np.float32)
+    begin = -room.ctypes.data // room.itemsize % _LINE
+    return room[begin : begin + count]
 
 
 def _summed(shape: tuple[int, ...], add: Callable[[int, int, Sums], None], dim: int) -> Sums:

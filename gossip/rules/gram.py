@@ -82,5 +82,7 @@ def combine(stack: Stack, point: Reals) -> Vector:
     """
     factors = point.astype(np.float32)
     factors[..., 0] = 1 - factors[..., 1:].astype(np.float64).sum(axis=-1)
+    if (found := compiled.weighted_sum(stack, factors)) is not None:
+        return found
     result: Vector = (factors[..., None, :] @ stack)[..., 0, :]
     return result

@@ -1,9 +1,9 @@
 """The passes over stacks that are worth compiling, as numba compiles them.
 
 Each does in one read what numpy does in several. Kernels that rank work on whole blocks; the caller pads. Rows are
-finite. Elementwise results have the bits of the numpy path: nothing is fused or reordered there. Sums of squares and
-products are float64 throughout, in whatever order is fastest. Imported only where numba is installed
-(:mod:`quidnunc.gossip.rules.compiled`).
+finite. Elementwise results have the bits of the numpy path: nothing is fused or reordered there. Squared distances are
+summed in float64, products in float32 runs (:mod:`quidnunc.gossip.rules.blocks`). Imported only where numba is
+installed (:mod:`quidnunc.gossip.rules.compiled`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from numba import njit
 from numpy.typing import NDArray
 
 from quidnunc.gossip.rules.blocks import TERMS, WIDTH
-from quidnunc.gossip.rules.lanes import LANES, fetch, middles, mix, products, straight
+from quidnunc.gossip.rules.dots import TILE, products, soon, tile
+from quidnunc.gossip.rules.dots import squares as squares_of
+from quidnunc.gossip.rules.lanes import LANES, middles, straight
+from quidnunc.gossip.rules.mixing import STEP, mix
+from quidnunc.gossip.rules.registers import LANES as WIDE_LANES
+from quidnunc.gossip.rules.registers import settle
 
 BLOCK = TERMS * WIDTH
 """Coordinates ranked before the ranks are used: all that belongs to them stays in the nearest cache."""
 _CHUNK = 1 << 14
-_MIXED = 1 << 13
-_RUN = 512
+_RUN = 1024
 """Coordinates of differences that stay in a core's cache while all of their products are taken."""
 _TOGETHER = 8
-"""Rows that are added in one go: more of them than a few come from memory no faster."""
-_LINE = 16
-"""Values in a line of a cache."""
+"""Rows that are looked at side by side: more of them than a few come from memory no faster."""
 _HALF = np.float32(0.5)
 
 Floats = NDArray[np.float32]
@@ -40,11 +42,6 @@ Compiled = TypeVar("Compiled", bound=Callable[..., object])
 def compiled(function: Compiled) -> Compiled:
     """``function`` in machine code, made at its first call; it lets other threads run meanwhile."""
     return cast(Compiled, njit(nogil=True)(function))
-
-
-def compiled_sum(function: Compiled) -> Compiled:
-    """Like :func:`compiled` for sums, whose terms may be added in any order, in several lanes."""
-    return cast(Compiled, njit(nogil=True, fastmath={"reassoc", "contract"})(function))
 
 
 @cache
@@ -105,28 +102,27 @@ def geometry_of(k: int) -> Callable[[Floats, Floats, int, int, Sums], None]:
     """
     odd, pairs = k % 2 == 1, (k - 1) // 2
     middle, add_one, add_two = middles(k), products(1, odd), products(2, odd)
-    four = 4 * LANES
+    four = 4 * WIDE_LANES
 
     @compiled
     def geometry(own: Floats, others: Floats, begin: int, stop: int, sums: Sums) -> None:
-        work, lanes, dim = np.empty((4, BLOCK), np.float32), np.zeros((k, 4, LANES)), others.shape[1]
+        work, lanes, dim = np.empty((4, BLOCK), np.float32), np.zeros((k, 4, WIDE_LANES)), others.shape[1]
         flat = lanes.reshape(-1)
         for at in range(begin, stop, BLOCK):
             for lane in range(0, BLOCK, LANES):
                 middle(own, others, at + lane, work, lane)
-            for lane in range(0, WIDTH, LANES):
+            for lane in range(0, WIDTH, WIDE_LANES):
                 add_one(own, at + lane, own, at + lane, work, lane, flat, 0)
             for pair in range(pairs):
-                soon = 2 * pair * dim + at + 2 * BLOCK
-                for line in range(soon, soon + BLOCK, _LINE):
-                    # Memory is slower than what is done in between, and its own foresight ends where that begins.
-                    fetch(others, line)
-                    fetch(others, line + dim)
-                for lane in range(0, WIDTH, LANES):
+                # Memory is slower than what is done in between, and its own foresight ends where that begins.
+                soon(others, 2 * pair * dim + at + BLOCK)
+                soon(others, 2 * pair * dim + at + BLOCK + dim)
+                for lane in range(0, WIDTH, WIDE_LANES):
                     place = 2 * pair * dim + at + lane
                     add_two(others, place, own, at + lane, work, lane, flat, (2 * pair + 1) * four)
             if not odd:
-                for lane in range(0, WIDTH, LANES):
+                soon(others, (k - 2) * dim + at + BLOCK)
+                for lane in range(0, WIDTH, WIDE_LANES):
                     add_one(others, (k - 2) * dim + at + lane, own, at + lane, work, lane, flat, (k - 1) * four)
         for row in range(k):
             for which in range(4):
@@ -135,69 +131,50 @@ def geometry_of(k: int) -> Callable[[Floats, Floats, int, int, Sums], None]:
     return geometry
 
 
-@compiled
-def squares(own: Floats, others: Floats, begin: int, stop: int, sums: Sums) -> None:
-    """Add ||x_j - own||^2 to ``sums`` [k] for every row x_j of ``others`` [k, d], over coordinates ``begin`` to
-    ``stop``; differences are float32.
+@cache
+def squares_of_rows(k: int) -> Callable[[Floats, Floats, int, int, Sums], None]:
+    """``squares(own, others, begin, stop, sums)``: add ||x_j - own||^2 to ``sums`` [k] for every row x_j of ``others``
+    [k, d], over coordinates ``begin`` to ``stop``; differences are float32.
     """
-    k = len(others)
-    fours = k - k % 4
-    for at in range(begin, stop, _CHUNK):
-        end = min(stop, at + _CHUNK)
-        here = own[at:end]
-        for row in range(0, fours, 4):
-            # One index per row, or numba forgets that a row is contiguous.
-            a, b, c = others[row, at:end], others[row + 1, at:end], others[row + 2, at:end]
-            _add_four_squares(here, a, b, c, others[row + 3, at:end], sums[row : row + 4])
-        for row in range(fours, k):
-            sums[row] += _square(here, others[row, at:end])
+    rest = k % _TOGETHER
+    all_of, last = squares_of(_TOGETHER), squares_of(max(1, rest))
 
+    @compiled
+    def squares(own: Floats, others: Floats, begin: int, stop: int, sums: Sums) -> None:
+        lanes = np.zeros((k, WIDE_LANES))
+        for at in range(begin, stop, _CHUNK):
+            end = min(stop, at + _CHUNK)
+            whole = end - (end - at) % WIDE_LANES
+            for row in range(0, k - rest, _TOGETHER):
+                all_of(own, others, row, at, whole, lanes)
+            if rest:
+                last(own, others, k - rest, at, whole, lanes)
+            for row in range(k):
+                for i in range(whole, end):
+                    step = np.float64(others[row, i] - own[i])
+                    lanes[row, 0] += step * step
+        for row in range(k):
+            sums[row] += lanes[row].sum()
 
-@compiled_sum
-def _square(own: Floats, row: Floats) -> float:
-    total = 0.0
-    for i in range(len(own)):
-        step = np.float64(row[i] - own[i])
-        total += step * step
-    return total
-
-
-@compiled_sum
-def _add_four_squares(own: Floats, a: Floats, b: Floats, c: Floats, d: Floats, sums: Sums) -> None:
-    # Four rows come from memory side by side, which is nearly twice as fast as one after the other.
-    of_a, of_b, of_c, of_d = 0.0, 0.0, 0.0, 0.0
-    for i in range(len(own)):
-        here = own[i]
-        by_a, by_b = np.float64(a[i] - here), np.float64(b[i] - here)
-        by_c, by_d = np.float64(c[i] - here), np.float64(d[i] - here)
-        of_a += by_a * by_a
-        of_b += by_b * by_b
-        of_c += by_c * by_c
-        of_d += by_d * by_d
-    sums[0] += of_a
-    sums[1] += of_b
-    sums[2] += of_c
-    sums[3] += of_d
+    return squares
 
 
 @compiled
 def gram(own: Floats, others: Floats, begin: int, stop: int, sums: Sums) -> None:
-    """Add <x_i - own, x_j - own>, j <= i, to ``sums`` [k, k] for rows x of ``others`` [k, d], over coordinates
-    ``begin`` to ``stop``; float32 within a run of _RUN coordinates.
+    """Add <x_i - own, x_j - own>, j <= i, to ``sums`` [m, m] for rows x of ``others`` [k, d], over coordinates
+    ``begin`` to ``stop``; m is k or up to TILE - 1 more. Float32 within a run of _RUN coordinates. Above the diagonal
+    is something.
     """
-    k = len(others)
-    away = np.empty((k, _RUN), np.float32)
+    k, rows = len(others), len(sums)
+    away = np.zeros((rows, _RUN), np.float32)
     for at in range(begin, stop, _RUN):
         end = min(stop, at + _RUN)
         here = own[at:end]
         for row in range(k):
             _subtract(others[row, at:end], here, away[row])
-        for row in range(k):
-            fours = row + 1 - (row + 1) % 4
-            for n in range(0, fours, 4):
-                _add_four_products(away[row], away[n], away[n + 1], away[n + 2], away[n + 3], sums[row, n : n + 4])
-            for n in range(fours, row + 1):
-                sums[row, n] += _product(away[row], away[n])
+        for row in range(0, rows, TILE):
+            for n in range(0, row + 1, TILE):
+                tile(away, row, n, sums)
 
 
 @compiled
@@ -207,56 +184,31 @@ def _subtract(row: Floats, own: Floats, result: Floats) -> None:
     result[len(own) :] = 0
 
 
-@compiled_sum
-def _product(x: Floats, y: Floats) -> np.float32:
-    total = np.float32(0)
-    for i in range(_RUN):
-        total += x[i] * y[i]
-    return total
-
-
-@compiled_sum
-def _add_four_products(x: Floats, a: Floats, b: Floats, c: Floats, d: Floats, sums: Sums) -> None:
-    of_a, of_b, of_c, of_d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-    for i in range(_RUN):
-        here = x[i]
-        of_a += here * a[i]
-        of_b += here * b[i]
-        of_c += here * c[i]
-        of_d += here * d[i]
-    sums[0] += of_a
-    sums[1] += of_b
-    sums[2] += of_c
-    sums[3] += of_d
-
-
 @cache
-def weighted_differences_of(count: int) -> Callable[[Floats, Floats, int, int, Indices, Floats, Floats], None]:
-    """``weighted_differences(own, others, begin, stop, chosen, factors, result)``, of some eights of rows and as many
-    as ``count`` is more: make ``result`` [d] ``own`` plus factor * (x - own) for the ``chosen`` rows x of ``others``,
-    one by one, at coordinates ``begin`` to ``stop``.
+def mixed_by(differences: bool, past: bool) -> Callable[..., None]:
+    """``mixed(own, others, begin, stop, chosen, factors, share, result)``: make ``result`` [d], at coordinates
+    ``begin`` to ``stop``, ``own`` plus factor * (x - own) for the ``chosen`` rows x of ``others``, one by one; or,
+    without ``differences``, share * own plus factor * x. With ``past``, past the caches: ``result`` and ``begin`` are
+    at lines.
     """
-    rest = count % _TOGETHER
-    all_of, last = mix(_TOGETHER), mix(rest)
+    whole_steps, last = mix(differences=differences, past=past), mix(differences=differences, some=True)
 
     @compiled
-    def weighted_differences(
-        own: Floats, others: Floats, begin: int, stop: int, chosen: Indices, factors: Floats, result: Floats
+    def mixed(
+        own: Floats,
+        others: Floats,
+        begin: int,
+        stop: int,
+        chosen: Indices,
+        factors: Floats,
+        share: np.float32,
+        result: Floats,
     ) -> None:
-        eights = len(chosen) - rest
-        # From the end on: what was read last by whoever looked at the rows before may still be in a cache.
-        for end in range(stop, begin, -_MIXED):
-            at = max(begin, end - _MIXED)
-            whole = end - (end - at) % LANES
-            result[at:end] = own[at:end]
-            for first in range(0, eights, _TOGETHER):
-                for lane in range(at, whole, LANES):
-                    all_of(own, others, lane, chosen, first, factors, result)
-            if rest > 0:
-                for lane in range(at, whole, LANES):
-                    last(own, others, lane, chosen, eights, factors, result)
-            for n in range(len(chosen)):
-                for i in range(whole, end):
-                    result[i] += factors[n] * (others[chosen[n], i] - own[i])
+        whole = stop - (stop - begin) % STEP
+        for at in range(begin, whole, STEP):
+            whole_steps(own, others, at, stop, chosen, factors, share, result)
+        for at in range(whole, stop, WIDE_LANES):
+            last(own, others, at, stop, chosen, factors, share, result)
+        settle()
 
-    return weighted_differences
+    return mixed

@@ -1,4 +1,4 @@
-"""Straight-line vector instructions that numba is told to make of rows at one place: sorting networks, and products.
+"""Straight-line vector instructions that numba is told to make of rows at one place: sorting networks.
 
 Written as loops, the comparators would be loads and stores; as instructions they stay in registers, and ranking 16 rows
 takes no longer than reading them. Imported only where numba is installed (:mod:`quidnunc.gossip.rules.compiled`).
@@ -13,19 +13,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from quidnunc.gossip.rules.blocks import TERMS, WIDTH
 from quidnunc.gossip.rules.network import plan
 
 LANES = 8
 """Coordinates ranked at once: one register of AVX2; wider ones were measured to gain nothing."""
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
 _SIGN = ir.Constant(_INTS, [31] * LANES)
-_FIRST = ir.Constant(_INTS, [0] * LANES)
-_ONES = ir.Constant(_INTS, [1] * LANES)
+_OTHERS = ir.Constant(_INTS, [0x7FFFFFFF] * LANES)
 _UNALIGNED = 4
 
 
@@ -106,7 +103,7 @@ def _ranked(builder: Any, rows: list[Any], first: int, last: int, ordered: bool)
 
 def _folded(builder: Any, bits: Any) -> Any:
     """The bits of floats as integers of the same order, and back: where the sign is set, all others are turned."""
-    return builder.xor(bits, builder.lshr(builder.ashr(bits, _SIGN), _ONES))
+    return builder.xor(bits, builder.and_(builder.ashr(bits, _SIGN), _OTHERS))
 
 
 def middles(k: int) -> Any:
@@ -136,102 +133,3 @@ def middles(k: int) -> Any:
         return context.get_dummy_value()
 
     return intrinsic(typed)
-
-
-def products(rows: int, odd: bool) -> Any:
-    """For use in compiled code: ``add(states, at, own, here, work, to, sums, into)`` adds LANES sums of TERMS products.
-
-    ``rows`` states begin at coordinate ``at`` of the first, the own state at ``here``, what :func:`middles` wrote for
-    an ``odd`` or even number of rows at ``to`` of ``work`` [4, c]; to ``sums``, flat float64, four sums for each state
-    are added from ``into`` on: of its squared distance to the median of all, its product with twice the median of all
-    others, the square of that, and its squared distance to the own state. Float32 up to TERMS terms, which are WIDTH
-    coordinates apart and are added one by one: see :mod:`quidnunc.gossip.rules.blocks`.
-    """
-
-    def typed(typing: Any, states: Any, at: Any, own: Any, here: Any, work: Any, to: Any, sums: Any, into: Any) -> Any:
-        return types.void(states, at, own, here, work, to, sums, into), build
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        states, own, work, sums = (
-            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 2, 4, 6)
-        )
-        dim, column = (cgutils.unpack_tuple(builder, each.shape)[-1] for each in (states, work))
-        totals: list[list[Any]] = [[] for _ in range(rows)]
-        for term in range(TERMS):
-            step = ir.Constant(args[1].type, term * WIDTH)
-            place, there, home = (builder.add(args[n], step) for n in (1, 5, 3))
-            pivot, held = _read(builder, own.data, home), []
-            for _ in range(4):
-                held.append(_read(builder, work.data, there))
-                there = builder.add(there, column)
-            for row in range(rows):
-                terms = _terms(builder, _read(builder, states.data, place), pivot, held, odd)
-                place = builder.add(place, dim)
-                totals[row] = [builder.fadd(*pair) for pair in zip(totals[row], terms, strict=True)] if term else terms
-        for n, total in enumerate(each for four in totals for each in four):
-            address = _address(builder, sums.data, builder.add(args[7], ir.Constant(args[7].type, n * LANES)), _DOUBLES)
-            wide = builder.fadd(builder.load(address, align=_UNALIGNED), builder.fpext(total, _DOUBLES))
-            builder.store(wide, address, align=_UNALIGNED)
-        return context.get_dummy_value()
-
-    return intrinsic(typed)
-
-
-def _terms(builder: Any, x: Any, own: Any, held: list[Any], odd: bool) -> list[Any]:
-    """Instructions for one coordinate's term of each of the four sums of a state ``x``."""
-    if odd:
-        low, high, total, center = held
-        inside = builder.select(builder.fcmp_ordered(">", x, low), x, low)
-        inside = builder.select(builder.fcmp_ordered("<", inside, high), inside, high)
-        median = builder.fsub(total, inside)
-    else:
-        low, above, below, center = held
-        median = builder.select(builder.fcmp_ordered("<=", x, low), above, below)
-    away, apart = builder.fsub(x, center), builder.fsub(x, own)
-    return [builder.fmul(a, b) for a, b in ((away, away), (median, x), (median, median), (apart, apart))]
-
-
-def mix(rows: int) -> Any:
-    """For use in compiled code: ``mix(own, others, at, chosen, first, factors, result)`` adds factor * (x - own) to
-    LANES coordinates of ``result`` [d] from ``at`` on, for ``rows`` rows x of ``others``, one after the other: those
-    that ``chosen`` names from its place ``first`` on. Float32, nothing fused.
-    """
-
-    def typed(typing: Any, own: Any, others: Any, at: Any, chosen: Any, first: Any, factors: Any, result: Any) -> Any:
-        return types.void(own, others, at, chosen, first, factors, result), build
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        own, others, chosen, factors, result = (
-            context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 3, 5, 6)
-        )
-        _, dim = cgutils.unpack_tuple(builder, others.shape)
-        here, total = _read(builder, own.data, args[2]), _read(builder, result.data, args[2])
-        for row in range(rows):
-            which = builder.add(args[4], ir.Constant(args[4].type, row))
-            start = builder.mul(builder.load(builder.gep(chosen.data, [which])), dim)
-            step = builder.fsub(_read(builder, others.data, builder.add(start, args[2])), here)
-            factor = builder.load(builder.gep(factors.data, [which]))
-            one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), factor, ir.IntType(32)(0))
-            every = builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), _FIRST)
-            total = builder.fadd(total, builder.fmul(every, step))
-        builder.store(total, _address(builder, result.data, args[2], _FLOATS), align=_UNALIGNED)
-        return context.get_dummy_value()
-
-    return intrinsic(typed)
-
-
-def _fetch(typing: Any, rows: Any, at: Any) -> Any:
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, flag = ir.PointerType(ir.IntType(8)), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        # To be read, for all caches but the nearest, data.
-        builder.call(ask, [_address(builder, data, args[1], ir.IntType(8)), flag(0), flag(2), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(rows, at), build
-
-
-fetch: Any = intrinsic(_fetch)
-"""For use in compiled code: ``fetch(rows, at)`` asks for the cache line that has coordinate ``at`` of ``rows``."""

@@ -17,9 +17,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quidnunc.gossip.rules.registers import FLOAT, LANES
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.products import product, softmax_error, turned
-from quidnunc.sim.batched.registers import FLOAT, LANES
 from quidnunc.sim.batched.stacks import Linears
 
 Floats = NDArray[np.float32]

@@ -14,8 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from quidnunc.sim.batched.draws import Indices
-from quidnunc.sim.batched.registers import (
+from quidnunc.gossip.rules.registers import (
     FLOAT,
     FLOATS,
     INT,
@@ -32,6 +31,7 @@ from quidnunc.sim.batched.registers import (
     read,
     write,
 )
+from quidnunc.sim.batched.draws import Indices
 
 LINE = 4 * LANES
 ROWS = 8 if WIDE else 6

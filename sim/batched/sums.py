@@ -16,8 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from quidnunc.gossip.rules.registers import FLOATS, INT, LANES, LONG, ZEROS, added, before, everywhere, read, write
 from quidnunc.sim.batched.draws import Indices
-from quidnunc.sim.batched.registers import FLOATS, INT, LANES, LONG, ZEROS, added, before, everywhere, read, write
 
 Floats = NDArray[np.float32]
 

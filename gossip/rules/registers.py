@@ -6,12 +6,16 @@ from typing import Any
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 WIDE = bool(get_host_cpu_features().get("avx512f"))
 LANES = 16 if WIDE else 8
 """Floats in a register: of AVX-512, or of AVX2, which are two of other processors."""
 UNALIGNED = 4
+_LINE = 16
+"""Floats in a line of a cache."""
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 FLOATS = ir.VectorType(FLOAT, LANES)
@@ -65,7 +69,30 @@ def write(builder: Any, values: Any, pointer: Any, mask: Any = None, *, past: bo
     builder.call(store, [values, pointer, INT(UNALIGNED), mask])
 
 
+def ask_for(builder: Any, data: Any, place: Any, floats: int) -> None:
+    """The lines that have ``floats`` values of ``data`` from ``place`` on will be read; never wrong."""
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [pointer, INT, INT, INT])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    for n in range(0, floats, _LINE):
+        address = builder.bitcast(builder.gep(data, [builder.add(place, LONG(n))]), pointer)
+        # To read; into the second cache; of data.
+        builder.call(prefetch, [address, INT(0), INT(2), INT(1)])
+
+
 def called(builder: Any, name: str, result: Any, *args: Any) -> Any:
     """The value of an intrinsic function of LLVM."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _settle(typing: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+settle: Any = intrinsic(_settle)
+"""For use in compiled code: ``settle()``; what was written past the caches is seen by every processor."""
