@@ -328,6 +328,10 @@ def test_reasons_say_what_the_rule_did_with_a_row() -> None:
         "krum was given means of nearest rows: 25.0% of the result is of this one"
     ]
     assert merge_reasons("repute", fifth, fifth, PPB, 0) == []
+    assert merge_reasons("repute", fifth, 0, PPB, 0) == [
+        "it was not used: its standing leaves it no weight, or it was absent for a while"
+    ]
+    assert merge_reasons("repute", fifth, 0, PPB, 2) == ["it was not used: no step was taken"]
     assert merge_reasons("mean", fifth, fifth, PPB, 0) == []
     assert merge_reasons("", fifth, fifth // 2, PPB, 0) == [
         "its weight was reduced; the charter that says by which rule is not here"
