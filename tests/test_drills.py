@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,12 @@ def test_an_attack_that_no_daemon_acts_out_says_where_to_find_it(name: str) -> N
     with pytest.raises(ConfigError, match=f"attack {name} is not for a daemon") as caught:
         check_drill(name)
     assert caught.value.hint == ELSEWHERE[name]
+
+
+def test_the_guide_names_every_drill() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "robustness.md").read_text("utf-8")
+    section = text[text.index("\n## Attacks") : text.index("\n## Measured")]
+    assert [name for name in DRILLS if f"`{name}`" not in section] == []
 
 
 def test_every_attack_of_the_simulator_is_a_drill_or_is_said_to_be_none() -> None:
