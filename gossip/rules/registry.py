@@ -57,7 +57,7 @@ class Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    "mean": Rule(TERMS["mean"], by_weights=decentral.pulled),
+    "mean": Rule(TERMS["mean"], by_weights=decentral.mean),
     "median": Rule(
         TERMS["median"],
         by_coordinate=lambda x, w, o, work: coordinate.median(x, work),
