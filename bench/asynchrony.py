@@ -389,11 +389,15 @@ def attack_rows(got: Results) -> Sequence[Row]:
     stale = got.mean("silent anchors")
     return (
         Row("S10 accuracy, REPUTE, nobody attacks", got.mean("clean"), "", at_least=0.92),
+        Row("S10 accuracy, sign flip, plain mean: the attack bites", bare, "", at_most=0.2),
         Row("S10 accuracy, sign flip", got.mean("flip"), "", "plain mean", bare, at_least=0.90),
         Row("S10 accuracy, ALIE", got.mean("alie"), "", at_least=0.91),
         Row("S10 accuracy, slow drift", got.mean("drift"), "", at_least=0.86),
         Row("S10 worst honest peer, sign flip", got.worst("flip"), "", at_least=0.80),
         Row("S10 worst honest peer, ALIE", got.worst("alie"), "", at_least=0.80),
+        Row("S10 worst honest peer, slow drift", got.worst("drift"), "", at_least=0.80),
+        Row("S10 worst peer, nobody attacks", got.worst("clean"), "", at_least=0.80),
+        Row("S14 accuracy, the same with no window: the control", stale, "", at_most=0.89),
         Row("S14 accuracy, poison and silence from 30%", got.mean("silent"), "", "no window", stale, at_least=0.91),
     )
 

@@ -29,6 +29,8 @@ MIXED = "nearest "
 SLOW_RULES = (*TERMS, MIXED + "trimmed_mean", MIXED + "geometric_median", DEFAULT)
 BITING = ("sign_flip", "gaussian", "ipm", "alie", "dissensus", "label_flip", "mimic", "betray")
 """Attacks under which the default rule is to keep 0.90."""
+EVEN = 0.93
+"""What it is to keep on independent data, under those, slow poison and attacks now and then (the study's A4)."""
 OTHERS = ("spectral", "slow", "on_off", "free_ride", "replay", "sybil", "backdoor")
 OPTIMIZED = ("optimized_ipm", "optimized_alie")
 HOLDING = ("sybil", "free_ride")
@@ -57,8 +59,18 @@ def plays(trial: Trial, seeds: Iterable[int]) -> list[Found]:
     return [play(replace(trial, seed=seed)) for seed in seeds]
 
 
-def table(name: str, base: Trial, rules: Iterable[str], attacks: Iterable[str], seeds: int, *, judged: bool) -> Table:
-    """One row per rule and attack, the clean run of each rule first; ``judged`` for the default rule's bounds.
+def table(
+    name: str,
+    base: Trial,
+    rules: Iterable[str],
+    attacks: Iterable[str],
+    seeds: int,
+    *,
+    judged: bool,
+    even: bool = False,
+) -> Table:
+    """One row per rule and attack, the clean run of each rule first; ``judged`` for the default rule's bounds, on
+    ``even`` shares for those of independent data.
 
     Judged rows are played with ``seeds`` seeds, as is everything in a small setting; the rest with the first of them.
     """
@@ -76,7 +88,7 @@ def table(name: str, base: Trial, rules: Iterable[str], attacks: Iterable[str], 
             found = plays(replace(trial, attack=attack), range(seeds if many else 1))
             mean = fmean(each.mean for each in found)
             plain = mean if plain is None else plain
-            floor = _floor(attack, plain, judged) if rule == DEFAULT else None
+            floor = _floor(attack, plain, judged, even) if rule == DEFAULT else None
             label = f"{name}, {rule}, {attack or 'nobody attacks'}"
             bounds = {"at_least": floor, "at_most": 0.2 if bites else None}
             low = min(each.worst for each in found)
@@ -91,8 +103,8 @@ def table(name: str, base: Trial, rules: Iterable[str], attacks: Iterable[str], 
                 rows.append(Row(f"{label}: triggered", triggered, "share", "nobody attacks", clean, at_most=most))
             if attack in HOLDING:
                 held = fmean(each.held for each in found)
-                even = base.attackers / (base.peers - 1)
-                rows.append(Row(f"{label}: weight held", held, "share", "by their number", even))
+                number = base.attackers / (base.peers - 1)
+                rows.append(Row(f"{label}: weight held", held, "share", "by their number", number))
     return Table(rows, worst)
 
 
@@ -113,12 +125,14 @@ def unseen(name: str, worst: dict[str, tuple[float, str]]) -> Row:
     return Row(f"{name}, {DEFAULT}, worst attack", value, "accuracy", best, least, at_least=least - 0.03, note=note)
 
 
-def _floor(attack: str, plain: float, judged: bool) -> float | None:
+def _floor(attack: str, plain: float, judged: bool, even: bool) -> float | None:
     """What the default rule must reach; ``plain`` is what the mean has where nobody attacks."""
     if not attack:
         return plain - 0.01
     if not judged:
         return None
+    if even and attack in (*BITING, "slow", "on_off"):
+        return EVEN
     return 0.9 if attack in BITING else 0.8 if attack == "slow" else None
 
 
@@ -140,8 +154,9 @@ def measure(quick: bool) -> list[Row]:
     most = attacks if quick else (*attacks, *OPTIMIZED)
     rows = table("16 peers", digits, rules, most, seeds, judged=True).rows
     if not quick:
-        even = replace(digits, alpha=100.0)
-        rows += table("16 peers, independent data", even, ("mean", DEFAULT), attacks, seeds, judged=True).rows
+        alike = replace(digits, alpha=100.0)
+        some = ("mean", DEFAULT)
+        rows += table("16 peers, independent data", alike, some, attacks, seeds, judged=True, even=True).rows
     defaults = DEFAULTS["digits"]
     five = replace(digits, peers=5, degree=0, attackers=1, bad_near=1, model="softmax", rounds=50)
     five = replace(five, training=defaults.plain)

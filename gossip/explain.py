@@ -30,7 +30,7 @@ def doubt_reasons(doubts: int) -> list[str]:
 
 _REPUTATION = "its weight was reduced by its reputation, or because it was absent for a while"
 _UNKNOWN = "its weight was reduced; the charter that says by which rule is not here"
-_QUARTER, _WITHHELD = 1, 4
+_QUARTER, _NONE, _WITHHELD = 1, 2, 4
 _ROUNDING = 10
 
 
@@ -51,7 +51,7 @@ def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int, 
     if clip < PPB:
         found.append(f"its difference was longer than the clip radius: {clip / PPB:.0%} of it counts")
     if not effective:
-        found.append(f"it was not used: {rule} left it out" if counting else "it was not used")
+        found.append(f"it was not used{_omission(rule, counting is not None, step)}")
     elif counting is Counting.WEIGHING:
         found.append(f"{rule} weighs every row by its distance")
     elif counting is Counting.SELECTING:
@@ -59,6 +59,15 @@ def merge_reasons(rule: str, weight: int, effective: int, clip: int, step: int, 
     elif counting is None and effective < _expected(weight, clip, step) - _ROUNDING:
         found.append(_REPUTATION if rule == REPUTE else _UNKNOWN)
     return found
+
+
+def _omission(rule: str, selects: bool, step: int) -> str:
+    """Why a row has no weight at all, as far as it can be told; ``rule`` ``selects`` or clips by its own lights."""
+    if step == _NONE:
+        return ": no step was taken"
+    if selects:
+        return f": {rule} left it out"
+    return ": its standing leaves it no weight, or it was absent for a while" if rule == REPUTE else ""
 
 
 def _expected(weight: int, clip: int, step: int) -> float:

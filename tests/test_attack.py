@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.learning.attack import (
     ATTACKS,
@@ -14,9 +13,7 @@ from quidnunc.gossip.learning.attack import (
     BACKDOOR_CLASS,
     BETRAYAL_ROUND,
     DATA_ATTACKS,
-    TIMED_ATTACKS,
     attack_in,
-    check_attack,
     poisoned,
     stamped,
 )
@@ -88,19 +85,9 @@ def test_labels_are_flipped_end_to_end() -> None:
     assert DATA_ATTACKS["label_flip"](torch.tensor([0, 1, 9])).tolist() == [9, 8, 0]
 
 
-def test_names_are_checked() -> None:
-    check_attack("")
-    check_attack("label_flip")
-    with pytest.raises(ConfigError, match="attack sing_flip is unknown") as caught:
-        check_attack("sing_flip")
-    assert "sign_flip" in caught.value.hint
-
-
 def test_timed_attackers_are_honest_in_between() -> None:
     assert attack_in("betray", BETRAYAL_ROUND - 1) is None
     assert attack_in("betray", BETRAYAL_ROUND) is ATTACKS["sign_flip"]
     assert [number for number in range(12) if attack_in("on_off", number)] == [0, 5, 10]
     assert attack_in("boost", 3) is ATTACKS["boost"]
     assert attack_in("label_flip", 3) is attack_in("", 3) is None
-    for name in TIMED_ATTACKS:
-        check_attack(name)

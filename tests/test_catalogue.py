@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from quidnunc.crypto.errors import ConfigError, Reason
-from quidnunc.gossip.rules import blocks, network
+from quidnunc.gossip.rules import blocks, central, coordinate, decentral, network
 from quidnunc.gossip.rules.gram import RefusedRows, combine
 from quidnunc.gossip.rules.registry import RULES, apply, checked_options
 
@@ -309,3 +310,30 @@ def test_weights_must_sum_to_one() -> None:
     stack, _ = some_stack(4, 0)
     with pytest.raises(ConfigError, match="sum to one"):
         apply("mean", stack, np.full(4, 0.3), {})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        decentral.mean,
+        coordinate.median,
+        coordinate.trimmed_mean,
+        coordinate.mass_trimmed_mean,
+        central.geometric_median,
+        central.krum,
+        central.multi_krum,
+        central.centered_clip,
+        central.nearest_mixing,
+        decentral.clipped_gossip,
+        decentral.cs_plus,
+        decentral.monna,
+        decentral.remove_then_clip,
+        decentral.outlier_scissor,
+        decentral.balance,
+    ],
+)
+def test_every_rule_says_its_source_what_it_knows_and_what_it_withstands(rule: Callable[..., object]) -> None:
+    text = " ".join((rule.__doc__ or "").split())
+    assert re.search(r"\b(19|20)\d\d\)", text), "the source"
+    assert "Knows" in text
+    assert "reakdown point" in text

@@ -25,6 +25,7 @@ from quidnunc.gossip.rules import shares
 from quidnunc.gossip.rules.linear import Stack, recompute
 from quidnunc.gossip.rules.registry import RULES, apply
 from quidnunc.gossip.rules.terms import TERMS, Counting, least_rows
+from quidnunc.gossip.rules.thresholds import BOUNDS, PRIVATE, ReputeOptions, repute_options
 from quidnunc.gossip.status import peers, status
 from quidnunc.gossip.task import Site, Task, Training
 from quidnunc.peer.ledger.deep_check import check_arithmetic
@@ -183,13 +184,26 @@ def test_balance_closes_its_gate_as_the_rounds_go_by() -> None:
     [
         ("medain", {}, "merge rule medain is unknown", "did you mean median?"),
         ("reputed", {}, "merge rule reputed is unknown", "did you mean repute?"),
-        ("trimmed_mean", {}, "trimmed_mean needs the option bad", "0 to 1000"),
+        ("trimmed_mean", {}, "trimmed_mean needs the option bad", "give bad a whole number from 0 to 1000"),
         ("trimmed_mean", {"bat": 1_000_000}, "trimmed_mean has no option bat", "did you mean bad?"),
-        ("trimmed_mean", {"bad": 1_500_000}, "is 1.5, must be a whole number", ""),
-        ("trimmed_mean", {"bad": 1_001_000_000}, "is 1001.0, must be 0 to 1000", ""),
-        ("mass_trimmed_mean", {"mass": 499_001}, "must be 0 to 0.499", ""),
+        (
+            "trimmed_mean",
+            {"bad": 1_500_000},
+            "is 1.5, must be a whole number",
+            "give bad a whole number from 0 to 1000",
+        ),
+        (
+            "trimmed_mean",
+            {"bad": 1_001_000_000},
+            "is 1001, must be 0 to 1000",
+            "give bad a whole number from 0 to 1000",
+        ),
+        ("mass_trimmed_mean", {"mass": 499_001}, "is 0.499001, must be 0 to 0.499", "give mass 0 to 0.499"),
+        ("balance", {"own": 1_000_001}, "is 1.000001, must be 0 to 1", "leave it out for 0.5"),
         ("repute", {"radios": 1}, "merge option radios is unknown", "did you mean radius?"),
-        ("repute", {"radius": -1}, "must be finite and at least 0", ""),
+        ("repute", {"radius": -1}, "radius is -1e-06, must be 0 to 1000", "leave it out for its default"),
+        ("repute", {"harm_memory": 999_001}, "is 0.999001, must be 0 to 0.999", "leave it out for its default"),
+        ("repute", {"probe_step": 1_000_001}, "is 1.000001, must be 0 to 1", "leave it out for its default"),
     ],
 )
 def test_a_charter_names_a_rule_and_options_that_there_are(
@@ -204,6 +218,17 @@ def test_options_stand_at_their_bounds() -> None:
     assert MergeSpec("trimmed_mean", 1_000_000, {"bad": 1_000_000_000}).values == {"bad": 1000.0}
     assert MergeSpec("mass_trimmed_mean", 1_000_000, {"mass": 499_000}).values == {"mass": 0.499}
     assert MergeSpec("geometric_median", 1_000_000, {"floor": 1}).values == {"floor": 1e-6}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_threshold_of_repute_has_a_range(name: str) -> None:
+    bound = BOUNDS[name]
+    for value in (bound.low, bound.high, getattr(ReputeOptions(), name), getattr(PRIVATE, name)):
+        assert getattr(repute_options({name: value}), name) == value
+    for value in (bound.low - 1e-6, bound.high + 1e-3, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"merge option {name} is .*, must be {bound.low:g} to") as caught:
+            repute_options({name: value})
+        assert caught.value.hint
 
 
 def test_a_charter_gives_every_member_the_neighbors_its_rule_needs() -> None:
@@ -303,6 +328,10 @@ def test_reasons_say_what_the_rule_did_with_a_row() -> None:
         "krum was given means of nearest rows: 25.0% of the result is of this one"
     ]
     assert merge_reasons("repute", fifth, fifth, PPB, 0) == []
+    assert merge_reasons("repute", fifth, 0, PPB, 0) == [
+        "it was not used: its standing leaves it no weight, or it was absent for a while"
+    ]
+    assert merge_reasons("repute", fifth, 0, PPB, 2) == ["it was not used: no step was taken"]
     assert merge_reasons("mean", fifth, fifth, PPB, 0) == []
     assert merge_reasons("", fifth, fifth // 2, PPB, 0) == [
         "its weight was reduced; the charter that says by which rule is not here"

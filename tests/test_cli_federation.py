@@ -266,7 +266,7 @@ def test_create_with_a_rule_of_the_catalogue(made: Founding, tmp_path: Path) -> 
         (["--rule", "krumm"], 2, "argument --rule: merge rule krumm is unknown; did you mean krum?"),
         (["--rule", "krum"], 64, "merge rule krum needs the option bad"),
         (["--rule", "krum", "--rule-option", "bad"], 2, "--rule-option 'bad' is not of the form key=number"),
-        (["--rule", "krum", "--rule-option", "bad=nan"], 2, "--rule-option 'bad=nan' is not of the form key=number"),
+        (["--rule", "krum", "--rule-option", "bad=nan"], 2, "--rule-option bad is nan, must be a number of at most"),
         (["--rule", "krum", *("--rule-option", "bad=1") * 2], 2, "--rule-option bad is given twice"),
         (["--rule", "krum", "--rule-option", "bad=1"], 64, "merge rule krum needs 4 neighbors with these options"),
         (["--rule", "rtc", "--rule-option", "mass=1e-7"], 2, "--rule-option mass is 1e-07, the finest is 0.000001"),

@@ -22,11 +22,12 @@ from daemons import until
 from quidnunc.gossip.resume import fold
 from quidnunc.peer.client import NotReachable, ask
 from quidnunc.peer.commands.demo import _require_hope
+from quidnunc.peer.commands.demo_drill import drill_lines, held_by_attackers
 from quidnunc.peer.commands.demo_view import next_commands, spread, table, verdict_lines
 from quidnunc.peer.home import Home
 from quidnunc.peer.ledger.store import Store
 from quidnunc.peer.output import Styled
-from quidnunc.peer.rehearsal import COMMAND, RehearsalFailed, command
+from quidnunc.peer.rehearsal import COMMAND, Actor, RehearsalFailed, command
 
 pytestmark = pytest.mark.slow
 
@@ -337,7 +338,7 @@ def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.Mo
         ["--peers", "17"],
         ["--attackers", "4"],
         *(["--rounds", each] for each in ("0", "1000001", "x")),
-        *(["--attack", each] for each in ("no_such", "")),
+        *(["--attack", each] for each in ("no_such", "", "sign_flip")),
         *(["--epsilon", each] for each in ("none", "nan", "-1", "0", "-inf", "1e-9", "1000.5", "1e400")),
         *(["--alpha", each] for each in ("nan", "inf", "-1", "0", "0.001", "1001")),
         *(["--seed", each] for each in ("-1", str(2**32))),
@@ -354,3 +355,45 @@ def test_a_demo_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.Mo
         assert (result.code, bool(result.envelope["error"]["message"])) == (2, True), arguments
         assert "\n" not in result.envelope["error"]["message"]
     assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        # Regression: nobody attacked, and nothing said so.
+        (["--attack=boost"], "--attack boost and no --attackers: nobody would attack", "add --attackers 1"),
+        (["--attackers=0", "--attack=boost"], "nobody would attack", "add --attackers 1"),
+        (["--attackers=1", "--attack=sing_flip"], "attack sing_flip is unknown", "did you mean sign_flip?"),
+        (["--attackers=1", "--attack=spectral"], "attack spectral is not for a daemon", "quidnunc sim run"),
+        (["--attackers=4"], "must be 0 to 3: somebody must be honest", "raise --peers"),
+    ],
+)
+def test_attackers_that_cannot_be_are_refused_with_a_remedy(words: list[str], message: str, hint: str) -> None:
+    error = quidnunc("--json", "demo", *words).envelope["error"]
+    assert message in error["message"]
+    assert hint in error["hint"]
+
+
+def test_the_demo_tells_what_attackers_still_count_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"name": "c", "weight": 0.25, "last_weight": 0.0, "standing": "excluded", "refused": 2}
+    answers = {
+        "a": [{**seen}, {**seen, "name": "b", "standing": "normal"}],
+        "b": [{**seen, "last_weight": 0.125, "standing": "reduced"}],
+    }
+    actors = [Actor(at, name, Home.at(tmp_path / name), name in "cd") for at, name in enumerate("abcd")]
+    by_socket = {str(actor.home.socket()): answers.get(actor.name) for actor in actors}
+
+    def asked(socket: Path, path: str) -> dict[str, Any]:
+        assert path == "/v1/peers"
+        return {"peers": by_socket[str(socket)]}
+
+    monkeypatch.setattr("quidnunc.peer.commands.demo_drill.ask", asked)
+    isolated, unheard = held_by_attackers(actors)
+    assert isolated == {"name": "c", "neighbors": 2, "excluded_by": 1, "refused": 4, "kept": 0.25}
+    assert unheard["kept"] is None
+    first, second = (each.text for each in drill_lines([isolated, unheard], "zero") if isinstance(each, Styled))
+    assert first == (
+        "c (zero) keeps 25.0% of its weight; excluded by 1 of 2 honest neighbors, 4 of its messages refused"
+    )
+    assert second == "d (zero): no honest neighbor has heard of it"
+    assert held_by_attackers(actors[:2]) == []

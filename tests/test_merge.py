@@ -234,7 +234,7 @@ def test_the_gate_is_an_option() -> None:
     ("rule", "options", "message"),
     [
         ("repute", {"radios": 1.0}, "merge option radios is unknown"),
-        ("repute", {"radius": -1.0}, "merge option radius is -1.0, must be finite and at least 0"),
+        ("repute", {"radius": -1.0}, "merge option radius is -1, must be 0 to 1000"),
         ("mean", {"radius": 1.0}, "merge rule mean has no option radius"),
         ("krumm", {}, "merge rule krumm is unknown"),
         ("krum", {}, "merge rule krum needs the option bad"),

@@ -70,7 +70,7 @@ from quidnunc.gossip.provenance import RECORDS, PrivacyClaim
 from quidnunc.gossip.records import BOOL, COSIGNATURE, HASH, SIGNATURE, UINT, WORD, Kind
 from quidnunc.gossip.rules.linear import recompute
 from quidnunc.gossip.rules.terms import NEAREST, TERMS, Bound
-from quidnunc.gossip.rules.thresholds import ReputeOptions
+from quidnunc.gossip.rules.thresholds import BOUNDS, ReputeOptions
 from quidnunc.peer.ledger.invariants import INVARIANTS
 from quidnunc.peer.network.transfer import FRAME_PROTOCOL, Offer, encode_offer
 
@@ -261,7 +261,8 @@ def test_the_merge_rules_and_their_options_are_the_documents() -> None:
     ]
     text = section("Merge rules")
     assert f"`nearest` {worded(NEAREST)}" in text
-    assert all(f"`{each.name}`" in text for each in dataclasses.fields(ReputeOptions))
+    assert set(BOUNDS) == {each.name for each in dataclasses.fields(ReputeOptions)}
+    assert all(f"`{name}` {worded(bound)}" in text for name, bound in BOUNDS.items())
 
 
 def number(text: str) -> int:

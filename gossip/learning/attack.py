@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quidnunc.crypto.errors import ConfigError
 from quidnunc.crypto.noise import NoiseStream
 from quidnunc.gossip.learning.codec import Vector
 
@@ -148,10 +147,3 @@ def poisoned(name: str, train: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if name in DATA_ATTACKS:
         return train[0], DATA_ATTACKS[name](train[1])
     return EXAMPLE_ATTACKS[name][0](*train) if name in EXAMPLE_ATTACKS else train
-
-
-def check_attack(name: str) -> None:
-    """Raise ConfigError unless ``name`` is an attack or empty (honest)."""
-    known = [*ATTACKS, *TIMED_ATTACKS, *DATA_ATTACKS, *EXAMPLE_ATTACKS]
-    if name and name not in known:
-        raise ConfigError(f"attack {name} is unknown", hint=f"known are {', '.join(known)}")

@@ -46,9 +46,12 @@ from quidnunc.gossip.jobs import (
     is_exhaustion,
 )
 from quidnunc.gossip.learning import codec
-from quidnunc.gossip.learning.attack import attack_in, check_attack, poisoned
+from quidnunc.gossip.learning.attack import attack_in
 from quidnunc.gossip.learning.codec import Vector
+from quidnunc.gossip.learning.drills import check_drill, examples_of
 from quidnunc.gossip.learning.functional import Functional
+from quidnunc.gossip.learning.insider import INSIDER_ATTACKS, Insider
+from quidnunc.gossip.learning.malformed import MALFORMED
 from quidnunc.gossip.learning.merge import merge
 from quidnunc.gossip.learning.merged import Inputs
 from quidnunc.gossip.learning.pair_noise import pair_noise
@@ -81,7 +84,7 @@ class Compute:
     """Performs jobs for one peer.
 
     ``task_function`` and ``site`` are called at the first job. ``noise`` must carry a key that no other peer
-    or run has. ``attack`` names a drill of ``gossip/learning/attack.py``. Raises ConfigError for an unknown attack.
+    or run has. ``attack`` names a drill of ``gossip/learning/drills.py``. Raises ConfigError for an unknown attack.
     ``pairs`` are the keys that a private sum takes. ``notes`` are the task's remarks on the local data, once it is
     built.
     """
@@ -96,7 +99,7 @@ class Compute:
         attack: str = "",
         pairs: Sequence[PairKey] = (),
     ) -> None:
-        check_attack(attack)
+        check_drill(attack)
         self.pairs = tuple(pairs)
         self._task_function = task_function
         self._site = site
@@ -106,6 +109,7 @@ class Compute:
         self._noise = noise
         self._attack = attack
         self._attack_stream = noise.child(b"attack")
+        self._insider = Insider(attack, plan.merge_rule, plan.merge_options) if attack in INSIDER_ATTACKS else None
         self._honest: Vector | None = None
         self._noised = False
         self._untrained: float | None = None
@@ -155,7 +159,7 @@ class Compute:
             task = self._task_function(self._site)
             if not isinstance(task, Task):
                 raise ConfigError(f"task function returned {type(task).__name__}, must return quidnunc.gossip.Task")
-            task = replace(task, train=poisoned(self._attack, task.train))
+            task = replace(task, train=examples_of(self._attack, task.train))
             net = Functional(build(task, self._plan.seed), task)
             if self._plan.private:
                 refuse_batch_statistics(net.module)
@@ -207,7 +211,7 @@ class Compute:
         else:
             few = task.train[0][:_HEARTBEAT_EXAMPLES], task.train[1][:_HEARTBEAT_EXAMPLES]
             trained, loss = start, float(net.mean_losses(split.join(base, personal)[None], *few)[0])
-        attack = attack_in(self._attack, job.round)
+        attack = self._insider.attack if self._insider else attack_in(self._attack, job.round)
         if attack is not None or self._honest is not None:
             # Kept in honest rounds too: an attacker of some rounds goes on from its honest copy.
             self._honest = trained
@@ -217,6 +221,8 @@ class Compute:
             target = base + np.float32(job.drag) * (trained - base)
         delta = codec.encode(self._plan.codec, target - replica, stream.child(b"rounding").uniform(split.dim))
         result = codec.advance(replica, delta, self._plan.codec)
+        if self._attack in MALFORMED:
+            delta = MALFORMED[self._attack](delta, self._plan.codec)
         return Trained(
             round=job.round,
             number=job.number,
@@ -277,6 +283,8 @@ class Compute:
             over=job.round / plan.rounds if plan.rounds else 0.0,
             stride=self._stride,
         )
+        if self._insider:
+            self._insider.see(states)
         if self._honest is not None:
             pairs = [(state, entry.weight) for state, entry in zip(states, job.inputs, strict=True)]
             self._honest = recompute(self._honest, pairs)

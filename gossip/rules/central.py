@@ -28,7 +28,7 @@ def krum_scores(products: Matrix, bad: int) -> Reals:
 def krum(products: Matrix, weights: Reals, bad: int) -> Reals:
     """The row with the lowest score, the first of equals (Blanchard et al. 2017).
 
-    Knows the number of bad rows, k >= 2 * bad + 3, which is its breakdown point; weights have no say. ByzFL counts
+    Knows the number of bad rows, k >= 2 * bad + 3, its breakdown point; weights have no say. ByzFL counts
     one neighbor more: its f is this rule's bad + 1.
     """
     return one_hot(np.argmin(krum_scores(products, bad), axis=-1), products.shape[-1])
@@ -37,7 +37,7 @@ def krum(products: Matrix, weights: Reals, bad: int) -> Reals:
 def multi_krum(products: Matrix, weights: Reals, bad: int) -> Reals:
     """The weighted mean of the k - bad rows with the lowest scores (Blanchard et al. 2017).
 
-    Knows and withstands what :func:`krum` does.
+    Knows the number of bad rows, k >= 2 * bad + 3, its breakdown point.
     """
     scores = krum_scores(products, bad)
     return over_kept(lowest(scores, products.shape[-1] - bad), weights)
@@ -74,7 +74,8 @@ def geometric_median(products: Matrix, weights: Reals, steps: int, floor: float)
 def centered_clip(products: Matrix, weights: Reals, steps: int, radius: float) -> Reals:
     """v <- v + sum w_j (x_j - v) min(1, radius/||x_j - v||), started at the own row (Karimireddy et al. 2021).
 
-    Knows the honest spread, a distance. Moves at most ``steps`` * radius * the weight of bad rows because of them.
+    Knows the honest spread, a distance. Moves at most ``steps`` * radius * the weight of bad rows because of them,
+    and has no other breakdown point.
     """
     point = one_hot(np.zeros(weights.shape[:-1]), weights.shape[-1])
     for _ in range(steps):
@@ -87,7 +88,8 @@ def centered_clip(products: Matrix, weights: Reals, steps: int, radius: float) -
 def nearest_mixing(products: Matrix, bad: int) -> Matrix:
     """Row i is the plain mean of the k - bad rows nearest to x_i, itself included: [..., k, k] (Allouah et al. 2023).
 
-    Knows the number of bad rows, 2 * bad < k. Any rule after it has its error bounded by the honest variance.
+    Knows the number of bad rows, 2 * bad < k, its breakdown point. Any rule after it has its error
+    bounded by the honest variance.
     """
     k = products.shape[-1]
     apart = pairwise(products)

@@ -31,6 +31,14 @@ def pulled(pull: Reals) -> Reals:
     return point
 
 
+def mean(weights: Reals) -> Reals:
+    """x_i + sum W_ij (x_j - x_i), the weighted mean (D-PSGD: Lian et al. 2017).
+
+    Knows nothing. Breakdown point 0: one bad row takes the result anywhere.
+    """
+    return pulled(weights)
+
+
 def clipped(weights: Reals, away: Reals, radius: Reals | float) -> Reals:
     """``weights`` times min(1, radius/away)."""
     with np.errstate(over="ignore"):  # only where nothing is clipped
@@ -42,7 +50,7 @@ def clipped_gossip(squares: Reals, weights: Reals, bad: int) -> Reals:
     (He, Karimireddy & Jaggi 2022).
 
     The nearest stand for the honest ones of the theory. Knows the number of bad neighbors; 0 clips nothing. Error
-    O(bad weight * spread^2 / spectral gap^2) while the honest neighbors hold more than the bad.
+    O(bad weight * spread^2 / spectral gap^2). Breakdown point ``bad``, while the honest neighbors hold more weight.
     """
     if bad == 0:
         return pulled(weights)
@@ -57,7 +65,7 @@ def cs_plus(squares: Reals, weights: Reals, bad: int) -> Reals:
     it, self counted at 0 (Gaucher et al. 2025).
 
     With equal weights tau is the (degree - 2 bad)-th smallest distance, and 0 from 2 bad = degree on. Knows the number
-    of bad neighbors. Near the best breakdown point there can be in a sparse graph.
+    of bad neighbors, its breakdown point; near the best there can be in a sparse graph.
     """
     away = np.sqrt(squares)
     beyond = (weights[..., None, :] * (away[..., None, :] > away[..., :, None])).sum(axis=-1)
@@ -80,7 +88,7 @@ def remove_then_clip(squares: Reals, weights: Reals, mass: float) -> Reals:
     """Drop the farthest neighbors while their weight is at most ``mass``, clip the rest at tau,
     tau^2 = sum over the kept of W_ij d_ij^2 / mass (RTC: Yang & Ghaderi 2024).
 
-    A dropped row becomes the own row. Knows the greatest weight of bad neighbors, its breakdown point.
+    A dropped row becomes the own row. Knows the greatest weight of bad neighbors, its breakdown point (``mass``).
     """
     order = np.argsort(-squares, axis=-1, kind="stable")
     heavy = np.cumsum(np.take_along_axis(weights, order, axis=-1), axis=-1)
@@ -111,7 +119,8 @@ def balance(squares: Reals, weights: Reals, norm: Reals, gate: float, decay: flo
     """own * x_i + (1 - own) * weighted mean of {j: d_ij <= gate * exp(-decay * t) * ||x_i||} (Fang et al. 2024).
 
     ``norm`` [..., 1] is ||x_i||, ``t`` the part of all rounds that is over, 0 to 1. With nobody accepted the own row
-    stays. Knows no number of bad neighbors. Without meaning under privacy noise, where norms are mostly noise.
+    stays. Knows no number of bad neighbors, and has no breakdown point in rows: who is inside of the gate counts,
+    at most (1 - own) * gate * ||x_i|| far. Without meaning under privacy noise, where norms are mostly noise.
     """
     accepted = (np.sqrt(squares) <= gate * np.exp(-decay * t) * norm).astype(np.float64)
     accepted[..., 0] = 0.0

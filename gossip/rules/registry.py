@@ -57,7 +57,7 @@ class Rule:
 
 
 RULES: Mapping[str, Rule] = {
-    "mean": Rule(TERMS["mean"], by_weights=decentral.pulled),
+    "mean": Rule(TERMS["mean"], by_weights=decentral.mean),
     "median": Rule(
         TERMS["median"],
         by_coordinate=lambda x, w, o, work: coordinate.median(x, work),
@@ -224,9 +224,16 @@ def _check_rows(name: str, stack: Stack, weights: Reals, options: Options) -> No
             hint="stacks are float32 [..., k, d], weights float64 [..., k]",
         )
     if not (np.isfinite(weights).all() and (weights >= 0).all() and np.allclose(weights.sum(axis=-1), 1.0, atol=1e-6)):
-        raise ConfigError("weights of a merge must be finite, at least 0 and sum to one")
+        sums = " ".join(f"{each:.6g}" for each in np.ravel(weights.sum(axis=-1))[:4])
+        raise ConfigError(
+            f"weights of a merge sum to {sums}, must be finite, at least 0 and sum to one",
+            hint="divide them by their sum",
+        )
     rows = stack.shape[-2]
     least = least_rows(name, options)
     if rows < least:
         told = ", ".join(f"{key} {options[key]:g}" for key in ("bad", "nearest") if options.get(key))
-        raise ConfigError(f"merge rule {name} with {told or 'bad 0'} needs {least} rows, has {rows}")
+        raise ConfigError(
+            f"merge rule {name} with {told or 'bad 0'} needs {least} rows, has {rows}",
+            hint="tell it of fewer bad rows, or give it more rows",
+        )

@@ -29,6 +29,10 @@ class Bound:
     whole: bool = False
     by_round: bool = False
 
+    def words(self) -> str:
+        """``1 to 100``, or ``a whole number from 1 to 100``."""
+        return f"{'a whole number from ' if self.whole else ''}{self.low:g} to {self.high:g}"
+
 
 class Counting(StrEnum):
     """How a rule makes one state of many, which is what a ledger can say of a row."""
@@ -125,12 +129,15 @@ def checked_options(name: str, options: Options, *, charter: bool = False) -> di
 
 
 def _checked(name: str, key: str, bound: Bound, value: float | None) -> float:
+    remedy = f"give {key} {bound.words()}" if bound.default is None else f"leave it out for {bound.default:g}"
     if value is None:
-        raise ConfigError(f"merge rule {name} needs the option {key}", hint=f"{bound.low:g} to {bound.high:g}")
+        raise ConfigError(f"merge rule {name} needs the option {key}", hint=remedy)
     if not (isfinite(value) and bound.low <= value <= bound.high):
-        raise ConfigError(f"option {key} of {name} is {value}, must be {bound.low:g} to {bound.high:g}")
+        raise ConfigError(
+            f"option {key} of {name} is {value:.10g}, must be {bound.low:g} to {bound.high:g}", hint=remedy
+        )
     if bound.whole and value != int(value):
-        raise ConfigError(f"option {key} of {name} is {value}, must be a whole number")
+        raise ConfigError(f"option {key} of {name} is {value:.10g}, must be a whole number", hint=remedy)
     return value
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from quidnunc.crypto.errors import ConfigError
-from quidnunc.gossip.rules.terms import nearest
+from quidnunc.gossip.rules.terms import Bound, nearest
 
 REPUTE = "repute"
 """The default rule's name."""
@@ -53,12 +53,36 @@ they prove little: both tests look for gross cases only. The share in the common
 """
 
 
+_ANY = Bound(0.0, 1e6)
+BOUNDS: Mapping[str, Bound] = {
+    "radius": Bound(0.0, 1000.0),
+    "outlier_spread": _ANY,
+    "outlier_margin": _ANY,
+    "outlier_gross": _ANY,
+    "least_share": Bound(0.0, 1.0),
+    "probe_step": Bound(0.0, 1.0),
+    "harm_scale": _ANY,
+    "harm_cap": _ANY,
+    "harm_memory": Bound(0.0, 0.999),
+    "harm_floor": _ANY,
+    "harm_spread": _ANY,
+    "harm_margin": _ANY,
+    "gate": Bound(0.0, 100.0),
+    "validate_factor": _ANY,
+    "validate_margin": _ANY,
+}
+"""The range of each threshold. A million switches a test off; a memory of one would never learn, more would diverge."""
+
+
 def repute_options(options: Mapping[str, float], *, private: bool = False) -> ReputeOptions:
-    """The defaults with ``options`` applied. Raises ConfigError for an unknown name or a negative value."""
-    known = [entry.name for entry in fields(ReputeOptions)]
+    """The defaults with ``options`` applied. Raises ConfigError for an unknown name or a value out of BOUNDS."""
     for name, value in options.items():
-        if name not in known:
-            raise ConfigError(f"merge option {name[:40]} is unknown", hint=nearest(name, known))
-        if not (isfinite(value) and value >= 0):
-            raise ConfigError(f"merge option {name} is {value}, must be finite and at least 0")
+        if name not in BOUNDS:
+            raise ConfigError(f"merge option {name[:40]} is unknown", hint=nearest(name, list(BOUNDS)))
+        bound = BOUNDS[name]
+        if not (isfinite(value) and bound.low <= value <= bound.high):
+            raise ConfigError(
+                f"merge option {name} is {value:.10g}, must be {bound.low:g} to {bound.high:g}",
+                hint="leave it out for its default",
+            )
     return replace(PRIVATE if private else ReputeOptions(), **options)

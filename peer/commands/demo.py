@@ -16,6 +16,7 @@ from typing import Any
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import CommandParser, Context
 from quidnunc.peer.commands.demo_data import TableRefused, survey
+from quidnunc.peer.commands.demo_drill import drill_lines, held_by_attackers
 from quidnunc.peer.commands.demo_plan import apply_defaults, plan_of, with_tables
 from quidnunc.peer.commands.demo_silos import silo_lines, with_silos
 from quidnunc.peer.commands.demo_view import Show, display, next_commands, spread, table, verdict_lines
@@ -68,7 +69,7 @@ def register(parser: CommandParser) -> None:
     )
     add("--local-steps", type=int, metavar="N", help="steps per round; not for full batches of records")
     add("--attackers", type=int, metavar="N", help="how many of the peers attack (default: 0)")
-    add("--attack", help="what they do (default: sign_flip)")
+    add("--attack", metavar="NAME", help="what they do, as docs/robustness.md lists it (default: sign_flip)")
     add_rule(parser)
     add("--personal", action="append", default=[], metavar="NAME", help="a tensor that peers keep (repeat for more)")
     add("--seed", type=int, default=0, help="draws shards and initial params (default: 0)")
@@ -80,6 +81,10 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
     """Found a federation, run it, compare with training alone, verify every ledger."""
     apply_defaults(args)
     plan = plan_of(args)
+    if 2 * plan.attackers >= plan.peers:
+        context.out.warn(
+            f"{plan.attackers} of {plan.peers} peers attack: half and more is what no merge rule withstands"
+        )
     try:
         found = None if args.data is None else survey(args.data, args.schema, dialect_options(args))
     except TableRefused as refusal:
@@ -100,12 +105,12 @@ def demo(args: argparse.Namespace, context: Context) -> Outcome:
     try:
         context.out.talk(f"{plan.peers} peers under {root}: keys, one charter, {plan.peers} signatures")
         rehearsal.found()
-        rows = _run(args, rehearsal, context)
+        rows, held = _run(args, rehearsal, context)
         complete = True
     finally:
         if ours and not complete and not args.keep:
             shutil.rmtree(root, ignore_errors=True)
-    outcome = _outcome(args, rehearsal, rows, time.monotonic() - began)
+    outcome = _outcome(args, rehearsal, rows, held, time.monotonic() - began)
     return outcome if found is None else with_silos(outcome, found)
 
 
@@ -134,8 +139,11 @@ def _root(args: argparse.Namespace, context: Context) -> tuple[Path, bool]:
     return root, False
 
 
-def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> list[dict[str, Any]]:
-    """Start the daemons, watch them finish, stop them; one row of facts per peer."""
+Rows = list[dict[str, Any]]
+
+
+def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> tuple[Rows, Rows]:
+    """Start the daemons, watch them finish, stop them; one row of facts per peer, and one per attacker."""
     show = display(context)
 
     def lost(actor: Actor) -> None:
@@ -153,16 +161,18 @@ def _run(args: argparse.Namespace, rehearsal: Rehearsal, context: Context) -> li
             rehearsal.until(lambda found: True, START_TIMEOUT_S, "ready")
             rehearsal.until(begun, START_TIMEOUT_S, "begun")
             final = rehearsal.until(_watch(show), ROUND_TIMEOUT_S * args.rounds + 60, "finished", lost)
+            held = held_by_attackers(rehearsal.actors)
             alone = _alone(baseline)
         finally:
             if baseline.poll() is None:
                 baseline.kill()
             baseline.communicate()
     verdicts = rehearsal.verdicts()
-    return [
+    rows = [
         _row(actor, status, alone[str(actor.home.root)], verdict)
         for actor, status, verdict in zip(rehearsal.actors, final, verdicts, strict=True)
     ]
+    return rows, held
 
 
 def _watch(show: Show) -> Callable[[list[dict[str, Any]]], bool]:
@@ -222,10 +232,11 @@ def _row(actor: Actor, status: dict[str, Any], alone: float, verdict: dict[str, 
     }
 
 
-def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str, Any]], seconds: float) -> Outcome:
+def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: Rows, held: Rows, seconds: float) -> Outcome:
     mean, alone = _mean(rows, "accuracy"), _mean(rows, "alone_accuracy")
     data = {
         "peers": rows,
+        "attackers": [{"attack": args.attack, **row} for row in held],
         "mean_accuracy": mean,
         "mean_alone_accuracy": alone,
         **(spread(rows) or {}),
@@ -239,6 +250,7 @@ def _outcome(args: argparse.Namespace, rehearsal: Rehearsal, rows: list[dict[str
         *table(rows),
         "",
         *verdict_lines(rows, mean, alone, float(args.epsilon), unit),
+        *drill_lines(held, args.attack),
         *next_commands(home),
     ]
     bad = ", ".join(row["name"] for row in rows if not row["ledger_verified"])

@@ -41,6 +41,10 @@ def apply_defaults(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--{next(iter(said))} says how tables are written, and there are none", hint="name a directory with --data"
         )
+    if args.attack is not None and args.data is None and not args.attackers:
+        raise UsageError(
+            f"--attack {args.attack[:40]} and no --attackers: nobody would attack", hint="add --attackers 1"
+        )
     for flag, standard in _STANDARD.items():
         given = getattr(args, flag)
         if given is None:
@@ -67,7 +71,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if not 2 <= args.peers <= PEERS_MAX:
         raise UsageError(f"--peers is {args.peers}, must be 2 to {PEERS_MAX}")
     if not 0 <= args.attackers < args.peers:
-        raise UsageError(f"--attackers is {args.attackers}, must be 0 to {args.peers - 1}")
+        raise UsageError(
+            f"--attackers is {args.attackers}, must be 0 to {args.peers - 1}: somebody must be honest",
+            hint="lower it, or raise --peers",
+        )
     if not 1 <= args.rounds <= MAX_ROUNDS:
         raise UsageError(f"--rounds is {args.rounds}, must be 1 to {MAX_ROUNDS}")
     if not ALPHA_MIN <= args.alpha <= ALPHA_MAX:
@@ -140,8 +147,8 @@ def _steps(args: argparse.Namespace, epsilon: float) -> tuple[str, ...]:
 def _check_names(task: str, attack: str) -> None:
     """Raise UsageError unless there may be such a task and there is such an attack."""
     # Both import numpy.
-    from quidnunc.gossip.learning.attack import check_attack
     from quidnunc.gossip.learning.builtin import BUILTIN
+    from quidnunc.gossip.learning.drills import check_drill
 
     if not is_task_reference(task) or (":" not in task and task not in BUILTIN):
         raise UsageError(
@@ -150,6 +157,6 @@ def _check_names(task: str, attack: str) -> None:
     if not attack:
         raise UsageError("--attack is empty, must be the name of an attack")
     try:
-        check_attack(attack)
+        check_drill(attack)
     except ConfigError as error:
-        raise UsageError(f"--attack: {error.message[:120]}", hint=error.hint) from None
+        raise UsageError(f"--attack: {error.message}", hint=error.hint) from None

@@ -47,9 +47,14 @@ def rule_options(words: Sequence[str]) -> dict[str, int]:
         try:
             value = float(text)
         except ValueError:
-            value = float("nan")
-        if not (key and equals and abs(value) <= _LARGEST):
+            key = ""
+        if not (key and equals):
             raise UsageError(f"--rule-option {word[:60]!r} is not of the form key=number", hint="for example: bad=1")
+        if not abs(value) <= _LARGEST:
+            raise UsageError(
+                f"--rule-option {key[:40]} is {value:g}, must be a number of at most {_LARGEST:.0f}",
+                hint="docs/robustness.md says what each option means",
+            )
         if key in found:
             raise UsageError(f"--rule-option {key[:40]} is given twice")
         found[key] = round(value * MICRO)
