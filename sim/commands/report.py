@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quidnunc.crypto.errors import StoreUnwritable
+from quidnunc.crypto.errors import ConfigError, StoreUnwritable
 from quidnunc.sim.commands.frame import Answer, Context, Verbs
 
 
@@ -30,6 +30,8 @@ def report(args: argparse.Namespace, context: Context) -> Answer:
     stored = read_run(source)
     drawn = page(stored)
     out = Path(args.out) if args.out else source / REPORT
+    if args.out and out.exists():
+        raise ConfigError(f"{out}: is there already", hint="nothing is overwritten: name another path with --out")
     try:
         replace_file(out, drawn)
     except OSError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.files import read_regular
 
 FILE_BYTES_MAX = 2 << 30
 """Largest file, and largest array after unpacking."""
@@ -66,8 +67,7 @@ def _pair(folder: Path) -> tuple[Path, Path]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
+        data = read_regular(path, FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(f"{path}: cannot be read: {why.lower()}", hint="check data.path and data.labels") from None

@@ -54,6 +54,16 @@ def load_pool(spec: DataSpec, seed: int = 0, base: Path | None = None) -> Pool:
         raise ConfigError(f"data.path is empty with source {spec.source!r}", hint="name a file or a directory")
     if spec.path and not needs_path:
         raise ConfigError(f"data.path = {spec.path[:80]!r} with source {spec.source!r}", hint="leave path out")
+    for name, value, source in (
+        ("labels", spec.labels, "images"),
+        ("schema", spec.schema, "csv"),
+        ("target", spec.target, "csv"),
+    ):
+        if value and spec.source != source:
+            raise ConfigError(
+                f"data.{name} = {value[:80]!r} with source {spec.source!r}",
+                hint=f"it is for {source}: leave {name} out",
+            )
     return _LOADERS[spec.source](spec, seed, base or Path())
 
 

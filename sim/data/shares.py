@@ -23,10 +23,11 @@ SIZE_MIN = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shares:
-    """Rows of the pool for each peer, and whether they were drawn with replacement."""
+    """Rows of the pool for each peer, whether they were drawn with replacement, and whether they are those of sites."""
 
     rows: list[Indices]
     replaced: bool
+    natural: bool = False
 
     @property
     def sizes(self) -> Indices:
@@ -37,6 +38,10 @@ class Shares:
         sizes = self.sizes
         low, high = int(sizes.min()), int(sizes.max())
         each = f"{low:,} examples" if low == high else f"{low:,} to {high:,} examples (median {np.median(sizes):,.0f})"
+        if self.natural:
+            return (
+                f"each peer is a site with {each}, {pool:,} in all; every peer is tested on the test rows of all sites"
+            )
         if not self.replaced:
             return f"each peer has {each}, all different, of a pool of {pool:,}"
         return (
@@ -171,4 +176,4 @@ def _natural(pool: Pool, spec: DataSpec, peers: int) -> Shares:
             f"data.examples = {spec.examples} with a natural partition: every site keeps what it has",
             hint="leave data.examples and data.replacement out",
         )
-    return Shares([np.flatnonzero(pool.groups == site) for site in range(peers)], False)
+    return Shares([np.flatnonzero(pool.groups == site) for site in range(peers)], False, natural=True)

@@ -15,6 +15,7 @@ from quidnunc.gossip.tabular.infer import infer_schema
 from quidnunc.gossip.tabular.schema import SCHEMA_BYTES_MAX, parse_schema
 from quidnunc.gossip.tabular.table import LIMITS, Table, read_table
 from quidnunc.gossip.tabular.text import decode_text
+from quidnunc.sim.files import read_regular
 
 SITES_MAX = 1024
 
@@ -63,8 +64,7 @@ def _table(file: Path) -> Table:
 
 def _text(file: Path, limit: int) -> bytes:
     try:
-        with file.open("rb") as stream:
-            data = stream.read(limit + 1)
+        data = read_regular(file, limit + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(f"{file}: cannot be read: {why.lower()}", hint="check data.path and data.schema") from None

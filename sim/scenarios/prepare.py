@@ -153,7 +153,7 @@ def _held_out(shares: Shares, scenario: SimScenario, seed: int) -> tuple[Shares,
         chosen = order[: len(rows)]
         kept.append(np.sort(rows[chosen[:count]]))
         trained.append(np.sort(rows[chosen[count:]]) if len(rows) > 1 else rows)
-    return Shares(trained, shares.replaced), kept
+    return Shares(trained, shares.replaced, shares.natural), kept
 
 
 def _quasi_global(scenario: SimScenario) -> bool:

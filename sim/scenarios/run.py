@@ -81,14 +81,15 @@ def run(
 ) -> Run:
     """Run ``scenario``, a value, nested tables or the path of a TOML file, in this process.
 
-    ``changes`` are ``key.path=value`` texts; ``out`` a directory to write to (none by default); ``custom`` a model,
-    loss or merge rule of your own. Relative paths in the scenario are looked for in ``base``: beside its file if not
-    given, else here. ``ray`` is the address of a Ray cluster whose nodes train and test the peers, to the same result.
+    ``changes`` are ``key.path=value`` texts, or one; ``out`` a directory to write to (none by default); ``custom``
+    a model, loss or merge rule of your own. Relative paths in the scenario are looked for in ``base``: beside its file
+    if not given, else here. ``ray`` is the address of a Ray cluster whose nodes train and test the
+    peers, to the same result.
     All seeds are prepared before the first one runs; raises ConfigError for what cannot be run.
     """
     if base is None:
         base = Path(scenario).parent if isinstance(scenario, str | Path) else Path()
-    chosen = _scenario(scenario, list(changes))
+    chosen = _scenario(scenario, [changes] if isinstance(changes, str) else list(changes))
     with _threads(chosen.engine.threads):
         facts = check(chosen, base, custom, ray)
     with _threads(chosen.engine.threads), connected(ray) if ray else nullcontext() as cluster:
@@ -138,6 +139,11 @@ def _scenario(given: SimScenario | Mapping[str, Any] | str | Path, changes: list
         if not changes:
             return given
         return to_scenario(msgspec.to_builtins(given), changes=changes)
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise ConfigError(
+            f"scenario of type {type(given).__name__}: must be a path, tables with text keys, or a SimScenario",
+            hint="for example {'peers': 8, 'rounds': 10}",
+        )
     return to_scenario(given, changes=changes)
 
 

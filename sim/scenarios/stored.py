@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.files import read_regular
 from quidnunc.sim.scenarios.directory import FORMAT, MANIFEST, METRICS, TOPOLOGY, VERSION
 from quidnunc.sim.scenarios.spec import SimScenario
 
@@ -142,7 +143,7 @@ def _bytes(path: Path, most: int) -> bytes:
         size = path.stat().st_size
         if size > most:
             raise ConfigError(f"{path}: {size:,} bytes, at most {most:,}", hint="is this a run directory?")
-        return path.read_bytes()
+        return read_regular(path, most)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise ConfigError(

@@ -179,7 +179,9 @@ def _clear(directory: Path) -> None:
         return
     try:
         told = msgspec.json.decode((directory / MANIFEST).read_bytes()) if (directory / MANIFEST).exists() else {}
-        if any(directory.iterdir()) and (not isinstance(told, dict) or told.get("format") != FORMAT):
+        # A full disk or a kill may have come before the first manifest was whole.
+        begun = {each.name for each in directory.iterdir()} - {f"{MANIFEST}.new"}
+        if begun and (not isinstance(told, dict) or told.get("format") != FORMAT):
             raise ConfigError(f"{directory} is no run directory", hint="choose another place with --out")
         shutil.rmtree(directory)
     except msgspec.DecodeError:

@@ -13,6 +13,7 @@ import msgspec
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip import spelling
+from quidnunc.sim.files import read_regular
 from quidnunc.sim.scenarios.spec import SimScenario
 
 SCENARIO_BYTES_MAX = 1 << 20
@@ -32,8 +33,7 @@ def read_table(path: Path, changes: Iterable[str] = ()) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(SCENARIO_BYTES_MAX + 1)
+        data = read_regular(path, SCENARIO_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(f"{path}: cannot be read: {why.lower()}", hint="check the path of the scenario") from None

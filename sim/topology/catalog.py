@@ -52,6 +52,10 @@ def build_topology(spec: TopologySpec, peers: int, seed: int = 0, base: Path | N
         raise ConfigError(f"{peers} peers, must be {PEERS_MIN} to {PEERS_MAX:,}", hint="change peers")
     if spec.kind == "sequence":
         return _sequence(spec, peers, seed)
+    if spec.file and spec.kind != "file":
+        raise ConfigError(
+            f"topology.file = {spec.file[:80]!r} with kind {spec.kind!r}", hint='set kind = "file", or leave file out'
+        )
     if spec.of:
         raise ConfigError(f"topology.of with kind {spec.kind!r}", hint='set kind = "sequence", or leave of out')
     if spec.redraw_every and spec.kind not in RANDOM:

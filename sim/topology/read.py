@@ -15,6 +15,7 @@ import networkx as nx
 import numpy as np
 
 from quidnunc.crypto.errors import ConfigError
+from quidnunc.sim.files import read_regular
 from quidnunc.sim.topology.edges import normalized
 from quidnunc.sim.topology.mixing import Indices
 from quidnunc.sim.topology.spec import EDGES_MAX, PEERS_MIN
@@ -72,8 +73,7 @@ def read_graph(path: Path) -> FileGraph:
     Raises ConfigError for anything that is not a connected graph of 2 nodes or more within the caps.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
+        data = read_regular(path, FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(f"{path}: cannot be read: {why.lower()}", hint="check topology.file") from None
