@@ -91,9 +91,7 @@ def records(args: argparse.Namespace, members: tuple[Member, ...]) -> int | None
     return records
 
 
-def _sampled(
-    args: argparse.Namespace, defaults: Defaults, epsilon_u: int, delta_exp: int, clip_u: int
-) -> PrivacySpec:
+def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, delta_exp: int, clip_u: int) -> PrivacySpec:
     rate_ppm = round(args.sampling_rate * PPM) if 0 <= args.sampling_rate < 1 else 0
     if not 1 <= rate_ppm < PPM:
         raise UsageError(
