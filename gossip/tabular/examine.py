@@ -41,7 +41,7 @@ class Examined:
     used: NDArray[np.bool_]
     parts: NDArray[np.int8]
     findings: tuple[Finding, ...]
-    repeats: Repeats = Repeats()
+    repeats: Repeats
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -78,8 +78,7 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
         findings += found
     parts, found = _place(table, schema, values, positive, dialect)
     findings += found
-    examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings))
-    repeats = Repeats()
+    examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings), Repeats())
     if not examined.errors:
         findings += _judge(examined, table)
         arrays = [positive, *(read.data for read in values.values())]
