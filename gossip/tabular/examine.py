@@ -79,6 +79,7 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
     parts, found = _place(table, schema, values, positive, dialect)
     findings += found
     examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings), Repeats())
+    repeats = examined.repeats
     if not examined.errors:
         findings += _judge(examined, table)
         arrays = [positive, *(read.data for read in values.values())]
