@@ -48,6 +48,28 @@ def test_json_holds_all_of_it(files: dict[str, Path], schema: Path) -> None:
     assert by_name["remark"]["kind"] == "ignore"
 
 
+def test_rows_that_may_be_one_persons_are_told_with_what_epsilon_covers(tmp_path: Path, schema: Path) -> None:
+    """Regression: a table with the same patient twice passed the check, and nobody learned what epsilon then means."""
+    found = [{**row, "patient": f"n{index}"} for index, row in enumerate(rows("north"))]
+    table = tmp_path / "t.csv"
+    table.write_text(text_of(found))
+    clean = quidnunc("data", "check", table, "--schema", schema)
+    assert (clean.code, "repeated" in clean.out, "grouped" in clean.out) == (0, False, False)
+    table.write_text(text_of([*found, *found[3:5]]))
+    shown = quidnunc("data", "check", table, "--schema", schema)
+    assert shown.code == 0
+    size = len(found)
+    assert (
+        f"repeated   2 rows are like an earlier one in all that is read; the first is row {size + 2}, like row 5"
+        in (shown.out.splitlines())
+    )
+    assert "grouped    4 rows are of 2 groups that have several, up to 2" in shown.out.splitlines()
+    assert "epsilon for single records does not cover that person as one: k rows" in shown.out
+    assert "--privacy-unit site, which covers all rows together" in shown.out
+    told = quidnunc("data", "check", table, "--schema", schema, "--json").data["repeats"]
+    assert told == {"rows": 2, "row": size + 2, "like": 5, "groups": 2, "grouped_rows": 4, "largest": 2}
+
+
 def test_without_a_schema_one_is_inferred_and_written(files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "inferred.toml"
     found = quidnunc("data", "check", files["east"], "--write-schema", out, "--json")

@@ -78,6 +78,40 @@ def test_what_cannot_be_counted_is_refused(pair: tuple[Path, Path], tmp_path: Pa
     assert "privacy.shared_homes" in caught.value.hint
 
 
+@pytest.fixture
+def chain(pair: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Three homes on the same records, of which the first and the last do not name each other; the last spent five."""
+    first, second = pair
+    third = tmp_path / "c"
+    make_home(third, "C")
+    Scribe(Home.at(third)).write(*(spend(n) for n in range(1, 6)))
+    names(second, first, third)
+    names(third, second)
+    return first, second, third
+
+
+def test_a_home_that_a_named_one_names_counts_too(chain: tuple[Path, Path, Path]) -> None:
+    """Regression: of three homes in a row the outer two counted nothing of each other, and could run side by side."""
+    first, second, third = chain
+    assert [elsewhere(each) for each in chain] == [((KIND, 8),), ((KIND, 6),), ((KIND, 4),)]
+    with Home.at(third).lock(), pytest.raises(ConfigError, match=rf"runs {third} on the same records"):
+        elsewhere(first)
+    names(first, second, third)
+    names(third, second, first)
+    assert [elsewhere(each) for each in chain] == [((KIND, 8),), ((KIND, 6),), ((KIND, 4),)], "each counts once"
+
+
+def test_a_break_further_on_is_told_with_the_two_homes_it_lies_between(chain: tuple[Path, Path, Path]) -> None:
+    first, second, third = chain
+    names(third)
+    with pytest.raises(ConfigError, match=rf"{third} does not name {second} in turn") as caught:
+        elsewhere(first)
+    assert caught.value.hint == f"add {second} to privacy.shared_homes in {third / 'config.toml'}"
+    names(third, second, second)
+    with pytest.raises(ConfigError, match=rf"privacy.shared_homes of {third / 'config.toml'}: .* stands there twice"):
+        elsewhere(first)
+
+
 def test_they_do_not_run_side_by_side(pair: tuple[Path, Path]) -> None:
     first, second = pair
     with Home.at(second).lock():

@@ -20,6 +20,7 @@ from quidnunc.gossip.tabular.infer import infer_schema
 from quidnunc.gossip.tabular.leakage import auc
 from quidnunc.gossip.tabular.options import HIDDEN_MAX, parse_options
 from quidnunc.gossip.tabular.render import render_schema
+from quidnunc.gossip.tabular.repeats import Repeats, first_equals
 from quidnunc.gossip.tabular.report import report
 from quidnunc.gossip.tabular.rule import plain_word
 from quidnunc.gossip.tabular.schema import Kind, Missing, Schema, parse_schema
@@ -226,6 +227,36 @@ def test_a_column_of_one_value_is_hinted_at() -> None:
         "column dose: all values are 7: the column tells nothing here",
         "column sex: all values are F: the column tells nothing here",
     ]
+
+
+# Rows that are there more than once.
+
+
+def test_rows_that_are_alike_in_all_that_is_read_are_counted() -> None:
+    """Regression: a record that stood in a table twice was protected by half of its noise, and no check said so."""
+    spelled = "20,1,1,F,0\n30,1,1,F,1\n20.0,1.0,1,F,0\n20,1,1,F,1\n20,,1,F,0\n20,-9,1.0,F,0\n20,1,1,F,0\n"
+    assert small(spelled).repeats == Repeats(rows=3, row=4, like=2)
+
+
+def test_rows_that_are_not_used_repeat_nothing() -> None:
+    assert not small("20,,1,F,0\n30,1,2,M,1\n20,,1,F,0\n40,1,2,M,0\n", "drop").repeats.any
+
+
+def test_zero_has_no_sign_and_missing_is_like_missing() -> None:
+    columns = [np.array([0.0, -0.0, 1.0, 0.0] * 600), np.array([np.nan, np.nan, np.nan, 2.0] * 600)]
+    rows = np.arange(1, 2400)
+    expected = np.where(rows % 4 == 2, 2, np.where(rows % 4 == 3, 3, 1))
+    assert np.array_equal(first_equals(columns, rows), expected), "also beyond one block"
+
+
+def test_groups_of_several_rows_are_counted() -> None:
+    """Regression: with a column of patients named, nothing said that one of several rows is not covered as one."""
+    text = "age,patient,ill\n" + "".join(f"{20 + row},p{row // 3 if row < 9 else row},{row % 2}\n" for row in range(40))
+    schema = parse_schema(
+        'version = 1\n[target]\nname = "ill"\npositive = "= 1"\n[columns.age]\nkind = "number"\nrange = [0, 99]\n'
+        '[columns.patient]\nkind = "group"\n[split]\nholdout = 0\ntest = 0\n'
+    )
+    assert examine(read_table(text), schema).repeats == Repeats(groups=3, grouped_rows=9, largest=3)
 
 
 # Which row goes where.

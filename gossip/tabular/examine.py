@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from quidnunc.gossip.tabular.findings import Code, DataFault, Finding, errors_of, printable
 from quidnunc.gossip.tabular.header import PLACES_SHOWN, looks_like_values, values_on_top
 from quidnunc.gossip.tabular.leakage import leaks
+from quidnunc.gossip.tabular.repeats import Repeats, find_repeats
 from quidnunc.gossip.tabular.rule import plain_word
 from quidnunc.gossip.tabular.schema import Column, Kind, Missing, Schema, Target, closest
 from quidnunc.gossip.tabular.split import PARTS, TRAIN, row_keys, split_rows
@@ -30,7 +31,7 @@ class Examined:
 
     ``values`` are the input columns by name; ``positive`` [n] says which rows are of the positive class, ``used`` [n]
     which serve at all, ``parts`` [n] what for (split.TRAIN, HOLDOUT, TEST). ``findings`` come in the order of columns,
-    and with an error among them the arrays are not to be trained on.
+    and with an error among them the arrays are not to be trained on, and nothing is looked for that repeats.
     """
 
     schema: Schema
@@ -40,6 +41,7 @@ class Examined:
     used: NDArray[np.bool_]
     parts: NDArray[np.int8]
     findings: tuple[Finding, ...]
+    repeats: Repeats
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -76,9 +78,13 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
         findings += found
     parts, found = _place(table, schema, values, positive, dialect)
     findings += found
-    examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings))
+    examined = Examined(schema, table.rows, values, positive, used, parts, tuple(findings), Repeats())
+    repeats = examined.repeats
     if not examined.errors:
         findings += _judge(examined, table)
+        arrays = [positive, *(read.data for read in values.values())]
+        groups = None if schema.group is None else table.column(schema.group.name)
+        repeats = find_repeats(arrays, used, table.lines, groups)
     if schema.inferred:
         what = (
             "ranges and values were inferred from the data: they are not covered by epsilon, and other members' differ"
@@ -87,7 +93,7 @@ def examine(table: Table, schema: Schema, dialect: Dialect = PLAIN) -> Examined:
             "write them down (data check --write-schema), correct them from public sources, and have all members sign"
         )
         findings.append(Finding(Code.INFERRED_SCHEMA, what, remedy))
-    return Examined(schema, table.rows, values, positive, used, parts, tuple(findings))
+    return Examined(schema, table.rows, values, positive, used, parts, tuple(findings), repeats)
 
 
 def _check_columns(table: Table, schema: Schema) -> list[Finding]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from quidnunc.gossip.tabular.examine import Examined
 from quidnunc.gossip.tabular.findings import Finding
+from quidnunc.gossip.tabular.repeats import Repeats
 from quidnunc.gossip.tabular.schema import Column, Kind
 from quidnunc.gossip.tabular.split import PARTS
 
@@ -47,6 +48,7 @@ class Report:
     features: int
     columns: tuple[ColumnReport, ...]
     findings: tuple[Finding, ...]
+    repeats: Repeats
 
     def to_value(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -86,6 +88,7 @@ def report(examined: Examined) -> Report:
         features=len(schema.features),
         columns=tuple(_column(examined, column) for column in schema.columns),
         findings=examined.findings,
+        repeats=examined.repeats,
     )
 
 

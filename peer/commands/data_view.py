@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quidnunc.gossip.tabular.findings import Finding, Severity, errors_of, printable
+from quidnunc.gossip.tabular.repeats import Repeats
 from quidnunc.gossip.tabular.report import ColumnReport, Report, finding_value
 from quidnunc.peer.output import ExitCode, Line, Outcome, Output, Styled
 
@@ -55,7 +56,28 @@ def _summary(report: Report) -> list[Line]:
         lines.append(
             f"target     {printable(report.target)} {printable(report.rule)}: {report.positive_percent:.1f}% positive"
         )
-    return lines
+    return lines + _repeats(report.repeats)
+
+
+def _repeats(found: Repeats) -> list[Line]:
+    """How many rows may be of one person, what that means for epsilon, and what to do."""
+    lines: list[Line] = []
+    if found.rows:
+        first = f"the first is row {found.row}, like row {found.like}"
+        lines.append(
+            Styled(f"repeated   {found.rows} rows are like an earlier one in all that is read; {first}", "warn")
+        )
+    if found.groups:
+        text = f"{found.grouped_rows} rows are of {found.groups} groups that have several, up to {found.largest}"
+        lines.append(Styled(f"grouped    {text}", "warn"))
+    if not lines:
+        return []
+    return [
+        *lines,
+        "           where they are one person's, epsilon for single records does not cover that person as one: k rows",
+        "           are protected as by a k-th of the noise. Delete copies, keep one row per person, or agree on",
+        "           --privacy-unit site, which covers all rows together (docs/privacy.md)",
+    ]
 
 
 def _table(columns: tuple[ColumnReport, ...]) -> list[Line]:

@@ -9,7 +9,7 @@ from quidnunc.gossip.federation.terms import STARTS
 from quidnunc.gossip.jobs import Unit
 from quidnunc.peer.cli import CommandParser
 from quidnunc.peer.commands import unlocking
-from quidnunc.peer.commands.draft_numbers import epsilon
+from quidnunc.peer.commands.draft_numbers import DELTA_EXP, epsilon
 from quidnunc.peer.commands.rule_words import add_rule
 from quidnunc.peer.output import UsageError
 
@@ -59,7 +59,7 @@ def _add_privacy(parser: CommandParser) -> None:
         metavar="E",
         help="privacy of one record (see --privacy-unit), or inf (default: 8)",
     )
-    add("--delta-exp", type=int, default=5, metavar="K", help="delta is 10^-K (default: 5)")
+    add("--delta-exp", type=int, metavar="K", help=f"delta is 10^-K (default: {DELTA_EXP})")
     add(
         "--sampling-rate",
         type=float,

@@ -20,6 +20,8 @@ EPSILON_MAX = 1000.0
 EPSILON_WEAK = 16.0
 """Above this a draft is warned of: the odds of a guess may change by a factor of 10^7."""
 DELTA_EXP_WEAK = 3
+DELTA_EXP = 5
+"""Of a draft that names none."""
 INTERVAL_MAX_S = 7 * 86_400
 
 
@@ -84,6 +86,33 @@ def check_site(epsilon: float, rate: float | None) -> None:
             "samples of its records hide nothing of it",
             hint="leave --sampling-rate out; --batch and --local-steps shape its training",
         )
+
+
+def check_unused(args: argparse.Namespace) -> None:
+    """Raise UsageError for a flag that the privacy of this draft has no use for: it would change nothing, unsaid."""
+    if args.epsilon == math.inf:
+        for flag, given in (("--clip", args.clip), ("--delta-exp", args.delta_exp)):
+            if given is not None:
+                raise UsageError(
+                    f"{flag} without privacy: with --epsilon inf nothing is clipped and no noise is added",
+                    hint=f"leave {flag} out, or give a finite --epsilon",
+                )
+    elif args.batch is not None and args.privacy_unit != Unit.SITE.label:
+        taken = "all records" if args.sampling_rate is None else "each record with probability --sampling-rate"
+        raise UsageError(
+            f"--batch does not go with privacy of single records: every step takes {taken}",
+            hint="leave --batch out; samples are shaped by --sampling-rate, and --privacy-unit site takes batches",
+        )
+
+
+def clip_norm(value: float) -> int:
+    """``--clip`` in millionths; raises UsageError outside one of them to a million."""
+    if not 1 / MICRO <= value <= 1e6:
+        raise UsageError(
+            f"--clip is {value:.12g}, must be 0.000001 to 1000000",
+            hint="it is the length at which a gradient or a site's delta is cut; leave it out for the task's own",
+        )
+    return round(value * MICRO)
 
 
 def check_sum(colluders: int, members: int, *, epsilon: float, unit: str, rate: float | None) -> None:

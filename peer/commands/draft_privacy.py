@@ -14,10 +14,13 @@ from quidnunc.gossip.learning.accountant import epsilon_of, noise_for
 from quidnunc.gossip.private_sum import summed
 from quidnunc.peer.cli import Context
 from quidnunc.peer.commands.draft_numbers import (
+    DELTA_EXP,
     DELTA_EXP_WEAK,
     EPSILON_WEAK,
     check_site,
     check_sum,
+    check_unused,
+    clip_norm,
     micro,
     usual_records,
 )
@@ -39,6 +42,7 @@ def privacy_of(args: argparse.Namespace, defaults: Defaults, members: tuple[Memb
     site = args.privacy_unit == Unit.SITE.label
     if site:
         check_site(args.epsilon, args.sampling_rate)
+    check_unused(args)
     if math.isinf(args.epsilon):
         if args.sampling_rate is not None:
             raise UsageError("--sampling-rate without privacy", hint="give --epsilon, or --batch for plain training")
@@ -49,19 +53,18 @@ def privacy_of(args: argparse.Namespace, defaults: Defaults, members: tuple[Memb
             hint="give --sampling-rate or --privacy-unit site as well",
         )
     epsilon_u = micro("--epsilon", args.epsilon)
-    clip_u = micro("--clip", defaults.clip if args.clip is None else args.clip)
-    if not clip_u:
-        raise UsageError("--clip is 0, must be 0.000001 to 1000000", hint="a gradient of at most this length may count")
+    clip_u = clip_norm(defaults.clip if args.clip is None else args.clip)
+    delta_exp = DELTA_EXP if args.delta_exp is None else args.delta_exp
     if args.sampling_rate is not None:
-        return _sampled(args, defaults, epsilon_u, clip_u)
+        return _sampled(args, defaults, epsilon_u, delta_exp, clip_u)
     if args.private_sum is not None:
         return summed(
-            *(epsilon_u, args.delta_exp, clip_u, args.rounds),
+            *(epsilon_u, delta_exp, clip_u, args.rounds),
             members=len(members),
             colluders=args.private_sum,
             records=records(args, members) or 1,  # 1 until the task was built, if that has to tell
         )
-    delta = 10.0**-args.delta_exp
+    delta = 10.0**-delta_exp
     noise_u = math.ceil(noise_for(epsilon_u / MICRO, args.rounds, delta) * MICRO)
     # The last bit of a division may be lost: what is written down must suffice as it stands.
     while epsilon_of(noise_u / MICRO, args.rounds, delta) > epsilon_u / MICRO:
@@ -69,7 +72,7 @@ def privacy_of(args: argparse.Namespace, defaults: Defaults, members: tuple[Memb
     return PrivacySpec(
         mechanism=DP_SITE if site else DP_FULL_BATCH,
         epsilon_u=epsilon_u,
-        delta_exp=args.delta_exp,
+        delta_exp=delta_exp,
         clip_u=clip_u,
         noise_u=noise_u,
         releases=args.rounds,
@@ -88,7 +91,7 @@ def records(args: argparse.Namespace, members: tuple[Member, ...]) -> int | None
     return records
 
 
-def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, clip_u: int) -> PrivacySpec:
+def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, delta_exp: int, clip_u: int) -> PrivacySpec:
     rate_ppm = round(args.sampling_rate * PPM) if 0 <= args.sampling_rate < 1 else 0
     if not 1 <= rate_ppm < PPM:
         raise UsageError(
@@ -96,8 +99,8 @@ def _sampled(args: argparse.Namespace, defaults: Defaults, epsilon_u: int, clip_
             hint="leave it out to train on all records in every step",
         )
     steps = training(args, defaults).local_steps
-    noise_u = sampled_noise(epsilon_u, rate_ppm, steps, args.rounds, args.delta_exp)
-    return PrivacySpec(DP_POISSON, epsilon_u, args.delta_exp, clip_u, noise_u, args.rounds, rate_ppm, steps)
+    noise_u = sampled_noise(epsilon_u, rate_ppm, steps, args.rounds, delta_exp)
+    return PrivacySpec(DP_POISSON, epsilon_u, delta_exp, clip_u, noise_u, args.rounds, rate_ppm, steps)
 
 
 def warn_of_weak_privacy(members: tuple[Member, ...], privacy: PrivacySpec, context: Context) -> None:
