@@ -6,6 +6,8 @@ rounds and the middle of three seeds; what is compared takes turns round by roun
 round is training, publishing and merging of everybody, and is what REPUTE's bound is about. "Merging" is the part of it
 that is no training: for plain averaging one sparse product, which reads every state once. A rule that looks at what it
 merges reads it once for each neighbor, and REPUTE evaluates it, too: that row says how much dearer, and has no bound.
+Runs are planned for 1,000 rounds, or 10,000, of which the first are timed; where numba is installed that makes those of
+1,024 small peers, of the large model and the long one compiled, whose rows say so. Making the code is not timed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from common import Row, main
 
+from quidnunc.sim.batched.compiled import insight_for
 from quidnunc.sim.batched.engine import Engine
 from quidnunc.sim.scenarios.prepare import prepare
 from quidnunc.sim.scenarios.text import to_scenario
@@ -25,6 +28,8 @@ from quidnunc.sim.scenarios.text import to_scenario
 COSTS_MAX = 3.0
 """How many times a round of plain averaging one under REPUTE may take."""
 PRIVACY_MAX = 2.0
+LONG = 10_000
+"""Rounds of a run that is compiled, of which the first ones are timed."""
 RULES: dict[str, dict[str, float]] = {
     "mean": {},
     "repute": {},
@@ -54,6 +59,9 @@ def measure(quick: bool) -> list[Row]:
         if rule != "mean":
             title = f"small, 256 peers, {rule}"
             rows += compared(title, scenario(256, rule), scenario(256, "mean"), rounds, bounded=rule == "repute")
+    if not quick:
+        long = [scenario(256, rule) | {"rounds": LONG} for rule in ("repute", "mean")]
+        rows += compared("small, 256 peers, repute in a long run", long[0], long[1], rounds, bounded=True)
     alone, plain = scenario(256, "repute", holdout=0.0), scenario(256, "mean", holdout=0.0)
     rows += compared("small, 256 peers, repute without a holdout", alone, plain, rounds)
     for peers in () if quick else (64, 1024):
@@ -131,9 +139,14 @@ def compared(
     return [
         Row(f"{title}: ms per round", 1000 * found.round, "ms", "mean", 1000 * mean.round),
         Row(f"{title}: ms of it for merging", 1000 * found.merging, "ms", "mean", 1000 * mean.merging),
-        Row(f"{title}: round over that of the mean", found.round / mean.round, "x", at_most=bound),
+        Row(f"{title}: round over that of the mean", found.round / mean.round, "x", at_most=bound, note=made_of(table)),
         Row(f"{title}: merging over that of the mean", found.merging / mean.merging, "x"),
     ]
+
+
+def made_of(table: dict[str, Any]) -> str:
+    """Whether both runs, which differ in their rule, train by compiled code; REPUTE then looks by it, too."""
+    return "compiled" if insight_for(prepare(to_scenario(table), 0)) is not None else "by torch"
 
 
 def privacy(rounds: int) -> list[Row]:

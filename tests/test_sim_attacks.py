@@ -23,7 +23,7 @@ from quidnunc.gossip.rules.linear import Reals, Stack
 from quidnunc.gossip.rules.registry import RULES, apply
 from quidnunc.gossip.rules.terms import least_rows
 from quidnunc.gossip.rules.thresholds import ReputeOptions
-from quidnunc.sim.batched import gathering
+from quidnunc.sim.batched import compiled, gathering
 from quidnunc.sim.batched.attackers import STRENGTHS, known_attacks
 from quidnunc.sim.batched.conditions import Links
 from quidnunc.sim.batched.engine import Engine, Setup
@@ -112,7 +112,21 @@ def test_a_rule_of_the_catalogue_is_that_rule_at_every_peer(name: str, monkeypat
 def test_repute_for_all_at_once_is_repute_at_every_peer(holdout: float, private: bool) -> None:
     """Standings, suspicions, weights and results over rounds in which one neighbor flips and one is harmless."""
     others = {"privacy": {"epsilon": 50.0}} if private else {}
-    setup = made(merge={"rule": "repute", "holdout": holdout}, attack={"name": "sign_flip", "count": 2}, **others)
+    _check_repute(
+        made(merge={"rule": "repute", "holdout": holdout}, attack={"name": "sign_flip", "count": 2}, **others)
+    )
+
+
+@pytest.mark.skipif(compiled._insight() is None, reason="numba (extra [fast]) is not installed")
+@pytest.mark.parametrize("holdout", [0.0, 0.3])
+def test_compiled_repute_is_repute_at_every_peer(holdout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "LEAST_PRODUCTS", 0)
+    setup = made(merge={"rule": "repute", "holdout": holdout}, attack={"name": "sign_flip", "count": 2})
+    assert compiled.insight_for(setup) is not None
+    _check_repute(setup)
+
+
+def _check_repute(setup: Setup) -> None:
     engine = Engine(setup)
     merger = engine._merger
     assert isinstance(merger, Repute)

@@ -8,21 +8,22 @@ that are 0 in a whole batch, the margins of images, are left out. Imported only 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, njit, types
-from numba.extending import intrinsic
-from numpy.typing import NDArray
+from numba import njit
 from torch import Tensor
 
 from quidnunc.gossip.rules.registers import FLOAT, LANES
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.products import product, softmax_error, turned
+<<<<<<< HEAD
+=======
+from quidnunc.sim.batched.registers import LANES, Floats, floats
+>>>>>>> f7
 from quidnunc.sim.batched.stacks import Linears
 
-Floats = NDArray[np.float32]
 _TINY = 1e-30
 _FLAT = -1e30
 """Added to outputs that only fill a register: their softmax is 0."""
@@ -57,28 +58,13 @@ class Room(NamedTuple):
     first: Indices
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing: Any, address: Any) -> Any:
-    """The address as a pointer to floats."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], FLOAT.as_pointer())
-
-    return types.CPointer(types.float32)(address), build
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _floats(address: int, count: int) -> Floats:
-    return carray(_pointer(address), (count,))  # type: ignore[no-any-return]
-
-
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def _bring(room: Room, params: Indices, peer: int, here: bool) -> None:
     """Bring a peer's params to the room, or back."""
     layers = len(room.padded)
     for n in range(layers):
         above, units, padded = room.widths[n], room.widths[n + 1], room.padded[n]
-        weight, shifts = params[room.weights[n]] + 4 * peer * above * units, _floats(room.shifts[n, 0], padded)
+        weight, shifts = params[room.weights[n]] + 4 * peer * above * units, floats(room.shifts[n, 0], padded)
         if here:
             turned(weight, units, above, above, room.turned[n, 0], padded, True)
             for k in range(padded):
@@ -86,7 +72,7 @@ def _bring(room: Room, params: Indices, peer: int, here: bool) -> None:
         else:
             turned(room.turned[n, 0], above, units, padded, weight, above, False)
         if room.biases[n] >= 0:
-            biases = _floats(params[room.biases[n]] + 4 * peer * units, units)
+            biases = floats(params[room.biases[n]] + 4 * peer * units, units)
             for k in range(units):
                 if here:
                     shifts[k] = biases[k]
@@ -101,7 +87,7 @@ def _use(room: Room, examples: Indices, batch: int) -> int:
     for k in range(len(seen)):
         seen[k] = 0
     for b in range(batch):
-        values = _floats(examples[b], len(seen))
+        values = floats(examples[b], len(seen))
         for k in range(len(seen)):
             seen[k] = seen[k] if values[k] == 0 else np.float32(1)
     for k in range(len(seen)):
@@ -121,7 +107,7 @@ def _forward(room: Room, examples: Indices, batch: int, count: int) -> None:
             left, above = room.hidden[n - 1], room.widths[n]
             product(room.shifts[n], into, left, batch, room.offsets, room.turned[n], above, padded)
         if room.rectified[n]:
-            values = _floats(into[0], batch * padded)
+            values = floats(into[0], batch * padded)
             for k in range(len(values)):
                 values[k] = np.float32(0) if values[k] < 0 else values[k]
 
@@ -130,7 +116,7 @@ def _forward(room: Room, examples: Indices, batch: int, count: int) -> None:
 def _error(room: Room, batch: int, goals: Indices, pick: Indices, rate: float) -> float:
     """Errors of the last layer: minus ``rate`` times the gradient of the mean loss, which is returned."""
     last, width = len(room.padded) - 1, room.padded[-1]
-    outputs, errors = _floats(room.hidden[last, 0], batch * width), _floats(room.errors[last, 0], batch * width)
+    outputs, errors = floats(room.hidden[last, 0], batch * width), floats(room.errors[last, 0], batch * width)
     for k in range(len(errors)):
         errors[k] = outputs[k]
     loss, chances = 0.0, 1.0
@@ -153,8 +139,8 @@ def _backward(room: Room, examples: Indices, batch: int, count: int) -> None:
             turned(room.turned[n, 0], above, units, padded, room.back[n, 0], below, True)
             product(room.zeros, room.errors[n - 1], errors, batch, room.offsets, room.back[n], units, below)
             if room.rectified[n - 1]:
-                passed = _floats(room.errors[n - 1, 0], batch * below)
-                values = _floats(room.hidden[n - 1, 0], batch * below)
+                passed = floats(room.errors[n - 1, 0], batch * below)
+                values = floats(room.hidden[n - 1, 0], batch * below)
                 for k in range(len(passed)):
                     passed[k] = np.float32(0) if values[k] <= 0 else passed[k]
             weights = room.turned[n]
@@ -162,9 +148,9 @@ def _backward(room: Room, examples: Indices, batch: int, count: int) -> None:
         else:
             product(room.first, room.first, room.used, count, examples, errors, batch, padded)
         if room.biases[n] >= 0:
-            shifts = _floats(room.shifts[n, 0], padded)
+            shifts = floats(room.shifts[n, 0], padded)
             for b in range(batch):
-                error = _floats(errors[b], padded)
+                error = floats(errors[b], padded)
                 for k in range(padded):
                     shifts[k] += error[k]
 

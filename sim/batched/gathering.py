@@ -31,10 +31,15 @@ class Group(NamedTuple):
 
     def blocks(self, dim: int, times: int = 1) -> Iterator[Group]:
         """Parts of the group whose states of ``dim`` params, ``times`` over, are about GATHERED_BYTES."""
-        each = 4 * dim * (self.links.shape[1] + 1) * times
-        step = max(1, GATHERED_BYTES // each, min(_FEW, _MOST_BYTES // each))
+        step = together(dim, (self.links.shape[1] + 1) * times)
         for at in range(0, len(self.peers), step):
             yield Group(self.peers[at : at + step], self.links[at : at + step])
+
+
+def together(dim: int, rows: int) -> int:
+    """How many peers are gathered at a time with ``rows`` states of ``dim`` params each."""
+    each = 4 * dim * rows
+    return max(1, GATHERED_BYTES // each, min(_FEW, _MOST_BYTES // each))
 
 
 def neighborhoods(links: Links) -> list[Group]:

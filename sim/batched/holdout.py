@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.net import Net, Tensors
 from quidnunc.sim.data.pool import Pool
 
+if TYPE_CHECKING:
+    from quidnunc.sim.batched.probe import Probe
+
 _BLOCK_BYTES = 16 << 20
 _TOGETHER = 256
 KEPT_BYTES = 64 << 20
@@ -20,10 +25,16 @@ Examples = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Holdout:
-    """Mean losses of many params on each peer's own holdout; ``rows`` are places in ``pool``, one array per peer."""
+    """Mean losses of many params on each peer's own holdout; ``rows`` are places in ``pool``, one array per peer.
 
-    def __init__(self, net: Net, pool: Pool, rows: list[Indices], device: torch.device) -> None:
+    With ``probe`` they are found in compiled code, and agree with torch's to rounding.
+    """
+
+    def __init__(
+        self, net: Net, pool: Pool, rows: list[Indices], device: torch.device, probe: Probe | None = None
+    ) -> None:
         self._net = net
+        self._probe = probe
         self._sizes = np.array([len(each) for each in rows], dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)[:-1]])
         self._rows = np.concatenate(rows)
@@ -44,8 +55,19 @@ class Holdout:
         found: Reals = self._net.halfway(params, there, *self._batch(peers)).double().cpu().numpy()
         return found
 
+    def in_place(self, params: Tensors, index: Indices, parts: Reals, peers: Indices) -> Reals:
+        """The same with a probe: [k+1, b], of the rows ``index`` [k+1, b] of ``params``, one tensor [m, *shape] per
+        slot.
+        """
+        assert self._probe is not None
+        examples = self._inputs, self._labels
+        return self._probe.losses(params, index, parts, examples, self._rows, self._starts[peers], self._sizes[peers])
+
     def of_rows(self, params: Tensors, peers: Indices) -> Reals:
         """Of the params of ``peers`` [b], ascending, themselves, one tensor [n, *shape] per slot: [b]."""
+        if self._probe is not None:
+            mine: Reals = self.in_place(params, peers[None], np.empty((0, len(peers))), peers)[0]
+            return mine
         found = np.empty(len(peers))
         each = 4 * (self._net.slots[-1].stop + int(self._sizes.max()) * (self._inputs.shape[1] + 3 * self._units))
         step = max(1, _BLOCK_BYTES // each)

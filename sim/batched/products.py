@@ -198,7 +198,7 @@ def softmax_error(typing: Any, row: Any, width: Any, target: Any, scale: Any) ->
         highest = everywhere(builder, called(builder, f"llvm.vector.reduce.fmax.{kind}", FLOAT, builder.load(most)))
         total = cgutils.alloca_once_value(builder, ZEROS)
         with lines() as (column, _):
-            powers = _exp(builder, builder.fsub(read(builder, place(column)), highest))
+            powers = exp(builder, builder.fsub(read(builder, place(column)), highest))
             write(builder, powers, place(column))
             builder.store(builder.fadd(builder.load(total), powers), total)
         summed = _summed(builder, builder.load(total))
@@ -223,7 +223,7 @@ def _summed(builder: Any, values: Any) -> Any:
     return builder.extract_element(values, INT(0))
 
 
-def _exp(builder: Any, x: Any) -> Any:
+def exp(builder: Any, x: Any) -> Any:
     """e to ``x`` <= 0 in float32, 0 below -87: Cephes' expf (Moshier 1992), to 2 units of the last place."""
 
     def all_of(value: float) -> Any:

@@ -1,6 +1,6 @@
 """REPUTE for all peers at once: the order of steps, thresholds and standings of ``gossip/learning/merge.py``.
 
-Evidence is found on gathered neighborhoods, block by block; its weights are then applied by sparse mixing. What is
+Evidence is found neighborhood by neighborhood (``sights.py``); its weights are then applied by sparse mixing. What is
 rounded differs from the daemon's: weights are not cut to parts per billion, and sums of squares are float32.
 """
 
@@ -14,23 +14,15 @@ from torch import Tensor
 
 from quidnunc.gossip.rules import repute
 from quidnunc.gossip.rules.linear import Reals, Stack, Vector
-from quidnunc.gossip.rules.neighborhoods import (
-    Buffers,
-    aligned,
-    dots,
-    geometries,
-    observed,
-    spreads,
-    standing_weights,
-    weighted_medians,
-)
+from quidnunc.gossip.rules.neighborhoods import aligned, observed, standing_weights, weighted_medians
 from quidnunc.gossip.rules.repute import Flags, Geometry
 from quidnunc.gossip.rules.thresholds import ReputeOptions
 from quidnunc.sim.batched.conditions import Links
 from quidnunc.sim.batched.draws import Indices
-from quidnunc.sim.batched.gathering import Group, gathered, neighborhoods, sources, width_of
+from quidnunc.sim.batched.gathering import Group, neighborhoods, sources, width_of
 from quidnunc.sim.batched.holdout import Holdout
 from quidnunc.sim.batched.merging import mix
+from quidnunc.sim.batched.sights import Sights
 from quidnunc.sim.topology.mixing import Mixing
 
 
@@ -82,14 +74,14 @@ class _Seen(NamedTuple):
 class Repute:
     """The default rule. ``holdout`` None leaves distances and directions as the only evidence.
 
-    ``untrained`` are the holdout losses of the params all start from, [n].
+    ``untrained`` are the holdout losses of the params all start from, [n]; ``sights`` is how neighborhoods are seen.
     """
 
-    def __init__(self, options: ReputeOptions, holdout: Holdout | None, untrained: Reals) -> None:
+    def __init__(self, options: ReputeOptions, holdout: Holdout | None, untrained: Reals, sights: Sights) -> None:
         self._options = options
         self._holdout = holdout
         self._untrained = untrained
-        self._buffers = Buffers()
+        self._sights = sights
         self.standings = Standings()
         self.shortened = 0
         self.refused = 0
@@ -121,14 +113,12 @@ class Repute:
         return merged
 
     def _look(self, ring: list[Tensor], group: Group, reads: Indices, now: int, at: Indices) -> _Seen:
-        """Distances, losses and geometry of a whole group, gathered block by block."""
-        rows, dim = ring[0].shape[1], width_of(ring)
-        parts = []
-        for peers, near in group.blocks(dim):
-            # Row by row [k+1, b, d]: what one pass works on lies together.
+        """Distances, losses and geometry of a whole group, part by part."""
+        rows, parts = ring[0].shape[1], []
+        for peers, near in self._sights.parts(group, width_of(ring)):
+            # Row by row [k+1, b]: what one pass works on lies together.
             index = np.concatenate([(now * rows + peers)[None], reads[near].T])
-            states = gathered(ring, index, self._buffers.array("states", (*index.shape, dim)))
-            parts.append(self._look_at(ring, index, states, peers, at[near]))
+            parts.append(self._look_at(ring, index, peers, at[near]))
         return _Seen(
             np.concatenate([part.clips for part in parts]),
             np.concatenate([part.losses for part in parts]),
@@ -140,11 +130,10 @@ class Repute:
             np.concatenate([part.outside for part in parts]),
         )
 
-    def _look_at(self, ring: list[Tensor], index: Indices, states: Stack, peers: Indices, at: Indices) -> _Seen:
-        """The same for the ``states`` [k+1, b, d] at ``index`` [k+1, b]; they are overwritten."""
-        own, steps, options = states[0], states[1:], self._options
-        steps -= own
-        away, norms = np.sqrt(dots(steps, steps)).T, np.sqrt(dots(own, own))
+    def _look_at(self, ring: list[Tensor], index: Indices, peers: Indices, at: Indices) -> _Seen:
+        """The same for the states at ``index`` [k+1, b]."""
+        options, sight = self._options, self._sights.look(ring, index)
+        norms, away = sight.norms, sight.away
         trust = standing_weights(self.standings.good[at], self.standings.bad[at])
         clips = repute.clip_factors(away, (options.radius * weighted_medians(away, trust))[:, None])
         outside = np.zeros(away.shape, dtype=np.bool_)
@@ -153,16 +142,12 @@ class Repute:
             outside &= 2 * outside.sum(axis=1, keepdims=True) <= away.shape[1]
         losses, mine = np.zeros(away.shape), np.full(len(peers), np.nan)
         if self._holdout is not None:
-            measured = self._holdout.halfway(states, options.probe_step * clips.T, peers)
+            measured = sight.losses(options.probe_step * clips.T, peers)
             losses, mine = measured[1:].T, measured[0]
-        # Seen from the own state, which is not looked at any more, that is no step away.
-        own.fill(0.0)
-        places = Geometry(spreads(list(states), self._buffers), np.ones((len(peers), len(states))))
+        places = Geometry(sight.spreads(), np.ones((len(peers), len(index))))
         doubtful = np.flatnonzero(~aligned(norms, away, options.least_share))
         if len(doubtful):
-            some = index[:, doubtful]
-            again = gathered(ring, some, self._buffers.array("again", (*some.shape, own.shape[1])))
-            places.share[doubtful] = geometries(list(again), self._buffers).share
+            places.share[doubtful] = self._sights.shares(ring, index[:, doubtful])
         return _Seen(clips, losses, mine, places, outside)
 
     def _judge(self, group: Group, seen: _Seen, at: Indices) -> Reals:

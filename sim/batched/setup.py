@@ -12,6 +12,7 @@ from quidnunc.gossip.rules.thresholds import REPUTE, repute_options
 from quidnunc.gossip.task import Training
 from quidnunc.sim.batched.attackers import AIMED, Attack, Attackers
 from quidnunc.sim.batched.codec import CodecSpec
+from quidnunc.sim.batched.compiled import insight_for
 from quidnunc.sim.batched.conditions import Conditions
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.holdout import Holdout
@@ -19,6 +20,7 @@ from quidnunc.sim.batched.merging import Catalogued, Mean, Merger, Merging, OnSt
 from quidnunc.sim.batched.net import Net, Tensors
 from quidnunc.sim.batched.poison import goal_of
 from quidnunc.sim.batched.repute import Repute
+from quidnunc.sim.batched.sights import Sights
 from quidnunc.sim.data.pool import Pool
 from quidnunc.sim.data.shares import Shares
 from quidnunc.sim.topology.catalog import Topology
@@ -72,8 +74,11 @@ def merger_of(setup: Setup, order: Indices, device: torch.device) -> Merger:
         return Mean()
     if setup.merging.rule != REPUTE:
         return Catalogued(setup.merging)
+    insight = insight_for(setup)
     holdout, untrained = None, np.zeros(len(order))
     if setup.holdout is not None:
-        holdout = Holdout(setup.net, setup.pool, [setup.holdout[peer] for peer in order], device)
+        probe = None if insight is None else insight.probe
+        holdout = Holdout(setup.net, setup.pool, [setup.holdout[peer] for peer in order], device, probe)
         untrained = holdout.of_genesis(setup.genesis)
-    return Repute(repute_options(setup.merging.options, private=setup.privacy is not None), holdout, untrained)
+    options = repute_options(setup.merging.options, private=setup.privacy is not None)
+    return Repute(options, holdout, untrained, Sights(holdout, insight))
