@@ -7,16 +7,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-<<<<<<< HEAD:gossip/rules/registers.py
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-=======
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
->>>>>>> f7:sim/batched/registers.py
 
 Floats = NDArray[np.float32]
 WIDE = bool(get_host_cpu_features().get("avx512f"))
@@ -95,7 +89,6 @@ def called(builder: Any, name: str, result: Any, *args: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
-<<<<<<< HEAD:gossip/rules/registers.py
 def _settle(typing: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -106,7 +99,8 @@ def _settle(typing: Any) -> Any:
 
 settle: Any = intrinsic(_settle)
 """For use in compiled code: ``settle()``; what was written past the caches is seen by every processor."""
-=======
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _pointer(typing: Any, address: Any) -> Any:
     """The address as a pointer to floats."""
@@ -121,4 +115,3 @@ def _pointer(typing: Any, address: Any) -> Any:
 def floats(address: int, count: int) -> Floats:
     """The ``count`` floats at ``address``, as an array in compiled code."""
     return carray(_pointer(address), (count,))  # type: ignore[no-any-return]
->>>>>>> f7:sim/batched/registers.py

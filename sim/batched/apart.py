@@ -16,8 +16,8 @@ from torch import Tensor
 
 from quidnunc.gossip.rules.linear import Reals
 from quidnunc.gossip.rules.network import plan
+from quidnunc.gossip.rules.registers import Floats, floats
 from quidnunc.sim.batched.draws import Indices
-from quidnunc.sim.batched.registers import Floats, floats
 
 RUN = 1024
 """Coordinates of every row that are worked on at a time."""

@@ -15,13 +15,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from quidnunc.gossip.rules.registers import FLOAT, LANES
+from quidnunc.gossip.rules.registers import LANES, Floats, floats
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.products import product, softmax_error, turned
-<<<<<<< HEAD
-=======
-from quidnunc.sim.batched.registers import LANES, Floats, floats
->>>>>>> f7
 from quidnunc.sim.batched.stacks import Linears
 
 _TINY = 1e-30

@@ -20,9 +20,9 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from quidnunc.gossip.rules.linear import Reals
+from quidnunc.gossip.rules.registers import FLOATS, LANES, LONG, ZEROS, Floats, at, floats, read, write
 from quidnunc.sim.batched.draws import Indices
 from quidnunc.sim.batched.products import exp, product, turned
-from quidnunc.sim.batched.registers import FLOATS, LANES, LONG, ZEROS, Floats, at, floats, read, write
 from quidnunc.sim.batched.stacks import Linears
 
 _AT_ONCE = 8

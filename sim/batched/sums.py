@@ -10,13 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from quidnunc.gossip.rules.registers import FLOATS, INT, LANES, LONG, ZEROS, added, before, everywhere, read, write
+from quidnunc.gossip.rules.registers import (
+    FLOATS,
+    LANES,
+    LONG,
+    ZEROS,
+    added,
+    ask_for,
+    before,
+    everywhere,
+    read,
+    settle,
+    write,
+)
 from quidnunc.sim.batched.draws import Indices
 
 Floats = NDArray[np.float32]
@@ -86,33 +97,15 @@ def _summing(past: bool, some: bool) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _ask(typing: Any, rows: Any, row: Any, column: Any) -> Any:
-    """``_ask(rows, row, column)``: the next TOGETHER lines from there on will be read."""
+    """``_ask(rows, row, column)``: the next TOGETHER registers from there on will be read."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(rows)(context, builder, args[0])
         _, width = cgutils.unpack_tuple(builder, array.shape)
-        place = builder.add(builder.mul(args[1], width), args[2])
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, INT, INT, INT])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for n in range(TOGETHER):
-            address = builder.gep(array.data, [builder.add(place, LONG(n * LANES))])
-            # To read; into the second cache; of data.
-            builder.call(prefetch, [builder.bitcast(address, pointer), INT(0), INT(2), INT(1)])
+        ask_for(builder, array.data, builder.add(builder.mul(args[1], width), args[2]), TOGETHER * LANES)
         return context.get_dummy_value()
 
     return types.void(rows, row, column), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _settle(typing: Any) -> Any:
-    """``_settle()``: what was written past the caches is seen by every processor."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), build
 
 
 _sum, _sum_past, _sum_some = _summing(False, False), _summing(True, False), _summing(False, True)
@@ -146,7 +139,7 @@ def _sums(
                     _sum(rows, own, share, reads, factors, at, end, column, right, result, i)
             for column in range(whole, right, LANES):
                 _sum_some(rows, own, share, reads, factors, at, end, column, right, result, i)
-    _settle()
+    settle()
 
 
 def weighted_sums(
