@@ -7,7 +7,7 @@ Of a note only the lines that the proof needs are kept, so that a proof stays sm
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from quidnunc.crypto.checkpoint import Checkpoint, parse_checkpoint
 from quidnunc.crypto.entry import EntryType, parse_header
@@ -23,6 +23,7 @@ from quidnunc.crypto.fork_proof import (
 )
 from quidnunc.crypto.merkle import Tree, leaf_hash
 from quidnunc.crypto.note import Note, format_note, parse_note
+from quidnunc.crypto.tiled import Frontier
 from quidnunc.crypto.token import TokenParts, parse_token
 
 
@@ -87,20 +88,40 @@ def fork_of_kept(notes: Iterable[bytes], headers: Iterable[bytes]) -> SizeFork |
     One of the ``notes`` must be a checkpoint of these entries, and one that is no larger must not be. Notes over more
     entries than there are say nothing. The entries need no proof: the one note is it.
     """
-    tree = Tree()
-    for header in headers:
-        tree.append(leaf_hash(header))
     sizes = {note: parse_checkpoint(parse_note(note).text) for note in notes}
-    within = {note: each for note, each in sizes.items() if 0 < each.size <= tree.size}
-    ours = [note for note, each in within.items() if tree.root(each.size) == each.root]
-    if not ours:
+    heads = {note: each for note, each in sizes.items() if each.size > 0}
+    if len(heads) < 2:
+        return None
+    leaves, roots = _roots_at({each.size for each in heads.values()}, headers)
+    within = {note: each for note, each in heads.items() if each.size in roots}
+    ours = {note for note, each in within.items() if roots[each.size] == each.root}
+    if not ours or len(ours) == len(within):
         return None
     newest = max(ours, key=lambda note: within[note].size)
-    for note in within.keys() - set(ours):
+    tree = Tree()  # only now: nearly always all of them are ours
+    for leaf in leaves:
+        tree.append(leaf)
+    for note in within.keys() - ours:
         proof = fork_of_notes(note, newest) or fork_of_prefix(note, newest, tree)
         if proof is not None:
             return proof
     return None
+
+
+def _roots_at(sizes: Set[int], headers: Iterable[bytes]) -> tuple[list[bytes], dict[int, bytes]]:
+    """The leaves up to the largest of ``sizes``, and the roots at those of them that ``headers`` reach."""
+    edge, last = Frontier(), max(sizes)
+    leaves: list[bytes] = []
+    roots: dict[int, bytes] = {}
+    for header in headers:
+        leaf = leaf_hash(header)
+        leaves.append(leaf)
+        edge.append(leaf)
+        if edge.size in sizes:
+            roots[edge.size] = edge.root()
+        if edge.size == last:
+            break
+    return leaves, roots
 
 
 def fork_of_tokens(token_a: bytes, token_b: bytes) -> SizeFork | EntryFork | TwiceFault | None:
