@@ -40,6 +40,8 @@ ONLY_IN = {
         "sim/batched/registers.py",
         "sim/batched/products.py",
         "sim/batched/descent.py",
+        "sim/batched/probe.py",
+        "sim/batched/apart.py",
     },
     "llvmlite": {"gossip/rules/lanes.py", "sim/batched/sums.py", "sim/batched/registers.py", "sim/batched/products.py"},
     "rich": {"sim/commands/progress.py"},
