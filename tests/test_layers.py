@@ -43,7 +43,7 @@ ONLY_IN = {
     },
     "llvmlite": {
         *(f"gossip/rules/{name}.py" for name in ("lanes", "dots", "mixing", "registers")),
-        *(f"sim/batched/{name}.py" for name in ("sums", "products", "probe")),
+        *(f"sim/batched/{name}.py" for name in ("sums", "products")),
     },
     "rich": {"sim/commands/progress.py"},
     "sklearn": set(),

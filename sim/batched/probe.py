@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from torch import Tensor
 
 from quidnunc.gossip.rules.linear import Reals
-from quidnunc.gossip.rules.registers import FLOATS, LANES, LONG, ZEROS, Floats, at, floats, read, write
+from quidnunc.gossip.rules.registers import LANES, Floats, floats
 from quidnunc.sim.batched.draws import Indices
-from quidnunc.sim.batched.products import exp, product, turned
+from quidnunc.sim.batched.products import powers, product, turned
 from quidnunc.sim.batched.stacks import Linears
 
 _AT_ONCE = 8
@@ -58,37 +55,6 @@ class Room(NamedTuple):
     rows: Indices
     most: Floats
     sums: Floats
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _powers(typing: Any, outputs: Any, apart: Any, many: Any, most: Any, sums: Any, place: Any) -> Any:
-    """Of LANES examples, from ``outputs`` on, ``many`` rows ``apart`` bytes from each other: the greatest output to
-    ``most``, and the sum of e to what each is less than that to ``sums``, both from ``place`` on.
-    """
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        outputs, apart, many, place = args[0], args[1], args[2], args[5]
-        highs, totals = (context.make_array(signature.args[n])(context, builder, args[n]).data for n in (3, 4))
-
-        def line(row: Any) -> Any:
-            return read(builder, at(builder, builder.add(outputs, builder.mul(row, apart))))
-
-        def room(data: Any) -> Any:
-            return builder.bitcast(builder.gep(data, [place]), FLOATS.as_pointer())
-
-        high = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [-3e38] * LANES))
-        with cgutils.for_range(builder, many, intp=LONG) as loop:
-            values, held = line(loop.index), builder.load(high)
-            builder.store(builder.select(builder.fcmp_unordered(">", values, held), values, held), high)
-        total = cgutils.alloca_once_value(builder, ZEROS)
-        with cgutils.for_range(builder, many, intp=LONG) as loop:
-            power = exp(builder, builder.fsub(line(loop.index), builder.load(high)))
-            builder.store(builder.fadd(builder.load(total), power), total)
-        write(builder, builder.load(high), room(highs))
-        write(builder, builder.load(total), room(totals))
-        return context.get_dummy_value()
-
-    return types.void(outputs, apart, many, most, sums, place), build
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -166,14 +132,14 @@ def _loss(room: Room, goals: Indices, picks: Indices, padded: int) -> float:
     """The mean loss of the examples ``picks``, whose outputs are in the room."""
     outputs, many, count = room.hidden[-1], room.widths[-1], len(picks)
     for b in range(0, padded, LANES):
-        _powers(outputs[0] + 4 * b, 4 * room.apart, many, room.most, room.sums, b)
-    loss, powers = 0.0, 1.0
+        powers(outputs[0] + 4 * b, 4 * room.apart, many, room.most, room.sums, b)
+    loss, summed = 0.0, 1.0
     for b in range(count):
         loss += room.most[b] - floats(outputs[goals[picks[b]]] + 4 * b, 1)[0]
-        powers *= room.sums[b]
+        summed *= room.sums[b]
         if b % _AT_ONCE == _AT_ONCE - 1 or b == count - 1:
-            loss += math.log(powers)
-            powers = 1.0
+            loss += math.log(summed)
+            summed = 1.0
     return loss / count if count else math.nan
 
 

@@ -198,7 +198,7 @@ def softmax_error(typing: Any, row: Any, width: Any, target: Any, scale: Any) ->
         highest = everywhere(builder, called(builder, f"llvm.vector.reduce.fmax.{kind}", FLOAT, builder.load(most)))
         total = cgutils.alloca_once_value(builder, ZEROS)
         with lines() as (column, _):
-            powers = exp(builder, builder.fsub(read(builder, place(column)), highest))
+            powers = _exp(builder, builder.fsub(read(builder, place(column)), highest))
             write(builder, powers, place(column))
             builder.store(builder.fadd(builder.load(total), powers), total)
         summed = _summed(builder, builder.load(total))
@@ -213,6 +213,37 @@ def softmax_error(typing: Any, row: Any, width: Any, target: Any, scale: Any) ->
     return types.float32(row, width, target, scale), build
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def powers(typing: Any, outputs: Any, apart: Any, many: Any, most: Any, sums: Any, place: Any) -> Any:
+    """Of LANES examples, from ``outputs`` on, ``many`` rows ``apart`` bytes from each other: the greatest output to
+    ``most``, and the sum of e to what each is less than that to ``sums``, both from ``place`` on.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        outputs, apart, many, place = args[0], args[1], args[2], args[5]
+        highs, totals = (context.make_array(signature.args[n])(context, builder, args[n]).data for n in (3, 4))
+
+        def line(row: Any) -> Any:
+            return read(builder, at(builder, builder.add(outputs, builder.mul(row, apart))))
+
+        def room(data: Any) -> Any:
+            return builder.bitcast(builder.gep(data, [place]), FLOATS.as_pointer())
+
+        high = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [-3e38] * LANES))
+        with cgutils.for_range(builder, many, intp=LONG) as loop:
+            values, held = line(loop.index), builder.load(high)
+            builder.store(builder.select(builder.fcmp_unordered(">", values, held), values, held), high)
+        total = cgutils.alloca_once_value(builder, ZEROS)
+        with cgutils.for_range(builder, many, intp=LONG) as loop:
+            power = _exp(builder, builder.fsub(line(loop.index), builder.load(high)))
+            builder.store(builder.fadd(builder.load(total), power), total)
+        write(builder, builder.load(high), room(highs))
+        write(builder, builder.load(total), room(totals))
+        return context.get_dummy_value()
+
+    return types.void(outputs, apart, many, most, sums, place), build
+
+
 def _summed(builder: Any, values: Any) -> Any:
     """The sum of the lanes, by halves."""
     size = LANES
@@ -223,7 +254,7 @@ def _summed(builder: Any, values: Any) -> Any:
     return builder.extract_element(values, INT(0))
 
 
-def exp(builder: Any, x: Any) -> Any:
+def _exp(builder: Any, x: Any) -> Any:
     """e to ``x`` <= 0 in float32, 0 below -87: Cephes' expf (Moshier 1992), to 2 units of the last place."""
 
     def all_of(value: float) -> Any:
