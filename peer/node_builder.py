@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
-from quidnunc.crypto.identity import tagged_hash
 from quidnunc.crypto.log import Log
 from quidnunc.gossip.federation.charter import Charter
 from quidnunc.gossip.federation.member import Member
@@ -17,6 +17,7 @@ from quidnunc.gossip.settings import Settings
 from quidnunc.peer.blobs import FileBlobs
 from quidnunc.peer.clock import Clock
 from quidnunc.peer.config import Config
+from quidnunc.peer.data_change import DATASET_SALT, change_since, commitment, newest_release
 from quidnunc.peer.ledger.ending import entry_notice, require_open
 from quidnunc.peer.ledger.mirror import MirrorStore
 from quidnunc.peer.ledger.start_check import tell_missing_tokens
@@ -25,8 +26,8 @@ from quidnunc.peer.membership import Keys
 from quidnunc.peer.recovery import restore
 
 KEEP_DELTAS = Settings().keep_deltas
-DATASET_SALT = "dataset-salt"
-"""Name of the salt of the dataset commitment in the store's private table."""
+
+log = logging.getLogger("quidnunc.peer")
 
 
 def dataset_commitment(store: Store, described: Described) -> bytes:
@@ -35,7 +36,7 @@ def dataset_commitment(store: Store, described: Described) -> bytes:
     if salt is None:
         salt = os.urandom(32)
         store.put_meta(DATASET_SALT, salt)
-    return tagged_hash("dataset", salt, described.data_root)
+    return commitment(salt, described)
 
 
 def fill(resume: Resume, store: Store) -> None:
@@ -94,6 +95,10 @@ def build_node(
     fill(resume, store)
     resume.mirrors, resume.current = mirrors.held(), current
     tell_missing_tokens(resume, newest)
+    dataset = dataset_commitment(store, described)
+    changed = change_since(newest_release(entries), dataset)
+    if changed is not None:
+        log.warning("data=changed: %s", changed)
     restore(resume, blobs, charter, member.log_id, store.keys)
     cap = config.privacy.epsilon_cap
     own = Self(
@@ -102,7 +107,7 @@ def build_node(
         witness=keys.witness,
         genesis=member.genesis,
         charter_note=note_hash,
-        dataset=dataset_commitment(store, described),
+        dataset=dataset,
         described=described,
         epsilon_cap_u=int(cap * 1e6) if cap else None,
         accounted=accounted,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import combinations
 from statistics import fmean
 
@@ -72,7 +72,7 @@ def test_every_replica_equals_its_signed_hash_at_every_holder() -> None:
     """S1: half of the messages lost, speeds 1 to 5, three peers crash and come back from their disks."""
     audit = Audit()
     scenario = digits_trial(loss=0.5, model="softmax", learning_rate=0.5)
-    until = time_for(scenario.periods_s, 240)
+    until = time_for(scenario.periods_s, 165)
     happenings = [(0.2, crash(3)), (0.3, start(3)), (0.4, crash(0, 9)), (0.7, start(0, 9))]
     world = begin(scenario, until, happenings, hooks=audit.hooks())
     world.run(until)
@@ -161,7 +161,6 @@ def test_unequal_speeds_and_losses_cost_little() -> None:
     assert usual.worst >= 0.90
 
 
-@cache
 def over_two_seeds(loss: float, drag_cap: float | None = None) -> float:
     """The mean accuracy, as in the bench: one seed differs by .01 from another."""
     others = {} if drag_cap is None else {"drag_cap": drag_cap}
@@ -169,14 +168,11 @@ def over_two_seeds(loss: float, drag_cap: float | None = None) -> float:
 
 
 @pytest.mark.slow
-def test_half_of_all_messages_lost_is_hardly_noticed() -> None:
-    """S5."""
-    assert over_two_seeds(0.0) - over_two_seeds(0.5) <= 0.02
-
-
-@pytest.mark.slow
-def test_without_compensation_half_of_all_messages_lost_is_noticed() -> None:
-    assert over_two_seeds(0.0) - over_two_seeds(0.5, 1.0) >= 0.02
+def test_half_of_all_messages_lost_is_hardly_noticed_and_without_compensation_is() -> None:
+    """S5, and its control. In one test, because two would train without losses twice when they fall to two workers."""
+    undisturbed = over_two_seeds(0.0)
+    assert undisturbed - over_two_seeds(0.5) <= 0.02
+    assert undisturbed - over_two_seeds(0.5, 1.0) >= 0.02
 
 
 @pytest.mark.slow
@@ -304,11 +300,11 @@ def test_a_returner_is_level_with_its_neighbors_at_once() -> None:
 # -- privacy and the lead bound ---------------------------------------------------------------------------------
 
 
-def private(lead: int, **others: object) -> tuple[Outcome, World]:
+def private(lead: int, until: float = 312.0, **others: object) -> tuple[Outcome, World]:
     """Fifty private rounds at epsilon 8; the bounded run goes at the pace of the slowest."""
     scenario = digits_trial(peers=8, model="softmax", learning_rate=3.0, epsilon=8.0, rounds=50, lead=lead, **others)
-    world = begin(scenario, 312.0)
-    return finish(world, 312.0), world
+    world = begin(scenario, until)
+    return finish(world, until), world
 
 
 @pytest.mark.slow
@@ -317,7 +313,8 @@ def test_the_lead_bound_keeps_private_rounds_worth_their_budget() -> None:
     bounded, world = private(lead=2)
     assert trained(world) == [50] * 8
     assert bounded.mean >= 0.84
-    together, _ = private(lead=1, ratio=1.0, loss=0.0)
+    together, world = private(lead=1, until=100.0, ratio=1.0, loss=0.0)
+    assert trained(world) == [50] * 8, "of equal speed they are done in a third of the time"
     assert together.mean - bounded.mean <= 0.03
     free, _ = private(lead=0)
     assert free.mean <= 0.82

@@ -21,7 +21,7 @@ import pytest
 from daemons import answers, check_ledger, children, cli, copied, found, is_running, plan, reaches, running, until
 
 from quidnunc.gossip.federation.founding import open_charter, require_signed
-from quidnunc.gossip.provenance import UpdatePublished
+from quidnunc.gossip.provenance import PrivacySpend, UpdatePublished
 from quidnunc.peer.client import ask
 from quidnunc.peer.rehearsal import COMMAND, Actor, Rehearsal, command
 
@@ -211,6 +211,29 @@ def test_a_running_federation(federation: Rehearsal) -> None:
         assert actor.home.locked_by() is None
         assert not daemons.sockets(actor.home.root)
     assert daemons.alive(federation.root) == []
+    _other_records(second)
+
+
+def _other_records(actor: Actor) -> None:
+    """Regression: a peer went on with other records, on what was left of the budget, and nothing said so."""
+    unchanged = cli(actor, "run", "--check")
+    assert (unchanged["code"], unchanged["data"]["data_changed"]) == (0, False)
+    line = tomlish(actor, "index")
+    actor.home.config.write_text(actor.home.config.read_text().replace(line, "index = 7"))
+    said = cli(actor, "run", "--check")
+    (told,) = [each for each in said["warnings"] if "the training records, or their order, changed" in each]
+    assert (said["code"], said["data"]["data_changed"]) == (0, True)
+    spent = daemons.records(daemons.ledger(actor), PrivacySpend)[-1]
+    assert f"changed since release {spent.release} (data set {spent.dataset.hex()[:16]} then" in told
+    assert f"epsilon {spent.cumulative_u / 1e6:.4f} of 8 stays spent and counts for the new records too" in told
+    assert "put the earlier data back" in told
+    try:
+        actor.start()
+        answers(actor)
+    finally:
+        actor.signal(signal.SIGTERM)
+        actor.wait()
+    assert told in actor.log.read_text()
 
 
 def _status_and_peers(actor: Actor) -> None:

@@ -93,6 +93,7 @@ def _run(args: argparse.Namespace, context: Context, early: list[int]) -> Outcom
 
 def _check(args: argparse.Namespace, context: Context, config: Config, role_keys: Keys) -> Outcome:
     """Whether ``run`` with the same arguments would start; a charter that is named is not installed yet."""
+    from quidnunc.peer.commands.data_changed import data_changed
     from quidnunc.peer.commands.robustness import gate_of, plain, warn
     from quidnunc.peer.commands.run_check import check_home, loose_cap
     from quidnunc.peer.membership import load_charter
@@ -103,12 +104,21 @@ def _check(args: argparse.Namespace, context: Context, config: Config, role_keys
         check_federation(home, read_charter(args.charter)[1].charter)
     charter, member, _ = load_charter(args.charter or home.charter, role_keys)
     entries = check_home(home, config, charter, member, context.out.warn)
+    changed = data_changed(home, config, charter)
+    if changed is not None:
+        context.out.warn(changed)
     federation = charter.federation_id.hex()
     gate = gate_of(charter, member)
     warn(gate, member, context)
     for sentence in (*warnings_at_home(charter, member, config), *loose_cap(charter, config)):
         context.out.warn(sentence)
-    data = {"name": member.name, "federation": federation, "entries": entries, "robustness": plain(gate, member)}
+    data = {
+        "name": member.name,
+        "federation": federation,
+        "entries": entries,
+        "data_changed": changed is not None,
+        "robustness": plain(gate, member),
+    }
     return Outcome(data, [f"{member.name} is ready to run in federation {federation[:16]}"])
 
 
