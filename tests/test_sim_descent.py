@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from linear_stacks import stack
 from torch import nn
 
 from quidnunc.crypto.errors import ConfigError
 from quidnunc.gossip.jobs import PrivacyStep
-from quidnunc.gossip.learning.params import scoped_rng
 from quidnunc.gossip.task import Training
 from quidnunc.sim.batched import compiled
 from quidnunc.sim.batched.engine import Engine, Setup
@@ -26,15 +25,6 @@ from quidnunc.sim.topology.spec import TopologySpec
 
 PEERS = 9
 needs_numba = pytest.mark.skipif(compiled._descent() is None, reason="numba (extra [fast]) is not installed")
-
-
-def stack(*widths: int, bias: bool = True, between: type[nn.Module] | None = nn.ReLU) -> nn.Module:
-    """Linear layers of these widths."""
-    with scoped_rng(4):
-        parts: list[nn.Module] = []
-        for above, units in pairwise(widths):
-            parts += [nn.Linear(above, units, bias), *([between()] if between is not None else [])]
-        return nn.Sequential(*parts[: len(parts) - (between is not None)])
 
 
 def setup(module: nn.Module, features: int = 21, classes: int = 5, equal: bool = False, **others: Any) -> Setup:

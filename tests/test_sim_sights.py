@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from linear_stacks import stack
 from torch import Tensor, nn
 
-from quidnunc.gossip.learning.params import scoped_rng
 from quidnunc.gossip.task import Training
 from quidnunc.sim.batched import compiled
 from quidnunc.sim.batched.attackers import Attack
@@ -32,15 +31,6 @@ pytestmark = pytest.mark.skipif(compiled._insight() is None, reason="numba (extr
 SIZES = [1, 3, 15, 16, 17, 31, 32, 33, 40, 5]
 """Examples in everybody's holdout: registers that are full, and not."""
 PEERS, FEATURES, CLASSES = len(SIZES), 21, 5
-
-
-def stack(*widths: int, bias: bool = True, between: type[nn.Module] | None = nn.ReLU) -> nn.Module:
-    """Linear layers of these widths."""
-    with scoped_rng(4):
-        parts: list[nn.Module] = []
-        for above, units in pairwise(widths):
-            parts += [nn.Linear(above, units, bias), *([between()] if between is not None else [])]
-        return nn.Sequential(*parts[: len(parts) - (between is not None)])
 
 
 def pool_of() -> Pool:

@@ -140,7 +140,7 @@ def _mixed(
 ) -> Floats:
     """What :func:`quidnunc.gossip.rules.kernels.mixed_by` makes, of differences where there is no ``share``."""
     rows, result = (_fixed(own), _fixed(others)), _at_a_line(len(own))
-    mixed, part = kernels.mixed_by(share is None, True), np.float32(0) if share is None else share
+    mixed, part = kernels.mixed_by(share is None), np.float32(0) if share is None else share
     # From the end on: what was read last by whoever looked at the rows before may still be in a cache.
     in_spans(lambda begin, stop: mixed(*rows, begin, stop, chosen, factors, part, result), len(own), backward=True)
     return result

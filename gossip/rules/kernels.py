@@ -185,13 +185,12 @@ def _subtract(row: Floats, own: Floats, result: Floats) -> None:
 
 
 @cache
-def mixed_by(differences: bool, past: bool) -> Callable[..., None]:
+def mixed_by(differences: bool) -> Callable[..., None]:
     """``mixed(own, others, begin, stop, chosen, factors, share, result)``: make ``result`` [d], at coordinates
     ``begin`` to ``stop``, ``own`` plus factor * (x - own) for the ``chosen`` rows x of ``others``, one by one; or,
-    without ``differences``, share * own plus factor * x. With ``past``, past the caches: ``result`` and ``begin`` are
-    at lines.
+    without ``differences``, share * own plus factor * x. ``result`` and ``begin`` are at lines of a cache.
     """
-    whole_steps, last = mix(differences=differences, past=past), mix(differences=differences, some=True)
+    whole_steps, last = mix(differences=differences), mix(differences=differences, some=True)
 
     @compiled
     def mixed(

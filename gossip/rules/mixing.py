@@ -33,13 +33,13 @@ _AHEAD = 256
 """How many coordinates ahead of their use rows are asked for."""
 
 
-def mix(*, differences: bool, past: bool = False, some: bool = False) -> Any:
+def mix(*, differences: bool, some: bool = False) -> Any:
     """For use in compiled code: ``mix(own, others, at, stop, chosen, factors, share, result)`` makes STEP coordinates
     of ``result`` [d] from ``at`` on.
 
     With ``differences`` they are own + factor * (x - own) for the rows x of ``others`` [k, d] that ``chosen`` names,
-    one after the other and nothing fused; without, share * own + factor * x in multiply-adds. With ``past`` they go
-    past the caches: ``result`` begins and STEP is a whole line. With ``some`` they are the LANES from ``at`` on of
+    one after the other and nothing fused; without, share * own + factor * x in multiply-adds. They go past
+    the caches: ``result`` and ``at`` are at lines. With ``some`` they are the LANES from ``at`` on of
     which those from ``stop`` on are neither read nor written. Float32, C-contiguous; nobody checks bounds.
     """
     count = 1 if some else _TOGETHER
@@ -83,7 +83,7 @@ def mix(*, differences: bool, past: bool = False, some: bool = False) -> Any:
                     total = added(builder, total, factor, x)
                 builder.store(total, held)
         for held, pointer in zip(sums, registers(result.data, at), strict=True):
-            write(builder, builder.load(held), pointer, mask, past=past)
+            write(builder, builder.load(held), pointer, mask, past=not some)
         return context.get_dummy_value()
 
     return intrinsic(typed)
